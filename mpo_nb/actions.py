@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .blocks import block_mean, block_sizes, block_sum, check_mask, check_positive_int, fixed_blocks, sequence_block, spread, token_blocks
 
-# %% ../nbs/lib/actions.ipynb #047674e7
+# %% ../nbs/lib/actions.ipynb #9baf9380
 class ActionSpace:
     "One granularity of the importance ratio: a linear map W over kept tokens, row by row."
     def log_ratio(self,
@@ -32,9 +32,9 @@ class ActionSpace:
 
     def weight(self,
                mask: Tensor, # (B, T)
-               ) -> Tensor: # (B, T); a row sums to its number of actions
+               ) -> Tensor: # (B, T) float64; a row sums to its number of actions
         "The share of an action that each position stands for."
-        return check_mask(mask).float()
+        return check_mask(mask).double()
 
     def rows(self,
              index: Tensor, # (b,) rows of the batch
@@ -141,7 +141,7 @@ class WindowActions(ActionSpace):
         m = check_mask(mask, weight=weight)
         return _over_kept(lambda x: _weighted_window(x, self.weights, back=True), _kept(weight, m) / self._norm(m, weight), m)
 
-# %% ../nbs/lib/actions.ipynb #1f4b00db
+# %% ../nbs/lib/actions.ipynb #643399ed
 @dataclass(frozen=True, eq=False)
 class BlockActions(ActionSpace):
     "Every token of a block shares the block's ratio: LPO (sentences), disjoint MPO (`blocks=k`)."
@@ -169,12 +169,12 @@ class BlockActions(ActionSpace):
 
     def weight(self, mask: Tensor) -> Tensor:
         ids = self.ids(mask)
-        return spread(1.0 / block_sizes(ids).clamp(min=1), ids)
+        return spread(1.0 / block_sizes(ids).clamp(min=1).double(), ids)
 
     def rows(self, index: Tensor) -> "BlockActions":
         return BlockActions(self.blocks[index], self.reduce) if isinstance(self.blocks, Tensor) else self
 
-# %% ../nbs/lib/actions.ipynb #0d265ce0
+# %% ../nbs/lib/actions.ipynb #f4d75d82
 @dataclass(frozen=True)
 class SequenceActions(ActionSpace):
     "The whole response is one action, its ratio the geometric mean over its tokens: GSPO (arXiv 2507.18071)."
@@ -187,7 +187,7 @@ class SequenceActions(ActionSpace):
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(weight, mask)
     def weight(self, mask: Tensor) -> Tensor:
         m = check_mask(mask)
-        return _kept((1.0 / m.sum(1, keepdim=True).clamp(min=1)).expand(m.shape), m)
+        return _kept((1.0 / m.sum(1, keepdim=True).clamp(min=1).double()).expand(m.shape), m)
 
 # %% ../nbs/lib/actions.ipynb #f6d3e2e2
 @dataclass(frozen=True, eq=False)
