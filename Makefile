@@ -1,0 +1,84 @@
+# Every target works from a bare clone: it makes .venv and installs what it needs there, once.
+# PYTHON=python3.12 chooses the interpreter of a new .venv; pip's own settings (PIP_INDEX_URL and the like) are honoured.
+
+PYTHON ?= python3
+RUN    ?= runs/tour
+LAB_FLAGS ?=
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+PIP  := $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
+
+# An install is done again when one of these files, or the folder the clone lies in, is not what it was.
+KEY   := $(firstword $(shell { echo "$(CURDIR)"; cat settings.ini setup.py pyproject.toml constraints.txt; } | cksum))
+LIGHT := $(VENV)/.installed-light-$(KEY)
+DEV   := $(VENV)/.installed-dev-$(KEY)
+LAB   := $(VENV)/.installed-lab-$(KEY)
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help tour test lab docs bench export readme clean
+.NOTPARALLEL:
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tour: $(LIGHT)  ## train the tiny model twice, token by token and in blocks, and write a report (about 5 minutes)
+	@echo "Two training runs and a report in $(RUN): about 5 minutes on two cores."
+	@$(VENV)/bin/mpo-train tour --output $(RUN)
+
+test: $(DEV)  ## run every notebook and test, and check that what is generated is up to date (under 20 minutes)
+	@echo "Running the notebooks, then the tests: under 20 minutes on two cores."
+	@$(PY) tests/run.py
+
+lab: $(LAB)  ## open the notebooks in JupyterLab (a few seconds; Ctrl-C stops it)
+	@echo "Starting JupyterLab on the notebooks; Ctrl-C here stops it."
+	@$(PY) -m jupyterlab nbs/index.ipynb $(LAB_FLAGS)
+
+docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where quarto is missing (under a minute)
+	@echo "Building the site into _docs: under a minute."
+	@$(PY) scripts/docs.py
+
+bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 10 minutes)
+	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 10 minutes on two quiet cores."
+	@for f in benchmarks/*.py; do echo "== $$f"; $(PY) "$$f" || exit 1; done
+
+export: $(DEV)  ## write mpo_nb/*.py and README.md from the notebooks, and clean the notebooks (a few seconds)
+	@echo "Exporting the notebooks, cleaning them and writing README.md: a few seconds."
+	@$(PY) -c "from nbdev.doclinks import nbdev_export; nbdev_export()"
+	@$(PY) -c "from nbdev.clean import nbdev_clean; nbdev_clean()"
+	@$(PY) scripts/readme.py
+
+readme: $(DEV)  ## write README.md from nbs/index.ipynb (a second)
+	@echo "Writing README.md from nbs/index.ipynb: a second."
+	@$(PY) scripts/readme.py
+
+clean:  ## remove what was built; .venv and runs/ stay (a second)
+	@echo "Removing what was built; .venv and runs/ stay."
+	@rm -rf _docs _proc build dist ./*.egg-info nbs/js nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "make: no $(PYTHON) on the PATH: install Python 3.10 or newer, or name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), and this needs 3.10 or newer: name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "make: $(PYTHON) cannot make environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) -V): a few seconds."
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(LIGHT): | $(PY)
+	@echo "Installing mpo_nb and what it runs on into .venv: 1 to 5 minutes the first time, most of it torch."
+	@$(PIP) -e .
+	@touch $@
+
+$(DEV): | $(PY)
+	@echo "Installing mpo_nb and the development tools into .venv: 2 to 6 minutes the first time, most of it torch."
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(LIGHT)
+
+$(LAB): | $(PY)
+	@echo "Installing mpo_nb, the development tools and JupyterLab into .venv: 2 to 6 minutes the first time."
+	@$(PIP) -e '.[dev,lab]'
+	@touch $@ $(DEV) $(LIGHT)

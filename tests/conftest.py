@@ -1,0 +1,59 @@
+"What the test tiers need, and the reason a test gives when it is skipped for want of it."
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find_chromium() -> str | None:
+    "The path of a Chromium on this machine; MPO_NB_CHROMIUM goes before the usual names."
+    names = (os.environ.get("MPO_NB_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def find_data() -> Path | None:
+    "The folder with the real data sets: MPO_NB_DATA, else `shared/data` beside the clone."
+    folder = Path(os.environ.get("MPO_NB_DATA") or ROOT.parent / "shared" / "data")
+    return folder if folder.is_dir() else None
+
+
+def has_gpu() -> bool:
+    "Whether torch sees a CUDA device."
+    import torch
+    return torch.cuda.is_available()
+
+
+TIERS = {
+    "browser": (find_chromium, "no Chromium on the PATH: install Debian's `chromium`, or name one in MPO_NB_CHROMIUM"),
+    "data": (find_data, "no real data sets: set MPO_NB_DATA to the folder that holds them"),
+    "gpu": (has_gpu, "torch sees no CUDA device"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    for name, (available, reason) in TIERS.items():
+        marked = [item for item in items if item.get_closest_marker(name)]
+        if marked and not available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    "The repository's root."
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    "The folder with the real data sets, for tests marked `data`."
+    return find_data()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    "The path of Chromium, for tests marked `browser`."
+    return find_chromium()

@@ -1,0 +1,32 @@
+"What `make test` runs: every notebook, then pytest. Arguments go to pytest. Both run, whatever the first one found."
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST_NOTEBOOKS = "from nbdev.test import nbdev_test; nbdev_test()"
+
+
+def step(name: str, command: list[str], **env: str) -> bool:
+    "Runs one command in the repository's root, says how long it took, and returns whether it passed."
+    print(f"\n== {name}", flush=True)
+    start = time.time()
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}).returncode
+    print(f"== {name}: {'passed' if code == 0 else 'FAILED'} in {time.time() - start:.0f} s", flush=True)
+    return code == 0
+
+
+def main() -> int:
+    # Two notebooks at a time with one thread each: on two cores, more threads only wait for each other.
+    notebooks = step("notebooks", [sys.executable, "-c", TEST_NOTEBOOKS, "--n_workers", "2", "--timing", "--do_print"],
+                     OMP_NUM_THREADS="1")
+    tests = step("tests", [sys.executable, "-m", "pytest", *sys.argv[1:]])
+    if not notebooks:
+        print("A notebook failed: its error stands above, under 'notebooks'.")
+    return 0 if notebooks and tests else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
