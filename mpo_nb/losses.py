@@ -6,21 +6,23 @@
 __all__ = ['surrogates', 'aggregates', 'loss_normalizer', 'aggregate_tokens', 'PolicyLoss', 'policy_loss', 'kl_penalty',
            'entropy_bonus']
 
-# %% ../nbs/lib/losses.ipynb #37691abc
-from dataclasses import dataclass
+# %% ../nbs/lib/losses.ipynb #9614369a
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 import math
 import torch
 from torch import Tensor
 from .actions import ActionSpace, TokenActions
 from .blocks import check_mask
 
-# %% ../nbs/lib/losses.ipynb #28c93bce
+# %% ../nbs/lib/losses.ipynb #1904cec1
 @dataclass
 class _Surrogate:
     objective: Tensor # (B, T), to be maximised, carries the graph
     ratio: Tensor # (B, T)
     clipped: Tensor # (B, T) bool: the action's gradient is cut (ppo, gmpo) or its weight capped (cispo)
-    credit: Tensor # (B, T): d sum(scale * objective) / d logps for the scale it was made with
+    credit: Callable[[], Tensor] # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
 
 def _ppo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).exp()
@@ -29,27 +31,28 @@ def _ppo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     if dual_clip is not None:
         clipped = clipped | ((A < 0) & (ratio > dual_clip))
         objective = torch.where(A < 0, torch.max(objective, dual_clip * A), objective)
-    pull = torch.where(clipped, torch.zeros_like(ratio), ratio * A).detach() * scale
-    return _Surrogate(objective, ratio, clipped, actions.credit(pull, m))
+    pull = torch.where(clipped, torch.zeros_like(ratio), ratio * A).detach()
+    return _Surrogate(objective, ratio, clipped, lambda: actions.credit(pull * scale, m))
 
-# %% ../nbs/lib/losses.ipynb #129bfc24
+# %% ../nbs/lib/losses.ipynb #6ae779ab
 def _none(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).exp()
-    return _Surrogate(ratio * A, ratio, torch.zeros_like(m), actions.credit((ratio * A).detach() * scale, m))
+    pull = (ratio * A).detach()
+    return _Surrogate(ratio * A, ratio, torch.zeros_like(m), lambda: actions.credit(pull * scale, m))
 
-# %% ../nbs/lib/losses.ipynb #c986ccd4
+# %% ../nbs/lib/losses.ipynb #dce5670b
 def _cispo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).detach().exp()
     weight = ratio.clamp(1 - clip[0], 1 + clip[1])
-    return _Surrogate(weight * A * actions.log_ratio(logps, m), ratio, m & (weight != ratio), actions.credit(weight * A * scale, m))
+    return _Surrogate(weight * A * actions.log_ratio(logps, m), ratio, m & (weight != ratio), lambda: actions.credit(weight * A * scale, m))
 
-# %% ../nbs/lib/losses.ipynb #7dfbaa40
+# %% ../nbs/lib/losses.ipynb #00dbcb28
 def _gmpo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     limited = torch.where(A > 0, delta.clamp(max=clip[1]), torch.where(A < 0, delta.clamp(min=-clip[0]), delta))
     ratio = actions.log_ratio(limited, m).exp()
     clipped = m & (((A > 0) & (delta > clip[1])) | ((A < 0) & (delta < -clip[0])))
-    credit = actions.credit((ratio * A).detach() * scale, m)
-    return _Surrogate(ratio * A, ratio, clipped, torch.where(clipped, torch.zeros_like(credit), credit))
+    pull, unclipped = (ratio * A).detach(), (~clipped).to(ratio.dtype)
+    return _Surrogate(ratio * A, ratio, clipped, lambda: actions.credit(pull * scale, m) * unclipped)
 
 surrogates = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
 
@@ -90,16 +93,21 @@ def aggregate_tokens(x: Tensor, # (B, T) per-token values
     if aggregate == "seq-mean-token-mean": return (x.sum(1) / m.sum(1).clamp(min=1)).sum() / total
     return (x * _token_scale(m, aggregate, actions, x)).sum() / total if aggregate == "block-mean" else x.sum() / total
 
-# %% ../nbs/lib/losses.ipynb #5e3d65de
+# %% ../nbs/lib/losses.ipynb #72c093fb
 @dataclass
 class PolicyLoss:
     "A policy loss and what it did to each token."
     loss: Tensor # scalar, to be minimised
     ratio: Tensor # (B, T) importance ratio of each token's action, 1 where the mask is 0
     clipped: Tensor # (B, T) bool: no gradient through this action (ppo, gmpo), or its weight was capped (cispo)
-    credit: Tensor # (B, T) = -d loss / d logps, the weight with which each log-probability is pushed up
     clip_fraction: Tensor # scalar: share of kept tokens that are clipped
     approx_kl: Tensor # scalar, nats per token: mean of exp(delta) - 1 - delta, an estimate of KL(old || new)
+    _credit: Callable[[], Tensor] = field(repr=False, compare=False)
+
+    @cached_property
+    def credit(self) -> Tensor:
+        "(B, T) = -d loss / d logps of the policy term: the weight with which each log-probability is pushed up. Worked out on first use."
+        return self._credit()
 
 def _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual_clip):
     m = check_mask(mask, logps=logps, old_logps=old_logps)
@@ -131,7 +139,7 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
     s = surrogates[surrogate](actions, logps, delta, A, m, clip, dual_clip, scale)
     kept, d = m.sum().clamp(min=1), delta.detach()
     return PolicyLoss(loss=-aggregate_tokens(s.objective, m, aggregate, actions, max_length, total), ratio=s.ratio.detach(), clipped=s.clipped,
-                      credit=s.credit.detach(), clip_fraction=s.clipped.sum() / kept, approx_kl=(d.exp() - 1 - d).sum() / kept)
+                      clip_fraction=s.clipped.sum() / kept, approx_kl=(d.exp() - 1 - d).sum() / kept, _credit=s.credit)
 
 # %% ../nbs/lib/losses.ipynb #5064532d
 def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
