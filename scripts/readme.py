@@ -24,6 +24,7 @@ def render(source: Path = SOURCE) -> str:
     notebook.cells = [cell for cell in notebook.cells if not HIDDEN.search(cell.source)]
     for cell in notebook.cells:
         cell.source = DIRECTIVES.sub("", cell.source)
+    notebook.metadata["language_info"] = {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(notebook)
     text = LOCAL_LINK.sub(lambda m: m[1] + relative(m[2]), text)
     text = "\n".join(line.rstrip() for line in text.splitlines())

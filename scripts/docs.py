@@ -1,0 +1,104 @@
+"""Builds the site into _docs: nbdev prepares the pages, and quarto, or smalldocs where quarto is missing, renders them.
+
+    python scripts/docs.py
+
+Figures: a notebook stores a figure as `HTML(fig.to_html(full_html=False, include_plotlyjs=False))`; the site carries one
+copy of plotly.js, and each page that draws a figure loads that. Formulas become MathML, so no page asks another host for
+anything. The pages show stored outputs: no notebook is run.
+"""
+import contextlib
+import html
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
+EXPECTED = re.compile("output-file|html-math-method")  # options that quarto reads and smalldocs does not
+KATEX = re.compile(r'<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\n?')
+
+
+def prepare() -> Path:
+    "What `nbdev_proc_nbs` does, less its attempt to install quarto: pages in _proc, with API documentation."
+    from nbdev.config import get_config
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+
+    import plotly
+    shared = ROOT / "nbs" / "js"
+    shared.mkdir(exist_ok=True)
+    shutil.copy(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", shared)
+    with contextlib.redirect_stdout(io.StringIO()):
+        refresh_quarto_yml()
+        pages = proc_nbs(n_workers=0, force=True)
+    if not (pages / "index.ipynb").exists():
+        raise SystemExit(f"docs: nbdev wrote no index page from {get_config().nbs_path}")
+    return pages
+
+
+def renderer() -> list[str]:
+    "The command that renders the pages, with what is installed here."
+    if shutil.which("quarto"):
+        return ["quarto", "render", "--no-execute"]
+    try:
+        import smalldocs  # noqa: F401
+    except ImportError:
+        raise SystemExit("docs: neither quarto nor smalldocs is here: install quarto, or use Python 3.11 or newer, for which `make` installs smalldocs")
+    return [sys.executable, "-m", "smalldocs.cli", "render", "--quiet"]
+
+
+def render(pages: Path) -> Path:
+    "Renders the pages and moves the site to _docs. Stops with the renderer's own words when it fails."
+    done = subprocess.run(renderer(), cwd=pages, capture_output=True, text=True)
+    for line in (done.stdout + done.stderr).splitlines():
+        if done.returncode or ("warning" in line.lower() and not EXPECTED.search(line)):
+            print(line)
+    if done.returncode:
+        raise SystemExit(f"docs: {' '.join(renderer()[:4])} failed with exit code {done.returncode}")
+    site = ROOT / "_docs"
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(str(pages / "_docs"), site)
+    return site
+
+
+def mathml(match: re.Match) -> str:
+    "One formula, from TeX to MathML."
+    from latex2mathml.converter import convert
+    kind, formula = match[1], html.unescape(match[2])
+    try:
+        return f'<span class="math {kind}">{convert(formula, display="block" if kind == "display" else "inline")}</span>'
+    except Exception as error:
+        raise SystemExit(f"docs: no MathML for the formula {formula!r}: {type(error).__name__}: {error}")
+
+
+def finish(site: Path) -> int:
+    "Formulas, links and plotly.js, page by page. Returns the number of pages."
+    from nbdev.config import get_config
+    config = get_config()
+    # nbdev links a symbol to the published site; within the site, such a link is relative.
+    published = re.compile(f'(<a [^>]*href="){re.escape(config.doc_host + config.doc_baseurl)}/([^"#]*)')
+    pages = sorted(site.rglob("*.html"))
+    for page in pages:
+        text = KATEX.sub("", MATHS.sub(mathml, page.read_text(encoding="utf-8")))
+        text = published.sub(lambda m: m[1] + os.path.relpath(site / m[2], page.parent), text)
+        if "Plotly." in text:
+            source = os.path.relpath(site / "js" / "plotly.min.js", page.parent)
+            # First in the head: quarto may load require.js, and plotly.js after that would hide from the page.
+            text = text.replace("<head>", f'<head>\n<script src="{source}"></script>', 1)
+        page.write_text(text, encoding="utf-8")
+    return len(pages)
+
+
+def main():
+    os.chdir(ROOT)
+    pages = prepare()
+    count = finish(render(pages))
+    print(f"{count} pages in _docs, rendered by {'quarto' if shutil.which('quarto') else 'smalldocs'}; open _docs/index.html")
+
+
+if __name__ == "__main__":
+    main()

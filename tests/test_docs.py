@@ -1,0 +1,93 @@
+"The site: every notebook has a page, every link within the site leads somewhere, and no page asks another host for anything."
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (shutil.which("quarto") or find_spec("smalldocs")), reason="neither quarto nor smalldocs (Python 3.11 and newer) is here"),
+]
+REQUESTS = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
+
+
+@pytest.fixture(scope="module")
+def site(root, tmp_path_factory) -> Path:
+    "The site, built from a copy of the project."
+    copy = tmp_path_factory.mktemp("docs")
+    for name in ("settings.ini", "_quarto.yml"):
+        shutil.copy(root / name, copy)
+    for folder in ("nbs", "mpo_nb", "scripts"):
+        shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
+    done = subprocess.run([sys.executable, "scripts/docs.py"], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, f"scripts/docs.py failed:\n{done.stdout}{done.stderr}"
+    return copy / "_docs"
+
+
+class Page(HTMLParser):
+    "The ids and links of one page."
+    def __init__(self, path: Path):
+        super().__init__()
+        self.ids, self.links, self.text = set(), [], path.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id" or (tag == "a" and name == "name"):
+                self.ids.add(value)
+            if name in ("href", "src") and value:
+                rel = dict(attrs).get("rel") or ""
+                self.links.append((tag, name, value, rel))
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[Path, Page]:
+    "Each page of the site, by its path."
+    return {path: Page(path) for path in sorted(site.rglob("*.html"))}
+
+
+def test_every_notebook_has_a_page(root, site):
+    notebooks = [p.relative_to(root / "nbs") for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    missing = [str(n) for n in notebooks if not (site / n.with_suffix(".html")).is_file()]
+    assert not missing, f"no page for {missing}"
+
+
+def test_links_within_the_site_lead_somewhere(site, pages):
+    broken = {}
+    for path, page in pages.items():
+        for _, _, link, _ in page.links:
+            url = urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            target = path if not url.path else (path.parent / unquote(url.path)).resolve()
+            target = target / "index.html" if target.is_dir() else target
+            if not target.is_file():
+                broken.setdefault(f"no file {target.relative_to(site)}", []).append(path)
+            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
+                broken.setdefault(f"no anchor #{url.fragment} in {target.relative_to(site)}", []).append(path)
+    assert not broken, "\n".join(f"{what}: linked from {len(where)} pages, {where[0].relative_to(site)} first" for what, where in broken.items())
+
+
+def test_no_page_asks_another_host(site, pages):
+    asked = [f"{path.relative_to(site)}: {link}" for path, page in pages.items() for tag, name, link, rel in page.links
+             if (tag, name) in REQUESTS and urlsplit(link).netloc and rel != "canonical"]
+    asked += [f"{path.relative_to(site)}: {found}" for path in sorted(site.rglob("*.css"))
+              for found in re.findall(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^\"')\s]+", path.read_text(encoding="utf-8"))]
+    assert not asked, "\n".join(asked)
+
+
+def test_pages_draw_the_stored_figures(site, pages):
+    "A page with a plotly figure loads the site's own plotly.js before the figure is drawn."
+    for path, page in pages.items():
+        if "Plotly." in page.text:
+            script = re.search(r'<script src="([^"]*plotly\.min\.js)"></script>', page.text)
+            assert script and page.text.index(script[0]) < page.text.index("Plotly."), f"{path.relative_to(site)} loads no plotly.js"
+            assert (path.parent / script[1]).is_file()
+    raw = [str(path.relative_to(site)) for path, page in pages.items() if re.search(r"\\\(|\\\[", re.sub(r"<(script|pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL))]
+    assert not raw, f"formulas left as TeX on {raw}"

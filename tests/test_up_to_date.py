@@ -1,0 +1,88 @@
+"What is generated from the notebooks is what they give: the modules, the index of symbols, the README, the sidebar."
+import difflib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REMEDY = "run `make export` and commit what it changes"
+
+
+def nbdev(command: str, where: Path):
+    "Runs an nbdev command in a copy of the project."
+    module = {"nbdev_export": "nbdev.doclinks", "nbdev_clean": "nbdev.clean"}[command]
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
+    done = subprocess.run([sys.executable, "-c", f"from {module} import {command}; {command}()"], cwd=where, env=env,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def fresh(root, tmp_path_factory) -> Path:
+    "A copy of the notebooks, exported and cleaned into an empty package."
+    copy = tmp_path_factory.mktemp("fresh")
+    shutil.copy(root / "settings.ini", copy)
+    shutil.copytree(root / "nbs", copy / "nbs", symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
+    (copy / "mpo_nb").mkdir()
+    shutil.copy(root / "mpo_nb" / "__init__.py", copy / "mpo_nb")
+    nbdev("nbdev_export", copy)
+    nbdev("nbdev_clean", copy)
+    return copy
+
+
+def files(folder: Path, pattern: str) -> dict[str, str]:
+    "The text of each file under `folder`, by relative path; hidden and checkpoint folders are left out."
+    found = (p for p in sorted(folder.rglob(pattern)) if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in found}
+
+
+def difference(committed: str, generated: str) -> str:
+    "The first lines in which two texts differ."
+    lines = difflib.unified_diff(committed.splitlines(), generated.splitlines(), "committed", "generated", lineterm="", n=0)
+    return "\n".join(list(lines)[:12])
+
+
+def compare(committed: dict[str, str], generated: dict[str, str], what: str):
+    "Fails with the first differing lines of each file that is not what the notebooks give."
+    missing, extra = sorted(generated.keys() - committed.keys()), sorted(committed.keys() - generated.keys())
+    assert not missing, f"{what} missing: {', '.join(missing)}; {REMEDY}"
+    assert not extra, f"{what} that no notebook gives: {', '.join(extra)}; delete them, or write them in a notebook"
+    changed = {name: difference(committed[name], text) for name, text in generated.items() if committed[name] != text}
+    assert not changed, f"{what} out of date; {REMEDY}\n" + "\n".join(f"{name}:\n{diff}" for name, diff in changed.items())
+
+
+def test_modules_are_exported(root, fresh):
+    compare(files(root / "mpo_nb", "*.py"), files(fresh / "mpo_nb", "*.py"), "modules")
+
+
+def test_notebooks_are_clean(root, fresh):
+    compare(files(root / "nbs", "*.ipynb"), files(fresh / "nbs", "*.ipynb"), "notebooks")
+
+
+def test_readme_is_the_index_notebook(root):
+    done = subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def listed(entries: list) -> list[str]:
+    "The pages of a sidebar, from top to bottom."
+    return [page for entry in entries for page in (listed(entry["contents"]) if isinstance(entry, dict) else [entry])]
+
+
+def test_sidebar_lists_every_notebook(root):
+    config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    sidebar = listed(config["website"]["sidebar"]["contents"])
+    notebooks = set(files(root / "nbs", "*.ipynb"))
+    assert len(sidebar) == len(set(sidebar)), "a page stands in the sidebar of _quarto.yml twice"
+    assert not notebooks - set(sidebar), f"not in the sidebar of _quarto.yml: {sorted(notebooks - set(sidebar))}"
+    assert not set(sidebar) - notebooks, f"in the sidebar of _quarto.yml, with no notebook: {sorted(set(sidebar) - notebooks)}"
+
+
+def test_notebook_names_carry_no_numbers(root):
+    "Quarto drops a leading number from a page's address and smalldocs does not, so links would hold in one of them only."
+    numbered = [name for name in files(root / "nbs", "*.ipynb") if Path(name).name[0].isdigit()]
+    assert not numbered, f"rename {numbered}: the order of the pages stands in _quarto.yml"
