@@ -6,14 +6,14 @@
 __all__ = ['ActionSpace', 'TokenActions', 'window_beta', 'WindowActions', 'BlockActions', 'SequenceActions', 'TokenGradient',
            'weight_matrix']
 
-# %% ../nbs/lib/actions.ipynb #4130ec48
-from dataclasses import dataclass, field
+# %% ../nbs/lib/actions.ipynb #bf030054
+from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .blocks import block_mean, block_sizes, block_sum, check_mask, check_positive_int, fixed_blocks, sequence_block, spread, token_blocks
+from .blocks import block_mean, block_sizes, block_sum, check_mask, check_positive_int, fixed_blocks, spread
 
-# %% ../nbs/lib/actions.ipynb #9baf9380
+# %% ../nbs/lib/actions.ipynb #bdb043a4
 class ActionSpace:
     "One granularity of the importance ratio: a linear map W over kept tokens, row by row."
     def log_ratio(self,
@@ -35,12 +35,6 @@ class ActionSpace:
                ) -> Tensor: # (B, T) float64; a row sums to its number of actions
         "The share of an action that each position stands for."
         return check_mask(mask).double()
-
-    def rows(self,
-             index: Tensor, # (b,) rows of the batch
-             ) -> "ActionSpace": # the same space for a batch made of those rows
-        "The action space of some rows of the batch; only spaces that hold per-row data change."
-        return self
 
 # %% ../nbs/lib/actions.ipynb #a0b4ad43
 def _kept(x: Tensor, m: Tensor) -> Tensor:
@@ -141,7 +135,7 @@ class WindowActions(ActionSpace):
         m = check_mask(mask, weight=weight)
         return _over_kept(lambda x: _weighted_window(x, self.weights, back=True), _kept(weight, m) / self._norm(m, weight), m)
 
-# %% ../nbs/lib/actions.ipynb #643399ed
+# %% ../nbs/lib/actions.ipynb #20e98a86
 @dataclass(frozen=True, eq=False)
 class BlockActions(ActionSpace):
     "Every token of a block shares the block's ratio: LPO (sentences), disjoint MPO (`blocks=k`)."
@@ -171,9 +165,6 @@ class BlockActions(ActionSpace):
         ids = self.ids(mask)
         return spread(1.0 / block_sizes(ids).clamp(min=1).double(), ids)
 
-    def rows(self, index: Tensor) -> "BlockActions":
-        return BlockActions(self.blocks[index], self.reduce) if isinstance(self.blocks, Tensor) else self
-
 # %% ../nbs/lib/actions.ipynb #f4d75d82
 @dataclass(frozen=True)
 class SequenceActions(ActionSpace):
@@ -189,7 +180,7 @@ class SequenceActions(ActionSpace):
         m = check_mask(mask)
         return _kept((1.0 / m.sum(1, keepdim=True).clamp(min=1).double()).expand(m.shape), m)
 
-# %% ../nbs/lib/actions.ipynb #f6d3e2e2
+# %% ../nbs/lib/actions.ipynb #b707c479
 @dataclass(frozen=True, eq=False)
 class TokenGradient(ActionSpace):
     "The ratio of another action space, whose gradient goes to the token itself: GSPO-token (arXiv 2507.18071, section 4.3)."
@@ -201,7 +192,6 @@ class TokenGradient(ActionSpace):
 
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return TokenActions().credit(weight, mask)
     def weight(self, mask: Tensor) -> Tensor: return self.actions.weight(mask)
-    def rows(self, index: Tensor) -> "TokenGradient": return TokenGradient(self.actions.rows(index))
 
 # %% ../nbs/lib/actions.ipynb #1b380cd6
 def weight_matrix(actions: ActionSpace, # any action space
