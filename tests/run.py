@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_NOTEBOOKS = "from nbdev.test import nbdev_test; nbdev_test()"
+# Two notebooks at a time. Options are keywords here: nbdev reads no command line of `python -c`.
+TEST_NOTEBOOKS = "from nbdev.test import nbdev_test; nbdev_test(n_workers=2, timing=True, do_print=True)"
 
 
 def step(name: str, command: list[str], **env: str) -> bool:
@@ -19,9 +20,8 @@ def step(name: str, command: list[str], **env: str) -> bool:
 
 
 def main() -> int:
-    # Two notebooks at a time with one thread each: on two cores, more threads only wait for each other.
-    notebooks = step("notebooks", [sys.executable, "-c", TEST_NOTEBOOKS, "--n_workers", "2", "--timing", "--do_print"],
-                     OMP_NUM_THREADS="1")
+    # One thread for each notebook: on two cores, more would only wait for each other.
+    notebooks = step("notebooks", [sys.executable, "-c", TEST_NOTEBOOKS], OMP_NUM_THREADS="1")
     tests = step("tests", [sys.executable, "-m", "pytest", *sys.argv[1:]])
     if not notebooks:
         print("A notebook failed: its error stands above, under 'notebooks'.")
