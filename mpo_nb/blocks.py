@@ -12,14 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# %% ../nbs/lib/blocks.ipynb #387a1acd
+# %% ../nbs/lib/blocks.ipynb #5629809e
 def check_mask(mask: Tensor, # (B, T), 0/1 of any dtype
               **same_shape: Tensor, # tensors that must have the mask's shape, by argument name
               ) -> Tensor: # (B, T) bool
     "The mask as booleans; raises ValueError when it is not a 0/1 matrix or when a tensor does not fit it."
     if mask.ndim != 2: raise ValueError(f"mask has shape {tuple(mask.shape)}; it must be (B, T): add or remove a dimension")
     if mask.dtype != torch.bool:
-        if not bool(((mask == 0) | (mask == 1)).all()): raise ValueError("mask holds values other than 0 and 1; pass e.g. `ids != pad_id`")
+        other = mask[(mask != 0) & (mask != 1)]
+        if len(other): raise ValueError(f"mask holds {other[0].item()}; it may hold only 0 and 1: pass e.g. `ids != pad_id`")
         mask = mask != 0
     for name, x in same_shape.items():
         if x.shape != mask.shape: raise ValueError(f"{name} has shape {tuple(x.shape)} but mask has {tuple(mask.shape)}; both must be (B, T)")
