@@ -6,7 +6,8 @@
 __all__ = ['ActionSpace', 'TokenActions', 'window_beta', 'WindowActions', 'BlockActions', 'SequenceActions', 'TokenGradient',
            'weight_matrix']
 
-# %% ../nbs/lib/actions.ipynb #bf030054
+# %% ../nbs/lib/actions.ipynb #ad55d0d5
+from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
@@ -48,45 +49,57 @@ class TokenActions(ActionSpace):
     def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return _kept(delta, check_mask(mask, delta=delta))
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return _kept(weight, check_mask(mask, weight=weight))
 
-# %% ../nbs/lib/actions.ipynb #e3d871ab
-def _sliding_sum(x: Tensor, # (B, L)
-                 start: int, # first offset
-                 stop: int, # one past the last offset
-                 ) -> Tensor: # (B, L): x[t+start] + ... + x[t+stop-1], missing terms 0
-    "Sum of a window of offsets by prefix sums; term by term when a value is not finite, so that it spoils its own windows only."
-    start, stop, L = min(start, x.shape[1]), min(stop, x.shape[1]), x.shape[1]
-    if not bool(torch.isfinite(x.detach()).all()):
-        return sum((F.pad(x, (0, n))[:, n:] for n in range(start, stop)), torch.zeros_like(x))
-    c = F.pad(x.double().cumsum(1), (1, stop))
-    c = torch.cat([c[:, : L + 1], c[:, L : L + 1].expand(-1, stop)], 1)
-    return (c[:, stop : stop + L] - c[:, start : start + L]).to(x.dtype)
+# %% ../nbs/lib/actions.ipynb #85cdc92f
+def _sliding_sum(x: Tensor, # (B, L + k - 1)
+                 k: int, # terms, at least 1
+                 ) -> Tensor: # (B, L): x[t] + ... + x[t+k-1]
+    "Sums of k neighbours, from sums of k // 2."
+    if k == 1: return x
+    half, L = _sliding_sum(x, k // 2), x.shape[1] - k + 1
+    total = half[:, :L] + half[:, k // 2 : k // 2 + L]
+    return total + x[:, k - 1 :] if k % 2 else total
 
-# %% ../nbs/lib/actions.ipynb #26a23cdc
+# %% ../nbs/lib/actions.ipynb #c862dea0
 def _weighted_window(x: Tensor, # (B, L)
                      beta: tuple[float, ...], # weight of each offset
                      back: bool = False, # look back (the transpose) instead of forward
-                     ) -> Tensor: # (B, L): sum over n of beta[n] * x[t+n] (or x[t-n])
+                     ) -> Tensor: # (B, L): sum over n of beta[n] * x[t+n] (or x[t-n]), missing terms 0
     "A window's weighted sum, forward or transposed."
-    if back: return _weighted_window(x.flip(1), beta).flip(1)
-    if len(beta) == 1: return x * beta[0] if beta[0] != 1 else x
-    if len(set(beta)) == 1: return _sliding_sum(x, 0, len(beta)) * beta[0]
-    if len(set(beta[1:])) == 1: return x * beta[0] + _sliding_sum(x, 1, len(beta)) * beta[1] if beta[1] else x * beta[0]
-    return sum(F.pad(x, (0, n))[:, n:] * b for n, b in enumerate(beta[: x.shape[1]]) if b)
+    L, beta = x.shape[1], beta[: max(1, x.shape[1])]
+    k, first, rest = len(beta), beta[0], beta[-1]
+    if not any(beta[1:]): return x * first
+    wide = F.pad(x, (k - 1, 0) if back else (0, k - 1))
+    if first >= rest and len(set(beta[1:])) == 1:
+        total = _sliding_sum(wide, k) * rest
+        return total.add_(x, alpha=first - rest) if first > rest else total
+    terms = enumerate(reversed(beta) if back else beta)
+    return sum(wide[:, n : n + L] * b for n, b in terms if b)
 
-# %% ../nbs/lib/actions.ipynb #f50e1139
+# %% ../nbs/lib/actions.ipynb #d547d2f0
 def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
     "Kept values moved to the front of each row, in order; 0 behind them."
     slots = torch.where(m, order, m.shape[1])
     return x.new_zeros(len(x), m.shape[1] + 1).scatter(1, slots, _kept(x, m))[:, : m.shape[1]]
 
 def _over_kept(f, x: Tensor, m: Tensor) -> Tensor:
-    "Apply `f`, a map over unbroken rows, to the kept tokens of each row, skipping the others."
-    rises = (m[:, 1:] & ~m[:, :-1]).sum(1) + m[:, :1].sum(1)
-    if not bool((rises > 1).any()): return _kept(f(_kept(x, m)), m)
+    "f(x, lengths), a map over rows whose kept tokens come first, applied to the kept tokens of each row. Behind them: what f leaves there."
+    lengths = m.count_nonzero(1)[:, None]
+    if not (m[:, 1:] & ~m[:, :-1]).count_nonzero(): return f(_kept(x, m), lengths)
     order = m.long().cumsum(1) - 1
-    return _kept(f(_pack(x, m, order)).gather(1, order.clamp(min=0)), m)
+    return _kept(f(_pack(x, m, order), lengths).gather(1, order.clamp(min=0)), m)
 
-# %% ../nbs/lib/actions.ipynb #aff4fd30
+# %% ../nbs/lib/actions.ipynb #2fb3dcf5
+class _Linear(torch.autograd.Function):
+    "apply(x, f, transpose): f(x), a linear map, whose derivative is `transpose`."
+    @staticmethod
+    def forward(ctx, x, f, transpose):
+        ctx.maps = transpose, f
+        return f(x)
+
+    @staticmethod
+    def backward(ctx, g): return _Linear.apply(g, *ctx.maps), None, None
+
+# %% ../nbs/lib/actions.ipynb #4ab6c48f
 def window_beta(k: int, # tokens per window, at least 1
                 future: float = 0.2, # share of the later tokens, in [0, 1)
                 ) -> tuple[float, ...]: # k weights that sum to 1
@@ -95,7 +108,7 @@ def window_beta(k: int, # tokens per window, at least 1
     if not 0 <= future < 1: raise ValueError(f"future={future}; the share of later tokens must be in [0, 1), e.g. 0.2")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
-# %% ../nbs/lib/actions.ipynb #b5fad8e3
+# %% ../nbs/lib/actions.ipynb #cf4158e9
 @dataclass(frozen=True)
 class WindowActions(ActionSpace):
     "The next K kept tokens are the action that starts at t: MPO (arXiv 2602.14386). `k=1` is the token."
@@ -106,11 +119,12 @@ class WindowActions(ActionSpace):
     tail: str = "renormalise" # the last k-1 windows: "renormalise" | "truncate" (joint always truncates)
 
     def __post_init__(self):
+        check_positive_int("k", self.k)
         weights = window_beta(self.k, self.future) if self.beta is None else tuple(float(b) for b in self.beta)
         if self.joint and self.beta is not None: raise ValueError("beta and joint=True contradict each other: joint means every weight is 1; pass one of them")
         if self.tail not in ("renormalise", "truncate"): raise ValueError(f"tail={self.tail!r}; choose 'renormalise' or 'truncate'")
         if len(weights) != self.k: raise ValueError(f"beta has {len(weights)} weights but k={self.k}; pass one weight per token of the window")
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6: raise ValueError(f"beta={weights} sums to {sum(weights):.6g}; weights must be >= 0 and sum to 1 (joint=True for all ones)")
+        if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6): raise ValueError(f"beta={weights} sums to {sum(weights):.6g}; weights must be >= 0 and sum to 1 (joint=True for all ones)")
         if self.tail == "renormalise" and weights[0] == 0 and not self.joint: raise ValueError("beta[0]=0 leaves the last window without a term to rescale; use tail='truncate'")
         object.__setattr__(self, "beta", None if self.beta is None else weights)
 
@@ -119,23 +133,33 @@ class WindowActions(ActionSpace):
         "The k weights in use, whichever way they were given."
         return (1.0,) * self.k if self.joint else window_beta(self.k, self.future) if self.beta is None else self.beta
 
-    def _norm(self, mask: Tensor, like: Tensor) -> Tensor | float:
-        "Sum of the weights whose tokens exist, at each position; 1 where nothing is rescaled."
-        if self.k == 1 or self.joint or self.tail == "truncate": return 1.0
-        total = torch.tensor((1.0,) + self.weights, dtype=torch.double, device=like.device)
-        total = torch.cat([total[:1], total[1:].cumsum(0)]); total[-1] = 1.0
-        remaining = mask.long().flip(1).cumsum(1).flip(1)
-        return total[remaining.clamp(min=1, max=self.k)].to(like.dtype)
+    def _rescaling(self, lengths: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
+        "The map that divides each of a row's last k-1 windows by the sum of the weights whose tokens exist."
+        if self.joint or self.tail == "truncate": return lambda v: v
+        last = min(self.k - 1, like.shape[1])
+        terms = torch.arange(1, last + 1, device=like.device).minimum(lengths.clamp(min=1)) # (B, last); a row of two tokens: 1, 2, 2, 2...
+        share = torch.tensor(self.weights[:last], dtype=torch.double).cumsum(0).reciprocal().to(like)[terms - 1]
+        place = (lengths - terms).clamp(min=0)
+        return lambda v: v.scatter(1, place, v.gather(1, place) * share)
+
+    def _map(self, x: Tensor, m: Tensor, back: bool) -> Tensor:
+        "W, or W transposed, over the kept tokens."
+        if self.k == 1: return _kept(x, m)
+        def apply(x, lengths):
+            rescale = self._rescaling(lengths, x)
+            def forward(v): return rescale(_weighted_window(v, self.weights))
+            def transposed(v): return _weighted_window(rescale(v), self.weights, back=True)
+            return _Linear.apply(x, transposed, forward) if back else _Linear.apply(x, forward, transposed)
+        return _over_kept(apply, x, m)
 
     def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
-        m = check_mask(mask, delta=delta)
-        return _over_kept(lambda x: _weighted_window(x, self.weights), delta, m) / self._norm(m, delta)
+        return self._map(delta, check_mask(mask, delta=delta), back=False) # 0 behind the last token, where only zeros are ahead
 
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
         m = check_mask(mask, weight=weight)
-        return _over_kept(lambda x: _weighted_window(x, self.weights, back=True), _kept(weight, m) / self._norm(m, weight), m)
+        return _kept(self._map(weight, m, back=True), m)
 
-# %% ../nbs/lib/actions.ipynb #20e98a86
+# %% ../nbs/lib/actions.ipynb #00719c20
 @dataclass(frozen=True, eq=False)
 class BlockActions(ActionSpace):
     "Every token of a block shares the block's ratio: LPO (sentences), disjoint MPO (`blocks=k`)."
@@ -154,33 +178,33 @@ class BlockActions(ActionSpace):
         if bool((m & (self.blocks < 0)).any()): raise ValueError("blocks is -1 on a token that the mask keeps; make the ids from the same mask")
         return torch.where(m, self.blocks, -1)
 
-    def _map(self, x: Tensor, mask: Tensor) -> Tensor:
-        ids = self.ids(check_mask(mask, x=x))
+    def _map(self, mask: Tensor, **one: Tensor) -> Tensor:
+        (x,), ids = one.values(), self.ids(check_mask(mask, **one))
         return spread((block_mean if self.reduce == "mean" else block_sum)(x, ids), ids)
 
-    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(delta, mask)
-    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(weight, mask)
+    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(mask, delta=delta)
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(mask, weight=weight)
 
     def weight(self, mask: Tensor) -> Tensor:
         ids = self.ids(mask)
         return spread(1.0 / block_sizes(ids).clamp(min=1).double(), ids)
 
-# %% ../nbs/lib/actions.ipynb #f4d75d82
+# %% ../nbs/lib/actions.ipynb #36dc5ae0
 @dataclass(frozen=True)
 class SequenceActions(ActionSpace):
     "The whole response is one action, its ratio the geometric mean over its tokens: GSPO (arXiv 2507.18071)."
-    def _map(self, x: Tensor, mask: Tensor) -> Tensor:
-        m = check_mask(mask, x=x)
+    def _map(self, mask: Tensor, **one: Tensor) -> Tensor:
+        (x,), m = one.values(), check_mask(mask, **one)
         mean = _kept(x, m).sum(1, keepdim=True) / m.sum(1, keepdim=True).clamp(min=1)
         return _kept(mean.expand_as(x), m)
 
-    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(delta, mask)
-    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(weight, mask)
+    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(mask, delta=delta)
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(mask, weight=weight)
     def weight(self, mask: Tensor) -> Tensor:
         m = check_mask(mask)
         return _kept((1.0 / m.sum(1, keepdim=True).clamp(min=1).double()).expand(m.shape), m)
 
-# %% ../nbs/lib/actions.ipynb #b707c479
+# %% ../nbs/lib/actions.ipynb #8c65a9e7
 @dataclass(frozen=True, eq=False)
 class TokenGradient(ActionSpace):
     "The ratio of another action space, whose gradient goes to the token itself: GSPO-token (arXiv 2507.18071, section 4.3)."
@@ -193,7 +217,7 @@ class TokenGradient(ActionSpace):
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return TokenActions().credit(weight, mask)
     def weight(self, mask: Tensor) -> Tensor: return self.actions.weight(mask)
 
-# %% ../nbs/lib/actions.ipynb #1b380cd6
+# %% ../nbs/lib/actions.ipynb #9b40b269
 def weight_matrix(actions: ActionSpace, # any action space
                   mask: Tensor, # (B, T)
                   row: int = 0, # which response

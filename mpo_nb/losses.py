@@ -16,7 +16,7 @@ from torch import Tensor
 from .actions import ActionSpace, TokenActions
 from .blocks import check_mask
 
-# %% ../nbs/lib/losses.ipynb #1904cec1
+# %% ../nbs/lib/losses.ipynb #0a822d2d
 @dataclass
 class _Surrogate:
     objective: Tensor # (B, T), to be maximised, carries the graph
@@ -26,37 +26,37 @@ class _Surrogate:
 
 def _ppo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).exp()
-    objective = torch.min(ratio * A, ratio.clamp(1 - clip[0], 1 + clip[1]) * A)
-    clipped = ((A > 0) & (ratio > 1 + clip[1])) | ((A < 0) & (ratio < 1 - clip[0]))
+    free, bounded = ratio * A, ratio.detach().clamp(1 - clip[0], 1 + clip[1]) * A
+    clipped = bounded < free
+    objective = torch.where(clipped, bounded, free) # their minimum
     if dual_clip is not None:
-        clipped = clipped | ((A < 0) & (ratio > dual_clip))
-        objective = torch.where(A < 0, torch.max(objective, dual_clip * A), objective)
-    pull = torch.where(clipped, torch.zeros_like(ratio), ratio * A).detach()
-    return _Surrogate(objective, ratio, clipped, lambda: actions.credit(pull * scale, m))
+        cut = (A < 0) & (objective < dual_clip * A)
+        objective, clipped = torch.where(cut, dual_clip * A, objective), clipped | cut
+    return _Surrogate(objective, ratio, clipped, lambda: actions.credit(torch.where(clipped, 0, free.detach()) * scale, m))
 
-# %% ../nbs/lib/losses.ipynb #6ae779ab
+# %% ../nbs/lib/losses.ipynb #7fb1bf71
 def _none(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).exp()
-    pull = (ratio * A).detach()
-    return _Surrogate(ratio * A, ratio, torch.zeros_like(m), lambda: actions.credit(pull * scale, m))
+    objective = ratio * A
+    return _Surrogate(objective, ratio, torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m))
 
-# %% ../nbs/lib/losses.ipynb #dce5670b
+# %% ../nbs/lib/losses.ipynb #4e3c0b01
 def _cispo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
-    ratio = actions.log_ratio(delta, m).detach().exp()
+    ratio = actions.log_ratio(delta.detach(), m).exp()
     weight = ratio.clamp(1 - clip[0], 1 + clip[1])
     return _Surrogate(weight * A * actions.log_ratio(logps, m), ratio, m & (weight != ratio), lambda: actions.credit(weight * A * scale, m))
 
-# %% ../nbs/lib/losses.ipynb #00dbcb28
+# %% ../nbs/lib/losses.ipynb #c0468183
 def _gmpo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     limited = torch.where(A > 0, delta.clamp(max=clip[1]), torch.where(A < 0, delta.clamp(min=-clip[0]), delta))
     ratio = actions.log_ratio(limited, m).exp()
     clipped = m & (((A > 0) & (delta > clip[1])) | ((A < 0) & (delta < -clip[0])))
-    pull, unclipped = (ratio * A).detach(), (~clipped).to(ratio.dtype)
-    return _Surrogate(ratio * A, ratio, clipped, lambda: actions.credit(pull * scale, m) * unclipped)
+    objective = ratio * A
+    return _Surrogate(objective, ratio, clipped, lambda: actions.credit(objective.detach() * scale, m) * ~clipped)
 
 surrogates = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
 
-# %% ../nbs/lib/losses.ipynb #bef578c1
+# %% ../nbs/lib/losses.ipynb #05119e0f
 aggregates = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "block-mean")
 
 def loss_normalizer(mask: Tensor, # (B, T) of the whole batch
@@ -67,7 +67,7 @@ def loss_normalizer(mask: Tensor, # (B, T) of the whole batch
     "The denominator of an aggregation. Raises ValueError for an unknown name, or Dr. GRPO's without `max_length`."
     if aggregate not in aggregates: raise ValueError(f"aggregate={aggregate!r}; choose one of {', '.join(aggregates)}")
     m = check_mask(mask)
-    if aggregate == "token-mean": return max(1.0, float(m.sum()))
+    if aggregate == "token-mean": return max(1.0, float(m.count_nonzero()))
     if aggregate == "block-mean": return max(1.0, round(float(actions.weight(m).sum(dtype=torch.double)), 3))
     if aggregate != "seq-mean-token-sum-norm": return max(1.0, float(len(m)))
     if max_length is None or max_length < 1: raise ValueError(f"max_length={max_length}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit in tokens")
@@ -93,7 +93,7 @@ def aggregate_tokens(x: Tensor, # (B, T) per-token values
     if aggregate == "seq-mean-token-mean": return (x.sum(1) / m.sum(1).clamp(min=1)).sum() / total
     return (x * _token_scale(m, aggregate, actions, x)).sum() / total if aggregate == "block-mean" else x.sum() / total
 
-# %% ../nbs/lib/losses.ipynb #72c093fb
+# %% ../nbs/lib/losses.ipynb #ee03b2ed
 @dataclass
 class PolicyLoss:
     "A policy loss and what it did to each token."
@@ -115,7 +115,7 @@ def _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual
     if surrogate not in surrogates: raise ValueError(f"surrogate={surrogate!r}; choose one of {', '.join(surrogates)}")
     if len(clip) != 2 or min(clip) < 0 or any(math.isnan(c) for c in clip): raise ValueError(f"clip={clip}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
     if dual_clip is not None and not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
-    return m, (advantages[:, None] if advantages.ndim == 1 else advantages).expand(m.shape)
+    return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
 
 def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph
                 old_logps: Tensor, # (B, T) log pi_old(o_t), in nats
@@ -132,14 +132,11 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
     "The clipped policy-gradient loss at any granularity: log R = W delta. Raises ValueError for shapes or options that do not fit."
     m, A = _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual_clip)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
-    zero = torch.zeros((), dtype=logps.dtype, device=logps.device)
-    logps, A = torch.where(m, logps, zero), torch.where(m, A.to(logps.dtype), zero)
-    delta = logps - torch.where(m, old_logps.to(logps.dtype), zero)
-    scale = _token_scale(m, aggregate, actions, logps) / total
-    s = surrogates[surrogate](actions, logps, delta, A, m, clip, dual_clip, scale)
-    kept, d = m.sum().clamp(min=1), delta.detach()
-    return PolicyLoss(loss=-aggregate_tokens(s.objective, m, aggregate, actions, max_length, total), ratio=s.ratio.detach(), clipped=s.clipped,
-                      clip_fraction=s.clipped.sum() / kept, approx_kl=(d.exp() - 1 - d).sum() / kept, _credit=s.credit)
+    delta, scale = logps - old_logps.to(logps.dtype), _token_scale(m, aggregate, actions, logps) / total
+    s = surrogates[surrogate](actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale)
+    kept, d = m.count_nonzero().clamp(min=1), torch.where(m, delta.detach(), 0)
+    return PolicyLoss(loss=-(s.objective * scale).sum(), ratio=s.ratio.detach(), clipped=s.clipped,
+                      clip_fraction=s.clipped.count_nonzero() / kept, approx_kl=(d.expm1() - d).sum() / kept, _credit=s.credit)
 
 # %% ../nbs/lib/losses.ipynb #5064532d
 def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
