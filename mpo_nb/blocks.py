@@ -129,7 +129,7 @@ def perplexity_blocks(mask: Tensor, # (B, T)
     before = torch.where(m, ref_logps, 0).gather(1, previous.clamp(min=0))
     return blocks_from_starts(m & (previous >= 0) & (ref_logps < before), m)
 
-# %% ../nbs/lib/blocks.ipynb #9207d33c
+# %% ../nbs/lib/blocks.ipynb #8e00623d
 def block_sizes(ids: Tensor, # (B, T) block ids
                 ) -> Tensor: # (B, N) long
     "How many kept tokens each block holds."
@@ -144,7 +144,7 @@ def block_sum(x: Tensor, # (B, T) one value per token
     if x.shape != ids.shape: raise ValueError(f"x has shape {tuple(x.shape)} but ids has {tuple(ids.shape)}; both must be (B, T)")
     n = int(ids.max()) + 1 if ids.numel() else 0
     kept = torch.where(ids >= 0, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    return kept.new_zeros(len(ids), n).scatter_add(1, ids.clamp(min=0), kept) if n else kept.new_zeros(len(ids), 0)
+    return kept.new_zeros(len(ids), n).scatter_add(1, ids.clamp(min=0), kept) if n else kept[:, :0]
 
 def block_mean(x: Tensor, # (B, T) one value per token
                ids: Tensor, # (B, T) block ids
@@ -159,5 +159,5 @@ def spread(values: Tensor, # (B, N) one value per block
     n = int(ids.max()) + 1 if ids.numel() else 0
     if values.ndim != 2 or len(values) != len(ids) or values.shape[1] < n:
         raise ValueError(f"values has shape {tuple(values.shape)}; these ids need ({len(ids)}, {n}): one value per block and row")
-    if not n: return values.new_zeros(ids.shape)
+    if not n: return values[:, :0].sum(dtype=values.dtype).expand(ids.shape) # zeros that keep the graph: a batch of empty responses has a gradient, 0
     return torch.where(ids >= 0, values.gather(1, ids.clamp(min=0)), torch.zeros((), dtype=values.dtype, device=values.device))

@@ -6,11 +6,10 @@
 __all__ = ['surrogates', 'aggregates', 'loss_normalizer', 'aggregate_tokens', 'PolicyLoss', 'policy_loss', 'kl_penalty',
            'entropy_bonus']
 
-# %% ../nbs/lib/losses.ipynb #9614369a
+# %% ../nbs/lib/losses.ipynb #3d040631
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-import math
 import torch
 from torch import Tensor
 from .actions import ActionSpace, TokenActions
@@ -93,7 +92,7 @@ def aggregate_tokens(x: Tensor, # (B, T) per-token values
     if aggregate == "seq-mean-token-mean": return (x.sum(1) / m.sum(1).clamp(min=1)).sum() / total
     return (x * _token_scale(m, aggregate, actions, x)).sum() / total if aggregate == "block-mean" else x.sum() / total
 
-# %% ../nbs/lib/losses.ipynb #ee03b2ed
+# %% ../nbs/lib/losses.ipynb #23a1b4ec
 @dataclass
 class PolicyLoss:
     "A policy loss and what it did to each token."
@@ -109,11 +108,13 @@ class PolicyLoss:
         "(B, T) = -d loss / d logps of the policy term: the weight with which each log-probability is pushed up. Worked out on first use."
         return self._credit()
 
-def _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual_clip):
+def _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual_clip, normalizer):
     m = check_mask(mask, logps=logps, old_logps=old_logps)
     if advantages.shape not in (m.shape, m.shape[:1]): raise ValueError(f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or {tuple(m.shape)}, one per token")
     if surrogate not in surrogates: raise ValueError(f"surrogate={surrogate!r}; choose one of {', '.join(surrogates)}")
-    if len(clip) != 2 or min(clip) < 0 or any(math.isnan(c) for c in clip): raise ValueError(f"clip={clip}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not all(c >= 0 for c in clip): raise ValueError(f"clip={clip}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
+    if dual_clip is not None and surrogate != "ppo": raise ValueError(f"dual_clip={dual_clip} bounds surrogate='ppo' only; leave it out with surrogate={surrogate!r}")
+    if normalizer is not None and not normalizer > 0: raise ValueError(f"normalizer={normalizer}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
     if dual_clip is not None and not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
     return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
 
@@ -130,7 +131,7 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
                 normalizer: float | None = None, # denominator of the whole batch, when this is a micro-batch of it
                 ) -> PolicyLoss:
     "The clipped policy-gradient loss at any granularity: log R = W delta. Raises ValueError for shapes or options that do not fit."
-    m, A = _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual_clip)
+    m, A = _check_loss_inputs(logps, old_logps, advantages, mask, clip, surrogate, dual_clip, normalizer)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
     delta, scale = logps - old_logps.to(logps.dtype), _token_scale(m, aggregate, actions, logps) / total
     s = surrogates[surrogate](actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale)
@@ -138,7 +139,7 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
     return PolicyLoss(loss=-(s.objective * scale).sum(), ratio=s.ratio.detach(), clipped=s.clipped,
                       clip_fraction=s.clipped.count_nonzero() / kept, approx_kl=(d.expm1() - d).sum() / kept, _credit=s.credit)
 
-# %% ../nbs/lib/losses.ipynb #5064532d
+# %% ../nbs/lib/losses.ipynb #304c9dd4
 def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
                ref_logps: Tensor, # (B, T) log pi_ref, in nats
                mask: Tensor, # (B, T)
@@ -161,4 +162,4 @@ def entropy_bonus(entropy: Tensor, # (B, T) entropy of the policy at each positi
                   normalizer: float | None = None, # kept tokens of the whole batch, when this is a micro-batch of it
                   ) -> Tensor: # scalar, nats
     "Mean entropy over kept tokens, to be subtracted from the loss with a coefficient."
-    return aggregate_tokens(entropy, mask, "token-mean", normalizer=normalizer)
+    return aggregate_tokens(entropy, check_mask(mask, entropy=entropy), "token-mean", normalizer=normalizer)

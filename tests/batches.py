@@ -15,7 +15,7 @@ settings.load_profile("mpo_nb")
 
 
 @st.composite
-def masks(draw, max_rows=4, max_tokens=8):
+def masks(draw, max_rows=4, max_tokens=8, rows=None):
     "(B, T) 0/1: full, padded right or left, with holes, empty, T = 1; every dtype that a mask may come in."
     T = draw(st.integers(1, max_tokens))
     row = st.one_of(
@@ -23,8 +23,8 @@ def masks(draw, max_rows=4, max_tokens=8):
         st.integers(0, T).map(lambda n: [1] * n + [0] * (T - n)),
         st.integers(0, T).map(lambda n: [0] * (T - n) + [1] * n),
     )
-    rows = draw(st.lists(row, min_size=1, max_size=max_rows))
-    return torch.tensor(rows, dtype=draw(st.sampled_from([torch.bool, torch.long, torch.double])))
+    table = draw(st.lists(row, min_size=rows or 1, max_size=rows or max_rows))
+    return torch.tensor(table, dtype=draw(st.sampled_from([torch.bool, torch.long, torch.double])))
 
 
 seeds = st.integers(0, 2**31 - 1)
@@ -39,18 +39,19 @@ def generator(seed):
 
 
 def poison(x, mask):
-    "NaN wherever the mask is 0: whatever touches it shows."
-    return torch.where(mask.bool(), x, torch.full_like(x, ref.NAN))
+    "NaN and both infinities wherever the mask is 0: whatever touches them shows."
+    bad = torch.tensor([ref.NAN, float("inf"), float("-inf")], dtype=x.dtype)
+    return torch.where(mask.bool(), x, bad.repeat(x.numel())[: x.numel()].view(x.shape))
 
 
 def draw_batch(mask, seed, spread=0.4, per_token=True):
-    "logps, old_logps, advantages in float64, NaN under the mask."
+    "logps, old_logps, advantages in float64, nothing but NaN and infinities under the mask; rows without tokens have advantage NaN."
     g = generator(seed)
     old = -3 * torch.rand(mask.shape, generator=g, dtype=torch.double)
     new = old + spread * torch.randn(mask.shape, generator=g, dtype=torch.double)
     shape = mask.shape if per_token else mask.shape[:1]
     A = torch.randn(shape, generator=g, dtype=torch.double)
-    return poison(new, mask), poison(old, mask), poison(A, mask) if per_token else A
+    return poison(new, mask), poison(old, mask), poison(A, mask) if per_token else torch.where(mask.any(1), A, ref.NAN)
 
 
 def leaf(x):
@@ -130,6 +131,14 @@ def space(name, mask):
         made.actions = TokenGradient(made.actions)
         made.to_log_ratio = [lambda delta, f=f: ref.own_gradient(f(delta), delta) for f in whole_row]
     return made
+
+
+def with_ids(actions, change):
+    "The same action space with its block ids, where it holds any, put through `change`: rows picked, columns cut."
+    if isinstance(actions, TokenGradient):
+        return TokenGradient(with_ids(actions.actions, change))
+    ids = getattr(actions, "blocks", None)
+    return BlockActions(change(ids), actions.reduce) if isinstance(ids, torch.Tensor) else actions
 
 
 def close(a, b, tol=1e-10):
