@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['RunData', 'configured', 'read_run', 'read_runs', 'made_up_run', 'spread_factor', 'RatioRow', 'compare_ratios',
-           'token_and_run_recipes']
+           'token_and_run_recipes', 'describe_actions', 'choose_traces']
 
-# %% ../nbs/lib/runs.ipynb #7a6554b2
+# %% ../nbs/lib/runs.ipynb #65e953a7
 import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import torch
 from torch import Tensor
-from .actions import TokenActions
+from .actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .checkpoint import Run
 from .recipes import Recipe, recipe
+from .strip import trace_loss
 from .traces import Trace, load_traces
 
 # %% ../nbs/lib/runs.ipynb #b04f05bb
@@ -136,3 +137,31 @@ def token_and_run_recipes(runs: list[RunData], # as read
     for label, r in sorted(found.items(), key=lambda item: not isinstance(item[1].actions, TokenActions)):
         if not any((r.actions, r.clip, r.surrogate) == (k.actions, k.clip, k.surrogate) for k in kept.values()): kept[label] = r
     return kept
+
+# %% ../nbs/lib/runs.ipynb #595d5286
+def describe_actions(r: Recipe | None, # None where it is not known
+                     ) -> str:
+    "One action of a recipe, in words."
+    a = None if r is None else r.actions.actions if isinstance(r.actions, TokenGradient) else r.actions
+    if a is None: return "unknown"
+    if isinstance(a, WindowActions): return "a token" if a.k == 1 else f"{a.k} tokens, joint ratio" if a.joint else f"{a.k} tokens, {100 * (1 - a.weights[0]):.0f}% of the weight on the later ones"
+    if isinstance(a, BlockActions): return f"a block of {a.blocks}" if isinstance(a.blocks, int) else "a block"
+    return "a sentence" if a == "sentence" else "the whole response" if isinstance(a, SequenceActions) else "a token"
+
+# %% ../nbs/lib/runs.ipynb #ac92cb4f
+def choose_traces(runs: list[RunData], # with traces
+                  recipes: dict[str, Recipe], # whose credits are compared
+                  count: int = 6, # how many
+                  most: int = 400, # of evenly spaced responses to consider
+                  ) -> list[tuple[str, Trace]]: # (label of the run, response), wrong ones first
+    "The responses whose tokens are treated most unequally."
+    every = [(r.label, t) for r in runs for t in r.traces if t.tokens and any(t.mask) and math.isfinite(t.advantage) and t.advantage != 0 and not t.delta[t.mask_tensor].isnan().any()]
+    every = every[:: max(1, -(-len(every) // most))]
+    def departure(item): return sum(float((trace_loss(item[1], r)[0].credit / item[1].advantage - 1)[item[1].mask_tensor].abs().sum()) for r in recipes.values())
+    def wrong(item): return not item[1].correct if item[1].correct is not None else item[1].advantage < 0
+    ranked = sorted(every, key=departure, reverse=True)
+    distinct = [x for i, x in enumerate(ranked) if (x[1].prompt, wrong(x)) not in {(y[1].prompt, wrong(y)) for y in ranked[:i]}]
+    ranked = distinct + [x for x in ranked if not any(x is y for y in distinct)]
+    bad, good = ([x for x in ranked if wrong(x) is kind] for kind in (True, False))
+    n = min(len(bad), max(round(count * 2 / 3), count - len(good)))
+    return bad[:n] + good[: count - n]
