@@ -54,15 +54,17 @@ def overlong_penalty(lengths: Tensor, # (B,) response lengths in tokens
     if not 0 < buffer <= max_length: raise ValueError(f"buffer={buffer}, max_length={max_length}; need 0 < buffer <= max_length")
     return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
 
-# %% ../nbs/lib/advantages.ipynb #49942577
+# %% ../nbs/lib/advantages.ipynb #61cbd5f2
 def gae(rewards: Tensor, # (B, T) reward received at each token
         values: Tensor, # (B, T) value before each token
         mask: Tensor, # (B, T)
         gamma: float = 1.0, # discount per kept token
         lam: float = 1.0, # lambda: 1 is Monte Carlo, 0 is one-step
         ) -> tuple[Tensor, Tensor]: # advantages (B, T), returns (B, T); 0 where the mask is 0
-    "Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ."
+    "Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a rate is outside [0, 1]."
     m = check_mask(mask, rewards=rewards, values=values)
+    for name, rate in (("gamma", gamma), ("lam", lam)):
+        if not 0 <= rate <= 1: raise ValueError(f"{name}={rate}; it must be in [0, 1]")
     r, v = (torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device)) for x in (rewards, values))
     advantage, next_value, steps = torch.zeros_like(v[:, :1]), torch.zeros_like(v[:, :1]), []
     for t in reversed(range(v.shape[1])):
@@ -73,7 +75,7 @@ def gae(rewards: Tensor, # (B, T) reward received at each token
     advantages = torch.cat(steps[::-1], 1) if steps else torch.zeros_like(v)
     return advantages, torch.where(m, advantages + v, torch.zeros_like(v))
 
-# %% ../nbs/lib/advantages.ipynb #c28feadb
+# %% ../nbs/lib/advantages.ipynb #1e82cb1f
 def block_gae(rewards: Tensor, # (B, T) reward received at each token
               values: Tensor, # (B, T) value before each token
               ids: Tensor, # (B, T) block ids
@@ -84,6 +86,7 @@ def block_gae(rewards: Tensor, # (B, T) reward received at each token
               ) -> tuple[Tensor, Tensor]: # advantages (B, N), returns (B, N); 0 for blocks that pad a row
     "Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for an unknown `value` or `reward`."
     if reward not in ("sum", "mean"): raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
+    check_mask(ids >= 0, rewards=rewards, values=values)
     r = (block_sum if reward == "sum" else block_mean)(rewards, ids)
     return gae(r, block_value(values, ids, value), block_sizes(ids) > 0, gamma, lam)
 
@@ -92,21 +95,25 @@ def block_value(values: Tensor, # (B, T) one value per token
                 how: str = "mean", # "mean" | "first" | "last"
                 ) -> Tensor: # (B, N)
     "One value per block from its tokens' values. Raises ValueError for an unknown `how`."
+    check_mask(ids >= 0, values=values)
     if how == "mean": return block_mean(values, ids)
     if how not in ("first", "last"): raise ValueError(f"value={how!r}; choose 'mean', 'first' or 'last'")
     sizes, order = block_sizes(ids), (ids >= 0).long().cumsum(1) - 1
     wanted = sizes.cumsum(1) - (sizes if how == "first" else 1)
     return block_sum(torch.where(order == spread(wanted, ids), values, torch.zeros((), dtype=values.dtype, device=values.device)), ids)
 
-# %% ../nbs/lib/advantages.ipynb #c90698af
+# %% ../nbs/lib/advantages.ipynb #2e381f7e
 def boundary_advantages(values: Tensor, # (B, N) value of the state before each block; or (B, T) per token, read at each block's first token
                         final_reward: Tensor, # (B,) reward of the whole response
                         ids: Tensor, # (B, T) block ids
+                        per: str | None = None, # what `values` holds one of: "block" | "token"; None reads it off the shape
                         ) -> Tensor: # (B, N), 0 for blocks that pad a row
     "What each block changed: V(next boundary) - V(this one), R - V for the last. VinePPO (arXiv 2410.01679), SPO-chain (arXiv 2505.23564)."
     sizes = block_sizes(ids); B, N = sizes.shape
-    if values.shape != (B, N):
-        if values.shape != ids.shape: raise ValueError(f"values has shape {tuple(values.shape)}; these ids need (B, N)={(B, N)}, one value per block, or {tuple(ids.shape)}, one per token")
+    both = values.shape == (B, N) == ids.shape and not bool(((ids < 0) | (ids == torch.arange(N, device=ids.device))).all())
+    if per not in ("block", "token") and (per is not None or both): raise ValueError(f"per={per!r}; values has shape {tuple(values.shape)}: choose 'block' if it holds one per block, 'token' if one per token")
+    if per == "token" or values.shape != (B, N):
+        if values.shape != ids.shape or per == "block": raise ValueError(f"values has shape {tuple(values.shape)}; these ids need (B, N)={(B, N)}, one value per block, or {tuple(ids.shape)}, one per token")
         values = block_value(values, ids, "first")
     if final_reward.shape != (B,): raise ValueError(f"final_reward has shape {tuple(final_reward.shape)}; pass one number per response, shape ({B},)")
     exists = sizes > 0
@@ -115,18 +122,20 @@ def boundary_advantages(values: Tensor, # (B, N) value of the state before each 
     following = torch.where(last, final_reward[:, None].to(v.dtype), torch.cat([v[:, 1:], v.new_zeros(B, 1)], 1)[:, :N])
     return torch.where(exists, following - v, torch.zeros_like(v))
 
-# %% ../nbs/lib/advantages.ipynb #552cd812
+# %% ../nbs/lib/advantages.ipynb #89e4e61d
 def distribute(block_advantages: Tensor, # (B, N)
                ids: Tensor, # (B, T) block ids
                how: str = "broadcast", # "broadcast" | "divide" | "surprise"
                logps: Tensor | None = None, # (B, T) log-probabilities in nats, for "surprise"
                ) -> Tensor: # (B, T), 0 where the id is -1
     "Advantages per token from advantages per block. Raises ValueError for an unknown `how` or missing `logps`."
-    if how == "broadcast": return spread(block_advantages, ids)
-    if how == "divide": return spread(block_advantages / block_sizes(ids).clamp(min=1), ids)
-    if how != "surprise": raise ValueError(f"how={how!r}; choose 'broadcast', 'divide' or 'surprise'")
-    if logps is None: raise ValueError("how='surprise' weighs tokens by -log pi: pass logps, shape (B, T)")
+    if how not in ("broadcast", "divide", "surprise"): raise ValueError(f"how={how!r}; choose 'broadcast', 'divide' or 'surprise'")
+    if how == "surprise" and logps is None: raise ValueError("how='surprise' weighs tokens by -log pi: pass logps, shape (B, T)")
+    whole, size = spread(block_advantages, ids), block_sizes(ids).clamp(min=1)
+    if how == "broadcast": return whole
+    if how == "divide": return whole / spread(size, ids).clamp(min=1)
+    check_mask(ids >= 0, logps=logps)
     surprise = torch.where(ids >= 0, -logps, torch.zeros((), dtype=logps.dtype, device=logps.device)).clamp(min=0)
-    total, size = block_sum(surprise, ids), block_sizes(ids).clamp(min=1)
+    total = block_sum(surprise, ids)
     share = torch.where(spread(total, ids) > 0, surprise / spread(total, ids).clamp(min=torch.finfo(total.dtype).tiny), spread(1.0 / size, ids).to(total.dtype))
-    return spread(block_advantages, ids) * share
+    return whole * share
