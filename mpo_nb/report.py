@@ -65,17 +65,17 @@ def _curve(runs: list[RunData], rows: str, key: str, fig: go.Figure, form: str) 
         fig.add_scatter(x=x, y=[p[key] for p in points], name=escape(r.label), legendgroup=r.label, mode="lines+markers" if len(points) < 60 else "lines", customdata=custom, hovertemplate=form, **look)
     return fig
 
-# %% ../nbs/lib/report.ipynb #3f1b4737
+# %% ../nbs/lib/report.ipynb #a35a5641
 def _ratio_figure(compared: list[RatioRow]) -> go.Figure:
-    "Histograms of the ratios on a log scale, shares in percent on a log scale, with the clip ranges."
+    "Histograms of the ratios, both axes logarithmic, with the clip ranges; an empty bin is drawn at half an action."
     fig, token = _figure("Importance ratios of the same tokens", "importance ratio (log scale)", "share of actions (log scale)", type="log", tickformat="~%"), compared[0]
     low, high = (math.log(max(1e-3, 1 - token.recipe.clip[0])), math.log(1 + token.recipe.clip[1]))
     reach = max(1.6 * max(high, -low), float(max(r.log_ratio.abs().quantile(.999) for r in compared))) if len(token.log_ratio) < 2**24 else 4 * high
     edges = torch.linspace(-reach, reach, 82, dtype=torch.double); centres = ((edges[1:] + edges[:-1]) / 2).tolist()
     for i, r in enumerate(compared):
         counts = torch.histogram(r.log_ratio.clamp(-reach, reach).cpu(), edges).hist
-        share = [c / max(1, len(r.log_ratio)) or None for c in counts.tolist()]
-        fig.add_scatter(x=centres, y=share, mode="lines", name=escape(r.label), line=dict(shape="hvh", width=2, dash=_dashes[i % 6], color=f"rgb({_colours[i % 6]})"), customdata=[math.exp(x) for x in centres], hovertemplate="ratio %{customdata:.3f}: %{y:.2%}")
+        n = max(1, len(r.log_ratio)); share = [max(c, 0.5) / n for c in counts.tolist()]
+        fig.add_scatter(x=centres, y=share, mode="lines", name=escape(r.label), line=dict(shape="hvh", width=2, dash=_dashes[i % 6], color=f"rgb({_colours[i % 6]})"), customdata=[[math.exp(x), int(c), n] for x, c in zip(centres, counts.tolist())], hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]} of %{customdata[2]} actions")
     fig.add_vrect(x0=low, x1=high, fillcolor="rgba(128,128,128,.15)", line_width=0, layer="below", annotation_text=f"clip range {math.exp(low):.3g} to {math.exp(high):.3g}", annotation_position="top left")
     for r in (r for r in compared if r.control is not None and r.recipe.clip == token.recipe.clip):
         for x in (low / r.factor, high / r.factor): fig.add_vline(x=x, line=dict(color="#888", width=1.5, dash="dot"))
@@ -153,7 +153,7 @@ def _limits(runs: list[RunData]) -> str:
         return once + ", nor anything about reasoning at large: the model is tiny, its demonstrations were made wrong on purpose now and then, and what training removes here is mostly those injected mistakes."
     return once + ", nor how the recipes compare with other seeds, models or tasks."
 
-# %% ../nbs/lib/report.ipynb #8f9019db
+# %% ../nbs/lib/report.ipynb #fc98451f
 _css = """:root{color-scheme:light dark;--fg:#1c2024;--soft:#5b636b;--line:#d8dce0;--bg:#fff;--box:#f5f7f9}
 @media (prefers-color-scheme:dark){:root{--fg:#e8eaed;--soft:#a4abb3;--line:#3a4048;--bg:#14171b;--box:#1d2126}}
 @media print{:root{color-scheme:light;--fg:#000;--soft:#444;--line:#bbb;--bg:#fff;--box:#fff}.choose{display:none}figure,table,.panel{break-inside:avoid}}
@@ -162,8 +162,8 @@ main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}h1{font-size:1.7rem;l
 p{max-width:76ch}.soft,.sum,figcaption span{color:var(--soft)}.sum{font-size:.9rem;margin:.1em 0 1.6em}code{font-size:.95em;background:var(--box);padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}.scroll:focus-visible,summary:focus-visible{outline:2px solid currentColor}table{border-collapse:collapse;font-size:.95rem}th,td{text-align:left;vertical-align:top;padding:.4em 1.4em .4em 0;border-bottom:1px solid var(--line)}th[scope=row]{font-weight:400;color:var(--soft)}td{font-variant-numeric:tabular-nums}
 .missing{border-left:4px solid #e69f00;background:var(--box);padding:.6em 1em;margin:1.2em 0}.missing ul{margin:.2em 0;padding-left:1.2em}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:1.6em 1.6em}figure{margin:0;min-width:0}figcaption{font-weight:600}figcaption span{display:block;font-weight:400;font-size:.9rem}
-.plot{height:330px;width:100%}.plot .cartesianlayer text,.plot .infolayer text{fill:var(--fg)!important}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:1.6em 1.6em}figure{margin:0;min-width:0;display:flex;flex-direction:column}figcaption{font-weight:600}figcaption span{display:block;font-weight:400;font-size:.9rem}
+.plot{height:330px;width:100%;margin-top:auto}.plot .cartesianlayer text,.plot .infolayer text{fill:var(--fg)!important}
 .choose{border:1px solid var(--line);border-radius:6px;padding:.5em .9em;margin:0 0 1.2em;display:flex;flex-wrap:wrap;gap:.2em 1.4em}.choose legend{color:var(--soft);font-size:.9rem;padding:0 .4em}.choose label{white-space:nowrap}.panel[hidden]{display:none}"""
 
 _script = """const figures = JSON.parse(document.getElementById('figures').textContent)
