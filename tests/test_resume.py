@@ -1,0 +1,210 @@
+"Runs that are killed: every file of a run folder stays readable, and a resumed run writes what an uninterrupted one would have."
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpo_nb.checkpoint import Run, read_lines
+from mpo_nb.metrics import clock_metrics
+from mpo_nb.traces import load_traces
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+CONFIG = dict(steps=6, prompts_per_step=2, group_size=4, epochs=2, minibatches=2, eval_every=3, eval_problems=8, checkpoint_every=1, precision="float32", trace_groups=1, progress=False)
+KILLS_AT_CALLS = [("os.replace", n) for n in range(1, 11)] + [("os.fsync", n) for n in (1, 3, 6, 9, 12)] + [("shutil.rmtree", n) for n in (1, 2, 3, 4)] \
+    + [("save_optimizer", n) for n in (1, 2, 3)] + [("half a line", n) for n in (2, 5)]
+KILLS_AT_TIMES = 8
+
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies_at(owner, name: str, call: int):
+    "Replaces a function by one that kills the process when it is called for the n-th time, before anything is done."
+    count, original = 0, getattr(owner, name)
+
+    def counted(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == call:
+            die()
+        return original(*args, **kwargs)
+    setattr(owner, name, counted)
+
+
+def train(folder: str, where: str = "", call: int = 0, ready=None):
+    "What the child process does: the whole run, or the part before it dies."
+    import shutil
+    import torch
+    import mpo_nb.checkpoint
+    from mpo_nb.trainer import TrainConfig, Trainer
+    torch.set_num_threads(1)
+    sys.stderr = open(os.devnull, "w")
+    if where in ("os.replace", "os.fsync", "shutil.rmtree"):
+        dies_at({"os": os, "shutil": shutil}[where.split(".")[0]], where.split(".")[1], call)
+    elif where == "save_optimizer":
+        dies_at(mpo_nb.checkpoint, "save_optimizer", call)
+    elif where == "half a line":
+        count = 0
+
+        def append(self, path, rows):
+            nonlocal count
+            count += 1
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            with open(path, "a", encoding="utf8") as f:
+                f.write(text[:len(text) // 2] if count == call else text)
+            if count == call:
+                die()
+        Run.append = append
+    trainer = Trainer(TrainConfig(output=folder, **CONFIG))
+    if ready is not None:
+        ready.set()
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@pytest.fixture(scope="module")
+def context():
+    "Child processes that begin with everything imported."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mpo_nb.trainer", "transformers.models.llama.modeling_llama"])
+    return context
+
+
+def run_child(context, *args) -> int:
+    child = context.Process(target=train, args=args)
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None, "the child process hangs"
+    return child.exitcode
+
+
+def content(folder: Path) -> tuple[list, list]:
+    "What a run computed: metrics without clocks, and traces."
+    metrics = [{k: v for k, v in row.items() if k not in clock_metrics} for row in read_lines(folder / "metrics.jsonl")]
+    return metrics, read_lines(folder / "traces.jsonl")
+
+
+@pytest.fixture(scope="module")
+def whole(context, tmp_path_factory):
+    "What a run that nothing interrupts writes, and how long it takes from its first step."
+    folder = tmp_path_factory.mktemp("whole")
+    ready = context.Event()
+    child = context.Process(target=train, args=(str(folder), "", 0, ready))
+    child.start()
+    assert ready.wait(120)
+    start = time.time()
+    child.join(120)
+    assert child.exitcode == 0
+    metrics, traces = content(folder)
+    assert [row["step"] for row in metrics] == list(range(7)) and len(traces) == 24
+    return (metrics, traces), time.time() - start
+
+
+def check_readable(folder: Path):
+    "Whatever the moment of the kill, what lies there can be read."
+    read_lines(folder / "metrics.jsonl")
+    if (folder / "traces.jsonl").exists():
+        load_traces(folder / "traces.jsonl")
+    for _, checkpoint in Run(folder).checkpoints():
+        from transformers import AutoModelForCausalLM
+        AutoModelForCausalLM.from_pretrained(checkpoint)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where, call", KILLS_AT_CALLS, ids=[f"{w} {n}" for w, n in KILLS_AT_CALLS])
+def test_killed_while_writing(where, call, context, whole, tmp_path):
+    assert run_child(context, str(tmp_path), where, call) == -signal.SIGKILL, "the kill point was never reached"
+    check_readable(tmp_path)
+    assert run_child(context, str(tmp_path)) == 0
+    assert content(tmp_path) == whole[0]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(context, whole, tmp_path):
+    "Random delays over the length of a run; a child that was quicker than its killer counts as one that finished."
+    moments, killed = random.Random(0), 0
+    for attempt in range(KILLS_AT_TIMES):
+        folder, ready = tmp_path / str(attempt), context.Event()
+        child = context.Process(target=train, args=(str(folder), "", 0, ready))
+        child.start()
+        assert ready.wait(120)
+        time.sleep(moments.uniform(0, 0.9 * whole[1]))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(120)
+        killed += child.exitcode == -signal.SIGKILL
+        check_readable(folder)
+        assert run_child(context, str(folder)) == 0
+        assert content(folder) == whole[0]
+    assert killed >= KILLS_AT_TIMES // 2
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(context, whole, tmp_path):
+    "One folder, killed in every process that takes it up, still ends with the same numbers."
+    for call in (14, 9, 9, 11, 8):
+        run_child(context, str(tmp_path), "os.fsync", call)
+        check_readable(tmp_path)
+    assert run_child(context, str(tmp_path)) == 0
+    assert content(tmp_path) == whole[0]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(context, whole, tmp_path):
+    moments = random.Random(1)
+    for attempt in range(3):
+        folder, ready = tmp_path / str(attempt), context.Event()
+        child = context.Process(target=train, args=(str(folder), "", 0, ready))
+        child.start()
+        assert ready.wait(120)
+        time.sleep(moments.uniform(0.2, 0.7) * whole[1])
+        os.kill(child.pid, signal.SIGINT)
+        child.join(120)
+        assert child.exitcode in (0, 130)
+        metrics, saved = read_lines(folder / "metrics.jsonl"), Run(folder).checkpoints()
+        if metrics and metrics[-1]["step"] > 0:
+            assert saved and saved[-1][0] == metrics[-1]["step"], "the last whole step was not saved"
+        assert run_child(context, str(folder)) == 0
+        assert content(folder) == whole[0]
+
+
+def test_ctrl_c_says_where_the_run_stands(tmp_path, capsys):
+    from mpo_nb.trainer import TrainConfig, Trainer
+    trainer = Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG))
+
+    def interrupt(row):
+        if row["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(callback=interrupt)
+    said = "".join(capsys.readouterr())
+    assert "Stopped; step 3 of 6 is saved in" in said and "The same command, or Trainer(config).fit(), goes on from there" in said
+    assert [row["step"] for row in Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG)).fit()] == list(range(7))
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, capsys):
+    from mpo_nb.trainer import TrainConfig, Trainer
+    trainer = Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG))
+    update, done = trainer.update, []
+
+    def slow(batch, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            update(batch, step)
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(step)
+        return update(batch, step)
+    trainer.update = slow
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert not done, "the second interrupt was not obeyed"
+    assert Run(tmp_path / "run").checkpoints()[-1][0] == 3, "weights between two steps were saved"
+    assert "step 3 of 6 is saved" in "".join(capsys.readouterr())
