@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recipes', 'Recipe', 'recipe']
 
-# %% ../nbs/lib/recipes.ipynb #19229be7
+# %% ../nbs/lib/recipes.ipynb #12df2e8b
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .advantages import group_advantages, leave_one_out
 from .blocks import sentence_blocks
-from .losses import PolicyLoss, aggregates, entropy_bonus, kl_penalty, policy_loss, surrogates
+from .losses import PolicyLoss, aggregates, check_clip, entropy_bonus, kl_penalty, policy_loss, surrogates
 
-# %% ../nbs/lib/recipes.ipynb #cadba051
+# %% ../nbs/lib/recipes.ipynb #3e7d9624
 @dataclass(frozen=True)
 class Recipe:
     "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
@@ -37,6 +37,7 @@ class Recipe:
         choices = dict(advantage=("group-std", "group-mean", "leave-one-out"), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        check_clip(self.clip, self.surrogate, self.dual_clip)
         if not (isinstance(self.actions, ActionSpace) or self.actions == "sentence"): raise ValueError(f"actions={self.actions!r}; pass an action space from mpo_nb.actions, or 'sentence'")
         for name in ("kl", "entropy"):
             if not getattr(self, name) >= 0: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be >= 0")
@@ -69,6 +70,8 @@ class Recipe:
              batch: Mapping, # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer where used
              ) -> PolicyLoss: # its loss includes the penalties; its credit is the policy term's
         "The loss of a batch. Raises ValueError when the batch lacks what this recipe needs."
+        missing = [key for key in ("logps", "old_logps", "mask", "advantages") if batch.get(key) is None]
+        if missing: raise ValueError(f"batch has no {missing[0]!r}; recipe.loss needs logps, old_logps, mask (B, T) and advantages (B,) or (B, T)")
         actions, mask, logps = self.action_space(batch), batch["mask"], batch["logps"]
         scale = dict(max_length=batch.get("max_length"), normalizer=batch.get("normalizer"))
         out = policy_loss(logps, batch["old_logps"], batch["advantages"], mask, actions, self.clip, self.surrogate, self.aggregate, self.dual_clip, **scale)
@@ -100,7 +103,7 @@ def _dapo(**o) -> Recipe:
     return Recipe("dapo", sources={"clip": "DAPO, arXiv 2503.14476, section 4.1: 0.2 and 0.28", "aggregate": "section 3.3: token-level mean over the batch", "drop_dead_groups": "section 3.2: groups with 0 < correct < G",
         "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens"}, **dict(clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o)
 
-# %% ../nbs/lib/recipes.ipynb #89d77c66
+# %% ../nbs/lib/recipes.ipynb #b1d9f380
 _gspo_sources = {"clip": "GSPO, arXiv 2507.18071v2, section 5.1: 3e-4 and 4e-4", "actions": "arXiv 2507.18071, equation 7", "aggregate": "equation 5: mean over responses"}
 
 def _gspo(**o) -> Recipe: return Recipe("gspo", sources=_gspo_sources, **dict(actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
@@ -109,7 +112,8 @@ def _gspo_token(**o) -> Recipe:
     return Recipe("gspo_token", sources=_gspo_sources | {"actions": "arXiv 2507.18071, section 4.3: the sequence's ratio, the token's gradient"}, **dict(actions=TokenGradient(SequenceActions()), clip=(3e-4, 4e-4)) | o)
 
 def _gmpo(**o) -> Recipe:
-    return Recipe("gmpo", sources={"clip": "GMPO, arXiv 2507.20673: (e^-0.4, e^0.4), in log space, per token", "surrogate": "the same: clipped before the geometric mean"},
+    return Recipe("gmpo", sources={"clip": "GMPO, arXiv 2507.20673: (e^-0.4, e^0.4), in log space, per token", "surrogate": "the same: clipped before the geometric mean",
+        "actions": "the same: the geometric mean of a response's token ratios"},
                   **dict(actions=SequenceActions(), surrogate="gmpo", clip=(0.4, 0.4)) | o)
 
 def _cispo(**o) -> Recipe:

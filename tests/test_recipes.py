@@ -1,0 +1,347 @@
+"Each recipe against a loop written from its paper's formula, from rewards to gradient, and the limits in which recipes meet."
+import math
+from dataclasses import fields
+
+import pytest
+import reference as ref
+import torch
+from batches import AWKWARD, close, draw_batch, generator, leaf, masks, poison, ragged_ids, seeds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpo_nb.actions import BlockActions, WindowActions
+from mpo_nb.blocks import fixed_blocks, sequence_block, token_blocks
+from mpo_nb.losses import kl_penalty, loss_normalizer
+from mpo_nb.recipes import Recipe, recipe, recipes
+
+GROUP, ROWS, LONGEST = 3, 6, 16
+batches = masks(rows=ROWS)
+outcomes = st.lists(st.sampled_from([0.0, 1.0, 0.25]), min_size=ROWS, max_size=ROWS)
+
+
+# --- the formulas: (log pi, delta, A) of every response, as lists over its kept tokens -> objective --------------------
+
+def pc(ratio, A, low, high):
+    "min(r A, clip(r, 1 - low, 1 + high) A)."
+    bounded = ratio if 1 - low <= ratio <= 1 + high else torch.tensor(1 - low if ratio < 1 else 1 + high, dtype=torch.double)
+    return min(ratio * A, bounded * A)
+
+
+def mean(values):
+    return sum(values) / len(values) if len(values) else 0.0
+
+
+def grpo(rows):
+    return mean([mean([pc(torch.exp(d), A, .2, .2) for d in delta]) for _, delta, A in rows])
+
+
+def mpo(rows, beta=(0.8, 0.2 / 3, 0.2 / 3, 0.2 / 3), joint=False):
+    def window(delta, t):
+        terms = [(b, d) for b, d in zip(beta, delta[t:])]
+        total = sum(b * d for b, d in terms)
+        return torch.exp(total if joint else total / sum(b for b, _ in terms))
+    return mean([mean([pc(window(delta, t), A, .2, .2) for t in range(len(delta))]) for _, delta, A in rows])
+
+
+def dr_grpo(rows):
+    return sum(pc(torch.exp(d), A, .2, .2) for _, delta, A in rows for d in delta) / (ROWS * LONGEST)
+
+
+def dapo(rows):
+    tokens = [pc(torch.exp(d), A, .2, .28) for _, delta, A in rows for d in delta]
+    return mean(tokens)
+
+
+def gspo(rows):
+    return mean([pc(torch.exp(mean(delta)), A, 3e-4, 4e-4) if delta else 0.0 for _, delta, A in rows])
+
+
+def gspo_token(rows):
+    def tokens(logp, delta, A):
+        s = torch.exp(mean(delta)).detach() if delta else None
+        return mean([pc(s * torch.exp(l) / torch.exp(l).detach(), A, 3e-4, 4e-4) for l in logp])
+    return mean([tokens(*row) for row in rows])
+
+
+def gmpo(rows):
+    def response(delta, A):
+        cut = [min(d, d * 0 + .4) if A > 0 else max(d, d * 0 - .4) for d in delta]
+        return A * torch.exp(mean(cut)) if delta else 0.0
+    return mean([response(delta, A) for _, delta, A in rows])
+
+
+def cispo(rows):
+    return mean([min(math.exp(d.item()), 5.0) * A * l for logp, delta, A in rows for l, d in zip(logp, delta)])
+
+
+def lpo(rows, sentences):
+    def tokens(delta, A, row):
+        return mean([pc(torch.exp(mean([delta[i] for i in s])), A, .2, .2) for s in row for _ in s])
+    return mean([tokens(delta, A, row) for (_, delta, A), row in zip(rows, sentences)])
+
+
+def tepo(rows):
+    return mean([pc(torch.exp(mean(delta)), A, .2, .2) for _, delta, A in rows for _ in delta])
+
+
+FORMULAS = dict(mpo=mpo, grpo=grpo, dr_grpo=dr_grpo, dapo=dapo, gspo=gspo, gspo_token=gspo_token, gmpo=gmpo, cispo=cispo, lpo=lpo, tepo=tepo)
+
+
+def draw(mask, seed, rewards, scale):
+    "A batch with everything but advantages; the log-ratio's size is drawn too, for clip ranges of 3e-4 as well as 0.4."
+    new, old, _ = draw_batch(mask, seed, spread=scale)
+    return dict(logps=new, old_logps=old, mask=mask, max_length=LONGEST, blocks=ref.place(mask, ragged_ids(mask), fill=-1),
+                rewards=torch.tensor(rewards, dtype=torch.double))
+
+
+def run(r, batch, advantages=None):
+    x = leaf(batch["logps"])
+    out = r.loss(batch | dict(logps=x, advantages=r.advantages(batch["rewards"], GROUP) if advantages is None else advantages))
+    return out, torch.autograd.grad(out.loss, x)[0]
+
+
+def same(a, b, skip=(), tol=1e-10):
+    "Two runs agree in loss, gradient, ratio, clipping and credit."
+    close(a[0].loss, b[0].loss, tol)
+    close(a[1], b[1], tol)
+    for name in {"ratio", "clipped", "credit", "clip_fraction"} - set(skip):
+        close(getattr(a[0], name), getattr(b[0], name), tol)
+
+
+def by_formula(formula, batch, advantages, extra=lambda logp: 0.0):
+    "Loss and gradient of minus the objective, one kept token at a time."
+    x, mask = leaf(batch["logps"]), batch["mask"]
+    new, old = ref.gather(x, mask), ref.gather(batch["old_logps"], mask)
+    rows = [(n, [a - b for a, b in zip(n, o)], A) for n, o, A in zip(new, old, advantages)]
+    value = -formula(rows) + extra(new) + 0 * torch.where(mask.bool(), x, 0.0).sum()
+    return value, torch.where(mask.bool(), torch.autograd.grad(value, x)[0], 0.0)
+
+
+def test_every_recipe_has_its_formula():
+    assert set(FORMULAS) == set(recipes)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 5e-4, 0.1, 0.4]))
+@settings(max_examples=40)
+def test_a_recipe_is_its_formula(name, mask, seed, rewards, scale):
+    batch, r = draw(mask, seed, rewards, scale), recipe(name)
+    A = ref.group_advantages(rewards, GROUP, "none" if name == "dr_grpo" else "std")
+    close(r.advantages(batch["rewards"], GROUP), torch.tensor(A, dtype=torch.double))
+    formula = FORMULAS[name] if name != "lpo" else lambda rows: lpo(rows, [ref.members(row) for row in ragged_ids(mask)])
+    expected, wanted = by_formula(formula, batch, A)
+    out, grad = run(r, batch)
+    close(out.loss, expected)
+    close(grad, wanted)
+    close(out.credit, -wanted)
+
+
+@given(batches, seeds, outcomes, st.sampled_from([(2, 0.1), (3, 0.4), (5, 0.3), (12, 0.2)]), st.booleans())
+def test_mpo_options(mask, seed, rewards, option, joint):
+    (k, future), batch = option, draw(mask, seed, rewards, 0.2)
+    beta = (1.0,) * k if joint else (1 - future,) + (future / (k - 1),) * (k - 1)
+    expected, wanted = by_formula(lambda rows: mpo(rows, beta, joint), batch, ref.group_advantages(rewards, GROUP))
+    out, grad = run(recipe("mpo", k=k, joint=True) if joint else recipe("mpo", k=k, future=future), batch)
+    close(out.loss, expected)
+    close(grad, wanted)
+    if not joint:
+        same((out, grad), run(recipe("mpo", k=k, beta=list(beta)), batch))
+
+
+@given(batches, seeds, outcomes, st.sampled_from(["grpo", "dr_grpo", "dapo", "mpo", "tepo"]), st.sampled_from(["k1", "k2", "k3"]))
+def test_penalties_share_the_recipe_s_weights(mask, seed, rewards, name, estimator):
+    "loss = policy + kl * KL - entropy * H: the KL weighs tokens as the policy term does, the entropy is a token mean."
+    batch, g = draw(mask, seed, rewards, 0.2), generator(seed + 5)
+    reference = -torch.rand(mask.shape, generator=g, dtype=torch.double)
+    entropy = torch.rand(mask.shape, generator=g, dtype=torch.double)
+    estimators = {"k1": lambda x: -x, "k2": lambda x: x * x / 2, "k3": lambda x: math.e ** x - x - 1}
+    means = {"grpo": lambda rows: mean([mean(row) for row in rows]), "dr_grpo": lambda rows: sum(map(sum, rows)) / (ROWS * LONGEST)}
+    token_mean = lambda rows: mean([v for row in rows for v in row])
+    weigh = means["grpo"] if name == "mpo" else means.get(name, token_mean)
+    def extra(new):
+        kl = [[estimators[estimator](r - l) for l, r in zip(*rows)] for rows in zip(new, ref.gather(reference, mask))]
+        return 0.04 * weigh(kl) - 0.01 * token_mean(ref.gather(entropy, mask))
+    A = ref.group_advantages(rewards, GROUP, "none" if name == "dr_grpo" else "std")
+    expected, wanted = by_formula(FORMULAS[name], batch, A, extra)
+    r = recipe(name, kl=0.04, kl_estimator=estimator, entropy=0.01)
+    out, grad = run(r, batch | dict(ref_logps=poison(reference, mask), entropy=poison(entropy, mask)))
+    close(out.loss, expected)
+    close(grad, wanted)
+    close(out.credit, run(recipe(name), batch)[0].credit)  # of the policy term alone
+
+
+# --- where recipes meet -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 0.1, 0.5]))
+def test_mpo_with_k_one_is_grpo_to_the_last_bit(dtype, mask, seed, rewards, scale):
+    batch = {k: v.to(dtype) if isinstance(v, torch.Tensor) and v.dtype == torch.double and k != "mask" else v for k, v in draw(mask, seed, rewards, scale).items()}
+    (a, grad), (b, other) = run(recipe("mpo", k=1), batch), run(recipe("grpo"), batch)
+    assert torch.equal(grad, other)
+    for name in ("loss", "ratio", "clipped", "credit", "clip_fraction", "approx_kl"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+@given(batches, seeds, outcomes)
+def test_mpo_without_future_is_grpo_and_on_policy_differs_at_the_edges_only(mask, seed, rewards):
+    batch = draw(mask, seed, rewards, 0.3)
+    same(run(recipe("mpo", k=4, future=0.0), batch), run(recipe("grpo"), batch))
+    on = batch | dict(old_logps=batch["logps"])
+    (_, grad), (_, token) = run(recipe("mpo", k=3, future=0.4), on), run(recipe("grpo"), on)
+    inner = ref.place(mask, [[float(2 <= j < len(p) - 2) for j in range(len(p))] for p in ref.kept(mask)]).bool()
+    close(grad[inner], token[inner])
+
+
+@given(batches, seeds, outcomes, st.sampled_from([5e-4, 0.2]))
+def test_gspo_token_is_gspo_when_the_advantage_is_constant(mask, seed, rewards, scale):
+    batch = draw(mask, seed, rewards, scale)
+    a, b = run(recipe("gspo_token"), batch), run(recipe("gspo"), batch)
+    close(a[0].credit.sum(1), b[0].credit.sum(1))
+    same(a, b)
+
+
+def test_gspo_token_is_not_gspo_when_advantages_differ_by_token():
+    batch = draw(AWKWARD, 0, [0.0] * ROWS, 1e-4)
+    A = torch.randn(AWKWARD.shape, generator=generator(1), dtype=torch.double)
+    a, b = run(recipe("gspo_token"), batch, A), run(recipe("gspo"), batch, A)
+    close(a[0].loss, b[0].loss)
+    assert (a[1] - b[1]).abs().max() > 1e-3
+
+
+@given(batches, seeds, outcomes, st.integers(1, 9))
+def test_lpo_between_grpo_and_gspo(mask, seed, rewards, k):
+    "One-token sentences: GRPO. One sentence: GSPO's ratio. K-token sentences: disjoint MPO with uniform weights."
+    batch = draw(mask, seed, rewards, 0.3)
+    same(run(recipe("lpo"), batch | dict(blocks=token_blocks(mask))), run(recipe("grpo"), batch))
+    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", clip=(0.2, 0.2)), batch))
+    same(run(recipe("lpo"), batch | dict(blocks=fixed_blocks(mask, k))), run(recipe("mpo", actions=BlockActions(k)), batch))
+
+
+@given(batches, seeds, outcomes)
+def test_disjoint_mpo_longer_than_the_response_is_gspo(mask, seed, rewards):
+    batch = draw(mask, seed, rewards, 5e-4)
+    same(run(recipe("mpo", actions=BlockActions(mask.shape[1]), clip=(3e-4, 4e-4)), batch), run(recipe("gspo"), batch))
+
+
+@given(st.integers(1, 8), seeds, outcomes, st.sampled_from([5e-4, 0.3]))
+def test_equal_lengths_make_the_aggregates_agree(T, seed, rewards, scale):
+    "Then DAPO with GRPO's clip range is GRPO, TEPO with GSPO's is GSPO, and Dr. GRPO with L_max = T is GRPO without the std."
+    batch = draw(torch.ones(ROWS, T), seed, rewards, scale)
+    same(run(recipe("dapo", clip=(0.2, 0.2)), batch), run(recipe("grpo"), batch))
+    same(run(recipe("tepo", clip=(3e-4, 4e-4)), batch), run(recipe("gspo"), batch))
+    same(run(recipe("dr_grpo"), batch | dict(max_length=T)), run(recipe("grpo", advantage="group-mean"), batch))
+
+
+@given(batches, seeds, outcomes)
+def test_one_token_responses_make_gspo_grpo(mask, seed, rewards):
+    first = mask.long() * (mask.long().cumsum(1) == 1)
+    batch = draw(first, seed, rewards, 0.3)
+    for name in ("gspo", "gspo_token", "tepo", "mpo"):
+        same(run(recipe(name, clip=(0.2, 0.2), aggregate="token-mean"), batch), run(recipe("grpo", aggregate="token-mean"), batch))
+
+
+@given(batches, seeds, outcomes)
+def test_gmpo_without_a_bound_is_gspo_without_a_clip(mask, seed, rewards):
+    batch = draw(mask, seed, rewards, 0.5)
+    same(run(recipe("gmpo", clip=(math.inf, math.inf)), batch), run(recipe("gspo", surrogate="none"), batch))
+
+
+@given(batches, seeds, outcomes)
+def test_cispo_on_policy_has_the_gradient_of_token_level_ppo(mask, seed, rewards):
+    batch = draw(mask, seed, rewards, 0.5)
+    on = batch | dict(old_logps=batch["logps"])
+    close(run(recipe("cispo"), on)[1], run(recipe("dapo", clip=(0.2, 0.2)), on)[1])
+
+
+@pytest.mark.parametrize("name", recipes)
+def test_groups_without_a_difference_and_empty_responses_train_on(name):
+    "Advantage 0 everywhere, and one response without a token: a loss of 0 with a gradient of 0, not NaN."
+    for rewards in ([1.0] * ROWS, [0.0] * ROWS):
+        out, grad = run(recipe(name), draw(AWKWARD, 0, rewards, 0.3))
+        assert out.loss == 0 and torch.equal(grad, torch.zeros_like(grad))
+    out, grad = run(recipe(name), draw(torch.zeros(ROWS, 4), 0, [0.0, 1.0] * 3, 0.3))
+    assert out.loss == 0 and torch.equal(grad, torch.zeros(ROWS, 4, dtype=torch.double))
+
+
+@pytest.mark.parametrize("name", recipes)
+@given(mask=batches, seed=seeds, rewards=outcomes, cut=st.integers(1, ROWS - 1))
+@settings(max_examples=10)
+def test_micro_batches_with_the_whole_batch_s_normalizer(name, mask, seed, rewards, cut):
+    "Value and gradient of a batch in two parts, penalties included, groups cut anywhere."
+    r, batch = recipe(name, kl=0.1, entropy=0.02), draw(mask, seed, rewards, 0.3)
+    g = generator(seed + 1)
+    batch |= dict(ref_logps=poison(-torch.rand(mask.shape, generator=g, dtype=torch.double), mask), entropy=torch.rand(mask.shape, generator=g, dtype=torch.double),
+                  advantages=r.advantages(batch["rewards"], GROUP))
+    whole, grad = run(r, batch, batch["advantages"])
+    batch |= dict(normalizer=loss_normalizer(mask, r.aggregate, r.action_space(batch), LONGEST), token_normalizer=loss_normalizer(mask, "token-mean"))
+    parts = [run(r, {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, batch["advantages"][rows]) for rows in (slice(cut), slice(cut, None))]
+    close(sum(out.loss for out, _ in parts), whole.loss)
+    close(torch.cat([g for _, g in parts]), grad)
+    close(torch.cat([out.credit for out, _ in parts]), whole.credit)
+
+
+# --- recipes as data ------------------------------------------------------------------------------------------------
+
+def test_advantage_rules():
+    rewards = [1.0, 0.0, 0.25, 1.0, 1.0, 0.0]
+    for rule, expected in (("group-std", ref.group_advantages(rewards, GROUP)), ("group-mean", ref.group_advantages(rewards, GROUP, "none")), ("leave-one-out", ref.leave_one_out(rewards, GROUP))):
+        close(recipe("grpo", advantage=rule).advantages(torch.tensor(rewards, dtype=torch.double), GROUP), torch.tensor(expected, dtype=torch.double))
+
+
+@pytest.mark.parametrize("name", recipes)
+def test_every_choice_names_its_source(name):
+    r, plain = recipe(name), Recipe(name)
+    assert r.name == name
+    chosen = [f.name for f in fields(Recipe) if f.name not in ("name", "sources") and getattr(r, f.name) != getattr(plain, f.name)]
+    assert all(r.sources.get(field) for field in chosen), chosen
+    assert any("arXiv" in source or "Ling 2.0" in source for source in r.sources.values())
+
+
+def test_values_from_the_papers():
+    "METHODS: clip ranges, and the switches that only DAPO has."
+    clips = {name: recipe(name).clip for name in recipes}
+    assert clips == {n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "lpo", "tepo")} | dict(dapo=(0.2, 0.28), gspo=(3e-4, 4e-4), gspo_token=(3e-4, 4e-4), gmpo=(0.4, 0.4), cispo=(1.0, 4.0))
+    assert recipe("mpo").actions == WindowActions(4, 0.2) and recipe("mpo", k=2, beta=[0.5, 0.5]).actions == WindowActions(2, beta=(0.5, 0.5))
+    assert [name for name in recipes if recipe(name).drop_dead_groups or recipe(name).overlong_buffer] == ["dapo"]
+    assert not any(recipe(name).kl or recipe(name).entropy for name in recipes)
+
+
+def test_only_lpo_reads_the_text():
+    mask, tokens = torch.tensor([[1, 1, 1]]), [["a.", "b", "c"]]
+    assert recipe("lpo").blocks(mask, tokens).tolist() == [[0, 1, 1]]
+    assert [name for name in recipes if recipe(name).blocks(mask, tokens) is not None] == ["lpo"]
+
+
+ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.ones(2, 3), advantages=torch.zeros(2))
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: recipe("ppo2"), ["'ppo2'", "mpo, grpo", "tepo"]),
+    (lambda: recipe("mpo", window=3), ["'mpo'", "'window'", "future"]),
+    (lambda: recipe("grpo", k=3), ["'grpo'", "'k'", "clip"]),
+    (lambda: recipe("mpo", k=0), ["k=0", "at least 1"]),
+    (lambda: recipe("mpo", future=1.0), ["future=1.0", "[0, 1)"]),
+    (lambda: recipe("mpo", k=3, beta=(0.5, 0.5)), ["beta", "2 weights", "k=3"]),
+    (lambda: recipe("grpo", advantage="std"), ["advantage='std'", "group-std"]),
+    (lambda: recipe("grpo", surrogate="trpo"), ["surrogate='trpo'", "cispo"]),
+    (lambda: recipe("grpo", aggregate="mean"), ["aggregate='mean'", "token-mean"]),
+    (lambda: recipe("grpo", kl_estimator="k4"), ["kl_estimator='k4'", "k3"]),
+    (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
+    (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", ">= 0"]),
+    (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", ">= 0"]),
+    (lambda: recipe("dapo", overlong_buffer=1.5), ["overlong_buffer=1.5", "[0, 1]"]),
+    (lambda: recipe("grpo", clip=(-0.2, 0.2)), ["clip=(-0.2, 0.2)", ">= 0"]),
+    (lambda: recipe("grpo", dual_clip=1.1), ["dual_clip=1.1", "1.2"]),
+    (lambda: recipe("cispo", dual_clip=6.0), ["dual_clip=6.0", "cispo"]),
+    (lambda: recipe("lpo").loss(ZERO), ["'lpo'", "batch['blocks']", "recipe.blocks"]),
+    (lambda: recipe("grpo", kl=0.1).loss(ZERO), ["kl=0.1", "batch['ref_logps']"]),
+    (lambda: recipe("grpo", entropy=0.1).loss(ZERO), ["entropy=0.1", "batch['entropy']"]),
+    (lambda: recipe("dr_grpo").loss(ZERO), ["max_length=None", "generation limit"]),
+    (lambda: recipe("grpo").loss({k: v for k, v in ZERO.items() if k != "old_logps"}), ["old_logps", "batch"]),
+    (lambda: recipe("grpo").advantages(torch.tensor([1.0, 0.0]), 1), ["group_size=1", "at least 2"]),
+    (lambda: recipe("grpo").advantages(torch.tensor([1.0, ref.NAN]), 2), ["rewards[1]=nan", "reward function"]),
+])
+def test_bad_input_is_named(call, words):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert all(word in str(error.value) for word in words), str(error.value)
