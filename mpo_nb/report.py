@@ -65,7 +65,7 @@ def _curve(runs: list[RunData], rows: str, key: str, fig: go.Figure, form: str) 
         fig.add_scatter(x=x, y=[p[key] for p in points], name=escape(r.label), legendgroup=r.label, mode="lines+markers" if len(points) < 60 else "lines", customdata=custom, hovertemplate=form, **look)
     return fig
 
-# %% ../nbs/lib/report.ipynb #a35a5641
+# %% ../nbs/lib/report.ipynb #a842ee00
 def _ratio_figure(compared: list[RatioRow]) -> go.Figure:
     "Histograms of the ratios, both axes logarithmic, with the clip ranges; an empty bin is drawn at half an action."
     fig, token = _figure("Importance ratios of the same tokens", "importance ratio (log scale)", "share of actions (log scale)", type="log", tickformat="~%"), compared[0]
@@ -76,7 +76,7 @@ def _ratio_figure(compared: list[RatioRow]) -> go.Figure:
         counts = torch.histogram(r.log_ratio.clamp(-reach, reach).cpu(), edges).hist
         n = max(1, len(r.log_ratio)); share = [max(c, 0.5) / n for c in counts.tolist()]
         fig.add_scatter(x=centres, y=share, mode="lines", name=escape(r.label), line=dict(shape="hvh", width=2, dash=_dashes[i % 6], color=f"rgb({_colours[i % 6]})"), customdata=[[math.exp(x), int(c), n] for x, c in zip(centres, counts.tolist())], hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]} of %{customdata[2]} actions")
-    fig.add_vrect(x0=low, x1=high, fillcolor="rgba(128,128,128,.15)", line_width=0, layer="below", annotation_text=f"clip range {math.exp(low):.3g} to {math.exp(high):.3g}", annotation_position="top left")
+    fig.add_vrect(x0=low, x1=high, fillcolor="rgba(128,128,128,.15)", line_width=0, layer="below", annotation=dict(text=f"clip range<br>{math.exp(low):.3g} to {math.exp(high):.3g}", align="right", font_size=12), annotation_position="top right")
     for r in (r for r in compared if r.control is not None and r.recipe.clip == token.recipe.clip):
         for x in (low / r.factor, high / r.factor): fig.add_vline(x=x, line=dict(color="#888", width=1.5, dash="dot"))
     ticks = [v for v in (.1, .25, .5, .67, .8, .9, 1, 1.1, 1.2, 1.5, 2, 4, 10) if abs(math.log(v)) <= reach]
@@ -181,7 +181,7 @@ document.querySelectorAll('.mpo-tokens').forEach(list => {
   })
 })"""
 
-# %% ../nbs/lib/report.ipynb #79f27387
+# %% ../nbs/lib/report.ipynb #efed6799
 def _table(runs: list[RunData]) -> str:
     "One column for each run."
     def number(x, form): return "–" if not math.isfinite(x) else form.format(x)
@@ -190,7 +190,8 @@ def _table(runs: list[RunData]) -> str:
         "Greedy accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "greedy"), "Clip fraction, mean over steps": lambda r: _percent(_mean(r.rows, "clip_fraction"), 2),
         "Spread: standard deviation of the log-ratio, mean over steps": lambda r: number(_mean(r.rows, "log_ratio_std"), "{:.4f} nats"),
         "Ratios, 1% to 99% quantile, mean over steps": lambda r: f"{number(_mean(r.rows, 'ratio_q01'), '{:.3f}')} to {number(_mean(r.rows, 'ratio_q99'), '{:.3f}')}", "Training time, evaluation left out": lambda r: number(float(next((p["seconds"] for p in reversed(r.rows) if p.get("seconds") is not None), math.nan)), "{:.0f} s")}
-    body = "".join(f'<tr><th scope="row">{name}</th>' + "".join(f"<td>{escape(str(f(r)))}</td>" for r in runs) + "</tr>" for name, f in rows.items())
+    def cell(text): return "<td>" + escape(text).replace("–", "\u2060–\u2060") + "</td>" # an interval is not broken at its dash
+    body = "".join(f'<tr><th scope="row">{name}</th>' + "".join(cell(f(r)) for r in runs) + "</tr>" for name, f in rows.items())
     return f'<div class="scroll" tabindex="0" role="region" aria-label="The runs in numbers"><table><thead><tr><td></td>{"".join(f"<th scope=col>{escape(r.label)}</th>" for r in runs)}</tr></thead><tbody>{body}</tbody></table></div>'
 
 _captions = dict(accuracy="One response to each problem, at the training temperature.", reward="Mean over the step's sampled responses.", clip_fraction="Share of tokens whose action lost its gradient, over all updates of a step.",
@@ -205,7 +206,7 @@ def _figure_data(figures: dict[str, go.Figure]) -> str:
     plain = {name: json.loads(go.Figure(f).update_layout(title=None, height=None, autosize=True, margin=dict(t=34)).to_json()) for name, f in figures.items()}
     return json.dumps(plain).replace("<", "\\u003c")
 
-# %% ../nbs/lib/report.ipynb #a1f47b39
+# %% ../nbs/lib/report.ipynb #2b5b396f
 def _headline(runs: list[RunData]) -> str:
     "The result in one line, or what the page is about."
     told = [f"from {_percent(r.evaluations[0]['accuracy_sampled'])} to {_percent(r.evaluations[-1]['accuracy_sampled'])} with {r.label}" for r in runs if len(r.evaluations) > 1]
@@ -215,7 +216,7 @@ def report_html(runs: dict | list | str | Path, # label -> run folder, or run fo
                 ) -> str: # a whole HTML document
     "The report as text. Raises what `read_runs` raises."
     data = read_runs(runs); recipes = token_and_run_recipes(data); traces = [t for r in data for t in r.traces]
-    compared = compare_ratios(traces, recipes); figures = _figures(data, compared); chosen = choose_traces(data, recipes)
+    compared = compare_ratios(traces, recipes); figures = _figures(data, compared); chosen = choose_traces(data, recipes, max(2, min(6, 20_000 // max([1] + [len(t.tokens) for t in traces]))))
     missing = "".join(f"<li><b>{escape(r.label)}</b> {escape(sentence)}.</li>" for r in data for sentence in r.missing)
     sentences = "".join(f"<li>{escape(s)}</li>" for s in (_learning(data), _clipping(compared), _limits(data)))
     curves = "".join(_figure_html(n, f) for n, f in figures.items() if n != "ratios") or "<p>No steps were recorded, so there are no curves.</p>"

@@ -54,7 +54,7 @@ def signed(x: float, # any number
     text = f"{x:+.{digits}f}"
     return "0" if float(text) == 0 else text.replace("-", "−")
 
-# %% ../nbs/lib/strip.ipynb #f3fbcdb9
+# %% ../nbs/lib/strip.ipynb #2e82abf5
 strip_style = """<style>
 .mpo-strip{position:relative;padding-bottom:3.6em;line-height:1.25;color:inherit}
 .mpo-strip .mpo-title{font-weight:600;margin:0 0 .35em}
@@ -63,17 +63,17 @@ strip_style = """<style>
 .mpo-token.mpo-odd{border-top-color:rgba(128,128,128,.3)}
 .mpo-token.mpo-first{margin-left:5px}
 .mpo-token .mpo-text{padding:1px 2px;border-bottom:2px solid transparent;max-width:100%;print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.mpo-token.mpo-clipped .mpo-text{background-image:repeating-linear-gradient(135deg,transparent 0 3px,rgba(128,128,128,.6) 3px 4.2px)}
+.mpo-token.mpo-clipped .mpo-text{background-image:repeating-linear-gradient(135deg,transparent 0 3.5px,rgba(128,128,128,.85) 3.5px 4.7px)}
 .mpo-token.mpo-outside{opacity:.5}
 .mpo-token i{font-style:normal;opacity:.6}
 .mpo-number{font-size:10px;min-width:3.1em;text-align:center;padding:1px 2px 0;opacity:.85;font-variant-numeric:tabular-nums}
 .mpo-token:focus{outline:2px solid currentColor;outline-offset:1px}
-.mpo-token:hover::after,.mpo-token:focus::after{content:attr(data-info);position:absolute;left:0;right:0;bottom:.2em;min-height:2.9em;white-space:normal;font:13px/1.4 system-ui,sans-serif;background:var(--jp-layout-color1,Canvas);color:var(--jp-ui-font-color1,CanvasText)}
+.mpo-token:hover::after,.mpo-token:focus::after{content:attr(aria-label);position:absolute;left:0;right:0;bottom:.2em;min-height:2.9em;white-space:normal;font:13px/1.4 system-ui,sans-serif;background:var(--jp-layout-color1,Canvas);color:var(--jp-ui-font-color1,CanvasText)}
 .mpo-token:hover::after{z-index:2}
 .mpo-hint{position:absolute;left:0;bottom:.2em;min-height:2.9em;font:13px/1.4 system-ui,sans-serif;opacity:.6}
 .mpo-legend{display:flex;flex-wrap:wrap;gap:.3em 1.2em;align-items:center;font:12px/1.5 system-ui,sans-serif;margin:.1em 0 0}
 .mpo-legend b{font-weight:400;padding:0 .5em;border-bottom:2px solid transparent;print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.mpo-legend .mpo-hatch{background-image:repeating-linear-gradient(135deg,transparent 0 3px,rgba(128,128,128,.6) 3px 4.2px)}
+.mpo-legend .mpo-hatch{background-image:repeating-linear-gradient(135deg,transparent 0 3.5px,rgba(128,128,128,.85) 3.5px 4.7px)}
 @media print{.mpo-strip{padding-bottom:0;break-inside:avoid}.mpo-hint{display:none}.mpo-token::after{display:none}}
 </style>"""
 
@@ -103,13 +103,13 @@ def _info(trace: Trace, i: int, value: float, label: str, block: int, ratio: flo
     if not trace.mask[i]: parts.append("not the policy's own")
     return f"token {i + 1}, {trace.tokens[i]!r}: " + ", ".join(parts + ([f"{label} {signed(value, 3)}"] if math.isfinite(value) else []))
 
-# %% ../nbs/lib/strip.ipynb #f7d8a88e
+# %% ../nbs/lib/strip.ipynb #0f15c90f
 def _token(trace, i, value, limit, label, block, first, ratio, clipped, numbers) -> str:
     "One token as HTML."
     info = escape(_info(trace, i, value, label, block, ratio, clipped), quote=True)
     classes = ["mpo-token"] + [name for name, on in (("mpo-first", first), ("mpo-odd", block % 2 == 1), ("mpo-clipped", clipped), ("mpo-outside", not trace.mask[i])) if on]
     number = f'<span class="mpo-number" aria-hidden="true">{signed(value)}</span>' if numbers else ""
-    return (f'<span class="{" ".join(classes)}" role="listitem" tabindex="0" data-token="{i}" data-block="{block}" data-info="{info}" title="{info}" aria-label="{info}">'
+    return (f'<span class="{" ".join(classes)}" role="listitem" tabindex="0" data-token="{i}" data-block="{block}" aria-label="{info}">'
             f'<span class="mpo-text" style="{value_style(value, limit)}">{visible_html(trace.tokens[i])}</span>{number}</span>' + ("<br>" if "\n" in trace.tokens[i] else ""))
 
 _hint = '<div class="mpo-hint" aria-hidden="true">Point at a token, or move to it with the keyboard, for its numbers.</div>'
