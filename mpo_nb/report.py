@@ -153,10 +153,9 @@ def _limits(runs: list[RunData]) -> str:
         return once + ", nor anything about reasoning at large: the model is tiny, its demonstrations were made wrong on purpose now and then, and what training removes here is mostly those injected mistakes."
     return once + ", nor how the recipes compare with other seeds, models or tasks."
 
-# %% ../nbs/lib/report.ipynb #fc98451f
+# %% ../nbs/lib/report.ipynb #d55049dc
 _css = """:root{color-scheme:light dark;--fg:#1c2024;--soft:#5b636b;--line:#d8dce0;--bg:#fff;--box:#f5f7f9}
 @media (prefers-color-scheme:dark){:root{--fg:#e8eaed;--soft:#a4abb3;--line:#3a4048;--bg:#14171b;--box:#1d2126}}
-@media print{:root{color-scheme:light;--fg:#000;--soft:#444;--line:#bbb;--bg:#fff;--box:#fff}.choose{display:none}figure,table,.panel{break-inside:avoid}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}h1{font-size:1.7rem;line-height:1.25;margin:0 0 .4em;text-wrap:balance}h2{font-size:1.2rem;margin:2.2em 0 .5em}
 p{max-width:76ch}.soft,.sum,figcaption span{color:var(--soft)}.sum{font-size:.9rem;margin:.1em 0 1.6em}code{font-size:.95em;background:var(--box);padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}
@@ -164,7 +163,8 @@ p{max-width:76ch}.soft,.sum,figcaption span{color:var(--soft)}.sum{font-size:.9r
 .missing{border-left:4px solid #e69f00;background:var(--box);padding:.6em 1em;margin:1.2em 0}.missing ul{margin:.2em 0;padding-left:1.2em}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:1.6em 1.6em}figure{margin:0;min-width:0;display:flex;flex-direction:column}figcaption{font-weight:600}figcaption span{display:block;font-weight:400;font-size:.9rem}
 .plot{height:330px;width:100%;margin-top:auto}.plot .cartesianlayer text,.plot .infolayer text{fill:var(--fg)!important}
-.choose{border:1px solid var(--line);border-radius:6px;padding:.5em .9em;margin:0 0 1.2em;display:flex;flex-wrap:wrap;gap:.2em 1.4em}.choose legend{color:var(--soft);font-size:.9rem;padding:0 .4em}.choose label{white-space:nowrap}.panel[hidden]{display:none}"""
+.choose{border:1px solid var(--line);border-radius:6px;padding:.5em .9em;margin:0 0 1.2em;display:flex;flex-wrap:wrap;gap:.2em 1.4em}.choose legend{color:var(--soft);font-size:.9rem;padding:0 .4em}.choose label{white-space:nowrap}.panel[hidden]{display:none}.mpo-strip{--mpo-background:var(--bg);--mpo-colour:var(--fg)}
+@media print{:root{color-scheme:light;--fg:#000;--soft:#444;--line:#bbb;--bg:#fff;--box:#fff}.choose{display:none}figure,table,.panel{break-inside:avoid}}"""
 
 _script = """const figures = JSON.parse(document.getElementById('figures').textContent)
 for (const [name, f] of Object.entries(figures)) Plotly.newPlot('plot-' + name, f.data, f.layout, {displayModeBar: false, responsive: true})
@@ -206,7 +206,7 @@ def _figure_data(figures: dict[str, go.Figure]) -> str:
     plain = {name: json.loads(go.Figure(f).update_layout(title=None, height=None, autosize=True, margin=dict(t=34)).to_json()) for name, f in figures.items()}
     return json.dumps(plain).replace("<", "\\u003c")
 
-# %% ../nbs/lib/report.ipynb #2b5b396f
+# %% ../nbs/lib/report.ipynb #20d2a058
 def _headline(runs: list[RunData]) -> str:
     "The result in one line, or what the page is about."
     told = [f"from {_percent(r.evaluations[0]['accuracy_sampled'])} to {_percent(r.evaluations[-1]['accuracy_sampled'])} with {r.label}" for r in runs if len(r.evaluations) > 1]
@@ -227,7 +227,7 @@ def report_html(runs: dict | list | str | Path, # label -> run folder, or run fo
 {f'<div class="missing" role="note"><b>What is missing</b><ul>{missing}</ul></div>' if missing else ''}
 <h2>The runs in numbers</h2>{_table(data)}
 <h2>Learning curves</h2><div class="figures">{curves}</div>
-<h2>One response, and the credit of its tokens</h2><p>Credit is the weight with which the gradient pushes a token's log-probability, worked out from the log-ratios that were recorded during training. A token-level recipe gives every token the advantage times its ratio, or nothing when clipped; windows share it out.</p>{_responses(chosen, recipes)}
+<h2>One response, and the credit of its tokens</h2><p>Credit is the weight with which the gradient pushes a token's log-probability, worked out from the log-ratios that were recorded during training. A token-level recipe gives every token the advantage times its ratio, or nothing when clipped. Windows share it out: the first tokens belong to fewer windows and get less, the last ones get more.</p>{_responses(chosen, recipes)}
 <h2>Ratios, and how much is averaging</h2><div class="figures">{ratios}</div>
 <h2>What this shows, and what it does not</h2><ol>{sentences}</ol></main>
 <script>{get_plotlyjs()}</script><script type="application/json" id="figures">{_figure_data(figures)}</script><script>{_script}</script></body></html>"""

@@ -54,7 +54,7 @@ def signed(x: float, # any number
     text = f"{x:+.{digits}f}"
     return "0" if float(text) == 0 else text.replace("-", "−")
 
-# %% ../nbs/lib/strip.ipynb #2e82abf5
+# %% ../nbs/lib/strip.ipynb #c790f7c6
 strip_style = """<style>
 .mpo-strip{position:relative;padding-bottom:3.6em;line-height:1.25;color:inherit}
 .mpo-strip .mpo-title{font-weight:600;margin:0 0 .35em}
@@ -68,7 +68,8 @@ strip_style = """<style>
 .mpo-token i{font-style:normal;opacity:.6}
 .mpo-number{font-size:10px;min-width:3.1em;text-align:center;padding:1px 2px 0;opacity:.85;font-variant-numeric:tabular-nums}
 .mpo-token:focus{outline:2px solid currentColor;outline-offset:1px}
-.mpo-token:hover::after,.mpo-token:focus::after{content:attr(aria-label);position:absolute;left:0;right:0;bottom:.2em;min-height:2.9em;white-space:normal;font:13px/1.4 system-ui,sans-serif;background:var(--jp-layout-color1,Canvas);color:var(--jp-ui-font-color1,CanvasText)}
+.mpo-token:hover::after,.mpo-token:focus::after{content:attr(aria-label);position:absolute;left:0;right:0;bottom:.2em;min-height:2.9em;white-space:normal;font:13px/1.4 system-ui,sans-serif;background:var(--mpo-background,var(--jp-layout-color1,Canvas));color:var(--mpo-colour,var(--jp-ui-font-color1,CanvasText))}
+.mpo-token:focus::after{z-index:1}
 .mpo-token:hover::after{z-index:2}
 .mpo-hint{position:absolute;left:0;bottom:.2em;min-height:2.9em;font:13px/1.4 system-ui,sans-serif;opacity:.6}
 .mpo-legend{display:flex;flex-wrap:wrap;gap:.3em 1.2em;align-items:center;font:12px/1.5 system-ui,sans-serif;margin:.1em 0 0}
