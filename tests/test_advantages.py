@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mpo_nb.advantages import (block_gae, block_value, boundary_advantages, distribute, gae, group_advantages, leave_one_out,
                                overlong_penalty)
-from mpo_nb.blocks import block_sizes, block_sum, fixed_blocks, sequence_block, token_blocks
+from mpo_nb.blocks import block_sizes, block_sum, token_blocks
 
 rates = st.sampled_from([0.0, 0.5, 0.95, 1.0])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpo_nb.actions import BlockActions, WindowActions
 from mpo_nb.blocks import fixed_blocks, sequence_block, token_blocks
-from mpo_nb.losses import kl_penalty, loss_normalizer
+from mpo_nb.losses import loss_normalizer
 from mpo_nb.recipes import Recipe, recipe, recipes
 
 GROUP, ROWS, LONGEST = 3, 6, 16

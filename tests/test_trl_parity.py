@@ -3,7 +3,6 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
-import reference as ref
 import torch
 from batches import close, draw_batch, generator, leaf
 from hypothesis import given
