@@ -63,6 +63,12 @@ def test_notebooks_are_clean(root, fresh):
     compare(files(root / "nbs", "*.ipynb"), files(fresh / "nbs", "*.ipynb"), "notebooks")
 
 
+def test_notebooks_store_no_widgets(root):
+    "A progress bar of a run long past: nbdev_clean keeps its state, a page shows none of it."
+    with_widgets = [name for name, text in files(root / "nbs", "*.ipynb").items() if "application/vnd.jupyter.widget" in text]
+    assert not with_widgets, f"widget state in {with_widgets}: switch the progress bar off, or delete the output, and save without widget state"
+
+
 def test_readme_is_the_index_notebook(root):
     done = subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
