@@ -2,6 +2,8 @@
 
     python scripts/docs.py
 
+A page is its notebook, exported code included: in settings.ini, skip_procs keeps nbdev from taking that out.
+
 Figures: a notebook stores a figure as `HTML(fig.to_html(full_html=False, include_plotlyjs=False))`; the site carries one
 copy of plotly.js, and each page that draws a figure loads that. Formulas become MathML, so no page asks another host for
 anything. The pages show stored outputs: no notebook is run.
@@ -19,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 EXPECTED = re.compile("output-file|html-math-method")  # options that quarto reads and smalldocs does not
+SHOW_DOC, HEADING = re.compile(r"^show_doc\(", re.MULTILINE), re.compile(r"^#+ .*$", re.MULTILINE)
 KATEX = re.compile(r'<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\n?')
 
 
@@ -37,7 +40,26 @@ def prepare() -> Path:
         pages = proc_nbs(n_workers=0, force=True)
     if not (pages / "index.ipynb").exists():
         raise SystemExit(f"docs: nbdev wrote no index page from {get_config().nbs_path}")
+    title_sources(pages)
     return pages
+
+
+def title_sources(pages: Path):
+    "Puts nbdev's heading for a symbol above its source; the signature that nbdev adds would say the same again."
+    import nbformat
+    for path in pages.rglob("*.ipynb"):
+        notebook, cells = nbformat.read(path, as_version=4), []
+        for cell in notebook.cells:
+            if cell.source.startswith("#| default_exp"):
+                continue
+            if cell.cell_type == "code" and SHOW_DOC.search(cell.source):
+                documented = cell.outputs[0].data["text/markdown"]
+                cell = nbformat.v4.new_markdown_cell(HEADING.search("".join(documented))[0])
+                cells.insert(len(cells) - 1, cell)
+            else:
+                cells.append(cell)
+        notebook.cells = cells
+        nbformat.write(notebook, path)
 
 
 def renderer() -> list[str]:
