@@ -6,20 +6,20 @@
 __all__ = ['RunData', 'configured', 'read_run', 'read_runs', 'made_up_run', 'spread_factor', 'RatioRow', 'compare_ratios',
            'token_and_run_recipes', 'describe_actions', 'choose_traces']
 
-# %% ../nbs/lib/runs.ipynb #65e953a7
-import json
+# %% ../nbs/lib/runs.ipynb #d0c5d649
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 import torch
 from torch import Tensor
 from .actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .checkpoint import Run
+from .config import TrainConfig, configured_recipe, described
 from .recipes import Recipe, recipe
 from .strip import trace_loss
 from .traces import Trace, load_traces
 
-# %% ../nbs/lib/runs.ipynb #b04f05bb
+# %% ../nbs/lib/runs.ipynb #2628a1c0
 @dataclass
 class RunData:
     "A run as its folder tells it."
@@ -32,10 +32,11 @@ class RunData:
     missing: list[str] = field(default_factory=list) # sentences
 
 def configured(config: dict) -> Recipe | None:
-    "The recipe that a run's configuration names, or None."
-    options = dict(k=config.get("k", 4), future=config.get("future", 0.2)) if config.get("recipe") == "mpo" else {}
-    try: return recipe(config["recipe"], **options | {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(config.get("recipe_options") or "{}").items()})
-    except (KeyError, ValueError, TypeError): return None
+    "The recipe that a run's configuration names, or None where it does not fully say."
+    known = {f.name: config[f.name] for f in fields(TrainConfig) if f.name in config}
+    try: made = configured_recipe(TrainConfig(**known)) if "recipe" in known else None
+    except (ValueError, TypeError): return None
+    return None if made is None or config.get("resolved_recipe", described(made)) != described(made) else made
 
 def read_run(label: str, # what the page calls it
              path: str | Path, # the run's folder

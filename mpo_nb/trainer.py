@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainer', 'TrainConfig']
 
-# %% ../nbs/lib/trainer.ipynb #0c2375f2
+# %% ../nbs/lib/trainer.ipynb #53db3909
 import json
 import math
 import signal
@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, get_sc
 from .advantages import overlong_penalty
 from .batches import Batch, draw_seed, forward, frozen_logps, micro_batches, step_problems
 from .checkpoint import Run, load_optimizer, quiet_files
-from .config import TrainConfig, choose_precision, configured_recipe, json_options
+from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
 from .losses import kl_penalty, loss_normalizer
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb
 from .recipes import Recipe
@@ -62,7 +62,7 @@ class _Interruptible:
         self.shielded = False
         if self.asked: raise KeyboardInterrupt
 
-# %% ../nbs/lib/trainer.ipynb #e867cf97
+# %% ../nbs/lib/trainer.ipynb #60d85c2e
 class _Setup:
     "What a trainer needs before its first step."
     def __init__(self,
@@ -77,15 +77,15 @@ class _Setup:
         name = tiny_model_path() if config.model == "tiny" else config.model
         self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(name)
         check_tokenizer(self.tokenizer)
-        described = (model.config if model is not None else AutoConfig.from_pretrained(name)).get_text_config()
+        shape = (model.config if model is not None else AutoConfig.from_pretrained(name)).get_text_config()
         for problems in (self.task.train, self.task.test):
-            encode_prompts(self.tokenizer, [p["prompt"] for p in problems], config.max_new_tokens, getattr(described, "max_position_embeddings", None))
+            encode_prompts(self.tokenizer, [p["prompt"] for p in problems], config.max_new_tokens, getattr(shape, "max_position_embeddings", None))
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
         self.run, self.interrupt = Run(config.output), _Interruptible()
         earlier = None if config.overwrite else self.run.config
-        if config.precision == "auto": config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, described.hidden_size))
+        if config.precision == "auto": config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))
         self.config = config
-        self.run.begin(asdict(config) | dict(resolved_recipe=repr(replace(self.recipe, sources={}))), config.overwrite)
+        self.run.begin(asdict(config) | dict(resolved_recipe=described(self.recipe)), config.overwrite)
         with quiet_files():
             self.model = (model if model is not None else AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)).to(self.device)
         self._prepare_model()
