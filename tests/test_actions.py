@@ -113,6 +113,18 @@ def test_one_block_is_the_sequence(mask, seed, extra):
         close(BlockActions(blocks).weight(mask), TokenActions().weight(mask))
 
 
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+def test_ids_made_from_a_wider_mask_count_kept_tokens_only(reduce):
+    "A mask that drops tokens afterwards (whole blocks too): what is dropped leaves its block."
+    wide = fixed_blocks(torch.ones(1, 8), 2)
+    mask = torch.tensor([[1, 0, 1, 1, 0, 0, 1, 1]])
+    x = torch.tensor([[1.0, ref.NAN, 2, 4, ref.NAN, ref.NAN, 8, 16]])
+    expected = [[1.0, 0, 3, 3, 0, 0, 12, 12]] if reduce == "mean" else [[1.0, 0, 6, 6, 0, 0, 24, 24]]
+    actions = BlockActions(wide, reduce)
+    assert actions.log_ratio(x, mask).tolist() == actions.credit(x, mask).tolist() == expected
+    assert actions.weight(mask).tolist() == [[1, 0, 0.5, 0.5, 0, 0, 0.5, 0.5]]
+
+
 # --- MPO 3: joint, geometric and on-policy ratios -----------------------------------------------------------------
 
 @given(masks(), seeds, st.integers(1, 10))
