@@ -8,11 +8,13 @@ All cases take turns in one process, in a new random order each round, so that a
 """
 import argparse
 import csv
+import os
 import random
 import statistics
 import time
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: on a shared machine spinning ones slow everything down
 import torch
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
