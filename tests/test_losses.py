@@ -214,7 +214,15 @@ def test_ratio_clipped_and_approximate_kl(name, mask, seed):
         assert torch.equal(out[surrogate].clipped, ref.place(mask, expected).bool()), surrogate
         assert out[surrogate].clip_fraction.item() == pytest.approx(sum(map(sum, expected)) / n)
         assert out[surrogate].approx_kl.item() == pytest.approx(sum(math.exp(d) - 1 - d for row in delta for d in row) / n, abs=1e-12)
-    assert not any(x.requires_grad for x in (out["ppo"].ratio, out["ppo"].credit, out["ppo"].clip_fraction, out["ppo"].approx_kl))
+
+
+@pytest.mark.parametrize("surrogate", surrogates)
+def test_only_the_loss_carries_a_graph(surrogate):
+    "What is logged would otherwise keep every step's activations alive."
+    new, old, A = draw_batch(AWKWARD, 0)
+    out = policy_loss(leaf(new), old, A, AWKWARD, WindowActions(3), surrogate=surrogate)
+    assert out.loss.requires_grad
+    assert not any(x.requires_grad for x in (out.ratio, out.clipped, out.credit, out.clip_fraction, out.approx_kl))
 
 
 @pytest.mark.parametrize("surrogate", surrogates)
