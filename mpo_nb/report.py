@@ -120,7 +120,7 @@ def _responses(chosen: list[tuple[str, Trace]], recipes: dict[str, Recipe]) -> s
     radios = "".join(f'<label><input type="radio" name="response" value="{i}"{" checked" if i == 0 else ""}> {escape(_name(t, label))}</label>' for i, (label, t) in enumerate(chosen))
     return f'<fieldset class="choose"><legend>Choose a response (arrow keys move between them)</legend>{radios}</fieldset>' + "".join(_panel(t, recipes, i) for i, (_, t) in enumerate(chosen))
 
-# %% ../nbs/lib/report.ipynb #7e091988
+# %% ../nbs/lib/report.ipynb #0b086f36
 def _learning(runs: list[RunData]) -> str:
     "What the evaluations show."
     measured = [(r, r.evaluations[0], r.evaluations[-1]) for r in runs if len(r.evaluations) > 1]
@@ -138,10 +138,10 @@ def _clipping(compared: list[RatioRow]) -> str:
     blocks = [r for r in compared if r.control is not None and r.recipe.clip == compared[0].recipe.clip]
     if not blocks: return "There is no second action space with the same clip range whose ratios could be compared here; a smaller clip fraction would be no evidence by itself."
     token, r = compared[0], blocks[0]
-    fall, p = token.clip_fraction - r.clip_fraction, lambda x: _percent(x, 2 if x < .01 else 1)
+    fall, p = token.clip_fraction - r.clip_fraction, lambda x: _percent(x, 2 if x < .02 else 1)
     numbers = f"On the same recorded log-ratios, {r.label} clips {p(r.clip_fraction)} of actions and the token level {p(token.clip_fraction)}; widened by the factor 1/{r.factor:.2f} that averaging independent tokens alone accounts for, the token level would clip {p(r.control)}"
     if (clipped := round(token.clip_fraction * len(token.log_ratio))) < 50: verdict = f"with {clipped} of {len(token.log_ratio):,} tokens clipped there is too little to say how much of a difference is averaging" + (", and clipping can hardly be what sets the runs apart" if token.clip_fraction < 0.01 else "")
-    elif fall <= 0: verdict = "so there is no fall to explain"
+    elif fall < 2 * math.sqrt(2 * token.clip_fraction * (1 - token.clip_fraction) / len(token.log_ratio)): verdict = "so there is no fall, beyond two standard errors of such counts, to explain"
     else: verdict = f"so averaging by itself accounts for {'all' if (share := (token.clip_fraction - r.control) / fall) > .95 else f'about {100 * share:.0f}%' if share > .05 else 'none'} of the fall"
     return f"{numbers}: {verdict}; a smaller clip fraction is no evidence for a recipe by itself."
 
