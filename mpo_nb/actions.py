@@ -6,9 +6,10 @@
 __all__ = ['ActionSpace', 'TokenActions', 'window_beta', 'WindowActions', 'BlockActions', 'SequenceActions', 'TokenGradient',
            'weight_matrix']
 
-# %% ../nbs/lib/actions.ipynb #ad55d0d5
+# %% ../nbs/lib/actions.ipynb #2b473ca9
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,7 +109,7 @@ def window_beta(k: int, # tokens per window, at least 1
     if not 0 <= future < 1: raise ValueError(f"future={future}; the share of later tokens must be in [0, 1), e.g. 0.2")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
-# %% ../nbs/lib/actions.ipynb #cf4158e9
+# %% ../nbs/lib/actions.ipynb #320aa550
 @dataclass(frozen=True)
 class WindowActions(ActionSpace):
     "The next K kept tokens are the action that starts at t: MPO (arXiv 2602.14386). `k=1` is the token."
@@ -134,13 +135,13 @@ class WindowActions(ActionSpace):
         return (1.0,) * self.k if self.joint else window_beta(self.k, self.future) if self.beta is None else self.beta
 
     def _rescaling(self, lengths: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
-        "The map that divides each of a row's last k-1 windows by the sum of the weights whose tokens exist."
+        "The map that divides, in place, each of a row's last k-1 windows by the sum of the weights whose tokens exist."
         if self.joint or self.tail == "truncate": return lambda v: v
         last = min(self.k - 1, like.shape[1])
+        share = torch.tensor([1 / total for total in accumulate(self.weights[:last])], dtype=like.dtype, device=like.device)
         terms = torch.arange(1, last + 1, device=like.device).minimum(lengths.clamp(min=1)) # (B, last); a row of two tokens: 1, 2, 2, 2...
-        share = torch.tensor(self.weights[:last], dtype=torch.double).cumsum(0).reciprocal().to(like)[terms - 1]
-        place = (lengths - terms).clamp(min=0)
-        return lambda v: v.scatter(1, place, v.gather(1, place) * share)
+        place, factor = (lengths - terms).clamp(min=0), share[terms - 1]
+        return lambda v: v.scatter_(1, place, v.gather(1, place) * factor)
 
     def _map(self, x: Tensor, m: Tensor, back: bool) -> Tensor:
         "W, or W transposed, over the kept tokens."
@@ -148,7 +149,7 @@ class WindowActions(ActionSpace):
         def apply(x, lengths):
             rescale = self._rescaling(lengths, x)
             def forward(v): return rescale(_weighted_window(v, self.weights))
-            def transposed(v): return _weighted_window(rescale(v), self.weights, back=True)
+            def transposed(v): return _weighted_window(rescale(v.clone()), self.weights, back=True)
             return _Linear.apply(x, transposed, forward) if back else _Linear.apply(x, forward, transposed)
         return _over_kept(apply, x, m)
 
