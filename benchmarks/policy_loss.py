@@ -4,7 +4,7 @@ Every action space is compared with token level, and token level with the loss w
 usually write it: a dozen elementwise operations on tensors that are known to be clean, with no checks, no clip mask and no NaN under the mask.
 All cases take turns in one process, in a new random order each round, so that a machine whose speed drifts slows them alike.
 
-    python benchmarks/policy_loss.py        # about two minutes; writes benchmarks/policy_loss.csv
+    python benchmarks/policy_loss.py        # under a minute; writes benchmarks/policy_loss.csv
 """
 import argparse
 import csv
@@ -90,7 +90,7 @@ def table(times: dict[str, list[float]]) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=400)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     args = parser.parse_args()
     torch.set_num_threads(THREADS)

@@ -11,6 +11,11 @@ Two set-ups:
 - tail: most responses have 16 tokens and one in sixteen has 128. The lengths are forced on both sides by one hook on the model, which
   lets the end token be drawn at the given place and nowhere else; which rows are long is told by their prompts, two of the 32, which are longer.
 
+Where the time goes. Both sample and train through the same transformers model, so matrix products bound both. mpo_nb makes fewer of them:
+it has no pass for old log-probabilities; its training pass reads each prompt once, not once per response; rows that have
+ended leave the sampling batch; and a minibatch is cut into micro-batches of similar length. TRL pads all 256 rows to the longest of them in every pass, so the tail
+costs it most, and smaller micro-batches (`--trl-micro-batch 32`) do not help it.
+
     python benchmarks/trainer.py        # about four minutes; writes benchmarks/trainer.csv
 """
 import argparse
@@ -76,14 +81,16 @@ def our_trainer(setup: str, folder: str, limit: int) -> Trainer:
     return Trainer(config, model=make_model(setup, tokenizer), tokenizer=tokenizer, task=Task("chains", chains, chains, chain_reward))
 
 
-def trl_trainer(setup: str, folder: str, limit: int, iterations: int, micro: int = RESPONSES // MINIBATCHES) -> GRPOTrainer:
-    "`micro` responses in one forward pass, accumulated to minibatches of 128."
+def trl_trainer(setup: str, folder: str, limit: int, iterations: int, micro: int, lengths: list[float]) -> GRPOTrainer:
+    "`micro` responses in one forward pass, accumulated to minibatches of 128; the mean length of each iteration's responses is added to `lengths`."
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     parts = RESPONSES // MINIBATCHES // micro
     config = GRPOConfig(f"{folder}/trl-{setup}", per_device_train_batch_size=micro, gradient_accumulation_steps=parts, steps_per_generation=MINIBATCHES * parts, num_iterations=EPOCHS, num_generations=GROUP,
                         max_completion_length=limit, max_steps=UPDATES * iterations, learning_rate=1e-6, lr_scheduler_type="constant", beta=0.0, bf16=False, use_cpu=True, gradient_checkpointing=False,
                         shuffle_dataset=False, save_strategy="no", report_to="none", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False)
-    def reward(prompts, completions, answer, **_): return [chain_reward({"answer": a}, c) for a, c in zip(answer, completions)]
+    def reward(completions, completion_ids, answer, **_):
+        lengths.append(statistics.mean(map(len, completion_ids)))
+        return [chain_reward({"answer": a}, c) for a, c in zip(answer, completions)]
     return GRPOTrainer(make_model(setup, tokenizer), reward, config, Dataset.from_list(problems(setup)), processing_class=tokenizer)
 
 
@@ -99,8 +106,8 @@ def timed(owner, name: str, clock: dict[str, float]):
 
 class Turns(TrainerCallback):
     "After each of TRL's iterations, one of ours; both are timed."
-    def __init__(self, ours: Trainer, clock: dict[str, float]):
-        self.ours, self.clock, self.rows, self.last = ours, clock, [], {}
+    def __init__(self, ours: Trainer, clock: dict[str, float], lengths: list[float]):
+        self.ours, self.clock, self.lengths, self.rows = ours, clock, lengths, []
 
     def on_step_begin(self, args, state, control, **_):
         if state.global_step % UPDATES == 0:
@@ -115,14 +122,14 @@ class Turns(TrainerCallback):
         row = self.ours.step(len(self.rows) + 1)
         total = time.perf_counter() - start
         mine = {"sampling": row["seconds_sampling"], "old log-probabilities": 0.0, "training": total - row["seconds_sampling"], "total": total}
-        self.rows.append((mine, theirs, row["response_length"]))
+        self.rows.append((mine, theirs, row["response_length"], self.lengths[-1]))
 
 
-def measure(setup: str, iterations: int, micro: int = RESPONSES // MINIBATCHES) -> list[tuple[dict, dict, float]]:
-    "Seconds of each part of each iteration, ours and TRL's, the first (a warm-up) left out."
-    limit, clock = LONG if setup == "tail" else 48, {}
+def measure(setup: str, iterations: int, micro: int = RESPONSES // MINIBATCHES) -> list[tuple[dict, dict, float, float]]:
+    "Seconds of each part of each iteration and mean response lengths, ours and TRL's, the first (a warm-up) left out."
+    limit, clock, lengths = LONG if setup == "tail" else 48, {}, []
     with tempfile.TemporaryDirectory() as folder:
-        ours, trl = our_trainer(setup, folder, limit), trl_trainer(setup, folder, limit, iterations + 1, micro)
+        ours, trl = our_trainer(setup, folder, limit), trl_trainer(setup, folder, limit, iterations + 1, micro, lengths)
         timed(trl, "_generate_and_score_completions", clock)
         compute = trl._get_per_token_logps_and_entropies
         def rescoring(*args, **kwargs):
@@ -131,7 +138,7 @@ def measure(setup: str, iterations: int, micro: int = RESPONSES // MINIBATCHES) 
             if not torch.is_grad_enabled(): clock["old_logps"] = clock.get("old_logps", 0.0) + time.perf_counter() - start
             return found
         trl._get_per_token_logps_and_entropies = rescoring
-        turns = Turns(ours, clock)
+        turns = Turns(ours, clock, lengths)
         trl.add_callback(turns)
         trl.train()
     return turns.rows[1:]
@@ -148,7 +155,7 @@ def table(setup: str, rows: list) -> list[dict]:
         seconds = [statistics.median(x) for x in (ours, trl)]
         found.append({"setup": setup, "part": part, "seconds_ours": shown(seconds[0]), "seconds_trl": shown(seconds[1]), "ratio": shown(mid), "ratio_q25": shown(low), "ratio_q75": shown(high),
                       "responses_per_second_ours": shown(RESPONSES / seconds[0] if ratios else None, 1), "responses_per_second_trl": shown(RESPONSES / seconds[1], 1),
-                      "iterations": len(rows), "mean_length": shown(statistics.mean(r[2] for r in rows), 1)})
+                      "iterations": len(rows), "mean_length_ours": shown(statistics.mean(r[2] for r in rows), 1), "mean_length_trl": shown(statistics.mean(r[3] for r in rows), 1)})
     return found
 
 
