@@ -1,5 +1,6 @@
 "What is generated from the notebooks is what they give: the modules, the index of symbols, the README, the sidebar."
 import difflib
+import json
 import os
 import shutil
 import subprocess
@@ -64,9 +65,14 @@ def test_notebooks_are_clean(root, fresh):
 
 
 def test_notebooks_store_no_widgets(root):
-    "A progress bar of a run long past: nbdev_clean keeps its state, a page shows none of it."
-    with_widgets = [name for name, text in files(root / "nbs", "*.ipynb").items() if "application/vnd.jupyter.widget" in text]
-    assert not with_widgets, f"widget state in {with_widgets}: switch the progress bar off, or delete the output, and save without widget state"
+    "Neither a progress bar of a run long past nor a live widget: nbdev_clean keeps their state, and a page shows none of it."
+    stored = []
+    for name, text in files(root / "nbs", "*.ipynb").items():
+        notebook = json.loads(text)
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        if "widgets" in notebook["metadata"] or any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs):
+            stored.append(name)
+    assert not stored, f"widget state in {stored}: switch the progress bar off, or delete the output, and save without widget state"
 
 
 def test_readme_is_the_index_notebook(root):
