@@ -60,7 +60,7 @@ def update_figure(figure: FigureWidget, # as `old` left it
         if changed := _changed(old.layout, new.layout): figure.layout.update(changed, overwrite=True)
     if not kept: figure.add_traces(new.data)
 
-# %% ../nbs/lib/widget_base.ipynb #ac467caa
+# %% ../nbs/lib/widget_base.ipynb #8be3038c
 class _Settings:
     "What a widget is: settings, and what there is to see for them."
     title = "" # of the widget and its page
@@ -71,7 +71,7 @@ class _Settings:
                  *controls: Control, # in the order they stand in
                  **values, # settings that differ from the controls' own, by name
                  ):
-        self.controls, self._live, self._quiet, self._shown = {c.name: c for c in controls}, {}, False, View()
+        self.controls, self.live, self._quiet, self._shown = {c.name: c for c in controls}, {}, False, View()
         self.values = {c.name: c.value for c in controls}
         self.values = self._with(values)
 
@@ -99,7 +99,7 @@ class _Settings:
         "Move the controls from code. Raises ValueError for a name or a value that no control takes."
         self.values, self._quiet = self._with(values), True
         try:
-            for name, live in self._live.items(): live.value = self.values[name]
+            for name, live in self.live.items(): live.value = self.values[name]
         finally: self._quiet = False
         self.refresh()
         return self
@@ -114,21 +114,21 @@ class _Settings:
         except ValueError: value = control.value
         self.controls[name], self.values[name], self._quiet = control, value, True
         try:
-            if (live := self._live.get(name)) is not None:
+            if (live := self.live.get(name)) is not None:
                 if control.kind == "choice": live.options = list(control.options.items())
                 elif control.kind in ("whole", "number"): live.min, live.max = min(live.min, control.low), max(live.max, control.high); live.min, live.max = control.low, control.high
                 live.value = value
         finally: self._quiet = False
 
-# %% ../nbs/lib/widget_base.ipynb #cbef87f3
+# %% ../nbs/lib/widget_base.ipynb #d29aba8e
 class _Live(_Settings):
     "The live widget."
     def _build(self) -> ipywidgets.VBox:
         "The live widget: controls, panel and figure."
-        self._live = {name: live_control(c, self.values[name]) for name, c in self.controls.items()}
-        for name, live in self._live.items(): live.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
-        self.panel, controls = Panel(), ipywidgets.Box(list(self._live.values()), layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center"))
-        parts = [ipywidgets.HTML(f"<b>{self.title}</b>"), controls, self.panel]
+        self.live = {name: live_control(c, self.values[name]) for name, c in self.controls.items()}
+        for name, live in self.live.items(): live.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
+        self.panel, parts = Panel(), [ipywidgets.HTML(f"<b>{self.title}</b>"), self._arranged()]
+        parts.append(self.panel)
         if self.has_figure:
             self.live_figure = FigureWidget(layout={"template": "none"})
             self.live_figure._config = self.live_figure._config | {"responsive": True, "displayModeBar": False}
@@ -137,6 +137,12 @@ class _Live(_Settings):
         box = ipywidgets.VBox(parts, layout=ipywidgets.Layout(width="100%", overflow="visible"))
         box.add_class("mpo-widget")
         return box
+
+    def _arranged(self) -> ipywidgets.Box:
+        "The live controls, group by group."
+        def row(children, **layout): return ipywidgets.Box(children, layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", overflow="visible", **layout))
+        groups = {group: [self.live[name] for name, c in self.controls.items() if c.group == group] for group in dict.fromkeys(c.group for c in self.controls.values())}
+        return row([row(members, align_items="center", align_content="flex-start", flex="1 1 420px" if len(groups) > 1 and group else "1 1 100%", min_width="0") for group, members in groups.items()])
 
     @cached_property
     def widget(self) -> ipywidgets.VBox:
@@ -153,13 +159,13 @@ class _Live(_Settings):
 
     def refresh(self) -> None:
         "Draw the live widget again; nothing to do where there is none yet."
-        if not self._live: return
+        if not self.live: return
         try: new = self.view(self.values)
         except ValueError as e:
             self.panel.show(replace(self._shown, summary=str(e)), self.values)
             return
         matter = self.applies(self.values)
-        for name, live in self._live.items(): live.layout.display = None if name in matter else "none"
+        for name, live in self.live.items(): live.layout.display = None if name in matter else "none"
         self.panel.show(new, self.values)
         if self.has_figure:
             update_figure(self.live_figure, self._shown, new)

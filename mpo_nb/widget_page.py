@@ -50,9 +50,9 @@ def page_states(axes: Mapping[str, Sequence], # control name -> values on the pa
         index.append(seen[key])
     return dict(pool=[json.loads(text) for text in pool.numbers], states=states, index=index)
 
-# %% ../nbs/lib/widget_page.ipynb #66b09a52
+# %% ../nbs/lib/widget_page.ipynb #84c9c4fc
 page_script = """function page(root, d) {
-  const axes = [...root.querySelectorAll('[data-axis]')], plot = root.querySelector('.mpo-plot')
+  const axes = d.axes.map(a => root.querySelector(`[data-axis="${a.name}"]`)), plot = root.querySelector('.mpo-plot')
   const show = () => {
     const at = axes.map(a => +a.value), n = at.reduce((n, i, j) => n * d.axes[j].values.length + i, 0), s = d.states[d.index[n]], get = i => d.pool[i]
     axes.forEach((a, j) => {
@@ -74,7 +74,7 @@ page_script = """function page(root, d) {
   show()
 }"""
 
-page_style = """.mpo-controls{display:flex;flex-wrap:wrap;gap:.5em 1.8em;align-items:center;margin:.6em 0}
+page_style = """.mpo-controls,.mpo-controls>div{display:flex;flex-wrap:wrap;gap:.5em 1.8em;align-items:center}.mpo-controls{margin:.6em 0}
 .mpo-controls[hidden],.mpo-controls label[hidden]{display:none}.mpo-controls label{display:flex;flex-wrap:wrap;align-items:center;gap:.2em .6em;max-width:100%}
 .mpo-controls select,.mpo-controls input{font:inherit;color:inherit;max-width:100%;accent-color:rgb(0,114,178)}.mpo-controls select{background:var(--box,Field);border:1px solid currentColor;border-radius:4px;padding:.15em .3em}
 .mpo-controls input[type=range]{width:12em}.mpo-controls :focus-visible{outline:2px solid currentColor;outline-offset:2px}.mpo-controls output{min-width:2.5em;font-variant-numeric:tabular-nums}
@@ -88,7 +88,7 @@ def _axis_html(control: Control, values: Sequence, at: int) -> str:
         return f"<label>{escape(control.label)} <select {name}>{options}</select></label>"
     return f'<label>{escape(control.label)} <input type="range" {name} min="0" max="{len(values) - 1}" step="1" value="{at}"><output>{escape(control.text(values[at]))}</output></label>'
 
-# %% ../nbs/lib/widget_page.ipynb #6656af4e
+# %% ../nbs/lib/widget_page.ipynb #f0b2fa93
 def page_fragment(title: str, # of the widget
                   controls: Mapping[str, Control], # by name
                   axes: Mapping[str, Sequence], # control name -> values on the page; the current value among them
@@ -104,7 +104,8 @@ def page_fragment(title: str, # of the widget
     now = view(values)
     text = json.dumps(data).replace("<", "\\u003c")
     name = "mpo-" + hashlib.sha1(text.encode()).hexdigest()[:10]
-    inputs = "".join(_axis_html(controls[n], v, list(v).index(values[n])) for n, v in axes.items())
+    groups = dict.fromkeys(controls[n].group for n in axes)
+    inputs = "".join('<div>' + "".join(_axis_html(controls[n], v, list(v).index(values[n])) for n, v in axes.items() if controls[n].group == g) + "</div>" for g in groups)
     static = "".join(painted_strip(now.trace, s).html for s in now.strips)
     return f"""<div class="mpo-widget" id="{name}" role="group" aria-label="{escape(title)}"><style>{panel_style}{page_style}</style><div class="mpo-controls" hidden>{inputs}</div>
 <p class="mpo-summary" aria-live="polite">{escape(now.summary)}</p><div class="mpo-strips">{static}</div><div class="mpo-extra">{now.extra}</div><div class="mpo-plot" role="img" aria-label="{escape(now.alt)}" hidden></div>

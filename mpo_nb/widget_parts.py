@@ -16,7 +16,7 @@ import traitlets
 from .strip import TokenStrip, _down, _legend, _row, _up, strip_style, token_strip
 from .traces import Trace
 
-# %% ../nbs/lib/widget_parts.ipynb #1dbc1012
+# %% ../nbs/lib/widget_parts.ipynb #ac735130
 @dataclass(frozen=True)
 class Control:
     "One labelled setting of a widget."
@@ -27,6 +27,7 @@ class Control:
     low: float | None = None # smallest number
     high: float | None = None # largest number
     step: float | None = None # of a slider, for numbers that are not whole
+    group: str = "" # controls of a group stand together, e.g. those of the left strip
 
     @property
     def kind(self) -> str:
