@@ -60,21 +60,27 @@ def _sliding_sum(x: Tensor, # (B, L + k - 1)
     total = half[:, :L] + half[:, k // 2 : k // 2 + L]
     return total + x[:, k - 1 :] if k % 2 else total
 
-# %% ../nbs/lib/actions.ipynb #c862dea0
+# %% ../nbs/lib/actions.ipynb #3b82bdd6
+def _same(x: Tensor) -> Tensor: return x
+
 def _weighted_window(x: Tensor, # (B, L)
                      beta: tuple[float, ...], # weight of each offset
                      back: bool = False, # look back (the transpose) instead of forward
+                     rescale: Callable[[Tensor], Tensor] = _same, # in place
                      ) -> Tensor: # (B, L): sum over n of beta[n] * x[t+n] (or x[t-n]), missing terms 0
     "A window's weighted sum, forward or transposed."
-    L, beta = x.shape[1], beta[: max(1, x.shape[1])]
-    k, first, rest = len(beta), beta[0], beta[-1]
-    if not any(beta[1:]): return x * first
-    wide = F.pad(x, (k - 1, 0) if back else (0, k - 1))
-    if first >= rest and len(set(beta[1:])) == 1:
-        total = _sliding_sum(wide, k) * rest
-        return total.add_(x, alpha=first - rest) if first > rest else total
-    terms = enumerate(reversed(beta) if back else beta)
-    return sum(wide[:, n : n + L] * b for n, b in terms if b)
+    (B, L), beta = x.shape, beta[: max(1, x.shape[1])]
+    first, rest, k = beta[0], beta[-1], len(beta)
+    if rest == 0 and k > 1: return _weighted_window(x, beta[:-1], back, rescale)
+    two_levels = first >= rest and len(set(beta[1:])) <= 1
+    wide = x.new_empty(B, L + k - 1) # the row, and k - 1 zeros behind it or before it
+    own, edge = (wide[:, k - 1 :], wide[:, : k - 1]) if back else (wide[:, :L], wide[:, L:])
+    torch.mul(x, rest if two_levels else 1.0, out=own); edge.zero_()
+    if back: rescale(own)
+    if two_levels: total = _sliding_sum(wide, k)
+    else: total = sum(wide[:, n : n + L] * b for n, b in enumerate(reversed(beta) if back else beta) if b)
+    if two_levels and first > rest: total = total.add(own, alpha=first / rest - 1)
+    return total if back else rescale(total)
 
 # %% ../nbs/lib/actions.ipynb #d547d2f0
 def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
@@ -109,7 +115,7 @@ def window_beta(k: int, # tokens per window, at least 1
     if not 0 <= future < 1: raise ValueError(f"future={future}; the share of later tokens must be in [0, 1), e.g. 0.2")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
-# %% ../nbs/lib/actions.ipynb #320aa550
+# %% ../nbs/lib/actions.ipynb #5e793141
 @dataclass(frozen=True)
 class WindowActions(ActionSpace):
     "The next K kept tokens are the action that starts at t: MPO (arXiv 2602.14386). `k=1` is the token."
@@ -136,7 +142,7 @@ class WindowActions(ActionSpace):
 
     def _rescaling(self, lengths: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
         "The map that divides, in place, each of a row's last k-1 windows by the sum of the weights whose tokens exist."
-        if self.joint or self.tail == "truncate": return lambda v: v
+        if self.joint or self.tail == "truncate": return _same
         last = min(self.k - 1, like.shape[1])
         share = torch.tensor([1 / total for total in accumulate(self.weights[:last])], dtype=like.dtype, device=like.device)
         terms = torch.arange(1, last + 1, device=like.device).minimum(lengths.clamp(min=1)) # (B, last); a row of two tokens: 1, 2, 2, 2...
@@ -148,8 +154,8 @@ class WindowActions(ActionSpace):
         if self.k == 1: return _kept(x, m)
         def apply(x, lengths):
             rescale = self._rescaling(lengths, x)
-            def forward(v): return rescale(_weighted_window(v, self.weights))
-            def transposed(v): return _weighted_window(rescale(v.clone()), self.weights, back=True)
+            def forward(v): return _weighted_window(v, self.weights, rescale=rescale)
+            def transposed(v): return _weighted_window(v, self.weights, back=True, rescale=rescale)
             return _Linear.apply(x, transposed, forward) if back else _Linear.apply(x, forward, transposed)
         return _over_kept(apply, x, m)
 
