@@ -172,14 +172,20 @@ class _Live(_Settings):
             self._figure_box.layout.display = "block" if new.data else "none"
         self._shown = new
 
-# %% ../nbs/lib/widget_base.ipynb #0fbeda3d
+# %% ../nbs/lib/widget_base.ipynb #0e9a3a42
 class Explorer(_Live):
     "A widget: controls and a view of them. `.widget` is live, `.figure()` static, `.to_html(path)` a page; shows itself in a notebook."
+    def picture(self,
+                **values, # settings that differ from the present ones
+                ) -> View:
+        "What there is to see for these settings, as data. Raises ValueError for a name or a value that no control takes."
+        return self.view(self._with(values))
+
     def figure(self,
                **values, # settings that differ from the present ones
                ) -> go.Figure:
         "The figure for these settings, static. Raises ValueError for a name or a value that no control takes."
-        v = self.view(self._with(values))
+        v = self.picture(**values)
         return go.Figure(data=v.data, layout={"template": "none", **v.layout})
 
     def html(self,
