@@ -16,7 +16,7 @@ it has no pass for old log-probabilities; its training pass reads each prompt on
 ended leave the sampling batch; and a minibatch is cut into micro-batches of similar length. TRL pads all 256 rows to the longest of them in every pass, so the tail
 costs it most, and smaller micro-batches (`--trl-micro-batch 32`) do not help it.
 
-    python benchmarks/trainer.py        # about four minutes; writes benchmarks/trainer.csv
+    python benchmarks/trainer.py        # two to five minutes; writes benchmarks/trainer.csv
 """
 import argparse
 import csv
@@ -161,7 +161,7 @@ def table(setup: str, rows: list) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--setups", nargs="+", default=["even", "tail"])
     parser.add_argument("--trl-micro-batch", type=int, default=RESPONSES // MINIBATCHES, help="TRL's responses in one forward pass")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
