@@ -65,7 +65,7 @@ def block_numbers(trace: Trace, # the response
     logps, entropies = (torch.tensor([x], dtype=torch.double) for x in (trace.logps, trace.entropies))
     return {"size": block_sizes(ids), "log-probability": block_sum(logps, ids), "entropy": block_mean(entropies, ids)}
 
-# %% ../nbs/lib/block_explorer.ipynb #eab854ad
+# %% ../nbs/lib/block_explorer.ipynb #daa26803
 colours = {"log-probability": "logp", "entropy": "entropy", "log-ratio": "delta", "nothing": "none"}
 _defaults = dict(k=4, seed=0, ends="; \\n", threshold=.9, interval=5)
 
@@ -77,7 +77,7 @@ def _side_controls(side: str, suffix: str, rule: str, high: int) -> list[Control
 
 class BlockExplorer(Explorer):
     "A response split by two rules, side by side, with what each block holds. Raises ValueError for a setting that no control takes."
-    title = "Blocks of a response"
+    title, main = "Blocks of a response", "k"
     def __init__(self,
                  trace: Trace, # the response
                  **settings, # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
@@ -114,20 +114,26 @@ class BlockExplorer(Explorer):
     def page_axes(self) -> dict:
         long = len(self.trace.tokens) > 512
         ks = sorted({self.values["k"], *((2, 4, 8, 16) if long else (1, 2, 3, 4, 5, 6, 8, 10, 12, 16))})
-        return {"k": ks, "rule": list(rules.values())} | ({} if long else {"rule_2": list(rules.values())})
+        return {"rule": list(rules.values()), "k": ks} | ({} if long else {"rule_2": list(rules.values())})
 
-# %% ../nbs/lib/block_explorer.ipynb #070e4e9f
+# %% ../nbs/lib/block_explorer.ipynb #fed011dc
 def _told(trace: Trace, rule: str, sizes: list[int]) -> str:
     "A sentence about the blocks of one side."
     if not sizes: return "no token of the policy's own, so no block."
     unknown = " Its log-probabilities are unknown, so this rule cannot cut." if rule in ("surprise", "perplexity") and any(math.isnan(p) for p, m in zip(trace.old_logps, trace.mask) if m) else ""
     if len(sizes) == 1: return f"one block of {sizes[0]} token{'s' * (sizes[0] != 1)}.{unknown}"
     span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    return f"{len(sizes):,} blocks of {span} token{'s' * (max(sizes) != 1)}, {sum(sizes) / len(sizes):.2f} on average.{unknown}"
+    mean = f", {sum(sizes) / len(sizes):.2f} on average" if min(sizes) != max(sizes) else ""
+    return f"{len(sizes):,} blocks of {span} token{'s' * (max(sizes) != 1)}{mean}.{unknown}"
+
+def _number(side: int, row: int) -> str:
+    "plotly's number of a panel's axes; the first has none."
+    n = side * 3 + row + 1
+    return "" if n == 1 else str(n)
 
 def _outline(name: str, ids: Tensor, values: Tensor, side: int, row: int) -> dict:
     "One panel's trace."
-    n, colour = side * 3 + row + 1, _look(side)["line"]["color"]
+    n, colour = _number(side, row), _look(side)["line"]["color"]
     return block_outline(ids, values, name=name, line=dict(color=colour, width=1.5), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.25)"), showlegend=row == 0, xaxis=f"x{n}", yaxis=f"y{n}")
 
 def _layout(T: int) -> dict:
@@ -135,7 +141,7 @@ def _layout(T: int) -> dict:
     parts = {}
     for side in range(2):
         for row, (_, title) in enumerate(_rows):
-            n, top = side * 3 + row + 1, 1 - row * .35
+            n, top = _number(side, row), 1 - row * .35
             parts[f"xaxis{n}"] = axis("token" if row == 2 else "", domain=[0, .485] if side == 0 else [.515, 1], anchor=f"y{n}", range=[.5, T + .5], showticklabels=row == 2)
-            parts[f"yaxis{n}"] = axis(title if side == 0 else "", domain=[top - .29, top], anchor=f"x{n}", showticklabels=side == 0, nticks=4) | (dict(matches=f"y{row + 1}") if side else {})
+            parts[f"yaxis{n}"] = axis(title if side == 0 else "", domain=[top - .29, top], anchor=f"x{n}", showticklabels=side == 0, nticks=4) | (dict(matches=f"y{_number(0, row)}") if side else {})
     return figure_layout(440, **parts)

@@ -88,7 +88,7 @@ def carrier(actions: ActionSpace, # whose action it is
     space = actions.actions if isinstance(actions, TokenGradient) else actions
     return int((space.credit(unit, mask) * delta).abs()[0].argmax())
 
-# %% ../nbs/lib/credit_explorer.ipynb #c6f88077
+# %% ../nbs/lib/credit_explorer.ipynb #34b16f8d
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
     x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
@@ -100,27 +100,27 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
     marks = dict(type="scatter", mode="markers", marker=cross, legendgroup=side, hoverinfo="skip", showlegend=False)
     return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: no gradient"),
             line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
-            marks | dict(x=x[cut], y=ratio[cut], name=f"{side}: clipped", yaxis="y2", xaxis="x2", showlegend=True)]
+            marks | dict(x=x[cut], y=ratio[cut], name=f"{side}: clipped, or no gradient", yaxis="y2", xaxis="x2", showlegend=True)]
 
 def _range_band(T: int, epsilon: float) -> dict:
     "The clip range behind the ratios."
     low, high = max(1 - epsilon, 1e-3), 1 + epsilon
     return dict(type="scatter", mode="lines", x=[.5, T + .5, T + .5, .5], y=[low, low, high, high], fill="toself", fillcolor="rgba(128,128,128,.22)", line=dict(width=0), name="clip range", hoverinfo="skip", xaxis="x2", yaxis="y2")
 
-def _credit_layout(T: int) -> dict:
-    "Three rows over the same tokens."
-    ticks = [.01, .1, .25, .5, .8, 1, 1.25, 2, 4, 10, 100]
+def _credit_layout(T: int, reach: float) -> dict:
+    "Three rows over the same tokens; `reach` is the largest log-ratio drawn."
+    ticks = [.8, .9, 1, 1.1, 1.2] if reach < .3 else [.25, .5, .7, 1, 1.4, 2, 4] if reach < 1.2 else [.001, .01, .1, .3, 1, 3, 10, 100, 1000]
     rows = [dict(xaxis=axis("", range=[.5, T + .5], anchor="y", showticklabels=False), yaxis=axis("credit", domain=[.71, 1], zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)),
             dict(xaxis2=axis("", range=[.5, T + .5], anchor="y2", showticklabels=False), yaxis2=axis("ratio (log scale)", domain=[.36, .65], anchor="x2", type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])),
             dict(xaxis3=axis("token", range=[.5, T + .5], anchor="y3"), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
     return figure_layout(560, **{k: v for row in rows for k, v in row.items()})
 
-# %% ../nbs/lib/credit_explorer.ipynb #0b6ad61f
+# %% ../nbs/lib/credit_explorer.ipynb #e446c54e
 _tails = {"keep their weights (truncate)": "truncate", "are rescaled (renormalise, as recipes do)": "renormalise"}
 
 class CreditExplorer(Explorer):
     "The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control takes."
-    title = "Where the advantage goes"
+    title, main = "Where the advantage goes", "k"
     def __init__(self,
                  trace: Trace, # the response
                  **settings, # left, right, k, future, tail, moved, epsilon, advantage
@@ -152,6 +152,7 @@ class CreditExplorer(Explorer):
         mask, T = self.trace.mask_tensor, len(self.trace.tokens)
         sides = {side: self.loss(side, values) for side in ("left", "right")}
         limit = max([float(out.credit.abs().max()) for out, _ in sides.values()]) if T else 0.0
+        reach = max([values["epsilon"]] + [float(out.ratio.clamp(1e-3, 1e3).log().abs().max()) for out, _ in sides.values()]) if T else 0.0
         kept, strips, rows, sums = mask[0].nonzero()[:, 0].numpy(), [], [_range_band(T, values["epsilon"])], []
         for i, (side, (out, actions)) in enumerate(sides.items()):
             ids = action_blocks(actions, mask)
@@ -162,7 +163,7 @@ class CreditExplorer(Explorer):
             sums.append(block_outline(ids, block_sum(out.credit, ids), name=side, showlegend=False, line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"), xaxis="x3", yaxis="y3"))
         summary = _summary(self.trace, values, sides)
         alt = f"Three rows over the tokens: credit, ratio of each action with the clip range, and credit summed over blocks, left and right. {summary}"
-        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T), summary, alt=alt)
+        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, reach), summary, alt=alt)
 
     def page_axes(self) -> dict:
         T, v = len(self.trace.tokens), self.values

@@ -60,10 +60,11 @@ def update_figure(figure: FigureWidget, # as `old` left it
         if changed := _changed(old.layout, new.layout): figure.layout.update(changed, overwrite=True)
     if not kept: figure.add_traces(new.data)
 
-# %% ../nbs/lib/widget_base.ipynb #8be3038c
+# %% ../nbs/lib/widget_base.ipynb #5226a9b5
 class _Settings:
     "What a widget is: settings, and what there is to see for them."
     title = "" # of the widget and its page
+    main = "" # the control that stays when the widget is stored in a notebook
     has_figure = True # False: plotly is left out
     trace = None # the response that is drawn, where there is one
 
@@ -84,7 +85,7 @@ class _Settings:
         return set(self.controls)
 
     def page_axes(self) -> dict[str, Sequence]:
-        "The controls that a page keeps, the main one first, and the values that each may take there."
+        "The controls that a page keeps, in their order, and the values that each may take there."
         return {}
 
     def _with(self, values: Mapping) -> dict:
@@ -172,7 +173,7 @@ class _Live(_Settings):
             self._figure_box.layout.display = "block" if new.data else "none"
         self._shown = new
 
-# %% ../nbs/lib/widget_base.ipynb #0e9a3a42
+# %% ../nbs/lib/widget_base.ipynb #5b2f0e70
 class Explorer(_Live):
     "A widget: controls and a view of them. `.widget` is live, `.figure()` static, `.to_html(path)` a page; shows itself in a notebook."
     def picture(self,
@@ -215,5 +216,5 @@ class Explorer(_Live):
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         live = dict(version_major=2, version_minor=0, model_id=self.widget.model_id)
         short = self.trace is None or len(self.trace.tokens) <= 256
-        still = self.html(dict(list(self.page_axes().items())[:1]) if short else {})
+        still = self.html({name: values for name, values in self.page_axes().items() if name == self.main} if short else {})
         return {"text/plain": repr(self), "text/html": still, "application/vnd.jupyter.widget-view+json": live}

@@ -173,7 +173,7 @@ function fill(root, v) {
 }
 """
 
-# %% ../nbs/lib/widget_parts.ipynb #d396396f
+# %% ../nbs/lib/widget_parts.ipynb #cde0d19f
 panel_script = strip_script + """
 const body = '<p class="mpo-summary" aria-live="polite"></p><div class="mpo-strips"></div><div class="mpo-extra"></div>'
 function describe(root, alt) {
@@ -199,7 +199,7 @@ panel_style = strip_style.removeprefix("<style>").removesuffix("</style>") + """
 .mpo-widget .mpo-strips .mpo-strip{flex:1 1 420px;min-width:0}
 .mpo-widget .mpo-tokens{max-height:19em;overflow-y:auto;padding:3px}
 .mpo-widget .mpo-token.mpo-same{outline:2px dotted currentColor;outline-offset:1px}
-.mpo-widget .mpo-summary{max-width:90ch;margin:.5em 0;line-height:1.45;font-family:system-ui,sans-serif;font-size:14px;color:var(--fg,var(--jp-ui-font-color1,inherit))}
+.mpo-widget .mpo-summary{max-width:90ch;margin:.5em 0 1em;line-height:1.45;font-family:system-ui,sans-serif;font-size:14px;color:var(--fg,var(--jp-ui-font-color1,inherit))}
 .mpo-widget .mpo-summary:empty,.mpo-widget .mpo-extra:empty{display:none}
 .mpo-widget .jupyter-widgets,.mpo-widget .widget-label{overflow:visible;white-space:normal}
 .mpo-widget .js-plotly-plot .infolayer text,.mpo-widget .js-plotly-plot .cartesianlayer text,.mpo-widget .js-plotly-plot .legend text{fill:var(--fg,var(--jp-ui-font-color1,#777))!important}

@@ -1,0 +1,78 @@
+"A real JupyterLab server on loopback, for tests that click and type in a notebook."
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+NO_NEWS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+READY = """async () => {
+  const app = window.jupyterapp, panel = app && app.shell.currentWidget
+  if (!panel || !panel.context || !panel.sessionContext) return false
+  await panel.context.ready; await panel.sessionContext.ready
+  const kernel = panel.sessionContext.session && panel.sessionContext.session.kernel
+  if (!kernel) return false
+  await kernel.info
+  return true
+}"""
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    "A notebook of code cells."
+    made = [dict(cell_type="code", id=f"cell-{i}", metadata={}, source=cell, outputs=[], execution_count=None) for i, cell in enumerate(cells)]
+    meta = dict(kernelspec=dict(display_name="python3", language="python", name="python3"))
+    path.write_text(json.dumps(dict(cells=made, metadata=meta, nbformat=4, nbformat_minor=5)))
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def lab_server(folder: Path, config: Path):
+    "JupyterLab serving `folder`, with its own settings under `config`; yields the address."
+    (config / "lab" / "settings").mkdir(parents=True, exist_ok=True)
+    (config / "lab" / "settings" / "overrides.json").write_text(json.dumps(NO_NEWS))
+    port = free_port()
+    home = {name: str(config / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    env = {**os.environ, **home, "OMP_NUM_THREADS": "1", "JUPYTERLAB_SETTINGS_DIR": str(config / "user"), "JUPYTERLAB_WORKSPACES_DIR": str(config / "workspaces")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root",
+               f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True", f"--LabApp.app_settings_dir={config / 'lab' / 'settings'}"]
+    log = open(config / "server.log", "w")
+    server = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            if server.poll() is not None:
+                raise RuntimeError(f"JupyterLab ended with {server.returncode}:\n{(config / 'server.log').read_text()[-2000:]}")
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/api/status", timeout=2).close()
+                break
+            time.sleep(0.25)
+        else:
+            raise RuntimeError(f"JupyterLab did not answer in 60 s:\n{(config / 'server.log').read_text()[-2000:]}")
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+def run_notebook(page, address: str, name: str):
+    "Opens a notebook, waits for its kernel and runs every cell."
+    page.goto(f"{address}/lab/workspaces/{name.replace('.', '-')}/tree/{name}?reset")
+    deadline = time.time() + 90
+    while not page.evaluate(READY):
+        assert time.time() < deadline, f"{name}: no kernel within 90 s"
+        page.wait_for_timeout(250)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
