@@ -25,7 +25,7 @@ help:  ## this list
 
 tour: $(LIGHT)  ## train the tiny model twice, token by token and in blocks, and write a report (about 5 minutes)
 	@echo "Two training runs and a report in $(RUN): about 5 minutes on two cores."
-	@$(VENV)/bin/mpo-tour --output $(RUN)
+	@OMP_WAIT_POLICY=passive $(VENV)/bin/mpo-tour --output $(RUN)
 
 test: $(DEV)  ## run every notebook and test, and check that what is generated is up to date (under 20 minutes)
 	@echo "Running the notebooks, then the tests: under 20 minutes on two cores."
