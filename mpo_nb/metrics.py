@@ -80,7 +80,7 @@ class UpdateMetrics:
                     approx_kl=sum(k for u in updates for _, k in u) / n, entropy=float(entropy.mean()), ratio_q01=rank(.01), ratio_q50=rank(.5), ratio_q99=rank(.99), ratio_max=float(ordered[-1]),
                     log_ratio_std=float(ratio.log().std(unbiased=False)))
 
-# %% ../nbs/lib/metrics.ipynb #eb7f063b
+# %% ../nbs/lib/metrics.ipynb #d2e96c5a
 def peak_memory_mb(device: torch.device, # where the model is
                    ) -> float: # mebibytes
     "Peak memory: allocated on the GPU, or resident in the process where there is none."
