@@ -38,9 +38,9 @@ def rule_blocks(trace: Trace, # the response
     if rule not in made: raise ValueError(f"rule={rule!r}; choose one of {', '.join(made)}")
     return made[rule]()
 
-# %% ../nbs/lib/block_explorer.ipynb #85961d43
+# %% ../nbs/lib/block_explorer.ipynb #efa87e5a
 def block_outline(ids: Tensor, # (1, T) block ids
-                  values: Tensor, # (1, N) one number per block; NaN leaves a gap
+                  values: Tensor, # (1, N) one number per block; one that is not finite leaves a gap
                   **look, # of the plotly trace, e.g. name, line
                   ) -> dict: # a plotly trace
     "Rectangles over the tokens of each block, whose positions count from 1; points name their block where there are at most 512."
@@ -49,6 +49,7 @@ def block_outline(ids: Tensor, # (1, T) block ids
     first, last = np.full(N, np.iinfo(int).max), np.full(N, -1)
     np.minimum.at(first, b, kept + 1); np.maximum.at(last, b, kept + 1)
     v = values[0].double().numpy()
+    v = np.where(np.isfinite(v), v, np.nan)
     x = np.stack([first - .5, first - .5, (first + last) / 2, last + .5, last + .5], 1).ravel()
     y = np.stack([0 * v, v, v, v, 0 * v], 1).ravel()
     trace = dict(type="scatter", mode="lines", x=x, y=y, fill="tozeroy", **look)

@@ -88,7 +88,7 @@ def carrier(actions: ActionSpace, # whose action it is
     space = actions.actions if isinstance(actions, TokenGradient) else actions
     return int((space.credit(unit, mask) * delta).abs()[0].argmax())
 
-# %% ../nbs/lib/credit_explorer.ipynb #34b16f8d
+# %% ../nbs/lib/credit_explorer.ipynb #79fb1ede
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
     x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
@@ -96,11 +96,11 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
     look, cross = _look(i), dict(symbol=("x-thin", "cross-thin")[i], size=11, line=dict(width=2, color=_look(i)["line"]["color"]))
     few = len(x) <= 256
     marker = look["marker"] | dict(size=(6, 10)[i], symbol=("circle", "square-open")[i])
-    line = dict(type="scatter", mode="lines+markers" if few else "lines", line=look["line"] | dict(width=1.5), marker=marker, legendgroup=side)
-    marks = dict(type="scatter", mode="markers", marker=cross, legendgroup=side, hoverinfo="skip", showlegend=False)
-    return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: no gradient"),
+    line = dict(type="scatter", mode="lines+markers" if few else "lines", line=look["line"] | dict(width=1.5), marker=marker)
+    marks = dict(type="scatter", mode="markers", marker=cross, hoverinfo="skip", showlegend=False)
+    return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: without gradient"),
             line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
-            marks | dict(x=x[cut], y=ratio[cut], name=f"{side}: clipped, or no gradient", yaxis="y2", xaxis="x2", showlegend=True)]
+            marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0)]
 
 def _range_band(T: int, epsilon: float) -> dict:
     "The clip range behind the ratios."

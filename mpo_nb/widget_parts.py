@@ -173,13 +173,14 @@ function fill(root, v) {
 }
 """
 
-# %% ../nbs/lib/widget_parts.ipynb #cde0d19f
+# %% ../nbs/lib/widget_parts.ipynb #14d17930
 panel_script = strip_script + """
 const body = '<p class="mpo-summary" aria-live="polite"></p><div class="mpo-strips"></div><div class="mpo-extra"></div>'
 function describe(root, alt) {
   root.querySelectorAll('.widget-inline-hbox').forEach(w => w.querySelectorAll('.noUi-handle, .widget-readout').forEach(h => h.setAttribute('aria-label', w.querySelector('.widget-label')?.textContent)))
   root.querySelectorAll('.js-plotly-plot').forEach(p => { p.setAttribute('role', 'img'); p.setAttribute('aria-label', alt) })
 }
+const resize = root => root.querySelectorAll('.js-plotly-plot').forEach(p => p._responsiveChartHandler?.())
 function render({model, el}) {
   el.innerHTML = body
   el.dataset.lmSuppressShortcuts = 'true'
@@ -188,8 +189,10 @@ function render({model, el}) {
   model.on('change:shown', draw)
   el.addEventListener('click', e => { const p = e.target.closest('[data-pick]'); if (p) { model.set('picked', +p.dataset.pick); model.save_changes() } })
   draw()
-  const later = [100, 500, 2000, 5000].map(ms => setTimeout(() => describe(root(), model.get('alt')), ms))
-  return () => { later.forEach(clearTimeout); model.off('change:shown', draw) }
+  const later = [100, 500, 2000, 5000].map(ms => setTimeout(() => { describe(root(), model.get('alt')); resize(root()) }, ms))
+  const widths = new ResizeObserver(() => resize(root()))
+  widths.observe(el)
+  return () => { later.forEach(clearTimeout); widths.disconnect(); model.off('change:shown', draw) }
 }
 export default {render}
 """
