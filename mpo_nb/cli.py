@@ -35,15 +35,15 @@ def main(argv: list[str] | None = None, # arguments; default: those of the proce
         print(f"{len(rows)} lines of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
     return _guarded("mpo-train", work)
 
-# %% ../nbs/lib/cli.ipynb #994fea24
+# %% ../nbs/lib/cli.ipynb #5f7d8735
 def tour_config(recipe: str, # "grpo" or "mpo"
                 output: str, # folder of the tour
                 steps: int, # training steps
                 seed: int, # of problems and sampling
                 overwrite: bool = False, # train again where a run is finished
                 ) -> TrainConfig:
-    "The configuration of one of the tour's runs."
-    return TrainConfig(recipe=recipe, output=f"{output}/{recipe}", steps=steps, seed=seed, eval_problems=500, precision="float32", overwrite=overwrite)
+    "One of the tour's runs: four passes over each step's responses, so that the ratios leave 1 and clipping has something to do."
+    return TrainConfig(recipe=recipe, output=f"{output}/{recipe}", steps=steps, seed=seed, epochs=4, eval_every=5, eval_problems=500, precision="float32", overwrite=overwrite)
 
 def closing_table(metrics: dict[str, list[dict]], # a run's rows, by label
                   ) -> str: # one line per run
@@ -56,13 +56,13 @@ def closing_table(metrics: dict[str, list[dict]], # a run's rows, by label
         lines.append(f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}")
     return "\n".join(lines)
 
-# %% ../nbs/lib/cli.ipynb #efe59886
+# %% ../nbs/lib/cli.ipynb #41f9bd0a
 def tour(argv: list[str] | None = None, # arguments; default: those of the process
          ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-tour`: train the tiny model with GRPO and with MPO, print a table, and write report.html."
     parser = argparse.ArgumentParser("mpo-tour", description="Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report. A tour that was interrupted goes on.")
     parser.add_argument("--output", default="runs/tour", help="folder of the two runs and the report (%(default)s)")
-    parser.add_argument("--steps", type=int, default=40, help="training steps of each run (%(default)s)")
+    parser.add_argument("--steps", type=int, default=25, help="training steps of each run (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of problems and sampling (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="train again where a tour is finished")
     options = parser.parse_args(argv)
