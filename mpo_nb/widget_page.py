@@ -16,14 +16,14 @@ import numpy as np
 from .report import _css
 from .widget_parts import Control, View, painted_strip, panel_style, strip_script, strip_template
 
-# %% ../nbs/lib/widget_page.ipynb #54af59e2
+# %% ../nbs/lib/widget_page.ipynb #2476501f
 def _plain(x: object) -> object:
     "A part as JSON holds it."
     if isinstance(x, Mapping): return {k: _plain(v) for k, v in x.items()}
     if isinstance(x, np.ndarray): x = x.tolist()
     if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
     if not isinstance(x, float): return x
-    return None if not math.isfinite(x) else int(x) if x == int(x) and abs(x) < 1e9 else float(f"{x:.5g}")
+    return None if not math.isfinite(x) else int(x) if x == int(x) and abs(x) < 1e9 else float(f"{x:.6g}")
 
 class _Pool:
     "Parts as JSON texts, each stored once."

@@ -173,17 +173,17 @@ function fill(root, v) {
 }
 """
 
-# %% ../nbs/lib/widget_parts.ipynb #14d17930
+# %% ../nbs/lib/widget_parts.ipynb #2b902c4c
 panel_script = strip_script + """
 const body = '<p class="mpo-summary" aria-live="polite"></p><div class="mpo-strips"></div><div class="mpo-extra"></div>'
 function describe(root, alt) {
+  if (!root.guarded) root.guarded = root.addEventListener('focusin', e => { e.target.dataset.lmSuppressShortcuts = 'true' }) || true
   root.querySelectorAll('.widget-inline-hbox').forEach(w => w.querySelectorAll('.noUi-handle, .widget-readout').forEach(h => h.setAttribute('aria-label', w.querySelector('.widget-label')?.textContent)))
   root.querySelectorAll('.js-plotly-plot').forEach(p => { p.setAttribute('role', 'img'); p.setAttribute('aria-label', alt) })
 }
 const resize = root => root.querySelectorAll('.js-plotly-plot').forEach(p => p._responsiveChartHandler?.())
 function render({model, el}) {
   el.innerHTML = body
-  el.dataset.lmSuppressShortcuts = 'true'
   const root = () => el.closest('.mpo-widget') || el
   const draw = () => { fill(el, Object.fromEntries(['template', 'states', 'summary', 'extra', 'values'].map(name => [name, model.get(name)]))); describe(root(), model.get('alt')) }
   model.on('change:shown', draw)
