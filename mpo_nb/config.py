@@ -96,7 +96,7 @@ def described(recipe: Recipe) -> str:
     "Everything that a recipe does, in one line, as `config.json` records it; its sources are left out."
     return repr(replace(recipe, sources={}))
 
-# %% ../nbs/lib/config.ipynb #187b9f4e
+# %% ../nbs/lib/config.ipynb #0f36bfbc
 def bf16_speedup(width: int, # features of the model's hidden states
                  rows: int = 512, # tokens
                  ) -> float: # seconds in float32 divided by seconds in bfloat16
@@ -113,4 +113,4 @@ def bf16_speedup(width: int, # features of the model's hidden states
 def choose_precision(device: torch.device, width: int) -> str:
     "float32 or bfloat16 for this device: see `TrainConfig.precision`."
     if device.type == "cuda": return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if bf16_speedup(width) > 1.5 else "float32"
+    return "bfloat16" if bf16_speedup(width) > 2 else "float32"
