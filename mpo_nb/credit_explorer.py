@@ -88,7 +88,7 @@ def carrier(actions: ActionSpace, # whose action it is
     space = actions.actions if isinstance(actions, TokenGradient) else actions
     return int((space.credit(unit, mask) * delta).abs()[0].argmax())
 
-# %% ../nbs/lib/credit_explorer.ipynb #79fb1ede
+# %% ../nbs/lib/credit_explorer.ipynb #b0360c3c
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
     x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
@@ -100,7 +100,7 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
     marks = dict(type="scatter", mode="markers", marker=cross, hoverinfo="skip", showlegend=False)
     return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: without gradient"),
             line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
-            marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0)]
+            marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0, legendrank=1100)]
 
 def _range_band(T: int, epsilon: float) -> dict:
     "The clip range behind the ratios."
@@ -110,12 +110,12 @@ def _range_band(T: int, epsilon: float) -> dict:
 def _credit_layout(T: int, reach: float) -> dict:
     "Three rows over the same tokens; `reach` is the largest log-ratio drawn."
     ticks = [.8, .9, 1, 1.1, 1.2] if reach < .3 else [.25, .5, .7, 1, 1.4, 2, 4] if reach < 1.2 else [.001, .01, .1, .3, 1, 3, 10, 100, 1000]
-    rows = [dict(xaxis=axis("", range=[.5, T + .5], anchor="y", showticklabels=False), yaxis=axis("credit", domain=[.71, 1], zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)),
+    rows = [dict(xaxis=axis("", range=[.5, T + .5], anchor="y", showticklabels=False), yaxis=axis("credit", domain=[.71, 1], rangemode="tozero", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)),
             dict(xaxis2=axis("", range=[.5, T + .5], anchor="y2", showticklabels=False), yaxis2=axis("ratio (log scale)", domain=[.36, .65], anchor="x2", type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])),
-            dict(xaxis3=axis("token", range=[.5, T + .5], anchor="y3"), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
+            dict(xaxis3=axis("token", range=[.5, T + .5], anchor="y3"), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", rangemode="tozero", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
     return figure_layout(560, **{k: v for row in rows for k, v in row.items()})
 
-# %% ../nbs/lib/credit_explorer.ipynb #e446c54e
+# %% ../nbs/lib/credit_explorer.ipynb #c69d02d3
 _tails = {"keep their weights (truncate)": "truncate", "are rescaled (renormalise, as recipes do)": "renormalise"}
 
 class CreditExplorer(Explorer):
@@ -131,7 +131,7 @@ class CreditExplorer(Explorer):
         largest = max([3.0, abs(A)] + [abs(v) for v in [settings.get("advantage")] if isinstance(v, (int, float)) and math.isfinite(v)])
         k_most = max([64] + [v for v in [settings.get("k")] if isinstance(v, int)])
         super().__init__(Control("left", "Left actions", "token", spaces, group="left"), Control("right", "Right actions", "window", spaces, group="right"),
-            Control("k", "tokens per action, K", 4, low=1, high=k_most, group="both"), Control("moved", "how far the policy has moved (1 = as recorded)", 1.0, low=0.0, high=5.0, step=.05, group="both"),
+            Control("k", "tokens per action, K", 4, low=1, high=k_most, group="both"), Control("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=.05, group="both"),
             Control("future", "share of later tokens", .2, low=0.0, high=.95, step=.05, group="both"), Control("epsilon", "clip range, 1 ± ε", .2, low=0.0, high=1.0, step=.01, group="both"),
             Control("advantage", "advantage", A, low=-largest, high=largest, step=.05, group="both"), Control("tail", "windows at the end", "truncate", _tails, group="both"), **settings)
 

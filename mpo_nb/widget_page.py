@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['page_script', 'page_style', 'page_states', 'page_fragment', 'whole_page']
 
-# %% ../nbs/lib/widget_page.ipynb #be6e8498
+# %% ../nbs/lib/widget_page.ipynb #78d08151
 import hashlib
 import json
 import math
@@ -14,6 +14,7 @@ from html import escape
 from itertools import product
 import numpy as np
 from .report import _css
+from .strip import _character
 from .widget_parts import Control, View, painted_strip, panel_style, strip_script, strip_template
 
 # %% ../nbs/lib/widget_page.ipynb #2476501f
@@ -88,7 +89,7 @@ def _axis_html(control: Control, values: Sequence, at: int) -> str:
         return f"<label>{escape(control.label)} <select {name}>{options}</select></label>"
     return f'<label>{escape(control.label)} <input type="range" {name} min="0" max="{len(values) - 1}" step="1" value="{at}"><output>{escape(control.text(values[at]))}</output></label>'
 
-# %% ../nbs/lib/widget_page.ipynb #f0b2fa93
+# %% ../nbs/lib/widget_page.ipynb #e4917877
 def page_fragment(title: str, # of the widget
                   controls: Mapping[str, Control], # by name
                   axes: Mapping[str, Sequence], # control name -> values on the page; the current value among them
@@ -112,6 +113,10 @@ def page_fragment(title: str, # of the widget
 <script type="application/json">{text}</script><script>(() => {{ {strip_script}{page_script}
 const root = document.getElementById('{name}'); page(root, JSON.parse(root.querySelector('script[type="application/json"]').textContent)) }})()</script></div>"""
 
+def _readable(text: str) -> str:
+    "Text as HTML, in which marks that turn the direction of writing are written as their code point."
+    return "".join(c if c in " \n" else _character(c, False) for c in text)
+
 def whole_page(title: str, # of the page
                fragment: str, # from `page_fragment`
                plotly: str, # plotly.js, or '' for none
@@ -120,4 +125,4 @@ def whole_page(title: str, # of the page
     "A fragment as a document that opens offline; follows the reader's light or dark setting."
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title><link rel="icon" href="data:,"><style>{_css}</style>
-{f"<script>{plotly}</script>" if plotly else ""}</head><body><main><h1>{escape(title)}</h1>{f'<p class="soft">{escape(note)}</p>' if note else ""}{fragment}</main></body></html>"""
+{f"<script>{plotly}</script>" if plotly else ""}</head><body><main><h1>{escape(title)}</h1>{f'<p class="soft">{_readable(note)}</p>' if note else ""}{fragment}</main></body></html>"""

@@ -57,13 +57,13 @@ class Control:
         if self.kind == "choice": return next(label for label, v in self.options.items() if v == value)
         return f"{value:g}" if self.kind in ("whole", "number") else str(value)
 
-# %% ../nbs/lib/widget_parts.ipynb #9d37674e
+# %% ../nbs/lib/widget_parts.ipynb #475acdd0
 def live_control(control: Control, # what is to be set
                  value: object, # at first
                  ) -> ipywidgets.DOMWidget:
     "The control as an ipywidget, with its label, reachable by keyboard."
     look = dict(description=control.label, style={"description_width": "initial"}, layout=ipywidgets.Layout(width="auto", min_width="0", max_width="100%", margin="2px 18px 2px 0"))
-    slider = dict(continuous_update=False, min=control.low, max=control.high, layout=ipywidgets.Layout(flex="1 1 320px", max_width="520px", min_width="0", margin="2px 18px 2px 0"))
+    slider = dict(continuous_update=False, min=control.low, max=control.high, layout=ipywidgets.Layout(flex=f"1 1 {200 + 7 * len(control.label)}px", max_width="560px", min_width="0", margin="2px 18px 2px 0"))
     if control.kind == "choice": return ipywidgets.Dropdown(options=list(control.options.items()), value=value, **look)
     if control.kind == "switch": return ipywidgets.Checkbox(value=value, indent=False, **look)
     if control.kind == "text": return ipywidgets.Text(value=value, continuous_update=False, **look)

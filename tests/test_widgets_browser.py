@@ -111,7 +111,7 @@ def test_credit_explorer_live(lab, trace):
     check(lab, root, (5, 7), explorer.set(right="joint"))
     lab.locator(f"{root} select").nth(1).select_option(label="blocks of K, mean")
     check(lab, root, (5, 7, 10), explorer.set(right="block"))
-    press(lab, f"{root} .noUi-handle[aria-label='how far the policy has moved (1 = as recorded)']", "Home")
+    press(lab, f"{root} .noUi-handle[aria-label='how far the policy has moved (× recorded)']", "Home")
     check(lab, root, (3, 5), explorer.set(moved=0.0, right="block"))
     assert "On-policy" in lab.locator(f"{root} .mpo-summary").inner_text()
 
@@ -170,7 +170,7 @@ def test_both_widths_and_themes_live(lab):
         lab.set_viewport_size(dict(width=width, height=2800))
         lab.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab ' + theme})", theme)
         lab.evaluate("window.jupyterapp.shell.collapseLeft()")
-        lab.wait_for_function("theme => document.body.dataset.jpThemeName === 'JupyterLab ' + theme", arg=theme)
+        lab.wait_for_function("theme => document.body.dataset.jpThemeName === 'JupyterLab ' + theme && !document.querySelector('#jupyterlab-splash')", arg=theme)
         lab.wait_for_function("[...document.querySelectorAll('.mpo-widget .js-plotly-plot')].every(p => Math.abs(p.querySelector('.main-svg').getBoundingClientRect().width - p.clientWidth) < 4)")
         assert lab.evaluate(CLIPPED, ".mpo-widget") == [], f"{width} px, {theme}"
         ink, paper = lab.evaluate("[getComputedStyle(document.querySelector('.mpo-widget .ytick text')).fill, getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor]")
