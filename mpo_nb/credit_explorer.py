@@ -88,7 +88,7 @@ def carrier(actions: ActionSpace, # whose action it is
     space = actions.actions if isinstance(actions, TokenGradient) else actions
     return int((space.credit(unit, mask) * delta).abs()[0].argmax())
 
-# %% ../nbs/lib/credit_explorer.ipynb #b0360c3c
+# %% ../nbs/lib/credit_explorer.ipynb #66c15e1e
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
     x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
@@ -101,6 +101,15 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
     return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: without gradient"),
             line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
             marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0, legendrank=1100)]
+
+def _block_row(i: int, ids: Tensor, sums: Tensor) -> dict:
+    "Credit summed over the blocks of one side."
+    colour = _look(i)["line"]["color"]
+    return block_outline(ids, sums, name=("Left", "Right")[i], showlegend=False, line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"), xaxis="x3", yaxis="y3")
+
+def _largest(tensors: list[Tensor]) -> float:
+    "The largest number in any of them, 0 where there is none."
+    return max(float(x.max()) if x.numel() else 0.0 for x in tensors)
 
 def _range_band(T: int, epsilon: float) -> dict:
     "The clip range behind the ratios."
@@ -115,9 +124,21 @@ def _credit_layout(T: int, reach: float) -> dict:
             dict(xaxis3=axis("token", range=[.5, T + .5], anchor="y3"), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", rangemode="tozero", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
     return figure_layout(560, **{k: v for row in rows for k, v in row.items()})
 
-# %% ../nbs/lib/credit_explorer.ipynb #c69d02d3
+# %% ../nbs/lib/credit_explorer.ipynb #571cc37b
 _tails = {"keep their weights (truncate)": "truncate", "are rescaled (renormalise, as recipes do)": "renormalise"}
 
+def _controls(trace: Trace, settings: Mapping) -> list[Control]:
+    "The controls; a setting beyond a slider's usual end moves that end."
+    known = math.isfinite(trace.advantage) and (trace.advantage != 0 or math.isfinite(trace.reward))
+    A = float(trace.advantage) if known else 1.0 # a response that was never rewarded has none of its own
+    def reach(name, usual): return max([usual] + [abs(v) for v in (A if name == "advantage" else 0, settings.get(name, 0)) if isinstance(v, (int, float)) and math.isfinite(v)])
+    def both(name, label, value, options=None, **more): return Control(name, label, value, options, group="both", **more)
+    return [Control("left", "Left actions", "token", spaces, group="left"), Control("right", "Right actions", "window", spaces, group="right"),
+            both("k", "tokens per action, K", 4, low=1, high=int(reach("k", 64))), both("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=.05),
+            both("future", "share of later tokens", .2, low=0.0, high=.95, step=.05), both("epsilon", "clip range, 1 ± ε", .2, low=0.0, high=1.0, step=.01),
+            both("advantage", "advantage", A, low=-reach("advantage", 3.0), high=reach("advantage", 3.0), step=.05), both("tail", "windows at the end", "truncate", _tails)]
+
+# %% ../nbs/lib/credit_explorer.ipynb #647d403b
 class CreditExplorer(Explorer):
     "The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control takes."
     title, main = "Where the advantage goes", "k"
@@ -126,14 +147,7 @@ class CreditExplorer(Explorer):
                  **settings, # left, right, k, future, tail, moved, epsilon, advantage
                  ):
         self.trace = trace
-        known = math.isfinite(trace.advantage) and (trace.advantage != 0 or math.isfinite(trace.reward))
-        A = float(trace.advantage) if known else 1.0 # a response that was never rewarded has none of its own
-        largest = max([3.0, abs(A)] + [abs(v) for v in [settings.get("advantage")] if isinstance(v, (int, float)) and math.isfinite(v)])
-        k_most = max([64] + [v for v in [settings.get("k")] if isinstance(v, int)])
-        super().__init__(Control("left", "Left actions", "token", spaces, group="left"), Control("right", "Right actions", "window", spaces, group="right"),
-            Control("k", "tokens per action, K", 4, low=1, high=k_most, group="both"), Control("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=.05, group="both"),
-            Control("future", "share of later tokens", .2, low=0.0, high=.95, step=.05, group="both"), Control("epsilon", "clip range, 1 ± ε", .2, low=0.0, high=1.0, step=.01, group="both"),
-            Control("advantage", "advantage", A, low=-largest, high=largest, step=.05, group="both"), Control("tail", "windows at the end", "truncate", _tails, group="both"), **settings)
+        super().__init__(*_controls(trace, settings), **settings)
 
     def applies(self, values: Mapping) -> set[str]:
         used, windows = {values["left"], values["right"]}, {"future", "tail"} if "window" in (values["left"], values["right"]) else set()
@@ -151,26 +165,24 @@ class CreditExplorer(Explorer):
     def view(self, values: Mapping) -> View:
         mask, T = self.trace.mask_tensor, len(self.trace.tokens)
         sides = {side: self.loss(side, values) for side in ("left", "right")}
-        limit = max([float(out.credit.abs().max()) for out, _ in sides.values()]) if T else 0.0
-        reach = max([values["epsilon"]] + [float(out.ratio.clamp(1e-3, 1e3).log().abs().max()) for out, _ in sides.values()]) if T else 0.0
+        limit, reach = _largest([out.credit.abs() for out, _ in sides.values()]), _largest([out.ratio.clamp(1e-3, 1e3).log().abs() for out, _ in sides.values()])
         kept, strips, rows, sums = mask[0].nonzero()[:, 0].numpy(), [], [_range_band(T, values["epsilon"])], []
         for i, (side, (out, actions)) in enumerate(sides.items()):
             ids = action_blocks(actions, mask)
-            name = f"{side.capitalize()}: {next(label for label, s in spaces.items() if s == values[side])}".replace(" K,", f" {values['k']},")
+            name = f"{side.capitalize()}: {self.controls[side].text(values[side])}".replace(" K,", f" {values['k']},")
             strips.append(strip_state(self.trace, name, out.credit, ids, torch.where(mask, out.ratio, math.nan), out.clipped, limit=limit))
             rows += _token_rows(side.capitalize(), i, out, kept)
-            colour = _look(i)["line"]["color"]
-            sums.append(block_outline(ids, block_sum(out.credit, ids), name=side, showlegend=False, line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"), xaxis="x3", yaxis="y3"))
+            sums.append(_block_row(i, ids, block_sum(out.credit, ids)))
         summary = _summary(self.trace, values, sides)
         alt = f"Three rows over the tokens: credit, ratio of each action with the clip range, and credit summed over blocks, left and right. {summary}"
-        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, reach), summary, alt=alt)
+        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, max(reach, values["epsilon"])), summary, alt=alt)
 
     def page_axes(self) -> dict:
         T, v = len(self.trace.tokens), self.values
         ks, moves = ((1, 2, 3, 4, 5, 6, 8), (0., .5, 1., 2., 3., 5.)) if T <= 64 else ((2, 4, 8), (0., 1., 3.)) if T <= 512 else ((4, 8), (0., 1., 3.))
         return {"k": sorted({v["k"], *ks}), "moved": sorted({v["moved"], *moves})} | ({"right": list(spaces.values())} if T <= 512 else {})
 
-# %% ../nbs/lib/credit_explorer.ipynb #668f95fd
+# %% ../nbs/lib/credit_explorer.ipynb #6a4ff7ee
 def _differences(values: Mapping, left: PolicyLoss, right: PolicyLoss, kept: list[int]) -> str:
     "Where the two sides give different credit."
     differ, edge = differing(left.credit, right.credit), set(kept[: values["k"] - 1])
@@ -180,25 +192,33 @@ def _differences(values: Mapping, left: PolicyLoss, right: PolicyLoss, kept: lis
     why = ", the first K−1, which fewer windows contain," if set(differ) == edge else ", the first K−1, which fewer windows contain, and the last K−1, where windows are rescaled," if values["tail"] == "renormalise" and set(differ) == edge | ends else ""
     return f"The two sides differ at {spans(differ)}{why} and nowhere else."
 
+def _are(positions: Sequence[int]) -> str: return spans(positions) + (" is" if len(positions) == 1 else " are")
+
+def _clipping(side: str, out: PolicyLoss, own: PolicyLoss, actions: ActionSpace, delta: Tensor, mask: Tensor, values: Mapping) -> str:
+    "What is clipped on one side, and what that takes away; nothing where nothing is clipped."
+    cut, kept = int(out.clipped.sum()), mask[0].nonzero()[:, 0].tolist()
+    if not cut: return ""
+    lost = [t for t in kept if float(out.credit[0, t]) == 0]
+    told = f"{side.capitalize()}, {cut} of {len(kept):,} actions {'is' if cut == 1 else 'are'} clipped, and " + (f"{_are(lost)} left without gradient" if lost else "no token loses all of its gradient")
+    if not (carried := carried_out(out, own, values["epsilon"])): return told + "."
+    by = carrier(actions, delta, mask, carried[0])
+    one = len(carried) == 1
+    return f"{told}; {spans(carried)} {'lies' if one else 'lie'} inside the clip range by {'itself' if one else 'themselves'}, but token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) carries {'it' if one else 'the first of them'} out."
+
+# %% ../nbs/lib/credit_explorer.ipynb #85907838
 def _summary(trace: Trace, values: Mapping, sides: Mapping[str, tuple[PolicyLoss, ActionSpace]]) -> str:
     "What there is to see, in sentences."
     mask, kept = trace.mask_tensor, [t for t, m in enumerate(trace.mask) if m]
     if not kept: return "The response has no token of the policy's own, so there is no credit to give."
-    known = trace.delta[mask].isfinite()
-    told = [] if bool(known.all()) else ["No log-probabilities are known: drawn as if the policy had not moved." if not bool(known.any()) else f"{int((~known).sum())} log-probabilities are unknown: those tokens are drawn as not moved."]
+    known, unknown = trace.delta.isfinite(), int((~trace.delta[mask].isfinite()).sum())
+    told = [] if not unknown else ["No log-probabilities are known: drawn as if the policy had not moved."] if unknown == len(kept) else [f"{unknown} log-probabilit{'y is' if unknown == 1 else 'ies are'} unknown: such tokens are drawn as not moved."]
     if values["advantage"] == 1 and not (trace.advantage or math.isfinite(trace.reward)): told.append("The response has no reward and no advantage of its own; 1 stands in.")
-    if values["advantage"] == 0: told.append("The advantage is 0, as in a group whose rewards are all equal: no token is pushed, whatever an action is.")
-    (left, _), (right, _) = sides.values()
+    if values["advantage"] == 0: return " ".join(told + ["The advantage is 0, as in a group whose rewards are all equal: no token is pushed, whatever an action is."])
     own = moved_loss(trace, TokenActions(), values["moved"], values["advantage"], values["epsilon"])
     if bool((own.ratio == 1).all()): told.append("On-policy: every ratio is 1, and nothing is clipped.")
-    if values["advantage"] != 0: told.append(_differences(values, left, right, kept))
-    for side, (out, actions) in sides.items():
-        cut, lost = int(out.clipped.sum()), [t for t in kept if float(out.credit[0, t]) == 0 and values["advantage"] != 0]
-        if not cut: continue
-        sentence = f"{side.capitalize()}, {cut} of {len(kept):,} actions {'is' if cut == 1 else 'are'} clipped, and {spans(lost) + ' ' + ('is' if len(lost) == 1 else 'are') + ' left without gradient' if lost else 'no token loses all of its gradient'}"
-        if carried := carried_out(out, own, values["epsilon"]):
-            by = carrier(actions, values["moved"] * torch.where(trace.delta.isfinite(), trace.delta, 0.0), mask, carried[0])
-            sentence += f"; {spans(carried)} lie{'s' * (len(carried) == 1)} inside the clip range by {'itself' if len(carried) == 1 else 'themselves'}, but token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) carries {'it' if len(carried) == 1 else 'the first of them'} out"
-        told.append(sentence + ".")
+    (left, _), (right, _) = sides.values()
+    told.append(_differences(values, left, right, kept))
+    delta = values["moved"] * torch.where(known, trace.delta, 0.0)
+    told += [_clipping(side, out, own, actions, delta, mask, values) for side, (out, actions) in sides.items()]
     told.append(f"Credit adds up to {signed(float(left.credit.sum()))} left and {signed(float(right.credit.sum()))} right.")
-    return " ".join(told)
+    return " ".join(t for t in told if t)
