@@ -17,7 +17,7 @@ from .report import _css
 from .strip import _character
 from .widget_parts import Control, View, painted_strip, panel_style, strip_script, strip_template
 
-# %% ../nbs/lib/widget_page.ipynb #2476501f
+# %% ../nbs/lib/widget_page.ipynb #523fd3c6
 def _plain(x: object) -> object:
     "A part as JSON holds it."
     if isinstance(x, Mapping): return {k: _plain(v) for k, v in x.items()}
@@ -29,9 +29,15 @@ def _plain(x: object) -> object:
 class _Pool:
     "Parts as JSON texts, each stored once."
     def __init__(self): self.numbers: dict[str, int] = {}
-    def add(self, part: object) -> int: return self.numbers.setdefault(json.dumps(_plain(part)), len(self.numbers))
+    def _number(self, plain: object) -> int: return self.numbers.setdefault(json.dumps(plain, separators=(",", ":")), len(self.numbers))
+    def add(self, part: object) -> int:
+        "The number of a part; a dictionary's long lists are numbered, and stand under '$'."
+        plain = _plain(part)
+        if not isinstance(plain, dict): return self._number(plain)
+        lists = {k: v for k, v in plain.items() if isinstance(v, list) and len(v) > 8}
+        return self._number({k: v for k, v in plain.items() if k not in lists} | ({"$": {k: self._number(v) for k, v in lists.items()}} if lists else {}))
 
-# %% ../nbs/lib/widget_page.ipynb #f23e92d3
+# %% ../nbs/lib/widget_page.ipynb #6dcfccda
 def page_states(axes: Mapping[str, Sequence], # control name -> values on the page
                 values: Mapping, # of all controls; those without an axis stay as they are
                 view: Callable[[Mapping], View], # what the widget shows
@@ -49,13 +55,14 @@ def page_states(axes: Mapping[str, Sequence], # control name -> values on the pa
             states.append(dict(template=templates[id(v.trace)][0], strips=[pool.add(s) for s in v.strips], data=[pool.add(d) for d in v.data], layout=pool.add(v.layout),
                                summary=pool.add(v.summary), extra=pool.add(v.extra), alt=pool.add(v.alt), applies=[n for n in axes if n in matter]))
         index.append(seen[key])
-    return dict(pool=[json.loads(text) for text in pool.numbers], states=states, index=index)
+    return dict(pool=[json.loads(part) for part in pool.numbers], states=states, index=index)
 
-# %% ../nbs/lib/widget_page.ipynb #84c9c4fc
+# %% ../nbs/lib/widget_page.ipynb #3af1e389
 page_script = """function page(root, d) {
+  const get = i => { const p = d.pool[i]; return p && p.$ ? {...p, ...Object.fromEntries(Object.entries(p.$).map(([k, n]) => [k, d.pool[n]]))} : p }
   const axes = d.axes.map(a => root.querySelector(`[data-axis="${a.name}"]`)), plot = root.querySelector('.mpo-plot')
   const show = () => {
-    const at = axes.map(a => +a.value), n = at.reduce((n, i, j) => n * d.axes[j].values.length + i, 0), s = d.states[d.index[n]], get = i => d.pool[i]
+    const at = axes.map(a => +a.value), n = at.reduce((n, i, j) => n * d.axes[j].values.length + i, 0), s = d.states[d.index[n]]
     axes.forEach((a, j) => {
       const text = d.axes[j].texts[at[j]], out = a.parentElement.querySelector('output')
       if (out) { out.textContent = text; a.setAttribute('aria-valuetext', text) }
@@ -89,7 +96,7 @@ def _axis_html(control: Control, values: Sequence, at: int) -> str:
         return f"<label>{escape(control.label)} <select {name}>{options}</select></label>"
     return f'<label>{escape(control.label)} <input type="range" {name} min="0" max="{len(values) - 1}" step="1" value="{at}"><output>{escape(control.text(values[at]))}</output></label>'
 
-# %% ../nbs/lib/widget_page.ipynb #e4917877
+# %% ../nbs/lib/widget_page.ipynb #df118f72
 def page_fragment(title: str, # of the widget
                   controls: Mapping[str, Control], # by name
                   axes: Mapping[str, Sequence], # control name -> values on the page; the current value among them
@@ -103,7 +110,7 @@ def page_fragment(title: str, # of the widget
     data = page_states(axes, values, view, applies)
     data["axes"] = [dict(name=n, values=list(v), texts=[controls[n].text(x) for x in v]) for n, v in axes.items()]
     now = view(values)
-    text = json.dumps(data).replace("<", "\\u003c")
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     name = "mpo-" + hashlib.sha1(text.encode()).hexdigest()[:10]
     groups = dict.fromkeys(controls[n].group for n in axes)
     inputs = "".join('<div>' + "".join(_axis_html(controls[n], v, list(v).index(values[n])) for n, v in axes.items() if controls[n].group == g) + "</div>" for g in groups)
