@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['spaces', 'Deltas', 'as_deltas', 'action_ratios', 'widened', 'clipped_shares', 'RatioLab']
 
-# %% ../nbs/lib/ratio_lab.ipynb #fb404ecf
+# %% ../nbs/lib/ratio_lab.ipynb #47809062
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .recipes import recipe
 from .report import _clipping, _colours, _percent
+from .tables import numbers_table
 from .runs import RatioRow, _stack, spread_factor
 from .traces import Trace, load_traces
 from .widget_base import Explorer, axis, figure_layout
@@ -126,7 +126,7 @@ def _lab_layout(rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int],
     line = dict(type="line", x0=k, x1=k, xref="x", y0=0, y1=1, yref="y domain", line=dict(color="#888", width=1, dash="dash"))
     return figure_layout(total + h["top"] + h["foot"], margin=dict(l=10, r=14, t=h["top"], b=h["foot"]), annotations=notes, shapes=[line], bargap=0, barmode="overlay", hovermode="closest", legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top"), **parts)
 
-# %% ../nbs/lib/ratio_lab.ipynb #5db4d33a
+# %% ../nbs/lib/ratio_lab.ipynb #64314d40
 class RatioLab(Explorer):
     "Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where no log-ratio is known."
     title, main, ks = "Ratios and the clip range", "k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -183,13 +183,13 @@ class RatioLab(Explorer):
 
     def _table(self, rows: Mapping[str, RatioRow], values: Mapping) -> str:
         "The four kinds of action in numbers."
-        token = float(self.kept.std(correction=0)); body = ""
+        token, body = float(self.kept.std(correction=0)), []
         for r in rows.values():
             spread = float(r.log_ratio.std(correction=0))
             cells = [f"{spread:.4f}", f"{spread / token:.2f}" if token > 0 else "–", f"{r.factor:.2f}", _percent(r.clip_fraction, 2), "–" if r.control is None else _percent(r.control, 2)]
-            body += f'<tr><th scope="row" style="text-align:left">{escape(r.label)}</th>' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
-        heads = "".join(f'<th scope="col" style="text-align:left">{h}</th>' for h in ("actions", "spread of log R (nats)", "relative to tokens", "c, were tokens independent", "share " + {"lost": "without gradient", "outside": "outside"}[values["measure"]], "control"))
-        return f'<div style="overflow-x:auto" class="scroll" tabindex="0" role="region" aria-label="Actions in numbers"><table style="margin:0"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+            body.append([r.label, *cells])
+        heads = ["actions", "spread of log R (nats)", "relative to tokens", "c, were tokens independent", f"share {'without gradient' if values['measure'] == 'lost' else 'outside'}", "control"]
+        return numbers_table(heads, body, "Actions in numbers")
 
     def page_axes(self) -> dict:
         v = self.values

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['show_trace', 'RolloutBrowser']
 
-# %% ../nbs/lib/rollout_browser.ipynb #bd41ebf7
+# %% ../nbs/lib/rollout_browser.ipynb #90f6bd60
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from .block_explorer import BlockExplorer
 from .checkpoint import Run
 from .credit_explorer import CreditExplorer
 from .recipes import Recipe, recipe
-from .rollout_table import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table, step_responses
+from .tables import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table, step_responses
 from .runs import RunData, configured, describe_actions, token_and_run_recipes
 from .strip import action_blocks, signed, trace_loss
 from .traces import Trace, load_traces

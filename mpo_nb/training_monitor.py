@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pulse', 'TrainingMonitor']
 
-# %% ../nbs/lib/training_monitor.ipynb #67f9ac30
+# %% ../nbs/lib/training_monitor.ipynb #5a7c1403
 import math
 import threading
 import time
@@ -18,6 +18,7 @@ import numpy as np
 import traitlets
 from .live_runs import LiveRun, live_runs, metric_curve, metric_names, seed_groups, seed_mean
 from .report import _accuracy, _colours, _look
+from .tables import numbers_table
 from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View
 
@@ -194,7 +195,7 @@ class TrainingMonitor(_Following):
     @property
     def subject(self) -> str: return ", ".join(f"{name}" for name, _ in seed_groups(self.watched))
 
-# %% ../nbs/lib/training_monitor.ipynb #27e4132e
+# %% ../nbs/lib/training_monitor.ipynb #70c12496
 def _runs_table(watched: list[LiveRun]) -> str:
     "Where each run stands, in numbers."
     def number(row, key, form): return form.format(row[key]) if isinstance(row.get(key), (int, float)) else "–"
@@ -204,6 +205,5 @@ def _runs_table(watched: list[LiveRun]) -> str:
         evaluated = next((p for p in reversed(w.points) if p.get("accuracy_sampled") is not None), {})
         at = f" at step {evaluated['step']}" if evaluated else ""
         cells = [w.config.get("seed", "–"), f"{last.get('step', 0)} of {w.config.get('steps', '?')}", number(last, "reward", "{:.3f}"), _accuracy(evaluated) + at, number(last, "clip_fraction", "{:.2%}"), number(last, "seconds", "{:.0f} s")]
-        rows.append(f'<tr><th scope="row" style="text-align:left">{escape(w.label)}</th>' + "".join(f'<td style="white-space:nowrap">{escape(str(c))}</td>' for c in cells) + "</tr>")
-    heads = "".join(f'<th scope="col" style="text-align:left">{h}</th>' for h in ("run", "seed", "step", "reward", "accuracy (95%)", "clip fraction", "training time"))
-    return f'<div style="overflow-x:auto" class="scroll" tabindex="0" role="region" aria-label="The runs in numbers"><table style="margin:0"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        rows.append([w.label, *cells])
+    return numbers_table(["run", "seed", "step", "reward", "accuracy (95%)", "clip fraction", "training time"], rows, "The runs in numbers")

@@ -19,7 +19,7 @@ from mpo_nb.completions import load_completions
 from mpo_nb.live_runs import Tail, live_runs, seed_groups, seed_mean, student_t
 from mpo_nb.losses import policy_loss
 from mpo_nb.ratio_lab import as_deltas
-from mpo_nb.rollout_table import choose_responses, rollouts_table, snippet_html, step_responses
+from mpo_nb.tables import choose_responses, rollouts_table, snippet_html, step_responses
 from mpo_nb.recipes import recipe
 from mpo_nb.runs import made_up_run, read_run
 from mpo_nb.strip import trace_loss
@@ -460,6 +460,13 @@ def test_live_in_jupyterlab(browser, tmp_path):
         page.keyboard.press("ArrowRight")
         wanted = RatioLab(folder / "done", k=5).row("window").clip_fraction
         page.wait_for_function("t => [...document.querySelectorAll('.mpo-extra')].some(e => e.textContent.includes('windows of 5') && e.textContent.includes(t))", arg=f"{100 * wanted:.2f}%", timeout=20_000)
-        shot(page, "lab-three")
+        for width, theme in ((1400, "Light"), (700, "Dark")):
+            page.set_viewport_size(dict(width=width, height=5200))
+            page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab ' + theme})", theme)
+            page.evaluate("window.jupyterapp.shell.collapseLeft()")
+            page.wait_for_function("theme => document.body.dataset.jpThemeName === 'JupyterLab ' + theme && !document.querySelector('#jupyterlab-splash')", arg=theme)
+            page.wait_for_function("[...document.querySelectorAll('.mpo-widget .js-plotly-plot')].filter(p => p.offsetParent).every(p => Math.abs(p.querySelector('.main-svg').getBoundingClientRect().width - p.clientWidth) < 4)")
+            assert page.evaluate("[...document.querySelectorAll('.mpo-widget .widget-label, .mpo-widget .mpo-summary')].filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)") == [], f"{width} px, {theme}"
+            shot(page, f"live-{width}-{theme.lower()}")
         assert page.trouble == []
         page.close()
