@@ -1,4 +1,5 @@
 "The widgets without a browser: what they show is what the library computes, whatever the trace lacks, and soon enough."
+import csv
 import json
 import math
 import time
@@ -209,6 +210,15 @@ def test_the_panel_says_what_the_strip_says(trace):
     assert len(labels[0]) == len(trace.tokens) and all(a.startswith(b) and a != b for a, b in zip(*labels))
     assert signed(state["values"][0], 3) in labels[0][0]
     assert Panel().shown == 0
+
+
+def test_measured_times_hold_the_bounds(root):
+    "benchmarks/widgets.csv: 150 ms for a change at 512 tokens, 600 ms at 4,096, and 2 s for the first draw."
+    with open(root / "benchmarks" / "widgets.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert {(r["widget"], r["tokens"]) for r in rows} >= {(w, t) for w in ("BlockExplorer", "CreditExplorer") for t in ("64", "512", "4096")}
+    for r in rows:
+        assert float(r["ms_q75"]) < (2000 if r["what"] == "first draw" else 150 if int(r["tokens"]) <= 512 else 600), r
 
 
 @pytest.mark.slow
