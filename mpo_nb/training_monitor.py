@@ -74,13 +74,13 @@ def _monitor_layout(panels: list[tuple[str, list[dict]]], reach: int) -> dict:
         parts.setdefault("annotations", []).append(dict(text=f"<b>{escape(name[0].upper() + name[1:])}</b>", x=0, xref="paper", xanchor="left", y=top, yref="paper", yanchor="bottom", showarrow=False))
     return figure_layout(300 * n + 60, margin=dict(l=10, r=14, t=70, b=10), hovermode="x unified", **parts) | dict(legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top"))
 
-# %% ../nbs/lib/training_monitor.ipynb #05b64d18
+# %% ../nbs/lib/training_monitor.ipynb #44971a20
 class Pulse(anywidget.AnyWidget):
     "Sent behind a frame, it comes back when the browser has painted it."
     _esm = "export default {render({model}) { const back = () => requestAnimationFrame(() => setTimeout(() => { model.set('seen', model.get('sent')); model.save_changes() })); model.on('change:sent', back); back(); return () => model.off('change:sent', back) }}"
     sent = traitlets.Int(0).tag(sync=True)
     seen = traitlets.Int(-1).tag(sync=True)
-    patience = 10.0 # seconds after which the next frame goes out all the same
+    patience = 4.0 # seconds after which the next frame goes out all the same
     last = -math.inf
 
     @property
