@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['spaces', 'space_actions', 'moved_loss', 'spans', 'differing', 'carried_out', 'carrier', 'CreditExplorer']
 
-# %% ../nbs/lib/credit_explorer.ipynb #47de6f91
+# %% ../nbs/lib/credit_explorer.ipynb #a43e74c0
 import math
 from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
-from .block_explorer import block_outline
+from .block_explorer import block_outline, reach_controls, token_axis
 from .blocks import block_sum, sentence_blocks
 from .losses import PolicyLoss, policy_loss
 from .report import _look
@@ -88,16 +88,16 @@ def carrier(actions: ActionSpace, # whose action it is
     space = actions.actions if isinstance(actions, TokenGradient) else actions
     return int((space.credit(unit, mask) * delta).abs()[0].argmax())
 
-# %% ../nbs/lib/credit_explorer.ipynb #66c15e1e
+# %% ../nbs/lib/credit_explorer.ipynb #1d124a3d
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
     x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
     cut, lost = out.clipped[0].numpy()[kept], credit == 0
-    look, cross = _look(i), dict(symbol=("x-thin", "cross-thin")[i], size=11, line=dict(width=2, color=_look(i)["line"]["color"]))
     few = len(x) <= 256
+    look, cross = _look(i), dict(symbol=("x-thin", "cross-thin")[i], size=11 if few else 6, line=dict(width=2, color=_look(i)["line"]["color"]))
     marker = look["marker"] | dict(size=(6, 10)[i], symbol=("circle", "square-open")[i])
     line = dict(type="scatter", mode="lines+markers" if few else "lines", line=look["line"] | dict(width=1.5), marker=marker)
-    marks = dict(type="scatter", mode="markers", marker=cross, hoverinfo="skip", showlegend=False)
+    marks = dict(type="scatter", mode="markers", marker=cross, hoverinfo="skip", showlegend=False, cliponaxis=False)
     return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: without gradient"),
             line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
             marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0, legendrank=1100)]
@@ -116,15 +116,16 @@ def _range_band(T: int, epsilon: float) -> dict:
     low, high = max(1 - epsilon, 1e-3), 1 + epsilon
     return dict(type="scatter", mode="lines", x=[.5, T + .5, T + .5, .5], y=[low, low, high, high], fill="toself", fillcolor="rgba(128,128,128,.22)", line=dict(width=0), name="clip range", hoverinfo="skip", xaxis="x2", yaxis="y2")
 
-def _credit_layout(T: int, reach: float) -> dict:
+def _credit_layout(T: int, reach: float, values: Mapping) -> dict:
     "Three rows over the same tokens; `reach` is the largest log-ratio drawn."
     ticks = [.8, .9, 1, 1.1, 1.2] if reach < .3 else [.25, .5, .7, 1, 1.4, 2, 4] if reach < 1.2 else [.001, .01, .1, .3, 1, 3, 10, 100, 1000]
-    rows = [dict(xaxis=axis("", range=[.5, T + .5], anchor="y", showticklabels=False), yaxis=axis("credit", domain=[.71, 1], rangemode="tozero", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)),
-            dict(xaxis2=axis("", range=[.5, T + .5], anchor="y2", showticklabels=False), yaxis2=axis("ratio (log scale)", domain=[.36, .65], anchor="x2", type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])),
-            dict(xaxis3=axis("token", range=[.5, T + .5], anchor="y3"), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", rangemode="tozero", zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
-    return figure_layout(560, **{k: v for row in rows for k, v in row.items()})
+    shown = token_axis(T, values)
+    rows = [dict(xaxis=axis("", anchor="y", showticklabels=False, **shown), yaxis=axis("credit", domain=[.71, 1], rangemode="tozero", fixedrange=True, zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)),
+            dict(xaxis2=axis("", anchor="y2", matches="x", showticklabels=False, **shown), yaxis2=axis("ratio (log scale)", domain=[.36, .65], anchor="x2", type="log", fixedrange=True, tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])),
+            dict(xaxis3=axis("token", anchor="y3", matches="x", **shown), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", rangemode="tozero", fixedrange=True, zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
+    return figure_layout(560, **{k: v for row in rows for k, v in row.items()}) | dict(dragmode="zoom" if T > 256 else False)
 
-# %% ../nbs/lib/credit_explorer.ipynb #571cc37b
+# %% ../nbs/lib/credit_explorer.ipynb #8644f4b6
 _tails = {"keep their weights (truncate)": "truncate", "are rescaled (renormalise, as recipes do)": "renormalise"}
 
 def _controls(trace: Trace, settings: Mapping) -> list[Control]:
@@ -136,9 +137,9 @@ def _controls(trace: Trace, settings: Mapping) -> list[Control]:
     return [Control("left", "Left actions", "token", spaces, group="left"), Control("right", "Right actions", "window", spaces, group="right"),
             both("k", "tokens per action, K", 4, low=1, high=int(reach("k", 64))), both("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=.05),
             both("future", "share of later tokens", .2, low=0.0, high=.95, step=.05), both("epsilon", "clip range, 1 ± ε", .2, low=0.0, high=1.0, step=.01),
-            both("advantage", "advantage", A, low=-reach("advantage", 3.0), high=reach("advantage", 3.0), step=.05), both("tail", "windows at the end", "truncate", _tails)]
+            both("advantage", "advantage", A, low=-reach("advantage", 3.0), high=reach("advantage", 3.0), step=.05), both("tail", "windows at the end", "truncate", _tails), *reach_controls(len(trace.tokens))]
 
-# %% ../nbs/lib/credit_explorer.ipynb #647d403b
+# %% ../nbs/lib/credit_explorer.ipynb #f05e2821
 class CreditExplorer(Explorer):
     "The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control takes."
     title, main = "Where the advantage goes", "k"
@@ -151,7 +152,8 @@ class CreditExplorer(Explorer):
 
     def applies(self, values: Mapping) -> set[str]:
         used, windows = {values["left"], values["right"]}, {"future", "tail"} if "window" in (values["left"], values["right"]) else set()
-        return {"left", "right", "moved", "epsilon", "advantage"} | windows | ({"k"} if used & {"window", "joint", "block", "block-joint"} else set())
+        figure = {"span"} | ({"start"} if values.get("span") else set()) if "span" in values else set()
+        return {"left", "right", "moved", "epsilon", "advantage"} | figure | windows | ({"k"} if used & {"window", "joint", "block", "block-joint"} else set())
 
     def loss(self,
              side: str, # "left" | "right"
@@ -175,7 +177,7 @@ class CreditExplorer(Explorer):
             sums.append(_block_row(i, ids, block_sum(out.credit, ids)))
         summary = _summary(self.trace, values, sides)
         alt = f"Three rows over the tokens: credit, ratio of each action with the clip range, and credit summed over blocks, left and right. {summary}"
-        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, max(reach, values["epsilon"])), summary, alt=alt)
+        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, max(reach, values["epsilon"]), values), summary, alt=alt)
 
     def page_axes(self) -> dict:
         T, v = len(self.trace.tokens), self.values

@@ -16,7 +16,7 @@ import traitlets
 from .strip import TokenStrip, _down, _legend, _row, _up, strip_style, token_strip
 from .traces import Trace
 
-# %% ../nbs/lib/widget_parts.ipynb #ac735130
+# %% ../nbs/lib/widget_parts.ipynb #9cb70ba0
 @dataclass(frozen=True)
 class Control:
     "One labelled setting of a widget."
@@ -26,7 +26,7 @@ class Control:
     options: Mapping[str, object] | None = None # label -> value, for a choice
     low: float | None = None # smallest number
     high: float | None = None # largest number
-    step: float | None = None # of a slider, for numbers that are not whole
+    step: float | None = None # of a slider
     group: str = "" # controls of a group stand together, e.g. those of the left strip
 
     @property
@@ -57,7 +57,7 @@ class Control:
         if self.kind == "choice": return next(label for label, v in self.options.items() if v == value)
         return f"{value:g}" if self.kind in ("whole", "number") else str(value)
 
-# %% ../nbs/lib/widget_parts.ipynb #475acdd0
+# %% ../nbs/lib/widget_parts.ipynb #09e0a0ff
 def live_control(control: Control, # what is to be set
                  value: object, # at first
                  ) -> ipywidgets.DOMWidget:
@@ -67,7 +67,7 @@ def live_control(control: Control, # what is to be set
     if control.kind == "choice": return ipywidgets.Dropdown(options=list(control.options.items()), value=value, **look)
     if control.kind == "switch": return ipywidgets.Checkbox(value=value, indent=False, **look)
     if control.kind == "text": return ipywidgets.Text(value=value, continuous_update=False, **look)
-    if control.kind == "whole": return ipywidgets.IntSlider(value=value, **look | slider)
+    if control.kind == "whole": return ipywidgets.IntSlider(value=value, step=int(control.step or 1), **look | slider)
     return ipywidgets.FloatSlider(value=value, step=control.step or (control.high - control.low) / 100, readout_format=".2f", **look | slider)
 
 # %% ../nbs/lib/widget_parts.ipynb #43020c2f

@@ -193,6 +193,16 @@ def test_views_that_differ_in_their_traces():
     assert 'data-pick="1"' in growing.panel.extra and growing.trace is None
 
 
+@pytest.mark.parametrize("explorer", [BlockExplorer, CreditExplorer])
+def test_a_long_response_is_shown_in_parts(explorer):
+    shown = explorer(made(400))
+    shown.widget
+    assert "span" not in explorer(made(200)).controls and shown.live["start"].layout.display == "none" and tuple(shown.live_figure.layout.xaxis.range) == (0.5, 400.5)
+    shown.live["span"].value = 64
+    shown.live["start"].value = 97
+    assert tuple(shown.live_figure.layout.xaxis.range) == (96.5, 160.5) == tuple(shown.figure().layout.xaxis3.range) and shown.live["start"].layout.display is None
+
+
 def test_page_states_are_shared(trace):
     page = BlockExplorer(trace).html()
     data = json.loads(page.split('<script type="application/json">')[1].split("</script>")[0])
