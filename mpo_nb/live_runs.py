@@ -45,7 +45,7 @@ class Tail:
             except (ValueError, KeyError, TypeError): self.broken += 1
         return True
 
-# %% ../nbs/lib/live_runs.ipynb #7fec6e14
+# %% ../nbs/lib/live_runs.ipynb #1ccad6fd
 class LiveRun:
     "A run folder under observation; nothing of it need exist yet."
     def __init__(self,
@@ -85,6 +85,7 @@ class LiveRun:
         if self.finished: return f"{self.label}: finished, {last} steps.{extra}"
         return f"{self.label}: step {last}{f' of {steps}' if steps else ''}, last written at {time.strftime('%H:%M:%S', time.localtime(self.tail.written))}.{extra}"
 
+# %% ../nbs/lib/live_runs.ipynb #2372b28f
 def live_runs(runs: dict | list | str | Path, # label -> run folder, run folders, or one; a folder of run folders stands for all of them
               ) -> list[LiveRun]:
     "Run folders under observation, whether there yet or not. Raises ValueError for none, or two of the same name."
@@ -96,7 +97,7 @@ def live_runs(runs: dict | list | str | Path, # label -> run folder, run folders
     if len({label for label, _ in pairs}) < len(pairs): raise ValueError(f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}")
     return [LiveRun(str(label), path) for label, path in pairs]
 
-# %% ../nbs/lib/live_runs.ipynb #f65a4b53
+# %% ../nbs/lib/live_runs.ipynb #f11358c1
 def student_t(n: int, # how many values the mean is of, at least 2
               ) -> float:
     "The 97.5% quantile of Student's t with n - 1 degrees of freedom, to 3 digits; from its expansion in 1/(n - 1) beyond 7. Raises ValueError for n < 2."
@@ -113,7 +114,7 @@ def seed_mean(curves: list[dict[int, float]], # one for each seed: step -> value
     half = student_t(n) * values.std(0, ddof=1) / math.sqrt(n) if n > 1 else np.full(len(steps), math.nan)
     return np.array(steps, dtype=int), values.mean(0) if n else np.zeros(0), half
 
-# %% ../nbs/lib/live_runs.ipynb #1efc72c3
+# %% ../nbs/lib/live_runs.ipynb #9e4d14a8
 def seed_groups(runs: list[LiveRun], # as read
                 ) -> list[tuple[str, list[LiveRun]]]: # (name, runs)
     "Runs of the same configuration but for the seed, with a name for each group."
@@ -128,7 +129,7 @@ def seed_groups(runs: list[LiveRun], # as read
     names = [name(m) for m in found.values()]
     return [(n if names.count(n) == 1 else ", ".join(r.label for r in m), m) for n, m in zip(names, found.values())]
 
-# %% ../nbs/lib/live_runs.ipynb #574177d4
+# %% ../nbs/lib/live_runs.ipynb #d367915a
 metric_names = {"reward, mean of the step": "reward", "accuracy on held-out problems, sampled": "accuracy_sampled", "accuracy on held-out problems, greedy": "accuracy_greedy", "accuracy while training": "train_accuracy",
     "clip fraction": "clip_fraction", "clip fraction, above the range": "clip_fraction_high", "clip fraction, below the range": "clip_fraction_low", "approximate KL (nats)": "approx_kl", "entropy (nats per token)": "entropy",
     "ratio, 1% quantile": "ratio_q01", "ratio, 99% quantile": "ratio_q99", "ratio, largest": "ratio_max", "log-ratio, standard deviation (nats)": "log_ratio_std", "loss": "loss", "gradient norm": "grad_norm",

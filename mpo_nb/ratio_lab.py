@@ -126,22 +126,9 @@ def _lab_layout(rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int],
     line = dict(type="line", x0=k, x1=k, xref="x", y0=0, y1=1, yref="y domain", line=dict(color="#888", width=1, dash="dash"))
     return figure_layout(total + h["top"] + h["foot"], margin=dict(l=10, r=14, t=h["top"], b=h["foot"]), annotations=notes, shapes=[line], bargap=0, barmode="overlay", hovermode="closest", legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top"), **parts)
 
-# %% ../nbs/lib/ratio_lab.ipynb #64314d40
-class RatioLab(Explorer):
-    "Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where no log-ratio is known."
-    title, main, ks = "Ratios and the clip range", "k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-    def __init__(self,
-                 source: object, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers
-                 **settings, # k, future, low, high, measure
-                 ):
-        self.data, self._cache = as_deltas(source), {}
-        self.kept = self.data.delta[self.data.mask]
-        self.signs = None if self.data.advantages is None else self.data.advantages[:, None].expand_as(self.data.delta)[self.data.mask]
-        measures = {"that lose their gradient": "lost", "outside the clip range": "outside"}
-        if self.signs is None: measures.pop("that lose their gradient")
-        super().__init__(Control("k", "tokens per action, K", 4, low=1, high=32), Control("future", "share of later tokens in a window", .2, low=0.0, high=.95, step=.05), Control("low", "clip range, below 1 by", .2, low=0.0, high=.95, step=.01),
-                         Control("high", "clip range, above 1 by", .2, low=0.0, high=3.0, step=.01), Control("measure", "actions", next(iter(measures.values())), measures), **settings)
-
+# %% ../nbs/lib/ratio_lab.ipynb #75711820
+class _Ratios(Explorer):
+    "Log-ratios of the kinds of action, each worked out once."
     def ratios(self,
                space: str, # "token" | "window" | "block" | "sequence"
                k: int, # tokens per action, for windows and blocks
@@ -165,6 +152,22 @@ class RatioLab(Explorer):
         log_ratio, c = self.ratios(space, v["k"], v["future"])
         control = None if space == "token" else clipped_shares(self.kept, widened(clip, c), self.signs)[which]
         return RatioRow(spaces[space].format(k=v["k"]), replace(recipe("grpo"), clip=clip), log_ratio, clipped_shares(log_ratio, clip, self.signs)[which], c, control)
+
+# %% ../nbs/lib/ratio_lab.ipynb #8003d240
+class RatioLab(_Ratios):
+    "Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where no log-ratio is known."
+    title, main, ks = "Ratios and the clip range", "k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    def __init__(self,
+                 source: object, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers
+                 **settings, # k, future, low, high, measure
+                 ):
+        self.data, self._cache = as_deltas(source), {}
+        self.kept = self.data.delta[self.data.mask]
+        self.signs = None if self.data.advantages is None else self.data.advantages[:, None].expand_as(self.data.delta)[self.data.mask]
+        measures = {"that lose their gradient": "lost", "outside the clip range": "outside"}
+        if self.signs is None: measures.pop("that lose their gradient")
+        super().__init__(Control("k", "tokens per action, K", 4, low=1, high=32), Control("future", "share of later tokens in a window", .2, low=0.0, high=.95, step=.05), Control("low", "clip range, below 1 by", .2, low=0.0, high=.95, step=.01),
+                         Control("high", "clip range, above 1 by", .2, low=0.0, high=3.0, step=.01), Control("measure", "actions", next(iter(measures.values())), measures), **settings)
 
     def view(self, values: Mapping) -> View:
         rows, clip = {space: self.row(space, values) for space in spaces}, (values["low"], values["high"])

@@ -95,32 +95,12 @@ def _opened(r: Response) -> str:
     answer = f", right answer “{plain_text(t.answer)}”" if t.answer is not None else ""
     return f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {_number(t.reward)}, advantage {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}." + (" It has no tokens." if not t.tokens else "")
 
-# %% ../nbs/lib/rollout_browser.ipynb #96985e75
-class RolloutBrowser(_Rollouts):
-    "The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a sentence; `refresh()` looks again."
-    title, main, has_figure = "Responses of a run", "pick", False
-    def __init__(self,
-                 run: str | Path | Sequence[Trace], # a run folder, or traces
-                 **settings, # step, show, order, search, pick, open
-                 ):
-        self._by_step, self.explorers, self._drawing, self._buttons = {}, {}, False, None
-        if isinstance(run, (str, Path)): self.path = Path(run)
-        else: self.traces = list(run)
-        self.read()
-        steps = self.steps or [0]
-        super().__init__(Control("step", "training step", steps[-1], {str(s): s for s in steps}), Control("show", "show", "all", filters), Control("order", "order", "sampled", orders), Control("search", "search the text", ""),
-                         Control("pick", "open response number (0: none)", 0, low=0, high=self._most()), Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks", "strips": "strips"}), **settings)
-
+# %% ../nbs/lib/rollout_browser.ipynb #15ba13f5
+class _Opening(_Rollouts):
+    "Opens responses in explorers, each made once."
     def _open(self, values: Mapping) -> Response | None:
         responses = self.responses(values["step"])
         return responses[values["pick"] - 1] if 0 < values["pick"] <= len(responses) else None
-
-    def view(self, values: Mapping) -> View:
-        responses, opened = self.responses(values["step"]), self._open(values)
-        chosen = choose_responses(responses, values["show"], values["order"], values["search"])
-        summary = _told(self.problem, responses, len(chosen), values["step"]) + (_opened(opened) if opened else f" The step has no response number {values['pick']}." if values["pick"] and responses else "")
-        strips = _opened_strips(opened.trace, self.recipes) if opened and not (self._drawing and values["open"] != "strips") else []
-        return View(opened.trace if opened else None, strips, summary=summary, extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=self._buttons))
 
     def refresh(self) -> None:
         "Look for further steps, and draw the live widget again."
@@ -154,6 +134,29 @@ class RolloutBrowser(_Rollouts):
         if kind not in self.explorers: self.explorers[kind] = {"credit": CreditExplorer, "blocks": BlockExplorer}[kind](opened.trace)
         elif self.explorers[kind].trace is not opened.trace: show_trace(self.explorers[kind], opened.trace)
         self.opened.children, self.opened.layout.display = [self.explorers[kind].widget], "block"
+
+# %% ../nbs/lib/rollout_browser.ipynb #82b02d8b
+class RolloutBrowser(_Opening):
+    "The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a sentence; `refresh()` looks again."
+    title, main, has_figure = "Responses of a run", "pick", False
+    def __init__(self,
+                 run: str | Path | Sequence[Trace], # a run folder, or traces
+                 **settings, # step, show, order, search, pick, open
+                 ):
+        self._by_step, self.explorers, self._drawing, self._buttons = {}, {}, False, None
+        if isinstance(run, (str, Path)): self.path = Path(run)
+        else: self.traces = list(run)
+        self.read()
+        steps = self.steps or [0]
+        super().__init__(Control("step", "training step", steps[-1], {str(s): s for s in steps}), Control("show", "show", "all", filters), Control("order", "order", "sampled", orders), Control("search", "search the text", ""),
+                         Control("pick", "open response number (0: none)", 0, low=0, high=self._most()), Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks", "strips": "strips"}), **settings)
+
+    def view(self, values: Mapping) -> View:
+        responses, opened = self.responses(values["step"]), self._open(values)
+        chosen = choose_responses(responses, values["show"], values["order"], values["search"])
+        summary = _told(self.problem, responses, len(chosen), values["step"]) + (_opened(opened) if opened else f" The step has no response number {values['pick']}." if values["pick"] and responses else "")
+        strips = _opened_strips(opened.trace, self.recipes) if opened and not (self._drawing and values["open"] != "strips") else []
+        return View(opened.trace if opened else None, strips, summary=summary, extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=self._buttons))
 
     def html(self, axes=None) -> str:
         "The browser as HTML that works with no kernel: the buttons of the responses that the page holds open them."

@@ -87,15 +87,28 @@ class Pulse(anywidget.AnyWidget):
     def ready(self) -> bool: return self.seen == self.sent or time.monotonic() - self.last > self.patience
     def send_frame(self) -> None: self.sent, self.last = self.sent + 1, time.monotonic()
 
-# %% ../nbs/lib/training_monitor.ipynb #4cc22631
-class _Following(Explorer):
-    "Reading run folders, once or again and again."
+# %% ../nbs/lib/training_monitor.ipynb #d8fb801e
+class _Reading(Explorer):
+    "Reads run folders when it is asked what there is to see."
     every = 2.0 # seconds between reads
 
     def read(self) -> bool: # whether there was anything new
         "Read what was added to the run folders."
         with self._lock: return any([w.read() for w in self.watched])
 
+    def picture(self, **values) -> View:
+        "The curves as they stand on disk, as data. Raises ValueError for a name or a value that no control takes."
+        self.read()
+        return super().picture(**values)
+
+    def html(self, axes=None) -> str:
+        "The curves as they stand on disk, as HTML that works with no kernel."
+        self.read()
+        return super().html(axes)
+
+# %% ../nbs/lib/training_monitor.ipynb #41a5af23
+class _Following(_Reading):
+    "Reads them again and again, in a thread of its own."
     def refresh(self) -> None:
         "Read what was added, and draw it; starts or stops the following thread as the switch says."
         with self._lock:
@@ -136,17 +149,7 @@ class _Following(Explorer):
     def _moved(self, name: str, value: object):
         with self._lock: super()._moved(name, value)
 
-    def picture(self, **values) -> View:
-        "The curves as they stand on disk, as data. Raises ValueError for a name or a value that no control takes."
-        self.read()
-        return super().picture(**values)
-
-    def html(self, axes=None) -> str:
-        "The curves as they stand on disk, as HTML that works with no kernel."
-        self.read()
-        return super().html(axes)
-
-# %% ../nbs/lib/training_monitor.ipynb #8f68facf
+# %% ../nbs/lib/training_monitor.ipynb #f7ee773a
 class TrainingMonitor(_Following):
     "Curves of runs, live while they train and afterwards. Raises ValueError for no run, or two of the same name."
     title, main = "Training", "metric"
@@ -195,7 +198,7 @@ class TrainingMonitor(_Following):
     @property
     def subject(self) -> str: return ", ".join(f"{name}" for name, _ in seed_groups(self.watched))
 
-# %% ../nbs/lib/training_monitor.ipynb #70c12496
+# %% ../nbs/lib/training_monitor.ipynb #54163c3f
 def _runs_table(watched: list[LiveRun]) -> str:
     "Where each run stands, in numbers."
     def number(row, key, form): return form.format(row[key]) if isinstance(row.get(key), (int, float)) else "–"

@@ -433,11 +433,11 @@ def test_live_in_jupyterlab(browser, tmp_path):
     pytest.importorskip("jupyterlab")
     folder, config = tmp_path / "notebooks", tmp_path / "config"
     run = Run(folder / "live")
-    run.begin(dict(recipe="mpo", seed=0, steps=60))
+    run.begin(dict(recipe="mpo", seed=0, steps=30))
     made_up_run(folder / "done")
     (folder / "writer.py").write_text(WRITER.replace("0.03", "0.15"))
     write_notebook(folder / "three.ipynb", "import subprocess, sys\nfrom mpo_nb.widgets import *\nmonitor = TrainingMonitor('live', second='none'); monitor.every = 0.2\nmonitor", "RolloutBrowser('done')", "RatioLab('done')",
-                   "writer = subprocess.Popen([sys.executable, 'writer.py', 'live', '60'])")
+                   "writer = subprocess.Popen([sys.executable, 'writer.py', 'live', '30'])")
     with lab_server(folder, config) as address:
         page = watched(browser.new_page(viewport=dict(width=1400, height=5200)), address, address.replace("http", "ws"))
         run_notebook(page, address, "three.ipynb")
@@ -446,10 +446,10 @@ def test_live_in_jupyterlab(browser, tmp_path):
         page.wait_for_function(f"{points} > 2", timeout=30_000)
         seen = {page.evaluate(points)}
         deadline = time.time() + 40
-        while max(seen) < 60 and time.time() < deadline:
+        while max(seen) < 30 and time.time() < deadline:
             page.wait_for_timeout(150)
             seen.add(page.evaluate(points))
-        assert max(seen) == 60 and len(seen) > 5 and "finished, 60 steps" in page.locator(".mpo-summary").first.inner_text()
+        assert max(seen) == 30 and len(seen) > 5 and "finished, 30 steps" in page.locator(".mpo-summary").first.inner_text()
         page.locator("button[data-pick='2']").first.focus()
         page.keyboard.press("Enter")
         page.wait_for_function("document.querySelectorAll('.mpo-widget').length === 4 && document.querySelectorAll('.mpo-strip').length === 2", timeout=30_000)
