@@ -49,7 +49,7 @@ def moved_loss(trace: Trace, # the response
     delta = moved * torch.where(delta.isfinite(), delta, 0.0)
     return policy_loss(delta, torch.zeros_like(delta), torch.tensor([advantage], dtype=torch.double), trace.mask_tensor, actions, (epsilon, epsilon), aggregate="seq-mean-token-sum")
 
-# %% ../nbs/lib/credit_explorer.ipynb #7ed36146
+# %% ../nbs/lib/credit_explorer.ipynb #ac217971
 def spans(positions: Sequence[int], # increasing, counted from 0
           most: int = 5, # runs named
           ) -> str:
@@ -58,7 +58,7 @@ def spans(positions: Sequence[int], # increasing, counted from 0
     for p in positions:
         if runs and p == runs[-1][1] + 1: runs[-1][1] = p
         else: runs.append([p, p])
-    named = [f"{a + 1}" if a == b else f"{a + 1} to {b + 1}" for a, b in runs[:most]]
+    named = [f"{a + 1:,}" if a == b else f"{a + 1:,} to {b + 1:,}" for a, b in runs[:most]]
     rest = sum(b - a + 1 for a, b in runs[most:])
     if rest: named.append(f"{rest:,} more")
     return f"token{'s' * (len(positions) != 1)} " + (named[0] if len(named) == 1 else ", ".join(named[:-1]) + " and " + named[-1])
@@ -69,7 +69,7 @@ def differing(a: Tensor, # (1, T) credit
     "Tokens whose credit differs by more than rounding."
     return ((a - b).abs() > 1e-9 * (1 + a.abs())).nonzero()[:, 1].tolist()
 
-# %% ../nbs/lib/credit_explorer.ipynb #a3b36ab3
+# %% ../nbs/lib/credit_explorer.ipynb #491e3ded
 def carried_out(out: PolicyLoss, # under `actions`
                 own: PolicyLoss, # of the same policy, token by token
                 epsilon: float, # half width of the clip range
@@ -83,10 +83,10 @@ def carrier(actions: ActionSpace, # whose action it is
             mask: Tensor, # (1, T)
             position: int, # of the action
             ) -> int: # position of a token
-    "The token that has the largest part in an action's log-ratio."
+    "The token, other than its own, that has the largest part in an action's log-ratio."
     unit = torch.zeros_like(delta).index_put((torch.tensor([0]), torch.tensor([position])), torch.ones(1, dtype=delta.dtype))
     space = actions.actions if isinstance(actions, TokenGradient) else actions
-    return int((space.credit(unit, mask) * delta).abs()[0].argmax())
+    return int((space.credit(unit, mask) * delta * (unit == 0)).abs()[0].argmax())
 
 # %% ../nbs/lib/credit_explorer.ipynb #1d124a3d
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
@@ -184,7 +184,7 @@ class CreditExplorer(Explorer):
         ks, moves = ((1, 2, 3, 4, 5, 6, 8), (0., .5, 1., 2., 3., 5.)) if T <= 64 else ((2, 4, 8), (0., 1., 3.)) if T <= 512 else ((4, 8), (0., 1., 3.))
         return {"k": sorted({v["k"], *ks}), "moved": sorted({v["moved"], *moves})} | ({"right": list(spaces.values())} if T <= 512 else {})
 
-# %% ../nbs/lib/credit_explorer.ipynb #6a4ff7ee
+# %% ../nbs/lib/credit_explorer.ipynb #976d16de
 def _differences(values: Mapping, left: PolicyLoss, right: PolicyLoss, kept: list[int]) -> str:
     "Where the two sides give different credit."
     differ, edge = differing(left.credit, right.credit), set(kept[: values["k"] - 1])
@@ -201,11 +201,11 @@ def _clipping(side: str, out: PolicyLoss, own: PolicyLoss, actions: ActionSpace,
     cut, kept = int(out.clipped.sum()), mask[0].nonzero()[:, 0].tolist()
     if not cut: return ""
     lost = [t for t in kept if float(out.credit[0, t]) == 0]
-    told = f"{side.capitalize()}, {cut} of {len(kept):,} actions {'is' if cut == 1 else 'are'} clipped, and " + (f"{_are(lost)} left without gradient" if lost else "no token loses all of its gradient")
+    told = f"{side.capitalize()}, {cut:,} of {len(kept):,} actions {'is' if cut == 1 else 'are'} clipped, and " + (f"{_are(lost)} left without gradient" if lost else "no token loses all of its gradient")
     if not (carried := carried_out(out, own, values["epsilon"])): return told + "."
     by = carrier(actions, delta, mask, carried[0])
     one = len(carried) == 1
-    return f"{told}; {spans(carried)} {'lies' if one else 'lie'} inside the clip range by {'itself' if one else 'themselves'}, but token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) carries {'it' if one else 'the first of them'} out."
+    return f"{told}; {spans(carried)} {'lies' if one else 'lie'} inside the clip range by {'itself' if one else 'themselves'}, but {'it is' if one else 'the first of them is'} carried out by its neighbours, token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) most of all."
 
 # %% ../nbs/lib/credit_explorer.ipynb #85907838
 def _summary(trace: Trace, values: Mapping, sides: Mapping[str, tuple[PolicyLoss, ActionSpace]]) -> str:
