@@ -184,13 +184,13 @@ class CreditExplorer(Explorer):
         ks, moves = ((1, 2, 3, 4, 5, 6, 8), (0., .5, 1., 2., 3., 5.)) if T <= 64 else ((2, 4, 8), (0., 1., 3.)) if T <= 512 else ((4, 8), (0., 1., 3.))
         return {"k": sorted({v["k"], *ks}), "moved": sorted({v["moved"], *moves})} | ({"right": list(spaces.values())} if T <= 512 else {})
 
-# %% ../nbs/lib/credit_explorer.ipynb #976d16de
+# %% ../nbs/lib/credit_explorer.ipynb #ee0026e9
 def _differences(values: Mapping, left: PolicyLoss, right: PolicyLoss, kept: list[int]) -> str:
     "Where the two sides give different credit."
     differ, edge = differing(left.credit, right.credit), set(kept[: values["k"] - 1])
     ends = set(kept[len(kept) - values["k"] + 1 :]) if values["k"] > 1 else set()
     if not differ: return "Both sides give every token the same credit."
-    if len(differ) == len(kept): return "The two sides give every token a different credit."
+    if len(differ) == len(kept) and set(differ) != edge: return "The two sides give every token a different credit."
     why = ", the first K−1, which fewer windows contain," if set(differ) == edge else ", the first K−1, which fewer windows contain, and the last K−1, where windows are rescaled," if values["tail"] == "renormalise" and set(differ) == edge | ends else ""
     return f"The two sides differ at {spans(differ)}{why} and nowhere else."
 
