@@ -22,17 +22,19 @@ from .traces import Trace, load_traces
 from .widget_base import Explorer
 from .widget_parts import Control, View, strip_state
 
-# %% ../nbs/lib/rollout_browser.ipynb #7c2ca846
-def show_trace(explorer: Explorer, # a `BlockExplorer` or `CreditExplorer`
+# %% ../nbs/lib/rollout_browser.ipynb #05d5c10e
+def show_trace(explorer: Explorer, # a live `BlockExplorer` or `CreditExplorer`
                trace: Trace, # what it is to show
-               ) -> None:
-    "Give a live explorer another response. Settings that the user has moved stay, those that come from the response follow it."
-    for name, fresh in type(explorer)(trace).controls.items():
-        earlier = explorer.controls[name]
-        explorer.change(name, low=fresh.low, high=fresh.high, value=explorer.values[name] if fresh.value == earlier.value else fresh.value)
-        explorer.controls[name] = fresh
+               ) -> Explorer: # the same one; another where this response has other controls, as a long one has
+    "Give an explorer another response. Settings that the user has moved stay; those that come from the response follow it."
+    fresh = type(explorer)(trace)
+    if fresh.controls.keys() != explorer.controls.keys(): return fresh
+    for name, control in fresh.controls.items():
+        explorer.change(name, low=control.low, high=control.high, value=explorer.values[name] if control == explorer.controls[name] else control.value)
+        explorer.controls[name] = control
     explorer.trace, explorer._cache = trace, {}
     explorer.refresh()
+    return explorer
 
 def _opened_strips(trace: Trace, recipes: Mapping[str, Recipe]) -> list[dict]:
     "A response under each recipe, in one scale; without credit where log-probabilities are unknown."
@@ -95,7 +97,7 @@ def _opened(r: Response) -> str:
     answer = f", right answer “{plain_text(t.answer)}”" if t.answer is not None else ""
     return f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {_number(t.reward)}, advantage {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}." + (" It has no tokens." if not t.tokens else "")
 
-# %% ../nbs/lib/rollout_browser.ipynb #15ba13f5
+# %% ../nbs/lib/rollout_browser.ipynb #81af74eb
 class _Opening(_Rollouts):
     "Opens responses in explorers, each made once."
     def _open(self, values: Mapping) -> Response | None:
@@ -132,7 +134,7 @@ class _Opening(_Rollouts):
             self.opened.layout.display = "none"
             return
         if kind not in self.explorers: self.explorers[kind] = {"credit": CreditExplorer, "blocks": BlockExplorer}[kind](opened.trace)
-        elif self.explorers[kind].trace is not opened.trace: show_trace(self.explorers[kind], opened.trace)
+        elif self.explorers[kind].trace is not opened.trace: self.explorers[kind] = show_trace(self.explorers[kind], opened.trace)
         self.opened.children, self.opened.layout.display = [self.explorers[kind].widget], "block"
 
 # %% ../nbs/lib/rollout_browser.ipynb #82b02d8b

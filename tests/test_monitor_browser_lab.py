@@ -250,6 +250,17 @@ def test_browser_opens_each_explorer_once(tmp_path):
     assert list(browser.explorers) == ["credit", "blocks"] and browser.opened.children == (browser.explorers["blocks"].widget,)
 
 
+def test_long_and_short_responses_open_after_each_other():
+    texts = ("7 + 5 = 12. ", "So 7 + 5 = 12. " * 60, "9", "So 7 + 5 = 12. " * 80)
+    browser = RolloutBrowser([Trace.from_text(text, index=i, reward=1.0) for i, text in enumerate(texts)])
+    assert browser.widget
+    for kind in ("credit", "blocks"):
+        for pick in (1, 2, 4, 3, 1, 4):
+            explorer = browser.set(pick=pick, open=kind).explorers[kind]
+            assert explorer.trace.text == texts[pick - 1] and browser.opened.children == (explorer.widget,) and len(explorer.panel.states[0]["values"]) == len(explorer.trace.tokens)
+            if "start" in explorer.live: explorer.live["start"].value = explorer.live["start"].max
+
+
 def test_browser_follows_a_run_that_goes_on(tmp_path):
     path = tmp_path / "run"
     browser = RolloutBrowser(path)
@@ -433,11 +444,11 @@ def test_live_in_jupyterlab(browser, tmp_path):
     pytest.importorskip("jupyterlab")
     folder, config = tmp_path / "notebooks", tmp_path / "config"
     run = Run(folder / "live")
-    run.begin(dict(recipe="mpo", seed=0, steps=30))
+    run.begin(dict(recipe="mpo", seed=0, steps=45))
     made_up_run(folder / "done")
     (folder / "writer.py").write_text(WRITER.replace("0.03", "0.15"))
     write_notebook(folder / "three.ipynb", "import subprocess, sys\nfrom mpo_nb.widgets import *\nmonitor = TrainingMonitor('live', second='none'); monitor.every = 0.2\nmonitor", "RolloutBrowser('done')", "RatioLab('done')",
-                   "writer = subprocess.Popen([sys.executable, 'writer.py', 'live', '30'])")
+                   "writer = subprocess.Popen([sys.executable, 'writer.py', 'live', '45'])")
     with lab_server(folder, config) as address:
         page = watched(browser.new_page(viewport=dict(width=1400, height=5200)), address, address.replace("http", "ws"))
         run_notebook(page, address, "three.ipynb")
@@ -446,10 +457,10 @@ def test_live_in_jupyterlab(browser, tmp_path):
         page.wait_for_function(f"{points} > 2", timeout=30_000)
         seen = {page.evaluate(points)}
         deadline = time.time() + 40
-        while max(seen) < 30 and time.time() < deadline:
+        while max(seen) < 45 and time.time() < deadline:
             page.wait_for_timeout(150)
             seen.add(page.evaluate(points))
-        assert max(seen) == 30 and len(seen) > 5 and "finished, 30 steps" in page.locator(".mpo-summary").first.inner_text()
+        assert max(seen) == 45 and len(seen) > 3 and "finished, 45 steps" in page.locator(".mpo-summary").first.inner_text()
         page.locator("button[data-pick='2']").first.focus()
         page.keyboard.press("Enter")
         page.wait_for_function("document.querySelectorAll('.mpo-widget').length === 4 && document.querySelectorAll('.mpo-strip').length === 2", timeout=30_000)
