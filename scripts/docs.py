@@ -101,12 +101,12 @@ def finish(site: Path) -> int:
     "Formulas, links and plotly.js, page by page. Returns the number of pages."
     from nbdev.config import get_config
     config = get_config()
-    # nbdev links a symbol to the published site; within the site, such a link is relative.
-    published = re.compile(f'(<a [^>]*href="){re.escape(config.doc_host + config.doc_baseurl)}/([^"#]*)')
+    # nbdev links a symbol to the published site; within the site, such a link is relative. A method is documented with its class.
+    published = re.compile(f'(<a [^>]*href="){re.escape(config.doc_host + config.doc_baseurl)}/([^"#]*)(?:(#[^".]+)(?:\\.[^"]*)?)?')
     pages = sorted(site.rglob("*.html"))
     for page in pages:
         text = KATEX.sub("", MATHS.sub(mathml, page.read_text(encoding="utf-8")))
-        text = published.sub(lambda m: m[1] + os.path.relpath(site / m[2], page.parent), text)
+        text = published.sub(lambda m: m[1] + os.path.relpath(site / m[2], page.parent) + (m[3] or ""), text)
         if "Plotly." in text:
             source = os.path.relpath(site / "js" / "plotly.min.js", page.parent)
             # First in the head: quarto may load require.js, and plotly.js after that would hide from the page.
