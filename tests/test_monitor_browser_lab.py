@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -167,6 +168,21 @@ def test_a_browser_that_does_not_answer_gets_no_further_frames(tmp_path):
     run.append(run.metrics_path, [dict(step=20, reward=0.5)])
     monitor.refresh()
     assert len(curve(monitor.live_figure, "live").y) == 20 and not monitor.following
+
+
+def test_a_frame_is_small_and_never_holds_the_library(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(ipywidgets.Widget, "_send", lambda self, msg, buffers=None: sent.append(len(json.dumps(msg)) + sum(memoryview(b).nbytes for b in buffers or [])))
+    run = Run(tmp_path / "long")
+    run.begin(dict(recipe="mpo", seed=0, steps=10_000))
+    run.append(run.metrics_path, [dict(step=s, reward=s / 5000, clip_fraction=0.1) for s in range(1, 5001)])
+    monitor = TrainingMonitor(run.path, follow=False)
+    assert monitor.widget
+    for step in range(5001, 5006):
+        run.append(run.metrics_path, [dict(step=step, reward=0.5, clip_fraction=0.1)])
+        sent.clear()
+        monitor.refresh()
+        assert 0 < sum(sent) < 100_000 and curve(monitor.live_figure, "long").x[-1] == step
 
 
 def test_many_steps_are_thinned_out(tmp_path):
