@@ -57,3 +57,13 @@ def data_dir() -> Path:
 def chromium() -> str:
     "The path of Chromium, for tests marked `browser`."
     return find_chromium()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    "A headless Chromium, for tests marked `browser`; made anew for each file."
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -21,6 +21,14 @@ READY = """async () => {
 }"""
 
 
+def watched(page, *allowed: str):
+    "Collects what the page asks for and breaks on."
+    page.trouble = []
+    page.on("request", lambda r: r.url.startswith((*allowed, "data:", "blob:")) or page.trouble.append(r.url))
+    page.on("pageerror", lambda e: page.trouble.append(str(e)))
+    return page
+
+
 def write_notebook(path: Path, *cells: str) -> Path:
     "A notebook of code cells."
     made = [dict(cell_type="code", id=f"cell-{i}", metadata={}, source=cell, outputs=[], execution_count=None) for i, cell in enumerate(cells)]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab import lab_server, run_notebook, write_notebook
+from lab import lab_server, run_notebook, watched, write_notebook
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
 from mpo_nb.checkpoint import Run
 from mpo_nb.completions import load_completions
@@ -353,23 +353,6 @@ def test_completions_say_what_is_wrong(tmp_path, monkeypatch):
 
 
 # In a browser
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def watched(page, *allowed: str):
-    "Collects what the page asks for and breaks on."
-    page.trouble = []
-    page.on("request", lambda r: r.url.startswith((*allowed, "data:", "blob:")) or page.trouble.append(r.url))
-    page.on("pageerror", lambda e: page.trouble.append(str(e)))
-    return page
-
 
 def shot(page, name: str):
     if folder := os.environ.get("MPO_NB_SCREENSHOTS"):

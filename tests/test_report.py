@@ -92,15 +92,6 @@ def test_markup_in_a_run_is_text(tmp_path):
     assert "<script>window" not in page and "<img" not in page and "<b>\u202e" not in page and "&lt;script&gt;" in page
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser):
     "Opens a page offline, and collects what it asks for, says, and breaks on."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import lab_server, run_notebook, write_notebook
+from lab import lab_server, run_notebook, watched, write_notebook
 from mpo_nb.traces import Trace
 from mpo_nb.widget_parts import painted_strip
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
@@ -45,23 +45,6 @@ def nasty_trace() -> Trace:
 def trace(tmp_path_factory) -> Trace:
     "As it comes back from a file: six significant digits."
     return Trace.from_dict(json.loads(json.dumps(nasty_trace().to_dict())))
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def watched(page, *allowed: str):
-    "Collects what the page asks for and breaks on."
-    page.trouble = []
-    page.on("request", lambda r: r.url.startswith((*allowed, "data:", "blob:")) or page.trouble.append(r.url))
-    page.on("pageerror", lambda e: page.trouble.append(str(e)))
-    return page
 
 
 @pytest.fixture(scope="module")
