@@ -9,13 +9,11 @@ a turn runs a case twice and times the second.
 """
 import argparse
 import csv
-import os
 import random
 import statistics
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: on a shared machine spinning ones slow everything down
 import torch
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions

@@ -60,7 +60,7 @@ def _sliding_sum(x: Tensor, # (B, L + k - 1)
     total = half[:, :L] + half[:, k // 2 : k // 2 + L]
     return total + x[:, k - 1 :] if k % 2 else total
 
-# %% ../nbs/lib/actions.ipynb #3b82bdd6
+# %% ../nbs/lib/actions.ipynb #fe1187b6
 def _same(x: Tensor) -> Tensor: return x
 
 def _weighted_window(x: Tensor, # (B, L)
@@ -79,10 +79,10 @@ def _weighted_window(x: Tensor, # (B, L)
     if back: rescale(own)
     if two_levels: total = _sliding_sum(wide, k)
     else: total = sum(wide[:, n : n + L] * b for n, b in enumerate(reversed(beta) if back else beta) if b)
-    if two_levels and first > rest: total = total.add(own, alpha=first / rest - 1)
+    if two_levels and first > rest: total.add_(own, alpha=first / rest - 1) # k > 1, so `total` is a tensor of its own
     return total if back else rescale(total)
 
-# %% ../nbs/lib/actions.ipynb #d547d2f0
+# %% ../nbs/lib/actions.ipynb #87c984b1
 def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
     "Kept values moved to the front of each row, in order; 0 behind them."
     slots = torch.where(m, order, m.shape[1])
@@ -91,7 +91,7 @@ def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
 def _over_kept(f, x: Tensor, m: Tensor) -> Tensor:
     "f(x, lengths), a map over rows whose kept tokens come first, applied to the kept tokens of each row. Behind them: what f leaves there."
     lengths = m.count_nonzero(1)[:, None]
-    if not (m[:, 1:] & ~m[:, :-1]).count_nonzero(): return f(_kept(x, m), lengths)
+    if not (m[:, 1:] > m[:, :-1]).count_nonzero(): return f(_kept(x, m), lengths)
     order = m.long().cumsum(1) - 1
     return _kept(f(_pack(x, m, order), lengths).gather(1, order.clamp(min=0)), m)
 
