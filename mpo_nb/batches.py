@@ -76,7 +76,7 @@ class Batch:
         wide = dict(old_logps=self.old_logps, ref_logps=self.ref_logps, blocks=self.blocks, mask=self.rollout.mask)
         return {name: x[rows][:, :T] for name, x in wide.items() if x is not None} | dict(advantages=self.advantages[rows])
 
-# %% ../nbs/lib/batches.ipynb #0a419b72
+# %% ../nbs/lib/batches.ipynb #f0c5aa61
 def forward(model: nn.Module, # the policy, or the reference
             part: Rollout, # the responses, trimmed
             config: TrainConfig, # for temperature and chunk size
@@ -87,16 +87,20 @@ def forward(model: nn.Module, # the policy, or the reference
 
 def micro_batches(r: Rollout, # a step's responses
                   rows: Tensor, # (n,) the rows of a minibatch
-                  config: TrainConfig, # for the token budget
+                  max_tokens: int, # most tokens of one, padding included
                   ) -> list[Tensor]: # row numbers of `r`
     "A minibatch's rows in buckets of similar length."
-    return [rows[bucket] for bucket in length_buckets((r.prompt_mask.sum(1) + r.lengths).cpu()[rows], config.micro_batch_tokens)]
+    return [rows[bucket] for bucket in length_buckets((r.prompt_mask.sum(1) + r.lengths).cpu()[rows], max_tokens)]
 
 @torch.no_grad()
-def frozen_logps(model: nn.Module, r: Rollout, config: TrainConfig) -> Tensor: # (B, T)
+def frozen_logps(model: nn.Module, # the policy, or the reference
+                 r: Rollout, # responses
+                 config: TrainConfig, # for temperature and sizes
+                 max_tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
+                 ) -> Tensor: # (B, T)
     "Log-probabilities of every response, by micro-batches, without a graph."
     logps = torch.zeros_like(r.logps)
-    for rows in micro_batches(r, torch.arange(len(r.ids)), config):
+    for rows in micro_batches(r, torch.arange(len(r.ids)), max_tokens or config.micro_batch_tokens):
         found, _ = forward(model, r.rows(rows), config)
         logps[rows, :found.shape[1]] = found
     return logps

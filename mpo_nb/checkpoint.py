@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['free_fields', 'write_whole', 'read_lines', 'quiet_files', 'save_optimizer', 'load_optimizer', 'Run']
 
-# %% ../nbs/lib/checkpoint.ipynb #0bde5386
+# %% ../nbs/lib/checkpoint.ipynb #7d4cdf1b
 import json
 import os
 import shutil
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import torch
 from torch import nn
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
@@ -60,8 +61,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, # made with the same parame
         i, key = name.split(".", 1); state.setdefault(int(i), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-# %% ../nbs/lib/checkpoint.ipynb #ae385675
-free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "progress", "overwrite")
+# %% ../nbs/lib/checkpoint.ipynb #5c3313ee
+free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite")
 
 class Run:
     "A run folder: its files, and the only code that writes them."
@@ -114,7 +115,9 @@ class Run:
                ) -> None:
         "Append lines in one write. NaN and infinity become null, which every JSON reader understands."
         text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
-        with open(path, "a", encoding="utf8") as f: f.write(text)
+        try:
+            with open(path, "a", encoding="utf8") as f: f.write(text)
+        except OSError as error: raise self._unwritten(path, error) from error
 
     def checkpoints(self) -> list[tuple[int, Path]]: # (step, folder), oldest first
         "The whole checkpoints of the run."
@@ -137,16 +140,26 @@ class Run:
         "Write a checkpoint beside the others and rename it into place; then delete the oldest beyond `keep`."
         final, temporary = self.checkpoints_path / f"step-{step:06d}", self.checkpoints_path / ".writing"
         shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
-        with quiet_files(): model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        save_optimizer(optimizer, temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
-        for file in temporary.iterdir():
-            with open(file, "rb") as f: os.fsync(f.fileno())
+        try:
+            with quiet_files(): model.save_pretrained(temporary, **(dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}))
+            tokenizer.save_pretrained(temporary)
+            save_optimizer(optimizer, temporary / "optimizer.safetensors")
+            (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
+            for file in temporary.iterdir():
+                with open(file, "rb") as f: os.fsync(f.fileno())
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise self._unwritten(final, error) from error
         if final.exists(): self._discard(final)
         os.replace(temporary, final)
         for _, old in self.checkpoints()[:-keep]: self._discard(old)
         return final
+
+    def _unwritten(self, path: Path, error: Exception) -> OSError:
+        "What to say when the disk takes no more: nothing that was written before is lost."
+        saved, free = self.checkpoints(), shutil.disk_usage(self.path).free / 2**20
+        return OSError(f"{path} could not be written ({error}; {free:.0f} MiB free). The last good checkpoint is {saved[-1][1] if saved else 'none yet'}; "
+                       "make room, or lower keep_checkpoints, and start the same run again: it goes on from there")
 
     def _discard(self, checkpoint: Path) -> None:
         "Rename, then delete: a kill in between leaves no half checkpoint under a checkpoint's name."

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['clock_metrics', 'accuracy_interval', 'held_out_accuracy', 'dead_groups', 'UpdateMetrics', 'peak_memory_mb']
 
-# %% ../nbs/lib/metrics.ipynb #0b61340e
+# %% ../nbs/lib/metrics.ipynb #a82222af
 import math
 import sys
+from collections.abc import Callable
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from .losses import PolicyLoss
-from .rollout import rollout
 from .tasks import Task, score
 
 # %% ../nbs/lib/metrics.ipynb #98f48d5d
@@ -25,21 +25,16 @@ def accuracy_interval(correct: int, # number of right responses
     centre, half = (p + z2 / (2 * n)) / (1 + z2 / n), z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return p, max(0.0, centre - half), min(1.0, centre + half)
 
-# %% ../nbs/lib/metrics.ipynb #fad81539
-def held_out_accuracy(model: nn.Module, # the policy
-                      tokenizer, # its tokenizer
-                      task: Task, # for its test problems and reward
+# %% ../nbs/lib/metrics.ipynb #c2d2bd9b
+def held_out_accuracy(task: Task, # for its test problems and reward
                       n: int, # how many of the test problems, from the first
-                      max_new_tokens: int, # longest response
-                      temperature: float = 1.0, # of the sampled half
-                      seed: int = 0, # of the sampled half
+                      sample: Callable[[list[dict], bool], list[str]], # sample(problems, greedy) -> one response each
                       ) -> dict[str, float]: # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
     "Sampled and greedy accuracy on held-out problems with 95% intervals, one response per problem."
     problems = [task.test[i] for i in range(min(n, len(task.test)))]
     found = {}
     for how in ("sampled", "greedy"):
-        texts = rollout(model, tokenizer, [p["prompt"] for p in problems], 1, max_new_tokens, temperature, greedy=how == "greedy", seed=seed).texts
-        correct = sum(r >= task.pass_mark for r in score(task, problems, texts))
+        correct = sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy")))
         found |= dict(zip((f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"), accuracy_interval(correct, len(problems))))
     return found
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['dtypes', 'model_source', 'adapter_base', 'load_shape', 'load_tokenizer', 'resolve_device', 'add_lora', 'adapters_off',
-           'check_model_options', 'load', 'describe_model', 'load_state', 'save_merged']
+           'load', 'describe_model', 'load_state', 'save_merged']
 
-# %% ../nbs/lib/models.ipynb #29d06117
+# %% ../nbs/lib/models.ipynb #f0f58330
 import importlib.util
 import json
 import math
@@ -19,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import quiet_files
-from .config import choose_precision
+from .config import check_model_options, choose_precision
 from .tasks import tiny_model_path
 
 # %% ../nbs/lib/models.ipynb #b6e08dbb
@@ -120,16 +120,7 @@ def adapters_off(model: nn.Module, # with adapters
     "The frozen model under the adapters, inside a `with`."
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
-# %% ../nbs/lib/models.ipynb #5208c86a
-def check_model_options(precision: str, quantization: str, attention: str, lora_rank: int, training: bool = True) -> None:
-    "Raises ValueError for values that cannot be, or that cannot go together."
-    choices = dict(precision=(precision, ("auto", *dtypes)), quantization=(quantization, ("none", "4bit", "8bit")), attention=(attention, ("auto", "sdpa", "eager", "flash_attention_2")))
-    for name, (value, allowed) in choices.items():
-        if value not in allowed: raise ValueError(f"{name}={value!r}; choose one of {', '.join(allowed)}")
-    if isinstance(lora_rank, bool) or not isinstance(lora_rank, int) or lora_rank < 0: raise ValueError(f"lora_rank={lora_rank!r}; it must be a whole number, 0 for full training")
-    if training and quantization != "none" and not lora_rank: raise ValueError(f"quantization={quantization!r} freezes the weights, so there is nothing to train; set lora_rank, e.g. 16")
-    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None: raise ValueError("attention='flash_attention_2' needs the package flash_attn and a GPU; use attention='auto'")
-
+# %% ../nbs/lib/models.ipynb #ab1009e7
 def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adapters too), or a GGUF file
          device: str = "auto", # cpu, cuda, or auto
          precision: str = "auto", # float32, bfloat16, float16, or auto: what this device multiplies fastest

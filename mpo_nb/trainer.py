@@ -5,126 +5,27 @@
 # %% auto #0
 __all__ = ['Trainer', 'TrainConfig']
 
-# %% ../nbs/lib/trainer.ipynb #53db3909
-import json
+# %% ../nbs/lib/trainer.ipynb #0e1dc5ca
 import math
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from .advantages import overlong_penalty
-from .batches import Batch, draw_seed, forward, frozen_logps, micro_batches, step_problems
-from .checkpoint import Run, load_optimizer, quiet_files
-from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
+from .batches import Batch, draw_seed, forward, micro_batches, step_problems
+from .config import TrainConfig
 from .losses import kl_penalty, loss_normalizer
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb
-from .recipes import Recipe
-from .rollout import check_tokenizer, encode_prompts, rollout
-from .tasks import Task, load_task, score, tiny_model_path
+from .policy import Policy
+from .tasks import score
 from .traces import Trace, token_texts
 
 # %% ../nbs/lib/trainer.ipynb #4569ad81
 _all_ = ["TrainConfig"] # importable from here, beside the trainer that reads it
 
-# %% ../nbs/lib/trainer.ipynb #c50b93b2
-class _Interruptible:
-    "Turns the first Ctrl-C inside `shield()` into a flag; outside it raises KeyboardInterrupt as usual."
-    def __init__(self): self.shielded = self.asked = False
-
-    @contextmanager
-    def watch(self):
-        "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals."
-        if threading.current_thread() is not threading.main_thread():
-            yield; return
-        self.shielded = self.asked = False
-        earlier = signal.signal(signal.SIGINT, self._handle)
-        try: yield
-        finally: signal.signal(signal.SIGINT, earlier)
-
-    def _handle(self, *_):
-        if not self.shielded or self.asked: raise KeyboardInterrupt
-        self.asked = True
-        tqdm.write("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
-
-    @contextmanager
-    def shield(self):
-        "The stretch from a step's first update until it is written down; `shielded` stays True when it was broken off."
-        self.shielded = True
-        yield
-        self.shielded = False
-        if self.asked: raise KeyboardInterrupt
-
-# %% ../nbs/lib/trainer.ipynb #60d85c2e
-class _Setup:
-    "What a trainer needs before its first step."
-    def __init__(self,
-                 config: TrainConfig, # what to do
-                 model: nn.Module | None = None, # default: loaded from `config.model`, in float32
-                 tokenizer=None, # default: that of `config.model`
-                 task: Task | None = None, # default: `config.task`
-                 recipe: Recipe | None = None, # default: `config.recipe` with its options
-                 ):
-        self.recipe = recipe or configured_recipe(config)
-        self.task = task or load_task(config.task, **json_options("task_options", config.task_options))
-        name = tiny_model_path() if config.model == "tiny" else config.model
-        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(name)
-        check_tokenizer(self.tokenizer)
-        shape = (model.config if model is not None else AutoConfig.from_pretrained(name)).get_text_config()
-        for problems in (self.task.train, self.task.test):
-            encode_prompts(self.tokenizer, [p["prompt"] for p in problems], config.max_new_tokens, getattr(shape, "max_position_embeddings", None))
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
-        self.run, self.interrupt = Run(config.output), _Interruptible()
-        earlier = None if config.overwrite else self.run.config
-        if config.precision == "auto": config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))
-        self.config = config
-        self.run.begin(asdict(config) | dict(resolved_recipe=described(self.recipe)), config.overwrite)
-        with quiet_files():
-            self.model = (model if model is not None else AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)).to(self.device)
-        self._prepare_model()
-        self._restore()
-
-    def _prepare_model(self):
-        "No dropout (ratios must start at 1), gradient checkpointing, the reference, the optimiser and its schedule."
-        c = self.config
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout): module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
-        self.model.eval()
-        if c.gradient_checkpointing:
-            # transformers 5 renamed it, and drops the old name in 6; the old one can go when 5 is the least that is supported.
-            enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
-            enable({"use_reentrant": False}); self.model.train()
-        self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl else None
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
-        schedule = "constant_with_warmup" if c.schedule == "constant" else c.schedule
-        self.lr_scale = get_scheduler(schedule, self.optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1).lr_lambdas[0]
-
-    def _restore(self):
-        "Go back to the last whole checkpoint, or to before the first step."
-        self.done, self.seconds, self.checked, saved = -1, 0.0, False, self.run.checkpoints()
-        if saved:
-            self.done, folder = saved[-1]
-            with quiet_files(): self.model.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
-            load_optimizer(self.optimizer, folder / "optimizer.safetensors")
-            self.seconds = json.loads((folder / "state.json").read_text(encoding="utf8"))["seconds"]
-        self.run.rewind(self.done)
-
-    def _autocast(self): return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bfloat16" else nullcontext()
-
-    def _clock(self) -> float:
-        if self.device.type == "cuda": torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-# %% ../nbs/lib/trainer.ipynb #ca503f98
-class _Sampling(_Setup):
+# %% ../nbs/lib/trainer.ipynb #90f7be54
+class _Sampling(Policy):
     def collect(self,
                 step: int, # from 1
                 ) -> Batch:
@@ -132,39 +33,38 @@ class _Sampling(_Setup):
         c, recipe = self.config, self.recipe
         prompts = step_problems(self.task, c.seed, step, c.prompts_per_step)
         problems = [p for p in prompts for _ in range(c.group_size)]
-        with self._autocast():
-            r = rollout(self.model, self.tokenizer, [p["prompt"] for p in prompts], c.group_size, c.max_new_tokens, c.temperature, seed=draw_seed(c.seed, step, "rollout"))
+        r = self.sample(prompts, c.group_size, draw_seed(c.seed, step, "rollout"))
         rewards = torch.tensor(score(self.task, problems, r.texts), device=self.device)
         shaped = rewards
         if recipe.overlong_buffer: shaped = rewards + overlong_penalty(r.lengths, c.max_new_tokens, max(1, round(recipe.overlong_buffer * c.max_new_tokens)))
         dead = dead_groups(shaped, c.group_size).repeat_interleave(c.group_size)
         kept = (~dead if recipe.drop_dead_groups else torch.ones_like(dead)).nonzero()[:, 0].cpu()
-        recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and c.precision == "bfloat16")
-        with self._autocast():
-            old = frozen_logps(self.model, r, c) if recompute else r.logps
-            ref = frozen_logps(self.reference, r, c) if self.reference is not None else None
+        recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm"))
+        old, ref = self.frozen(r) if recompute else r.logps, self.frozen(r, reference=True) if recipe.kl else None
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
         blocks = recipe.blocks(r.mask, tokens) if tokens else None
         return Batch(r, problems, rewards, recipe.advantages(shaped, c.group_size), old, ref, blocks, dead, kept, old.clone(), torch.full_like(old, math.nan))
 
-# %% ../nbs/lib/trainer.ipynb #1d69eae2
+# %% ../nbs/lib/trainer.ipynb #a8a8ee58
 class _Updating(_Sampling):
     def accumulate(self,
                    batch: Batch, # the step's responses
                    rows: Tensor, # (n,) one minibatch
                    step: int, # for the error message
+                   tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
                    ) -> list[tuple]: # (PolicyLoss, mask, advantages, entropy) of each micro-batch
-        "Add the gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
+        "The gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
         c, recipe, found, whole = self.config, self.recipe, [], batch.inputs(rows)
         normalizer = loss_normalizer(whole["mask"], recipe.aggregate, recipe.action_space(whole), c.max_new_tokens)
         scale = dict(max_length=c.max_new_tokens, normalizer=normalizer, token_normalizer=max(1.0, float(whole["mask"].sum())))
-        for micro in micro_batches(batch.rollout, rows, c):
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro in micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens):
             inputs = batch.inputs(micro)
             with self._autocast(): logps, entropy = forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0)
             for kept, new in ((batch.logps, logps), (batch.entropy, entropy)): kept[micro, :new.shape[1]] = new.detach()
             out = recipe.loss(inputs | scale | dict(logps=logps, entropy=entropy))
             if not out.loss.isfinite(): self._fail("the loss", batch, micro, step)
-            out.loss.backward()
+            self.scaler.scale(out.loss).backward()
             found.append((out, inputs["mask"], inputs["advantages"], entropy))
         return found
 
@@ -173,19 +73,22 @@ class _Updating(_Sampling):
                step: int, # from 1
                ) -> dict[str, float]: # the update's metrics
         "Take the step's optimiser steps: `epochs` passes in `minibatches` parts."
-        c, meter, norms, mismatch = self.config, UpdateMetrics(), [], None
+        c, meter, norms, mismatch, lengths = self.config, UpdateMetrics(), [], None, (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()
         lr = c.lr * self.lr_scale(step)
         for group in self.optimizer.param_groups: group["lr"] = lr
         g = torch.Generator().manual_seed(draw_seed(c.seed, step, "minibatches"))
         order = (part for _ in range(c.epochs) for part in batch.kept[torch.randperm(len(batch.kept), generator=g)].tensor_split(c.minibatches) if len(part))
         for number, rows in enumerate(order):
-            self.optimizer.zero_grad(set_to_none=True)
-            for micro in self.accumulate(batch, rows, step): meter.add(*micro, number)
+            micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens), lengths[rows])
+            for part in micro: meter.add(*part, number)
             if number == 0: mismatch = self._check_logps(batch, rows)
-            norms.append(float(nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)))
-            if not math.isfinite(norms[-1]): self._fail("the gradient", batch, rows, step)
-            self.optimizer.step()
-        return meter.result() | (dict(grad_norm=sum(norms) / len(norms), logp_mismatch=mismatch) if norms else {}) | dict(lr=lr)
+            self.scaler.unscale_(self.optimizer)
+            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm))
+            # In float16 a scale that is too large overflows: the scaler skips the update and halves the scale.
+            if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1): self._fail("the gradient", batch, rows, step)
+            self.scaler.step(self.optimizer); self.scaler.update()
+            if math.isfinite(norm): norms.append(norm)
+        return meter.result() | (dict(grad_norm=sum(norms) / len(norms)) if norms else {}) | (dict(logp_mismatch=mismatch) if mismatch is not None else {}) | dict(lr=lr)
 
     def _check_logps(self, batch: Batch, rows: Tensor) -> float:
         "Largest difference in nats between the sampler and the training forward, before any update; said aloud on a run's first batch."
@@ -216,22 +119,22 @@ class _Updating(_Sampling):
         for i in rows.tolist():
             n, problem, reward = int(batch.rollout.lengths[i]), batch.problems[i], float(batch.rewards[i])
             logps, old, entropies, ids = (x[i, :n].tolist() for x in (batch.logps, batch.old_logps, batch.entropy, batch.rollout.ids))
-            records.append(Trace(step=step, group=i // G, index=i % G, prompt=problem["prompt"], tokens=token_texts(self.tokenizer, ids), token_ids=ids, mask=[1] * n, logps=logps, old_logps=old, entropies=entropies,
+            records.append(Trace(step=step, group=i // G, index=i % G, prompt=self.render([problem])[0], tokens=token_texts(self.tokenizer, ids), token_ids=ids, mask=[1] * n, logps=logps, old_logps=old, entropies=entropies,
                                  reward=reward, advantage=float(batch.advantages[i]), finished=bool(batch.rollout.finished[i]), answer=problem["answer"], correct=reward >= self.task.pass_mark).to_dict())
         return records
 
-# %% ../nbs/lib/trainer.ipynb #c79c101f
+# %% ../nbs/lib/trainer.ipynb #bbdef41e
 class Trainer(_Updating):
     "Trains a causal language model with a recipe on a task. Raises ValueError for whatever cannot work, before the weights are loaded where that is possible."
     def evaluate(self) -> dict[str, float]:
         "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
-        c = self.config
-        with self._autocast():
-            return held_out_accuracy(self.model, self.tokenizer, self.task, c.eval_problems, c.max_new_tokens, c.temperature, seed=draw_seed(c.seed, 0, "evaluation"))
+        seed = draw_seed(self.config.seed, 0, "evaluation")
+        return held_out_accuracy(self.task, self.config.eval_problems, lambda problems, greedy: self.sample(problems, 1, seed, greedy).texts)
 
     def save(self):
         "Write a checkpoint of the last step taken."
-        self.run.save(self.done, self.model, self.tokenizer, self.optimizer, dict(seconds=self.seconds), self.config.keep_checkpoints)
+        state = dict(seconds=self.seconds, memory=self.memory.tokens, scaler=self.scaler.state_dict())
+        self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints)
 
     def step(self,
              step: int, # 0 evaluates only
@@ -242,7 +145,8 @@ class Trainer(_Updating):
             batch = self.collect(step)
             sampled, tokens = self._clock(), int(batch.rollout.mask.sum())
             row |= dict(reward=float(batch.rewards.mean()), train_accuracy=float((batch.rewards >= self.task.pass_mark).float().mean()),
-                        response_length=float(batch.rollout.lengths.float().mean()), dead_groups=float(batch.dead.float().mean()))
+                        response_length=float(batch.rollout.lengths.float().mean()), finished=float(batch.rollout.finished.float().mean()), dead_groups=float(batch.dead.float().mean()))
+            if getattr(self.task, 'formatted', None): row["train_format"] = sum(map(self.task.formatted, batch.problems, batch.rollout.texts)) / len(batch.problems)
             if batch.ref_logps is not None: row["kl_ref"] = float(kl_penalty(batch.old_logps, batch.ref_logps, batch.rollout.mask, "k3"))
         with self.interrupt.shield():
             if step:
