@@ -228,7 +228,7 @@ def no_weights(monkeypatch):
     (dict(lr=0.0), r"lr=0\.0; it must be positive"),
     (dict(temperature=-1.0), r"temperature=-1\.0"),
     (dict(minibatches=100), "minibatches=100 exceeds the 16 responses"),
-    (dict(precision="float8"), "precision='float16'; choose one of auto, float32, bfloat16, float16"),
+    (dict(precision="float8"), "precision='float8'; choose one of auto, float32, bfloat16, float16"),
 ])
 def test_bad_values_name_argument_value_and_remedy(options, message, tmp_path, monkeypatch):
     no_weights(monkeypatch)
