@@ -26,10 +26,20 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def sandbox_starts() -> bool:
+    "Whether bubblewrap is on the PATH and can start."
+    from mpo_nb.sandbox import check_sandbox
+    try:
+        return bool(check_sandbox())
+    except RuntimeError:
+        return False
+
+
 TIERS = {
     "browser": (find_chromium, "no Chromium on the PATH: install Debian's `chromium`, or name one in MPO_NB_CHROMIUM"),
     "data": (find_data, "no real data sets: set MPO_NB_DATA to the folder that holds them"),
     "gpu": (has_gpu, "torch sees no CUDA device"),
+    "sandbox": (sandbox_starts, "no bubblewrap on the PATH that can start: install Debian's `bubblewrap`"),
 }
 
 
