@@ -22,13 +22,13 @@ from .checkpoint import quiet_files
 from .config import check_model_options, choose_precision
 from .tasks import tiny_model_path
 
-# %% ../nbs/lib/models.ipynb #b6e08dbb
+# %% ../nbs/lib/models.ipynb #9e3e7a7e
 def model_source(model: str | Path, # "tiny", a hub name, a folder, or a GGUF file
                  ) -> tuple[str, dict]: # what `from_pretrained` takes: a name, and gguf_file where there is one
     "Where a model lies. Raises FileNotFoundError for what looks like a path but is not there."
     name = tiny_model_path() if str(model) == "tiny" else str(model)
     path = Path(name).expanduser()
-    if path.is_dir(): return str(path), {}
+    if name and path.is_dir(): return str(path), {}
     if name.endswith(".gguf") and path.is_file(): return str(path.parent), dict(gguf_file=path.name)
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > (2 if name.endswith(".gguf") else 1) or not name:
         raise FileNotFoundError(f"model={name!r} is not there; give 'tiny', a hub name (owner/name), an existing folder, or a GGUF file")

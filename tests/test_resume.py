@@ -19,6 +19,9 @@ CONFIG = dict(steps=6, prompts_per_step=2, group_size=4, epochs=2, minibatches=2
 KILLS_AT_CALLS = [("os.replace", n) for n in range(1, 11)] + [("os.fsync", n) for n in (1, 3, 6, 9, 12)] + [("shutil.rmtree", n) for n in (1, 2, 3, 4)] \
     + [("save_optimizer", n) for n in (1, 2, 3)] + [("half a line", n) for n in (2, 5)]
 KILLS_AT_TIMES = 8
+# Adapters instead of weights, a reference that is the model without them, and an evaluation in every step.
+LORA = dict(lora_rank=4, recipe_options='{"kl": 0.05}', eval_every=1, steps=4)
+LORA_KILLS = [("os.replace", 4), ("os.replace", 7), ("os.fsync", 2), ("os.fsync", 8), ("shutil.rmtree", 3), ("save_optimizer", 2), ("half a line", 3), ("evaluate", 3)]
 
 
 def die(*args, **kwargs):
@@ -38,7 +41,7 @@ def dies_at(owner, name: str, call: int):
     setattr(owner, name, counted)
 
 
-def train(folder: str, where: str = "", call: int = 0, ready=None):
+def train(folder: str, where: str = "", call: int = 0, ready=None, options=None):
     "What the child process does: the whole run, or the part before it dies."
     import shutil
     import torch
@@ -62,7 +65,9 @@ def train(folder: str, where: str = "", call: int = 0, ready=None):
             if count == call:
                 die()
         Run.append = append
-    trainer = Trainer(TrainConfig(output=folder, **CONFIG))
+    elif where == "evaluate":
+        dies_at(Trainer, "evaluate", call)
+    trainer = Trainer(TrainConfig(output=folder, **CONFIG | (options or {})))
     if ready is not None:
         ready.set()
     try:
@@ -115,8 +120,8 @@ def check_readable(folder: Path):
     if (folder / "traces.jsonl").exists():
         load_traces(folder / "traces.jsonl")
     for _, checkpoint in Run(folder).checkpoints():
-        from transformers import AutoModelForCausalLM
-        AutoModelForCausalLM.from_pretrained(checkpoint)
+        from mpo_nb.models import load
+        load(checkpoint, device="cpu", precision="float32", quiet=True)
 
 
 @pytest.mark.slow
@@ -208,3 +213,69 @@ def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, capsys):
     assert not done, "the second interrupt was not obeyed"
     assert Run(tmp_path / "run").checkpoints()[-1][0] == 3, "weights between two steps were saved"
     assert "step 3 of 6 is saved" in "".join(capsys.readouterr())
+
+
+# Adapters
+
+@pytest.fixture(scope="module")
+def whole_lora(context, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    assert run_child(context, str(folder), "", 0, None, LORA) == 0
+    metrics, traces = content(folder)
+    assert [row["step"] for row in metrics] == list(range(5)) and all("accuracy_greedy" in row for row in metrics)
+    assert abs(metrics[1]["kl_ref"]) < 1e-6 < metrics[-1]["kl_ref"], "the adapters never moved away from the reference"
+    return metrics, traces
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where, call", LORA_KILLS, ids=[f"{w} {n}" for w, n in LORA_KILLS])
+def test_killed_with_adapters_and_evaluations(where, call, context, whole_lora, tmp_path):
+    assert run_child(context, str(tmp_path), where, call, None, LORA) == -signal.SIGKILL, "the kill point was never reached"
+    check_readable(tmp_path)
+    assert run_child(context, str(tmp_path), "", 0, None, LORA) == 0
+    assert content(tmp_path) == whole_lora
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
+    moments, killed = random.Random(2), 0
+    for attempt in range(4):
+        folder, ready = tmp_path / str(attempt), context.Event()
+        child = context.Process(target=train, args=(str(folder), "", 0, ready, LORA))
+        child.start()
+        assert ready.wait(120)
+        time.sleep(moments.uniform(0, 1.5))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(120)
+        killed += child.exitcode == -signal.SIGKILL
+        check_readable(folder)
+        assert run_child(context, str(folder), "", 0, None, LORA) == 0
+        assert content(folder) == whole_lora
+    assert killed >= 2
+
+
+# A disk that is full
+
+@pytest.mark.sandbox
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [8, 13])
+def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, whole, tmp_path):
+    "The run's folder is a file system of a few megabytes; a checkpoint of the tiny model with its optimiser takes about ten."
+    import subprocess
+    program = (f"import sys; sys.path[:0] = {sys.path!r}\n"
+               f"import shutil, torch; from mpo_nb.checkpoint import Run; from mpo_nb.trainer import TrainConfig, Trainer\n"
+               f"torch.set_num_threads(1)\n"
+               f"try: Trainer(TrainConfig(output='/small/run', **{CONFIG | dict(keep_checkpoints=1)!r})).fit()\n"
+               f"except OSError as error: print(type(error).__name__, error)\n"
+               f"shutil.copytree('/small/run', {str(tmp_path / 'run')!r})")
+    done = subprocess.run(["bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--size", str(megabytes * 2**20), "--tmpfs", "/small", sys.executable, "-c", program],
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    saved = Run(tmp_path / "run").checkpoints()
+    assert "could not be written" in done.stdout and "MiB free" in done.stdout and "goes on from there" in done.stdout, done.stdout + done.stderr
+    assert (f"The last good checkpoint is {'/small/run/checkpoints/step-000001' if megabytes > 10 else 'none yet'}") in done.stdout
+    assert [step for step, _ in saved] == ([1] if megabytes > 10 else [])
+    check_readable(tmp_path / "run")
+    from mpo_nb.trainer import TrainConfig, Trainer
+    Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG)).fit()
+    assert content(tmp_path / "run") == whole[0], "with room again, the run did not go on as if nothing had happened"
