@@ -58,7 +58,7 @@ def _reason(error):
         return f"syntax error: line {error.lineno}: {error.msg}"
     return f"error: {type(error).__name__}: {error}"[:300]
 
-# %% ../nbs/lib/sandbox_sides.ipynb #b1bc97a5
+# %% ../nbs/lib/sandbox_sides.ipynb #22a8e510
 def _names(code):
     return set(code.co_names).union(*[_names(part) for part in code.co_consts if isinstance(part, type(code))])
 
@@ -73,7 +73,7 @@ def _take(link, kind, value, name):
 def _permit_test(operation, args):
     "What a program may ask of the objects that a test passed to it."
     public = operation in ("getattr", "setattr") and type(args[0]).__module__ == "test" and args[1][:1] != "_"
-    if public or operation in ("call", "len", "iter", "next", "getitem"):
+    if public or operation in ("call", "len", "iter", "next", "getitem", "bool", "hash", "eq", "ne"):
         return _operation(operation)
     raise PermissionError(f"{operation} of the test's {type(args[0]).__name__}")
 
@@ -98,7 +98,7 @@ def _under_test(given, wanted, entry_point):
     taken = {name: pair for name, pair in given.items() if not hasattr(builtins, name)}
     return given if not taken and not entry_point and len(given) == 1 else taken
 
-# %% ../nbs/lib/sandbox_sides.ipynb #3b0840a1
+# %% ../nbs/lib/sandbox_sides.ipynb #1cd86645
 def judge(
     channel,  # to the process of the program
     test: str,  # its source
@@ -129,11 +129,13 @@ def _judge(link, code, entry_point):
     exec(code, space)
     if entry_point is None:
         return "pass", "passed"
-    if type(space.get("check")) is not type(_judge):
+    check = space.get("check")
+    if type(check) is not type(_judge):
         return "fault", "the test defines no function check(candidate)"
     if entry_point not in given:
         return "fail", f"error: NameError: the program defines no {entry_point}"
-    space["check"](_take(link, *given[entry_point], entry_point))
+    space[entry_point] = _take(link, *given[entry_point], entry_point)
+    check(space[entry_point])
     return "pass", "passed"
 
 # %% ../nbs/lib/sandbox_sides.ipynb #92156b86

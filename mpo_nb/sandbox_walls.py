@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from functools import lru_cache
 
-# %% ../nbs/lib/sandbox_walls.ipynb #2d1b0cf9
+# %% ../nbs/lib/sandbox_walls.ipynb #5fea21f8
 TMP_BYTES = 64 << 20
 
 def python_path() -> str:
@@ -23,7 +23,7 @@ def python_path() -> str:
 def _folders():
     "bubblewrap's arguments for what the sandbox contains."
     python, found = python_path(), ["/usr", "/nix/store", "/etc/ld.so.cache"]
-    found += [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib", python]
+    found += [sysconfig.get_path("stdlib"), f"{sys.base_prefix}/lib", f"{sys.base_exec_prefix}/lib", python]
     found += [f"/{name}" for name in ("bin", "lib", "lib32", "lib64", "libx32")]
     made = []
     for path in dict.fromkeys(found):

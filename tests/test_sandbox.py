@@ -53,15 +53,15 @@ UNWALLED = ["reading a file outside", "reaching the network", "reading the passw
 
 @walled
 @pytest.mark.parametrize("name", UNWALLED)
-def test_without_walls_these_attacks_succeed(name, filled, monkeypatch):
+def test_without_walls_these_attacks_succeed(name, filled):
     "They fail for the walls' sake, not for a fault of their own."
-    monkeypatch.setattr(os, "remove", os.remove)
     program = filled(ATTACKS[name][0]).replace("os.remove", "os.stat")
     assert code_passes(program, *TESTS["check"], timeout=30, unsafe_code=True).passed
     assert not code_passes(program, *TESTS["check"], timeout=30).passed
 
 
 @walled
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="not root: the other tests are the ordinary user's")
 def test_the_walls_hold_for_an_ordinary_user(filled, root, tmp_path):
     "All attacks again, as `nobody` and with the system's Python."
@@ -139,11 +139,18 @@ def test_what_a_right_program_may_do(program, test):
 
 
 @walled
-@pytest.mark.parametrize("test", ["assert f.__globals__", "f(len).__self__", "assert f(max) == 1", "f(f)"])
+@pytest.mark.parametrize("test", ["assert f.__globals__", "f(len).__self__", "assert f(max) == 1"])
 def test_a_program_sees_nothing_of_the_test(test):
     "What is handed over can be called, and not looked into."
     program = "def f(g):\n    for name in ('__globals__', '__self__', '__code__', 'gi_frame'):\n        try: return getattr(g, name) and 1\n        except (AttributeError, PermissionError): pass"
     assert not code_passes(program, "secret = 5\ndef given(): yield secret\n" + test.replace("len", "given").replace("max", "given()"), timeout=30).passed
+
+
+@walled
+def test_the_test_checks_though_the_program_is_named_check():
+    test = "def check(candidate):\n    assert candidate(2) == 4\n"
+    assert code_passes("def check(n): return 2 * n", test, "check", timeout=30).passed
+    assert code_passes("def check(n): return 0", test, "check", timeout=30).reason.startswith("wrong answer")
 
 
 @walled
@@ -172,7 +179,7 @@ print(json.dumps(seen))
     seen = json.loads(result.output)
     assert seen["env"] == ["HOME", "LANG"] and seen["writable"] == ["/tmp"] and seen["tmp"] == [] and seen["cwd"] == "/tmp"
     assert seen["dev"] == ["null", "urandom", "zero"] and seen["links"] == ["lo"] and seen["pid"] < 5 and seen["uid"] == 65534
-    assert seen["bytes"] == sandbox_walls.TMP_BYTES and not {"home", "proc", "sys", "etc", "work", "mnt"} & set(seen["top"]) - {"etc", *sys.base_prefix.split("/")[1:2]}
+    assert seen["bytes"] == sandbox_walls.TMP_BYTES and set(seen["top"]) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "tmp", "usr", *sys.base_prefix.split("/")[1:2]}
     hidden = code_passes(f"import os\nassert not os.path.exists({str(root / 'README.md')!r})\n" + RIGHT, *TESTS["check"], timeout=30)
     assert hidden.passed, hidden.reason
 
@@ -198,7 +205,7 @@ def alive(pids):
 
 
 def gone(pids):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 15
     while (left := alive(pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return not left
@@ -218,21 +225,23 @@ def test_nothing_is_left(unsafe_code, tmp_path, monkeypatch):
 
 
 @walled
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, root):
-    script = "from mpo_nb.sandbox import run_programs\nrun_programs([('while True: pass', 'assert 1')] * 8, workers=3, timeout=100)"
+@pytest.mark.parametrize("how, unsafe_code", [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGINT, True), (signal.SIGKILL, True)])
+def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, unsafe_code, root):
+    "Without walls a killed trainer's programs go on until their CPU time is up."
+    timeout, many = (100, 15) if not unsafe_code else (100, 6) if how == signal.SIGINT else (3, 6)
+    script = f"from mpo_nb.sandbox import run_programs\nrun_programs([('while True: pass', 'assert 1')] * 8, workers=3, timeout={timeout}, unsafe_code={unsafe_code})"
     trainer = subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         end = time.monotonic() + 60
-        while len(inner := processes(trainer.pid)) < 15 and time.monotonic() < end:  # three programs, each two sides of two or three processes
+        while len(inner := processes(trainer.pid)) < many and time.monotonic() < end:  # three programs, each two sides of two or three processes
             time.sleep(0.05)
-        assert len(inner) >= 15
+        assert len(inner) >= many
         trainer.send_signal(how)
         start = time.monotonic()
         _, errors = trainer.communicate(timeout=30)
     finally:
         trainer.kill()
-    assert gone(inner) and time.monotonic() - start < 20
+    assert time.monotonic() - start < 20 and gone(inner)
     assert how == signal.SIGKILL or errors.rstrip().endswith("KeyboardInterrupt")
 
 
@@ -316,7 +325,7 @@ def random_value(draw, depth):
     kind, parts = draw.choice([list, tuple, set, frozenset, dict, None]), [random_value(draw, depth - 1) for _ in range(draw.randrange(4))]
     if kind is None:
         return draw.choice(simple)
-    hashable = [part for part in parts if part.__hash__ is not None and "[" not in repr(part) and "{" not in repr(part)]
+    hashable = [part for part in parts if not set(repr(part)) & set("[{") and "set(" not in repr(part)]
     return kind(parts) if kind in (list, tuple) else dict.fromkeys(hashable, parts) if kind is dict else kind(hashable)
 
 
