@@ -144,8 +144,12 @@ def _run(program, test, entry_point, timeout, memory_mb, bwrap, live):
         raise ValueError(f"test={test!r:.80}: {reason}")
     return CodeResult(passed, reason, time.monotonic() - start, printed.decode("utf-8", "replace"))
 
-# %% ../nbs/lib/sandbox.ipynb #55fbdae9
+# %% ../nbs/lib/sandbox.ipynb #1bd4c29a
 _started, _warned = set(), []
+_PROBE = """import os
+try: os.fork()
+except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
+"""
 _REMEDY = ("code from a model runs in bubblewrap only. {}. Install it (Debian, Ubuntu: apt-get install bubblewrap; 0.7 or newer), allow user namespaces "
            "where they are off (in a container, docker run --privileged), or pass unsafe_code=True to run such code with your own rights")
 
@@ -164,9 +168,10 @@ def check_sandbox(
     if platform.machine() not in CALLS:
         raise RuntimeError(_REMEDY.format(f"Its filter of system calls is known for {' and '.join(CALLS)}, not for {platform.machine()}"))
     if path not in _started:
-        tried = _run("two = lambda: 2", "assert two() == 2", None, 30.0, 512, path, set())
+        tried = _run(_PROBE, "assert walls() == (1, 2)", None, 30.0, 512, path, set())
         if not tried:
-            raise RuntimeError(_REMEDY.format(f"{path} could not start: {tried.output.strip() or tried.reason}"[:400]))
+            what = "could not start" if tried.reason.startswith(("exited", "no verdict", "timeout")) else "does not hold"
+            raise RuntimeError(_REMEDY.format(f"{path} {what}: {tried.output.strip() or tried.reason}"[:400]))
         _started.add(path)
     return path
 

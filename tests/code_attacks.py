@@ -1,4 +1,9 @@
-"Programs that want a verdict they have not earned, or the machine they run on. Each passes `TESTS` if it succeeds."
+"""Programs that want a verdict they have not earned, or the machine they run on. Each passes `TESTS` if it succeeds.
+
+They are run for real, and a wall may be down while someone works on it. So a bomb forks nine times, not for ever, what is asked for in
+gigabytes is seldom touched, and those that kill or
+delete whatever they reach look first whether it is the sandbox that they reach.
+"""
 
 TESTS = {  # form -> (test, entry_point)
     "check": ("def check(candidate):\n    assert candidate(2) == 4\n    assert abs(candidate(0.5) - 1) < 1e-6\n", "double"),
@@ -14,17 +19,18 @@ ATTACKS = {
     "endless sleep": ("import time\ntime.sleep(1e6)", "^timeout"),
     "deaf to signals": ("import signal, time\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
                         "while True: pass", "^timeout"),
-    "fork bomb": ("import os\nwhile True: os.fork()", "^error: PermissionError"),
-    "fork bomb in the function": ("import os\ndef double(x):\n    while True: os.fork()", "^error: PermissionError"),
-    "stubborn fork bomb": ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "^timeout"),
+    "fork bomb": ("import os\nfor i in range(9): os.fork()\n" + RIGHT, "^error: PermissionError"),
+    "fork bomb in the function": ("import os\ndef double(x):\n    for i in range(9): os.fork()\n    return 2 * x", "^error: PermissionError"),
+    "stubborn fork bomb": ("import os, time\nmany, me = 0, os.getpid()\nfor i in range(9):\n    try: many += os.fork() and 1\n    except OSError: pass\n"
+                           "assert many, 'refused'\n" + RIGHT, "refused"),
     "fork bomb by clone3": ("import ctypes\nlibc = ctypes.CDLL(None)\nassert libc.syscall(435, bytes(88), 88) != -1, 'refused'", "refused"),
-    "thread bomb": ("import threading\nwhile True: threading.Thread(target=threading.Event().wait).start()", "can't start new thread"),
+    "thread bomb": ("import threading\nfor i in range(300): threading.Thread(target=threading.Event().wait, daemon=True).start()\n" + RIGHT, "can't start new thread"),
     "child process": ("import subprocess\nsubprocess.run(['/usr/bin/true'], check=True)\n" + RIGHT, "^error: PermissionError"),
-    "10 GB of memory": ("xs = b'x' * 10**10\n" + RIGHT, "^memory"),
+    "10 GB of memory": ("xs = bytes(10**10)\n" + RIGHT, "^memory"),
     "10 GB in the function": ("def double(x):\n    return len(bytearray(10**10)) and 2 * x", "^memory"),
-    "10 GB slowly": ("xs = []\nwhile True: xs.append(bytearray(1 << 20))", "^memory"),
-    "10 GB of memory files": ("import os\nfor i in range(320):\n    os.write(os.memfd_create('m'), bytes(1 << 25))\n" + RIGHT, "^error: PermissionError"),
-    "10 GB in the temporary folder": ("for i in range(320): open(f'/tmp/{i}', 'wb').write(bytes(1 << 25))\n" + RIGHT, "No space left"),
+    "1 GB bit by bit": ("xs = [bytearray(1 << 20) for i in range(1000)]\n" + RIGHT, "^memory"),
+    "memory files": ("import os\nfor i in range(10):\n    os.write(os.memfd_create('m'), bytes(1 << 25))\n" + RIGHT, "^error: PermissionError"),
+    "many files in the temporary folder": ("for i in range(10): open(f'/tmp/{i}', 'wb').write(bytes(1 << 25))\n" + RIGHT, "No space left"),
     "shared memory": ("import ctypes\nassert ctypes.CDLL(None).shmget(0, 1 << 28, 0o1600) != -1, 'refused'\n" + RIGHT, "refused"),
     "1 GB of output": ("for i in range(1000): print('x' * 10**6)\n" + RIGHT, "^output"),
     "1 GB of errors": ("import sys\nfor i in range(1000): print('x' * 10**6, file=sys.stderr)\n" + RIGHT, "^output"),
@@ -37,7 +43,7 @@ ATTACKS = {
     "sys.exit(0) in the function": ("import sys\ndef double(x): sys.exit(0)", r"^exited early \(status 0\)"),
     "a crash": ("import ctypes\ndef double(x): ctypes.string_at(0)", r"^exited early \(signal 11\)"),
     "deleting a file outside": ("import os\nos.remove({canary!r})\n" + RIGHT, "^error: (OSError|FileNotFoundError)"),
-    "deleting all": ("import os, shutil\nfor top in ['/work', '/home', '/root', '/usr', '/']: shutil.rmtree(top)\n" + RIGHT, "^error"),
+    "deleting all": ("import os, shutil\nif os.path.exists({canary!r}): os.remove({canary!r})\nelse: shutil.rmtree('/')\n" + RIGHT, "^error"),
     "writing into the interpreter": ("import os\nopen(os.__file__, 'a').write('#')\n" + RIGHT, "Read-only file system|Permission denied"),
     "writing into the root folder": ("open('/x', 'w')\n" + RIGHT, "Read-only file system"),
     "writing into /dev": ("open('/dev/x', 'w')\n" + RIGHT, "Read-only file system"),
@@ -47,7 +53,7 @@ ATTACKS = {
     "reading a file outside": ("open({canary!r}).read()\n" + RIGHT, "FileNotFoundError"),
     "reading the passwords": ("open('/etc/passwd').read()\n" + RIGHT, "FileNotFoundError"),
     "killing the parent": ("import os\nos.kill({pid}, 9)\n" + RIGHT, "ProcessLookupError"),
-    "killing all": ("import os\nos.kill(os.getppid(), 9)\nos.kill(-1, 9)\nos.kill(0, 9)\n" + WRONG, "^(exited early|error: ProcessLookupError)"),
+    "killing all": ("import os\nif os.getpid() < 9:\n    for n in (os.getppid(), -1, 0): os.kill(n, 9)\n" + RIGHT, "^(exited early|error: ProcessLookupError)"),
     "reaching the network": ("import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\n" + RIGHT, "Connection ?Refused"),
     "a new namespace": ("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0, 'refused'\n" + RIGHT, "refused"),
 

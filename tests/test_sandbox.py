@@ -297,6 +297,16 @@ def test_a_bubblewrap_that_cannot_start_is_reported(monkeypatch, tmp_path):
         code_passes(RIGHT, *TESTS["check"])
 
 
+@walled
+def test_walls_that_do_not_hold_are_found(monkeypatch):
+    for name, open_wall in (("call_filter", lambda machine: struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000)), ("wall_arguments", lambda bwrap: [bwrap, "--bind", "/", "/"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox, name, open_wall)
+            patch.setattr(sandbox, "_started", set())
+            with pytest.raises(RuntimeError, match="does not hold"):
+                code_passes(RIGHT, *TESTS["check"])
+
+
 def test_unsafe_code_warns_once_and_keeps_its_limits(monkeypatch):
     "Limits and distance remain; so do most attacks' zeros."
     monkeypatch.setenv("PATH", "")
