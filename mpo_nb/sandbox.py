@@ -199,7 +199,7 @@ def _passes(program, test, entry_point, timeout, memory_mb, unsafe_code, live):
         raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more")
     return _run(program, test, entry_point, timeout, memory_mb, check_sandbox(unsafe_code), live)
 
-# %% ../nbs/lib/sandbox.ipynb #017a96d3
+# %% ../nbs/lib/sandbox.ipynb #9e59a76c
 def run_programs(
     jobs: list,  # (program, test) or (program, test, entry_point) each
     workers: int | None = None,  # programs at a time; None: as many as this process may use cores
@@ -212,16 +212,19 @@ def run_programs(
     check_sandbox(unsafe_code)
     live = set()
     run = lambda job: _passes(*job, *[None] * (3 - len(job)), timeout, memory_mb, unsafe_code, live)
-    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
-    try:
-        results = pool.map(run, jobs)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(workers or cores) as pool:
+        waiting = [pool.submit(run, job) for job in jobs]
+        results = (job.result() for job in waiting)
         if progress:
             from tqdm.auto import tqdm
-            results = tqdm(results, total=len(jobs), desc="programs")
-        return list(results)
-    except BaseException:
-        for side in list(live):
-            side.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+            results = tqdm(results, total=len(waiting), desc="programs")
+        try:
+            return list(results)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(job.done() for job in waiting):  # one may have been about to start
+                for side in list(live):
+                    side.kill()
+                time.sleep(0.02)
+            raise

@@ -45,7 +45,7 @@ def test_an_attack_scores_zero(name, form, filled):
     result = code_passes(filled(program), *TESTS[form], timeout=2.0 if reason == "^timeout" else 10.0)
     assert not result.passed and not result
     assert re.search(reason, result.reason), result.reason
-    assert code_passes(RIGHT, *TESTS[form], timeout=30).passed
+    assert result.seconds < 20 and code_passes(RIGHT, *TESTS[form], timeout=30).passed
 
 
 UNWALLED = ["reading a file outside", "reaching the network", "reading the passwords", "deleting a file outside"]
@@ -205,7 +205,7 @@ def alive(pids):
 
 
 def gone(pids):
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while (left := alive(pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return not left
@@ -228,7 +228,7 @@ def test_nothing_is_left(unsafe_code, tmp_path, monkeypatch):
 @pytest.mark.parametrize("how, unsafe_code", [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGINT, True), (signal.SIGKILL, True)])
 def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, unsafe_code, root):
     "Without walls a killed trainer's programs go on until their CPU time is up."
-    timeout, many = (100, 15) if not unsafe_code else (100, 6) if how == signal.SIGINT else (3, 6)
+    timeout, many = (100, 15) if not unsafe_code else (100, 6) if how == signal.SIGINT else (2, 6)
     script = f"from mpo_nb.sandbox import run_programs\nrun_programs([('while True: pass', 'assert 1')] * 8, workers=3, timeout={timeout}, unsafe_code={unsafe_code})"
     trainer = subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
