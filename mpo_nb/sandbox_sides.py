@@ -98,7 +98,7 @@ def _under_test(given, wanted, entry_point):
     taken = {name: pair for name, pair in given.items() if not hasattr(builtins, name)}
     return given if not taken and not entry_point and len(given) == 1 else taken
 
-# %% ../nbs/lib/sandbox_sides.ipynb #1cd86645
+# %% ../nbs/lib/sandbox_sides.ipynb #25a6a80c
 def judge(
     channel,  # to the process of the program
     test: str,  # its source
@@ -122,7 +122,7 @@ def judge(
     return ("gone", link.broken) if link.broken else (status, why)
 
 def _judge(link, code, entry_point):
-    wanted = _names(code) - {"check"} | {entry_point} if entry_point else _names(code)
+    wanted = _names(code) | ({entry_point} if entry_point else set())
     given = link.ask("names", sorted(wanted))
     taken = _under_test(given, wanted, entry_point)
     space = {"__name__": "test", **{name: _take(link, *pair, name) for name, pair in taken.items()}}

@@ -65,6 +65,8 @@ ATTACKS = {
                                    "def double(x): return Yes(0)", "^wrong answer"),
     "a float near everything": ("class Yes(float):\n    __sub__ = __rsub__ = __abs__ = lambda self, *a: self\n    __lt__ = __eq__ = lambda *a: True\n"
                                 "def double(x): return Yes(9)", "^wrong answer"),
+    "arithmetic that gives data": ("import sys\nsys.modules['mpo_nb.sandbox_protocol']._Object = lambda value: value\nclass Yes:\n    __sub__ = lambda *a: 0\n"
+                                   "def double(x): return 4 if x == 2 else Yes()", "^error: TypeError: the program's own sub"),
     "unittest's ANY": ("from unittest.mock import ANY\ndef double(x): return ANY", "^wrong answer"),
     "changing the expected value": ("import ctypes\nctypes.memmove(id(4) + 24, (0).to_bytes(4, 'little'), 4)\n" + WRONG, "^(wrong answer|exited early|error)"),
     "redefining abs": ("def abs(x): return 0\ndef double(x): return 4", "^wrong answer"),

@@ -123,6 +123,9 @@ def test_a_wrong_program_is_told_why(program, reason):
     ("class V:\n    def __init__(self, x): self.x = x\n    def __add__(self, o): return V(self.x + o.x)\n    def __mul__(self, k): return V(self.x * k)\n"
      "    __rmul__ = __mul__\n    def __eq__(self, o): return self.x == o.x\n    def __repr__(self): return f'V({self.x})'\n    @staticmethod\n    def zero(): return V(0)",
      "v = V(2) + V(3)\nassert v.x == 5 and v == V(5) and v != V(6) and (2 * v * 3).x == 30 and repr(v) == 'V(5)' and V.zero().x == 0 and isinstance(v, V)"),
+    ("from enum import *\nfrom collections import namedtuple\nclass E(IntEnum): A = 1\nclass S(str): pass\ndef f(): return E.A, S('a'), namedtuple('p', 'x y')(1, 2)",
+     "assert f() == (1, 'a', (1, 2))"),
+    ("class D:\n    def __init__(self, x): self.x = x\n    def __sub__(self, o): return self.x - o.x", "assert str(D(5) - D(3)) == '2'"),
     ("class Node:\n    def __init__(self, value, next=None): self.value, self.next = value, next\n"
      "def last(node):\n    while node.next: node = node.next\n    return node.value", "assert last(Node(1, Node(2))) == 2"),
     ("def last(node):\n    while node.next: node = node.next\n    node.seen = True\n    return node.value",
@@ -261,6 +264,11 @@ def test_run_programs_keeps_the_order(capsys):
     assert "3/3" in capsys.readouterr().err and run_programs([]) == []
 
 
+def test_verify_offers_it():
+    from mpo_nb import verify
+    assert verify.code_passes is code_passes and verify.CodeResult is sandbox.CodeResult
+
+
 @pytest.mark.parametrize("arguments, named", [
     ((None, "assert 1"), "program="), ((b"", "assert 1"), "program="), (("", 5), "test="), (("", " "), "test="),
     (("", "assert 1", None, 0), "timeout="), (("", "assert 1", None, float("nan")), "timeout="), (("", "assert 1", None, 1, 5), "memory_mb="),
@@ -380,22 +388,32 @@ def problems(data_dir):
         yield json.loads(line)
 
 
+def timed(step, count):
+    start = time.perf_counter()
+    result = step()
+    return result, count / (time.perf_counter() - start)
+
+
 @walled
 @pytest.mark.data
 @pytest.mark.slow
 def test_humaneval(data_dir):
-    "All canonical solutions pass, 20 a second on two cores; what is left of a solution without its body does not."
+    """All canonical solutions pass, 20 a second on two cores; what is left of a solution without its body does not.
+
+    A machine that is busy with other things starts bare interpreters more slowly too, so the rate may be measured against theirs.
+    """
     rows = list(problems(data_dir))
     jobs = [(row["prompt"] + row["canonical_solution"], row["test"], row["entry_point"]) for row in rows]
-    best = 0.0
+    rates, starts = [], []
     for _ in range(5):
-        start = time.perf_counter()
-        results = run_programs(jobs, timeout=30)
-        best = max(best, len(jobs) / (time.perf_counter() - start))
+        results, rate = timed(lambda: run_programs(jobs, timeout=30), len(jobs))
+        rates.append(rate)
         assert [(row["task_id"], result.reason) for row, result in zip(rows, results) if not result] == [] and len(results) == 82
-        if best >= 20:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            starts.append(timed(lambda: list(pool.map(lambda _: subprocess.run([sandbox_walls.python_path(), "-I", "-S", "-c", ""], check=True), range(82))), 82)[1])
+        if max(rates) >= 20:
             break
-    assert best >= 20 or len(os.sched_getaffinity(0)) < 2
+    assert max(rates) >= 20 or max(map(lambda rate, start: rate / start, rates, starts)) > 0.2, (rates, starts)
     empty = run_programs([(row["prompt"] + "    return None\n", row["test"], row["entry_point"]) for row in rows], timeout=30)
     assert not any(empty)
     unhelped = run_programs([(row["prompt"] + row["canonical_solution"], row["prompt"] + "\n" + row["test"], row["entry_point"]) for row in rows], timeout=30)
