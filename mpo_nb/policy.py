@@ -24,7 +24,7 @@ from .recipes import Recipe
 from .rollout import Rollout, check_tokenizer, encode_prompts, rollout
 from .tasks import Task, load_task
 
-# %% ../nbs/lib/policy.ipynb #2dfa9764
+# %% ../nbs/lib/policy.ipynb #4ed4b91e
 class Setup:
     "A run's task, model, reference, optimiser and folder, as they stand after its last checkpoint. Raises ValueError for whatever cannot work."
     def __init__(self,
@@ -36,10 +36,10 @@ class Setup:
                  ):
         self.recipe = recipe or configured_recipe(config)
         self.task = task or load_task(config.task, **json_options("task_options", config.task_options))
-        self.config = config = replace(config, max_new_tokens=config.max_new_tokens or getattr(self.task, 'max_new_tokens', None) or 48)
+        self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or 256)
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_tokenizer(self.tokenizer)
-        self.stop = tuple(config.stop or (getattr(self.task, 'stop', ()) if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
+        self.stop = tuple(config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
         for problems in (self.task.train, self.task.test):
             encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, getattr(shape, "max_position_embeddings", None))
@@ -97,7 +97,7 @@ class Setup:
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-# %% ../nbs/lib/policy.ipynb #42bb5e65
+# %% ../nbs/lib/policy.ipynb #76870566
 class Policy(Setup):
     "The model of a run: it samples, and tells how likely responses are."
     def sample(self,
@@ -108,8 +108,9 @@ class Policy(Setup):
                ) -> Rollout:
         "Responses of the policy as it stands."
         c = self.config
+        how = dict(top_p=c.top_p, top_k=c.top_k, stop=self.stop)
         with self._autocast():
-            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, c.max_rows)
+            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, c.max_rows, **how)
 
     def frozen(self,
                r: Rollout, # responses

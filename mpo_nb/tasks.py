@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-# %% ../nbs/lib/tasks.ipynb #8f032a28
+# %% ../nbs/lib/tasks.ipynb #8607fcb6
 @dataclass
 class Task:
     "Problems and their reward. Raises ValueError where a split is empty or its first problem lacks a string."
@@ -30,10 +30,16 @@ class Task:
     batched: bool = False  # whether `reward` takes all problems and responses at once
     description: str = ""  # one sentence for reports
     pass_mark: float = 1.0  # a response counts as correct when its reward is at least this
+    plain: str = "{prompt}"  # what a model without a chat template reads; {prompt} stands for the problem's prompt
+    stop: tuple[str, ...] = ()  # texts at which such a model's response ends, as it goes on with a problem of its own
+    formatted: Callable | None = None  # formatted(problem, response) -> whether the answer is in the form that was asked for
+    max_new_tokens: int | None = None  # room that a response needs, in tokens, where the user sets none
 
     def __post_init__(self):
         if not callable(self.reward):
             raise ValueError(f"reward of task {self.name!r} is {self.reward!r}; give a function reward(problem, response)")
+        if "{prompt}" not in self.plain:
+            raise ValueError(f"plain={self.plain!r} of task {self.name!r} has no place for the problem; write {{prompt}} where it goes")
         for split in ("train", "test"):
             _check_problems(self.name, split, getattr(self, split))
 
@@ -183,7 +189,7 @@ def chain_reward(
     _, mark, answer = response.rpartition("#")
     return float(bool(mark) and answer == problem["answer"])
 
-# %% ../nbs/lib/tasks.ipynb #58d84c20
+# %% ../nbs/lib/tasks.ipynb #c350e9e2
 def chain_sum(
     n_train: int = 2000,  # training problems
     n_test: int = 500,  # held-out problems
@@ -194,7 +200,7 @@ def chain_sum(
     rng = random.Random(seed)
     test = chain_problems(n_test, terms, held_out=True, rng=rng)
     train = chain_problems(n_train, terms, held_out=False, rng=rng)
-    return Task("chain_sum", train, test, chain_reward, description="chains of single-digit sums, worked step by step")
+    return Task("chain_sum", train, test, chain_reward, description="chains of single-digit sums, worked step by step", max_new_tokens=48)
 
 register_task("chain_sum", chain_sum)
 

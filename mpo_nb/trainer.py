@@ -146,7 +146,7 @@ class Trainer(_Updating):
             sampled, tokens = self._clock(), int(batch.rollout.mask.sum())
             row |= dict(reward=float(batch.rewards.mean()), train_accuracy=float((batch.rewards >= self.task.pass_mark).float().mean()),
                         response_length=float(batch.rollout.lengths.float().mean()), finished=float(batch.rollout.finished.float().mean()), dead_groups=float(batch.dead.float().mean()))
-            if getattr(self.task, 'formatted', None): row["train_format"] = sum(map(self.task.formatted, batch.problems, batch.rollout.texts)) / len(batch.problems)
+            if self.task.formatted: row["train_format"] = sum(map(self.task.formatted, batch.problems, batch.rollout.texts)) / len(batch.problems)
             if batch.ref_logps is not None: row["kl_ref"] = float(kl_penalty(batch.old_logps, batch.ref_logps, batch.rollout.mask, "k3"))
         with self.interrupt.shield():
             if step:
