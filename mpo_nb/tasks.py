@@ -92,8 +92,11 @@ def _number(task, i, response, value):
                          "return a finite number, such as 1.0 for right and 0.0 for wrong")
     return number
 
-# %% ../nbs/lib/tasks.ipynb #f5b57ac9
+# %% ../nbs/lib/tasks.ipynb #ade6521c
 _builders = {}
+# Imported when they are asked for.
+_shipped = dict(gsm8k="mpo_nb.math_tasks:gsm8k", math="mpo_nb.math_tasks:math", humaneval="mpo_nb.code_tasks:humaneval", mbpp="mpo_nb.code_tasks:mbpp",
+                countdown="mpo_nb.game_tasks:countdown", gym="mpo_nb.game_tasks:gym")
 
 def register_task(
     name: str,  # what `load_task` will know it by; an existing name is replaced
@@ -108,15 +111,15 @@ def register_task(
 
 def task_names() -> list[str]:  # in alphabetical order
     "The names that `load_task` knows."
-    return sorted(_builders)
+    return sorted({*_builders, *_shipped})
 
-# %% ../nbs/lib/tasks.ipynb #21d97a48
+# %% ../nbs/lib/tasks.ipynb #e5fe4122
 def load_task(
     name: str,  # a registered name, or "module:function" for one of your own
     **options,  # the builder's keyword arguments, such as terms=4
 ) -> Task:
     "Build a task by name. Raises ValueError on an unknown name (lists them) or option, TypeError if no Task comes back."
-    builder = _builders.get(name) or _import_builder(name)
+    builder = _builders.get(name) or _import_builder(_shipped.get(name, name))
     try:
         inspect.signature(builder).bind(**options)
     except TypeError as error:
@@ -129,7 +132,7 @@ def load_task(
 def _import_builder(name):
     module, _, function = name.partition(":")
     if not function:
-        raise ValueError(f"unknown task {name!r}; there are {task_names()}, or give 'module:function' for your own")
+        raise ValueError(f"unknown task {name!r}; there are {', '.join(task_names())}, or give 'module:function' for your own")
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
