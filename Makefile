@@ -17,11 +17,11 @@ LAB   := $(VENV)/.installed-lab-$(KEY)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help tour test lab docs bench export readme clean
+.PHONY: help tour test lab docs bench gpu-check export readme clean
 .NOTPARALLEL:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tour: $(LIGHT)  ## train the tiny model twice, token by token and in blocks, and write a report (about 5 minutes)
 	@echo "Two training runs and a report in $(RUN): about 5 minutes on two cores."
@@ -41,7 +41,10 @@ docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where 
 
 bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 10 minutes)
 	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 10 minutes on two quiet cores."
-	@for f in benchmarks/*.py; do echo "== $$f"; $(PY) "$$f" || exit 1; done
+	@for f in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(PY) "$$f" || exit 1; done
+
+gpu-check: $(DEV)  ## on a machine with a CUDA GPU: speed and memory beside TRL, into benchmarks/gpu.csv (under 10 minutes)
+	@$(PY) benchmarks/gpu.py
 
 export: $(DEV)  ## write mpo_nb/*.py and README.md from the notebooks, and clean the notebooks (a few seconds)
 	@echo "Exporting the notebooks, cleaning them and writing README.md: a few seconds."
