@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['Rollout', 'pick', 'cut', 'check_cut', 'check_tokenizer', 'end_tokens', 'encode_prompts', 'RowBudget', 'rollout']
 
-# %% ../nbs/lib/rollout.ipynb #efb28160
+# %% ../nbs/lib/rollout.ipynb #1b9a3a64
 import gc
 import math
 from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_positive_int
-from .decoding import DynamicDecoder, StopStrings
+from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from .faults import out_of_memory
 
 # %% ../nbs/lib/rollout.ipynb #82cac00b
@@ -185,7 +186,7 @@ def _batches(decode, n: int, group_size: int, budget: RowBudget, max_new_tokens:
         else: budget.halve(prompts * copies, max_new_tokens, said)
     return parts
 
-# %% ../nbs/lib/rollout.ipynb #c5a209fc
+# %% ../nbs/lib/rollout.ipynb #ea6fa3f8
 def rollout(model: nn.Module, # a causal language model of transformers
             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
             prompts: list[str], # one per group
@@ -198,9 +199,10 @@ def rollout(model: nn.Module, # a causal language model of transformers
             top_p: float = 1.0, # sample from the fewest tokens that hold this share of the probability
             top_k: int = 0, # sample from this many most likely tokens; 0 for all
             stop: list[str] = (), # texts that end a response; what completes one stays in the response
+            decoding: str = "auto", # dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it
             ) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, or a tokenizer without pad or EOS."
-    check_tokenizer(tokenizer); check_cut(top_p, top_k)
+    check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
     for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
     if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; use greedy=True for the most likely token")
@@ -212,8 +214,13 @@ def rollout(model: nn.Module, # a causal language model of transformers
     @torch.no_grad()
     def decode(first, prompts, copies, row):
         part = prompt_mask[first : first + prompts]; P = int(part.sum(1).max())
-        decoder = DynamicDecoder(model, ids[first : first + prompts, -P:].to(device), part[:, -P:].to(device), copies, max_new_tokens)
-        return _decode(decoder, None if u is None else u[row : row + prompts * copies], how)
+        read = (model, ids[first : first + prompts, -P:].to(device), part[:, -P:].to(device), copies, max_new_tokens)
+        numbers, make = None if u is None else u[row : row + prompts * copies], decoder_class(model, decoding)
+        try: return _decode(make(*read), numbers, how)
+        except TorchDynamoException as error:
+            if decoding == "compiled" or make is DynamicDecoder: raise
+            compiling_failed(model, error)
+        return _decode(DynamicDecoder(*read), numbers, how)
     model.eval()
     try: tokens, logps, lengths = (torch.cat(x) for x in zip(*_batches(decode, len(ids), group_size, budget, max_new_tokens)))
     finally: model.train(training)
