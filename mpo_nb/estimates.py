@@ -21,7 +21,7 @@ def pass_at_k(samples: int, # responses to one problem
     if samples - correct < k: return 1.0
     return 1 - math.prod(1 - k / i for i in range(samples - correct + 1, samples + 1))
 
-# %% ../nbs/lib/estimates.ipynb #810dc5ec
+# %% ../nbs/lib/estimates.ipynb #63abe903
 def _effective(values: np.ndarray, tries: float) -> float:
     "Number of single-response problems that would vary as much as these."
     n, p = len(values), values.mean()
@@ -36,7 +36,8 @@ def mean_interval(values: Sequence[float], # one number in [0, 1] per problem
     v = np.asarray(values, dtype=float)
     if v.ndim != 1 or not len(v) or not ((v >= 0) & (v <= 1)).all(): raise ValueError(f"values={str(values)[:80]}; give at least one number, each in [0, 1]")
     p, n = float(v.mean()), float(_effective(v, tries))
-    return p, *accuracy_interval(p * n, n)[1:]
+    _, low, high = accuracy_interval(p * n, n)
+    return p, min(low, p), max(high, p) # rounding at 0 and 1
 
 # %% ../nbs/lib/estimates.ipynb #857dbd80
 def paired_interval(a: Sequence[float], # one number in [0, 1] per problem

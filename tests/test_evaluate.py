@@ -186,6 +186,11 @@ def test_estimates_follow_from_the_records(whole):
     assert all(low <= value <= high for value, low, high in found.pass_at_k.values()) and 0 < sum(right) < 24
 
 
+def test_intervals_count_the_disjoint_tries_of_each_problem():
+    found = Evaluation.of([record(i, True, [True, True, False, False]) for i in range(10)], [1, 2])
+    assert found.pass_at_k[1] == mean_interval([.5] * 10, 4) != mean_interval([.5] * 10) and found.pass_at_k[2] == mean_interval([5 / 6] * 10, 2)
+
+
 def test_samples_differ_between_problems_batches_and_seeds(tiny):
     same = Task("same", TASK.train, [TASK.test[0]] * 8, TASK.reward)
     first, second = ([[s["text"] for s in r["samples"]] for r in evaluate(*tiny, same, n=8, k=4, max_new_tokens=40, batch=4, seed=s, progress=False).records] for s in (0, 1))
