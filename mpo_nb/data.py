@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 from .tasks import Task
 
-# %% ../nbs/lib/data.ipynb #580a6aca
+# %% ../nbs/lib/data.ipynb #9ea5a556
 _readers = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 def read_rows(source: str | Path | Sequence[dict] | None, # rows, a file, or None for the hub
@@ -28,7 +28,7 @@ def read_rows(source: str | Path | Sequence[dict] | None, # rows, a file, or Non
         if path.suffix not in _readers: raise ValueError(f"{argument}={name!r}; give a file that ends in {', '.join(_readers)}, or rows")
         if not path.is_file(): raise FileNotFoundError(f"{argument}={name!r} is not there; give the path of a file with the columns {', '.join(columns)}")
         try: found = load_dataset(_readers[path.suffix], data_files=str(path), split="train")
-        except Exception as error: raise ValueError(f"{argument}={name!r} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+        except Exception as error: raise ValueError(f"{argument}={name!r} cannot be read as {path.suffix[1:]}: {_first(error)}") from error
     else:
         try: found, name = source if isinstance(source, Dataset) else Dataset.from_list(list(source)), argument
         except Exception as error: raise ValueError(f"{argument} cannot be made into rows ({error}); give a list of dicts with the columns {', '.join(columns)}") from None
@@ -37,10 +37,12 @@ def read_rows(source: str | Path | Sequence[dict] | None, # rows, a file, or Non
     if missing: raise ValueError(f"{name} has no column {missing[0]!r}; it has {', '.join(found.column_names)}")
     return found
 
+def _first(error) -> str: return (str(error).splitlines() or [type(error).__name__])[0]
+
 def _from_hub(hub, split, argument):
     try: return load_dataset(*hub, split=split)
     except Exception as error:
-        raise OSError(f"the data set {hub[0]} could not be loaded from the hub ({str(error).splitlines()[0]}); without a connection, give a local file: {argument}='rows.jsonl'") from error
+        raise OSError(f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a local file: {argument}='rows.jsonl'") from error
 
 # %% ../nbs/lib/data.ipynb #20c4b799
 def take(rows: Sequence, # problems

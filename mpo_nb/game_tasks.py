@@ -57,7 +57,7 @@ problem = dict(numbers=[3, 5, 25], target=60)
 assert countdown_reward(problem, "25-5=20, times 3: <answer>(25 - 5) * 3 = 60</answer>") == 1.0
 assert [countdown_reward(problem, f"<answer>{e}</answer>") for e in ("60", "3*25 - 5 - 5 - 5", "25*3 - 5")] == [0.0, 0.0, 0.0]
 
-# %% ../nbs/lib/game_tasks.ipynb #51008a4c
+# %% ../nbs/lib/game_tasks.ipynb #90d17925
 def _solvable(rng, count, most):
     "Numbers and a whole target from 1 to `most` that some combination of all of them gives."
     while True:
@@ -83,10 +83,11 @@ def countdown(n_train: int = 2000, # problems to learn from
     for name, value, low, high in (("numbers", numbers, 2, 6), ("largest", largest, 10, 10**6), ("n_train", n_train, 1, 10**6), ("n_test", n_test, 1, 10**6)):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high: raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
     if not 0 <= format_reward < 1: raise ValueError(f"format_reward={format_reward}; it must lie in [0, 1), below the reward of a right answer")
-    rng, found = random.Random(seed), {}
-    for _ in range(100 * (n_train + n_test)):
-        drawn, target, way = _solvable(rng, numbers, largest)
+    rng, found, repeats = random.Random(seed), {}, 0
+    while repeats < 1000:
+        (drawn, target, way), before = _solvable(rng, numbers, largest), len(found)
         found.setdefault((*sorted(drawn), target), dict(numbers=drawn, target=target, answer=way, prompt=fill(template, "target", str(target)).replace("{numbers}", ", ".join(map(str, drawn)))))
+        repeats = repeats + 1 if len(found) == before else 0
         if len(found) == n_train + n_test: break
     else: raise ValueError(f"n_train={n_train} and n_test={n_test}: only {len(found)} different problems turned up with numbers={numbers}, largest={largest}; ask for fewer, or for larger numbers")
     problems = list(found.values())

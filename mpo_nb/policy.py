@@ -21,8 +21,9 @@ from .faults import Interruptible, MemoryBudget
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
-from .rollout import Rollout, check_tokenizer, encode_prompts, rollout
+from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollout
 from .tasks import Task, load_task
+from .vllm_sampler import VLLMSampler, import_vllm
 
 # %% ../nbs/lib/policy.ipynb #4ed4b91e
 class Setup:
@@ -47,6 +48,7 @@ class Setup:
         earlier = None if config.overwrite else self.run.config
         if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))
         c = self.config
+        if c.sampler == "vllm": import_vllm()
         self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe)), c.overwrite)
         if model is None: model, _ = load(c.model, c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not c.progress)
         elif c.lora_rank: model = add_lora(model, c.lora_rank, c.lora_alpha, c.lora_targets)
@@ -74,6 +76,8 @@ class Setup:
         self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl and not c.lora_rank else None
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
         self.scaler, self.memory = torch.amp.GradScaler(self.device.type, enabled=c.precision == "float16"), MemoryBudget(c.micro_batch_tokens)
+        self.rows, self.moved = RowBudget(c.max_rows), True
+        self.engine = None if c.sampler != "vllm" else VLLMSampler(c.model, self.tokenizer, c.temperature, c.top_p, c.top_k, lora_rank=c.lora_rank, dtype=c.precision, device=self.device)
         schedule = "constant_with_warmup" if c.schedule == "constant" else c.schedule
         self.lr_scale = get_scheduler(schedule, self.optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1).lr_lambdas[0]
 
@@ -86,6 +90,7 @@ class Setup:
             load_optimizer(self.optimizer, folder / "optimizer.safetensors")
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
+            self.rows.rows = min(self.rows.rows, state["rows"])
             self.scaler.load_state_dict(state["scaler"])
         self.run.rewind(self.done)
 
@@ -108,9 +113,11 @@ class Policy(Setup):
                ) -> Rollout:
         "Responses of the policy as it stands."
         c = self.config
-        how = dict(top_p=c.top_p, top_k=c.top_k, stop=self.stop)
+        if self.engine:
+            if self.moved: self.engine.sync(self.model); self.moved = False
+            return self.engine(self.render(problems), group_size, c.max_new_tokens, greedy, seed, self.stop)
         with self._autocast():
-            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, c.max_rows, **how)
+            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
 
     def frozen(self,
                r: Rollout, # responses

@@ -20,6 +20,7 @@ from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_
 from .policy import Policy
 from .tasks import score
 from .traces import Trace, token_texts
+from .vllm_sampler import sampler_mismatch
 
 # %% ../nbs/lib/trainer.ipynb #4569ad81
 _all_ = ["TrainConfig"] # importable from here, beside the trainer that reads it
@@ -79,6 +80,7 @@ class _Updating(_Sampling):
         g = torch.Generator().manual_seed(draw_seed(c.seed, step, "minibatches"))
         order = (part for _ in range(c.epochs) for part in batch.kept[torch.randperm(len(batch.kept), generator=g)].tensor_split(c.minibatches) if len(part))
         for number, rows in enumerate(order):
+            self.moved = True
             micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens), lengths[rows])
             for part in micro: meter.add(*part, number)
             if number == 0: mismatch = self._check_logps(batch, rows)
@@ -133,7 +135,7 @@ class Trainer(_Updating):
 
     def save(self):
         "Write a checkpoint of the last step taken."
-        state = dict(seconds=self.seconds, memory=self.memory.tokens, scaler=self.scaler.state_dict())
+        state = dict(seconds=self.seconds, memory=self.memory.tokens, rows=self.rows.rows, scaler=self.scaler.state_dict())
         self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints)
 
     def step(self,
@@ -146,6 +148,7 @@ class Trainer(_Updating):
             sampled, tokens = self._clock(), int(batch.rollout.mask.sum())
             row |= dict(reward=float(batch.rewards.mean()), train_accuracy=float((batch.rewards >= self.task.pass_mark).float().mean()),
                         response_length=float(batch.rollout.lengths.float().mean()), finished=float(batch.rollout.finished.float().mean()), dead_groups=float(batch.dead.float().mean()))
+            if batch.old_logps is not batch.rollout.logps and getattr(self.engine, "comparable", True): row |= sampler_mismatch(batch.rollout.logps, batch.old_logps, batch.rollout.mask)
             if self.task.formatted: row["train_format"] = sum(map(self.task.formatted, batch.problems, batch.rollout.texts)) / len(batch.problems)
             if batch.ref_logps is not None: row["kl_ref"] = float(kl_penalty(batch.old_logps, batch.ref_logps, batch.rollout.mask, "k3"))
         with self.interrupt.shield():
