@@ -3,6 +3,7 @@ import csv
 import importlib.util
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -73,7 +74,7 @@ def test_peaks_go_by_the_whole_name(gpu):
     named = {"NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H100 NVL": 835, "NVIDIA H200": 989, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A10": 125, "NVIDIA A10G": 70, "NVIDIA L4": 121, "NVIDIA L40S": 362,
              "Tesla T4": 65, "Tesla V100-SXM2-16GB": 125, "NVIDIA GeForce RTX 4090": 165, "NVIDIA RTX A6000": 155}
     assert {name: gpu.known_peak(name) for name in named} == named
-    assert gpu.known_peak("NVIDIA B300") is None and gpu.known_peak("NVIDIA T400") is None
+    assert gpu.known_peak("NVIDIA B300") is None and gpu.known_peak("NVIDIA GA100") is None and gpu.known_peak("NVIDIA T400") is None
 
 
 def test_the_most_rows_that_fit(gpu):
@@ -165,6 +166,11 @@ def test_a_plan_that_does_not_fit_skips_the_case(gpu, monkeypatch):
 
 def test_a_case_that_takes_too_long_is_stopped(gpu):
     assert gpu.measure(gpu.SMOKE[0], "mpo_nb", 1, 4, 0.2) == dict(status="stopped: it ran past 0 s")
+
+
+def test_a_case_whose_process_dies_is_a_row(gpu, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert gpu.measure(gpu.SMOKE[0], "trl", 1, 4, 60) == dict(status="failed: the process ended with code 1")
 
 
 @pytest.mark.slow
