@@ -9,7 +9,7 @@ root = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "lab", "trl")}
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "lab", "trl", "gguf", "gym")}
 
 setup(
     name=cfg["lib_name"],
