@@ -1,0 +1,115 @@
+"The lessons run as they stand, and the Colab one also fits the models and cards that it names, without loading them."
+import re
+import sys
+from configparser import ConfigParser
+from types import ModuleType, SimpleNamespace
+
+import nbformat
+import pytest
+import torch
+
+import mpo_nb.memory
+import mpo_nb.models
+import mpo_nb.tasks
+from mpo_nb.memory import cards, context_bytes
+
+SHAPES = {"Qwen/Qwen2.5-0.5B-Instruct": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, tie_word_embeddings=True),
+          "Qwen/Qwen2.5-1.5B-Instruct": dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, tie_word_embeddings=True),
+          "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, tie_word_embeddings=False)}
+CARDS = {"T4": ("T4", "Tesla T4", False), "L4": ("L4", "NVIDIA L4", True), "A100": ("A100 40 GB", "NVIDIA A100-SXM4-40GB", True)}
+SWITCH = 'MODEL = "tiny"'
+
+
+@pytest.fixture(scope="module")
+def lesson(root):
+    return nbformat.read(root / "nbs" / "learn" / "colab_gsm8k.ipynb", as_version=4)
+
+
+@pytest.fixture(scope="module")
+def code(lesson) -> list[str]:
+    return [cell.source for cell in lesson.cells if cell.cell_type == "code"]
+
+
+def test_every_cell_runs_everywhere(lesson, code):
+    "One switch, and no cell that is left out of tests or kept off the page."
+    assert not [source for source in code if re.search(r"^#\|", source, re.MULTILINE)]
+    assert [source for source in code if "tiny" in source and re.search(r"^MODEL *=", source, re.MULTILINE)] == [SWITCH]
+    assert len(lesson.cells) <= 60
+
+
+def first_cell(source: str, shell) -> None:
+    from IPython.core.inputtransformer2 import TransformerManager
+    exec(TransformerManager().transform_cell(source), {"get_ipython": lambda: shell})
+
+
+def test_outside_colab_the_first_cell_does_nothing(code, monkeypatch):
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    before = set(sys.modules)
+    first_cell(code[0], shell=None)  # a shell command would fail
+    assert not [name for name in set(sys.modules) - before if name.startswith("google")]
+
+
+def test_in_colab_the_first_cell_installs_from_the_repository(root, code, monkeypatch):
+    done, colab = [], ModuleType("google.colab")
+    colab.drive = SimpleNamespace(mount=lambda where: done.append(where))
+    colab.output = SimpleNamespace(enable_custom_widget_manager=lambda: done.append("widgets"))
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    first_cell(code[0], SimpleNamespace(system=done.append))
+    settings = ConfigParser(); settings.read(root / "settings.ini")
+    assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets", "/content/drive"]
+
+
+def planned(code, monkeypatch, tmp_path, model: str, card: str):
+    "The cells up to the plan, on a machine that looks like one with that card, with the model's shape and a task in the form of GSM8K."
+    from transformers import Qwen2Config
+    listed, name, has_bf16 = CARDS[card]
+    capacity = int(cards[listed][0] * 2**30)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=capacity))
+    monkeypatch.setattr(mpo_nb.memory, "present_device", lambda device: (name, capacity - context_bytes))
+    monkeypatch.setattr(mpo_nb.memory, "load_shape", lambda asked: Qwen2Config(vocab_size=151936, num_key_value_heads=2, max_position_embeddings=32768, **SHAPES[asked]))
+    monkeypatch.setattr(mpo_nb.models, "load_tokenizer", lambda asked: LongPrompts())
+    load_task, rows = mpo_nb.tasks.load_task, [dict(question=f"What is {i} + {i}?", answer=f"#### {2 * i}") for i in range(8)]
+    monkeypatch.setattr(mpo_nb.tasks, "load_task", lambda name, **options: load_task(name, train=rows[:4], test=rows[4:]))
+    found = dict(sys=sys)  # which the first cell imports
+    for source in code[1:]:
+        exec(source.replace(SWITCH, f"MODEL = {model!r}"), found)
+        if source.startswith("assert plan."): return found
+    raise AssertionError("no cell asserts that the plan fits")
+
+
+class LongPrompts:
+    "A tokenizer to which every prompt has 300 tokens, more than GSM8K's longest problem has."
+    chat_template = None
+    def __call__(self, texts): return {"input_ids": [[0] * 300 for _ in texts]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("model", SHAPES)
+def test_the_settings_fit_the_cards_they_are_for(code, monkeypatch, tmp_path, model, card):
+    found = planned(code, monkeypatch, tmp_path, model, card)
+    config, plan = found["config"], found["plan"]
+    assert (found["card"], config.model, config.task, config.k, config.future) == (card, model, "gsm8k", 5, 0.2)
+    assert plan.config.precision == ("bfloat16" if CARDS[card][2] else "float16") and plan.work.prompt == 300
+    assert plan.verdicts[0].fits and plan.peak > 0.3 * plan.verdicts[0].capacity, "the card is hardly used"
+    assert config.micro_batch_tokens != 16384, "this model and card are not in the table"
+    assert not list(tmp_path.iterdir()), "cells before the training write nothing"
+
+
+@pytest.mark.slow
+def test_the_lesson_runs_with_the_tiny_model(lesson, tmp_path):
+    "From the first cell to the last, in an empty folder, which stays empty; both trainings improve what is sampled."
+    from nbclient import NotebookClient
+    notebook = nbformat.from_dict(lesson)
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert not list(tmp_path.iterdir())
+    compared = [table for cell in notebook.cells for o in cell.get("outputs", []) if "b − a" in (table := str(o.get("data", {}).get("text/markdown", "")))]
+    assert len(compared) == 2
+    gain = float(re.search(r"pass@1 .*?([+-]\d\.\d+)", compared[0])[1])
+    assert gain > 0.1, compared[0]
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
