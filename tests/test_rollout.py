@@ -45,7 +45,7 @@ def test_cut_keeps_what_transformers_keeps(ties):
     for seed in range(60):
         logits = random_logits(seed, ties)
         for top_k in (0, 1, 3, 7, 1000):
-            for top_p in (1e-6, 0.2, 0.5, 0.9, 0.999, 1.0):
+            for top_p in (1e-9, 0.2, 0.5, 0.9, 0.999, 1.0):
                 expected = TopKLogitsWarper(top_k)(None, logits) if top_k else logits
                 expected = TopPLogitsWarper(top_p)(None, expected) if top_p < 1 else expected
                 assert torch.equal(cut(logits, top_p, top_k), expected), (seed, top_k, top_p)
@@ -328,7 +328,8 @@ def test_compiled_decoding_says_what_the_growing_cache_says(tiny, prompts, recor
     for options in (dict(), dict(seed=4, temperature=1.3, top_p=0.9), dict(stop=[";"]), dict(greedy=True), dict(max_rows=7)):
         a, b = (rollout(*tiny, prompts, 6, 40, decoding=how, **options) for how in ("dynamic", "compiled"))
         assert same(a, b), options
-    assert sizes[0] == 48 and min(sizes) < 16 and set(sizes) <= {8, 12, 16, 24, 32, 48}, "finished rows leave in few steps"
+        if not options: assert sizes[0] == 48 and min(sizes) < 16
+    assert set(sizes) <= {8, 12, 16, 24, 32, 48}, "finished rows leave in few steps"
     assert counters["stats"]["unique_graphs"] <= 2 and not counters["graph_break"], "one graph serves all row counts"
 
 

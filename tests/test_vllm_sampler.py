@@ -92,7 +92,7 @@ class LLM:
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None):
         assert not self.asleep and not self.stale and len(prompts) == len(sampling_params)
-        model = self.model
+        model, self.asked = self.model, sampling_params
         if lora_request:
             assert self.enable_lora and lora_request.lora_int_id > 0
             if lora_request.lora_int_id not in self.adapters:
@@ -175,6 +175,7 @@ def test_groups_stay_together_and_members_differ(vllm, tiny, prompts):
     a, b = r.texts[:6], r.texts[6:]
     assert len(set(a)) > 1 and a != b, "the same prompt twice has random numbers of its own"
     assert sampler([prompts[0], prompts[0]], 6, 40, seed=1).texts == r.texts != sampler([prompts[0], prompts[0]], 6, 40, seed=2).texts
+    assert sampler([prompts[0], prompts[0]], 2, 40, seed=1).texts == a[:2] + b[:2], "members come in the order of their numbers"
     singles = sampler([prompts[0], prompts[3]], 1, 40, greedy=True)
     assert singles.texts == rollout(*tiny, [prompts[0], prompts[3]], 1, 40, greedy=True).texts
 
@@ -197,6 +198,7 @@ def test_end_tokens_of_the_generation_config_end_responses(vllm, prompts):
     sampler = VLLMSampler(tiny_model_path(), tokenizer)
     sampler.sync(model)
     r = sampler(prompts, 4, 40, seed=3)
+    assert all(how.stop_token_ids == sorted((hash_id, tokenizer.eos_token_id)) for how in LLM.made[0].asked), "the engine would go on"
     assert r.finished.any() and all(r.ids[i, r.lengths[i] - 1] in (hash_id, tokenizer.eos_token_id) for i in r.finished.nonzero()[:, 0])
 
 
