@@ -37,13 +37,16 @@ class Setup:
                  ):
         self.recipe = recipe or configured_recipe(config)
         self.task = task or load_task(config.task, **json_options("task_options", config.task_options))
-        self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or 256)
+        self.config = config
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_tokenizer(self.tokenizer)
         self.stop = tuple(config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
+        context = getattr(shape, "max_position_embeddings", None)
+        # Where neither the user nor the task says how long a response may be: 256 tokens, or half of a short context.
+        self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or min(256, (context or 512) // 2))
         for problems in (self.task.train, self.task.test):
-            encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, getattr(shape, "max_position_embeddings", None))
+            encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, context)
         self.device, self.run, self.interrupt = resolve_device(config.device), Run(config.output), Interruptible()
         earlier = None if config.overwrite else self.run.config
         if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))

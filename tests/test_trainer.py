@@ -18,7 +18,7 @@ from mpo_nb.tasks import Task, chain_sum, tiny_model_path
 from mpo_nb.traces import load_traces
 from mpo_nb.trainer import TrainConfig, Trainer
 
-SMALL = dict(steps=2, prompts_per_step=4, group_size=4, eval_every=0, checkpoint_every=2, precision="float32", progress=False)
+SMALL = dict(steps=2, prompts_per_step=4, group_size=4, eval_every=0, checkpoint_every=2, precision="float32", max_new_tokens=48, progress=False)
 
 
 def small(folder, **options) -> TrainConfig:
