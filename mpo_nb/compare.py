@@ -69,8 +69,8 @@ def read_settings(path: str | Path, # of the records
     if not isinstance(found, dict) or not {"task", "n", "k", "samples"} <= found.keys(): raise ValueError(f"{file} does not hold the settings of an evaluation; choose another output, or move that file away")
     return found
 
-# %% ../nbs/lib/compare.ipynb #94a39c9b
-@dataclass
+# %% ../nbs/lib/compare.ipynb #b6449f52
+@dataclass(repr=False)
 class Evaluation:
     "What an evaluation found; `print` it, or show it in a notebook."
     accuracy: float # share of greedy responses that are right
@@ -117,6 +117,7 @@ class Evaluation:
         return rows
 
     def __str__(self): return f"{self._title()}\n{text_table(self._rows())}"
+    __repr__ = __str__ # not every record of it
     def _repr_markdown_(self): return f"{self._title()}\n\n{markdown_table(self._rows())}"
 
 # %% ../nbs/lib/compare.ipynb #5d543044
@@ -129,7 +130,7 @@ def check_same_problems(a: Sequence[dict], # records of one evaluation
         for key in ("index", "problem", "answer"):
             if x[key] != y[key]: raise ValueError(f"problem {i} has {key}={x[key]!r:.80} in a, but {y[key]!r:.80} in b; evaluate both on the same task with the same options")
 
-# %% ../nbs/lib/compare.ipynb #6df582d9
+# %% ../nbs/lib/compare.ipynb #64620413
 class Difference(NamedTuple):
     "One measure of two evaluations of the same problems."
     a: float # mean over the problems
@@ -145,7 +146,7 @@ class Difference(NamedTuple):
         if self.low <= 0 <= self.high or self.p >= 0.05: return "no difference shown"
         return "b is better" if self.difference > 0 else "a is better"
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     "Two evaluations of the same problems; `print` it, or show it in a notebook."
     differences: dict[str, Difference] # "greedy accuracy", and "pass@k" for each k
@@ -164,6 +165,7 @@ class Comparison:
         return told + ([f"The evaluations differ in {', '.join(f'{name} ({x!r} and {y!r})' for name, (x, y) in self.settings.items())}."] if self.settings else [])
 
     def __str__(self): return "\n".join([text_table(self._rows()), *self._notes()])
+    __repr__ = __str__
     def _repr_markdown_(self): return "\n\n".join([markdown_table(self._rows()), *self._notes()])
 
 # %% ../nbs/lib/compare.ipynb #2e3d8d36

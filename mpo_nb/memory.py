@@ -7,7 +7,7 @@ __all__ = ['rest', 'parts', 'cards', 'context_bytes', 'Fixed', 'packed_bytes', '
            'response_bytes', 'training_peak', 'step_phases', 'halvings', 'levers', 'remedy', 'in_words', 'Verdict',
            'MemoryPlan', 'longest_prompt', 'present_device', 'plan_memory']
 
-# %% ../nbs/lib/memory.ipynb #2f991e96
+# %% ../nbs/lib/memory.ipynb #7726d192
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from .models import load_shape, resolve_device
 from .prompts import render_prompt
 from .rehearsal import Outline, Work, along, meta_model, outline, rehearse_sampling, rehearse_training
 
-# %% ../nbs/lib/memory.ipynb #316fe421
+# %% ../nbs/lib/memory.ipynb #6a67a776
 @dataclass(frozen=True)
 class Fixed:
     "Bytes that stand for a whole run, and counts that other parts need."
@@ -35,9 +35,7 @@ class Fixed:
     alike: bool # all layers have the same shapes
     unpacked: int # bytes of the largest packed weight when a product unpacks it, 0 where none is
 
-def packed_bytes(weight: Tensor, # (out, in)
-                 quantization: str, # "4bit" or "8bit"
-                 ) -> int:
+def packed_bytes(weight: Tensor, quantization: str) -> int:
     "What bitsandbytes keeps of a weight: double-quantised NF4 in blocks of 64, or int8 with a scale per output."
     n = weight.numel()
     return n // 2 + math.ceil(n / 64) + 4 * math.ceil(n / 64 / 256) if quantization == "4bit" else n + 4 * weight.shape[0]
@@ -55,7 +53,7 @@ def fixed(kind: Outline, quantization: str = "none") -> Fixed:
                  embedding=embed.numel() * embed.requires_grad, head=head.numel() * (head.requires_grad and head is not embed), alike=len(layers) > 3 and len(set(layers)) == 1 and len(set(getattr(kind.shape(), "layer_types", None) or [""])) == 1,
                  unpacked=max((w.numel() * w.element_size() for w in linear), default=0))
 
-# %% ../nbs/lib/memory.ipynb #6392e147
+# %% ../nbs/lib/memory.ipynb #69bf9932
 def prompts_among(rows: int, # drawn without replacement
                   prompts: int, # groups that they are drawn from
                   group: int, # rows of each
@@ -85,7 +83,7 @@ def ways(config: TrainConfig, w: Work) -> list[Work]: # one or two
     shared = [d for d in likely if (w.rows - d) * w.prompt >= 0.1 * w.rows * (w.prompt + w.response)]
     return [w] * (len(shared) < len(likely)) + [replace(w, different=d) for d in sorted(shared)[-1:]]
 
-# %% ../nbs/lib/memory.ipynb #d9b8f657
+# %% ../nbs/lib/memory.ipynb #9c9ce7e9
 rest = "logits and temporaries"
 parts = ("weights", "reference", "gradients", "Adam's means", "responses", "low-precision copies", "activations", "key-value cache", rest)
 
@@ -125,14 +123,16 @@ def step_phases(config: TrainConfig, # precision and max_new_tokens decided
     found = along(lambda n: rehearse_sampling(kind, n, w, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike)
     found["prompts"] = max(found["prompts"], found.pop("copies"), key=Counter.total)
     if c.old_logps == "recompute" or configured_recipe(c).kl or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm")):
-        found["scoring"] = max(along(lambda n: rehearse_training(kind, n, ways(c, w)[0], c.gradient_checkpointing, c.chunk_elements, frozen=True), kind.shape().num_hidden_layers, f.alike).values(), key=Counter.total)
+        scored = ways(c, replace(w, rows=max(1, min(c.prompts_per_step * c.group_size, c.micro_batch_tokens // (prompt + c.max_new_tokens))))) # minibatches do not matter here
+        passes = [along(lambda n: rehearse_training(kind, n, way, c.gradient_checkpointing, c.chunk_elements, frozen=True), kind.shape().num_hidden_layers, f.alike) for way in scored]
+        found["scoring"] = max((moment for phases in passes for moment in phases.values()), key=Counter.total)
     named = lambda moved: {label: moved[label] for label in ("low-precision copies", "key-value cache")} | {rest: moved[rest] + moved["activations"] + f.unpacked, "gradients": 4 * f.trained}
     sampling = {phase: Counter(named(moved)) for phase, moved in found.items()}
     training = training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})
     adam = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
     return {phase: ground + moved for phase, moved in (sampling | {"training": training, "update": adam}).items()}
 
-# %% ../nbs/lib/memory.ipynb #a23fa422
+# %% ../nbs/lib/memory.ipynb #0e2e7fbd
 def halvings(value: int, least: int) -> list[int]:
     "value/2, value/4, ..., down to `least`, which ends the list."
     return [] if value <= least else [max(least, value // 2), *halvings(max(least, value // 2), least)]
@@ -140,7 +140,7 @@ def halvings(value: int, least: int) -> list[int]:
 def levers(config: TrainConfig, prompt: int) -> tuple[dict, dict]: # name -> values, mildest first: those that cost time, those that change the training
     "What can be changed, from the mildest value to the strongest."
     c, longest, w = config, prompt + config.max_new_tokens, work(config, prompt)[0]
-    costs_time = dict(micro_batch_tokens=[v for v in halvings(c.micro_batch_tokens, longest) if v < w.rows * longest], gradient_checkpointing=[True] if not c.gradient_checkpointing else [],
+    costs_time = dict(micro_batch_tokens=[v for v in halvings(c.micro_batch_tokens, longest) if v < c.prompts_per_step * c.group_size * longest], gradient_checkpointing=[True] if not c.gradient_checkpointing else [],
                       max_rows=[v for v in halvings(c.max_rows, 1) if v < w.sampled])
     changes = dict(lora_rank=[16] if not c.lora_rank else [], quantization=["4bit"] if c.quantization == "none" else [], max_new_tokens=halvings(c.max_new_tokens, max(1, c.max_new_tokens // 4)))
     return tuple({name: values for name, values in group.items() if values} for group in (costs_time, changes))
@@ -161,7 +161,7 @@ def remedy(config: TrainConfig, # which does not fit
             for name in chosen: chosen[name] = next(v for v in values[name] if tried(chosen | {name: v}))
             return chosen
 
-# %% ../nbs/lib/memory.ipynb #9c27ddb0
+# %% ../nbs/lib/memory.ipynb #a0d778f3
 cards = {"T4": (15.0, False), "L4": (22.5, True), "A100 40 GB": (40.0, True), "A100 80 GB": (80.0, True), "H100": (79.6, True)} # GiB, and whether it multiplies bfloat16
 context_bytes = int(0.75 * 2**30)
 
@@ -210,7 +210,7 @@ class MemoryPlan:
         return "\n".join([size, "", *lines, f"peak: {in_words(self.peak)}, in the phase '{self.phase}'", "", *map(str, self.verdicts)])
     __repr__ = __str__
 
-# %% ../nbs/lib/memory.ipynb #d533279d
+# %% ../nbs/lib/memory.ipynb #216e1e65
 def longest_prompt(config: TrainConfig, task, tokenizer) -> int:
     "Tokens of the longest prompt of a task, as the run's format shows it."
     texts = [render_prompt(tokenizer, task, p, config.prompt_format, config.system_prompt) for split in (task.train, task.test) for p in split]

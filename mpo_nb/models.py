@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import quiet_files
 from .config import check_model_options, choose_precision
-from .tasks import tiny_model_path
+from .chain_sum import tiny_model_path
 
 # %% ../nbs/lib/models.ipynb #9e3e7a7e
 def model_source(model: str | Path, # "tiny", a hub name, a folder, or a GGUF file

@@ -6,7 +6,7 @@
 __all__ = ['Ledger', 'Outline', 'outline', 'meta_model', 'fake_weights', 'Work', 'read_tokens', 'rehearse_training', 'along',
            'rehearse_sampling']
 
-# %% ../nbs/lib/rehearsal.ipynb #ea5a61b0
+# %% ../nbs/lib/rehearsal.ipynb #862ea38b
 import json
 import weakref
 from collections import Counter
@@ -24,7 +24,7 @@ from .logprobs import decoder_of, positions, token_logps
 from .models import add_lora, dtypes
 from .rollout import cut, pick
 
-# %% ../nbs/lib/rehearsal.ipynb #210fb02a
+# %% ../nbs/lib/rehearsal.ipynb #76c35ccc
 class Ledger(TorchDispatchMode):
     "Bytes of the tensors made inside it, by label, and what lived at the highest point of each phase."
     def __init__(self):
@@ -55,7 +55,7 @@ class Ledger(TorchDispatchMode):
         self._look()
         return out
 
-# %% ../nbs/lib/rehearsal.ipynb #5cb67444
+# %% ../nbs/lib/rehearsal.ipynb #11b09a84
 @dataclass(frozen=True)
 class Outline:
     "What a rehearsal has to know of a model; `outline` makes it."
@@ -84,7 +84,7 @@ def outline(config: TrainConfig, # precision decided: not "auto"
     precision = "bfloat16" if config.precision == "float16" and not config.lora_rank else config.precision
     return Outline(type(shape), shape.to_json_string(use_diff=False), precision, config.lora_rank, config.lora_targets, "eager" if config.attention == "eager" else "sdpa")
 
-# %% ../nbs/lib/rehearsal.ipynb #1dffc2b8
+# %% ../nbs/lib/rehearsal.ipynb #7aa199df
 def meta_model(kind: Outline, layers: int | None = None) -> nn.Module:
     "The model on the meta device. Raises ValueError for an architecture that is not a causal language model."
     shape = kind.shape(layers)
@@ -107,7 +107,7 @@ def fake_weights(model: nn.Module, # on the meta device
                 held[name] = made[id(old)]
     return model
 
-# %% ../nbs/lib/rehearsal.ipynb #1a27d4e2
+# %% ../nbs/lib/rehearsal.ipynb #258148d7
 @dataclass(frozen=True)
 class Work:
     "How much goes through the model at once; `work` reads it from a configuration."
@@ -118,7 +118,7 @@ class Work:
     read: int # prompts that the sampler reads at once
     sampled: int # responses that it continues at once
 
-# %% ../nbs/lib/rehearsal.ipynb #eabf3e67
+# %% ../nbs/lib/rehearsal.ipynb #3b393e24
 def _ones(*shape): return torch.ones(*shape, dtype=torch.long)
 
 def read_tokens(model: nn.Module, w: Work) -> Tensor: # (rows, T, d)
@@ -132,7 +132,7 @@ def read_tokens(model: nn.Module, w: Work) -> Tensor: # (rows, T, d)
     rest = decoder(input_ids=_ones(w.rows, T - 1), attention_mask=_ones(w.rows, P + T - 1), position_ids=places[:, P:], past_key_values=cache, use_cache=True).last_hidden_state
     return torch.cat([first[which], rest], 1)
 
-# %% ../nbs/lib/rehearsal.ipynb #3f513677
+# %% ../nbs/lib/rehearsal.ipynb #1f0f4cb9
 @lru_cache(1024)
 def rehearse_training(kind: Outline, # the model
                       layers: int, # how many of its layers
@@ -173,7 +173,7 @@ def _mark_embedding(model: nn.Module, ledger: Ledger):
         if out.requires_grad: out.register_hook(reached)
     model.get_input_embeddings().register_forward_hook(watch)
 
-# %% ../nbs/lib/rehearsal.ipynb #547fa1cd
+# %% ../nbs/lib/rehearsal.ipynb #8d6840a7
 def along(rehearse, # layers -> phases
           layers: int, # of the whole model
           alike: bool = True, # whether all layers have the same shapes
@@ -183,7 +183,7 @@ def along(rehearse, # layers -> phases
     two, three = rehearse(2), rehearse(3)
     return {phase: Counter({label: two[phase][label] + (layers - 2) * (three[phase][label] - two[phase][label]) for label in {**two[phase], **three[phase]}}) for phase in two}
 
-# %% ../nbs/lib/rehearsal.ipynb #b740be6f
+# %% ../nbs/lib/rehearsal.ipynb #777cb6b5
 @lru_cache(1024)
 def rehearse_sampling(kind: Outline, # the model
                       layers: int, # how many of its layers

@@ -6,18 +6,12 @@
 __all__ = ['Task', 'score', 'register_task', 'task_names', 'load_task', 'is_held_out', 'chain_problems', 'chain_reward',
            'chain_sum', 'demonstration', 'char_tokenizer', 'tiny_model_path']
 
-# %% ../nbs/lib/tasks.ipynb #6af56f15
+# %% ../nbs/lib/tasks.ipynb #ee8e07b4
 import importlib
-import importlib.resources
 import inspect
 import math
-import random
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 # %% ../nbs/lib/tasks.ipynb #8607fcb6
 @dataclass
@@ -92,11 +86,10 @@ def _number(task, i, response, value):
                          "return a finite number, such as 1.0 for right and 0.0 for wrong")
     return number
 
-# %% ../nbs/lib/tasks.ipynb #ade6521c
+# %% ../nbs/lib/tasks.ipynb #c5073b20
 _builders = {}
-# Imported when they are asked for.
-_shipped = dict(gsm8k="mpo_nb.math_tasks:gsm8k", math="mpo_nb.math_tasks:math", humaneval="mpo_nb.code_tasks:humaneval", mbpp="mpo_nb.code_tasks:mbpp",
-                countdown="mpo_nb.game_tasks:countdown", gym="mpo_nb.game_tasks:gym")
+_shipped = {name: f"mpo_nb.{module}:{name}" for module, names in dict(
+    chain_sum="chain_sum", math_tasks="gsm8k math", code_tasks="humaneval mbpp", game_tasks="countdown gym").items() for name in names.split()}  # imported when they are asked for
 
 def register_task(
     name: str,  # what `load_task` will know it by; an existing name is replaced
@@ -113,12 +106,17 @@ def task_names() -> list[str]:  # in alphabetical order
     "The names that `load_task` knows."
     return sorted({*_builders, *_shipped})
 
-# %% ../nbs/lib/tasks.ipynb #e5fe4122
+# %% ../nbs/lib/tasks.ipynb #f1255c94
 def load_task(
-    name: str,  # a registered name, or "module:function" for one of your own
+    name: str,  # a registered name, "gym:NAME" for a data set of reasoning-gym, or "module:function" for one of your own
     **options,  # the builder's keyword arguments, such as terms=4
 ) -> Task:
     "Build a task by name. Raises ValueError on an unknown name (lists them) or option, TypeError if no Task comes back."
+    family, _, member = name.partition(":")
+    if family == "gym" and member:
+        if options.setdefault("dataset", member) != member:
+            raise ValueError(f"task {name!r} with dataset={options['dataset']!r}; name the data set once")
+        name = family
     builder = _builders.get(name) or _import_builder(_shipped.get(name, name))
     try:
         inspect.signature(builder).bind(**options)
@@ -138,120 +136,10 @@ def _import_builder(name):
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name!r} cannot be imported ({error}); is the module on PYTHONPATH?") from error
 
-# %% ../nbs/lib/tasks.ipynb #1c8475c6
-def _draw(
-    terms: int,  # how many digits the chain has
-    rng: random.Random,  # where the digits and signs come from
-) -> dict:  # a problem: "prompt" and "answer"
-    "One random chain whose running value never goes below zero."
-    value = rng.randint(0, 9)
-    chain = str(value)
-    for _ in range(terms - 1):
-        digit = rng.randint(0, 9)
-        sign = -1 if rng.random() < 0.5 and digit <= value else 1
-        value += sign * digit
-        chain += f"{'+' if sign > 0 else '-'}{digit}"
-    return {"prompt": chain + "?", "answer": str(value)}
+# %% ../nbs/lib/tasks.ipynb #c84f2a11
+_all_ = ["is_held_out", "chain_problems", "chain_reward", "chain_sum", "demonstration", "char_tokenizer", "tiny_model_path"]
 
-# %% ../nbs/lib/tasks.ipynb #a3111171
-def is_held_out(
-    prompt: str,  # such as "7+5-3+8?"
-) -> bool:  # True for one prompt in eight
-    "Whether a chain belongs to the test side, the same in every run, seed and process (CRC-32 of the prompt)."
-    return zlib.crc32(prompt.encode()) % 8 == 0
-
-# %% ../nbs/lib/tasks.ipynb #5ac460f8
-def chain_problems(
-    n: int,  # how many distinct problems
-    terms: int | tuple[int, int] = 4,  # digits in a chain, or an inclusive range of them
-    held_out: bool = False,  # from the test side, or the training side
-    rng: random.Random | None = None,  # default: a generator seeded with 0
-) -> list[dict]:  # n distinct problems: "prompt" and "answer"
-    "Distinct chains from one side of the split. Raises ValueError on a bad range or where there are fewer than n."
-    low, high = (terms, terms) if isinstance(terms, int) else terms
-    if not 2 <= low <= high:
-        raise ValueError(f"terms={terms!r}; give an integer of at least 2, or (low, high) with 2 <= low <= high")
-    if n < 1:
-        raise ValueError(f"n={n}; ask for at least one problem")
-    rng, found = rng or random.Random(0), {}
-    for _ in range(1000 + 100 * n):
-        problem = _draw(rng.randint(low, high), rng)
-        if is_held_out(problem["prompt"]) == held_out:
-            found.setdefault(problem["prompt"], problem)
-        if len(found) == n:
-            return list(found.values())
-    raise ValueError(f"only {len(found)} distinct problems of n={n} turned up with terms={terms!r}; "
-                     "ask for fewer, or for longer chains")
-
-# %% ../nbs/lib/tasks.ipynb #231a4245
-def chain_reward(
-    problem: dict,  # needs "answer"
-    response: str,  # the model's text, without prompt and special tokens
-) -> float:  # 1.0 or 0.0
-    "1.0 if the text after the last '#' equals the answer exactly, else 0.0; the steps before it are not checked."
-    _, mark, answer = response.rpartition("#")
-    return float(bool(mark) and answer == problem["answer"])
-
-# %% ../nbs/lib/tasks.ipynb #c350e9e2
-def chain_sum(
-    n_train: int = 2000,  # training problems
-    n_test: int = 500,  # held-out problems
-    terms: int | tuple[int, int] = 4,  # digits in a chain, or an inclusive range of them
-    seed: int = 0,  # which problems are drawn; the sides of the split are the same for every seed
-) -> Task:  # reward 1.0 for the exact answer after the last '#'
-    "The tiny model's task: chains of single-digit sums, no problem on both sides. Raises ValueError as `chain_problems`."
-    rng = random.Random(seed)
-    test = chain_problems(n_test, terms, held_out=True, rng=rng)
-    train = chain_problems(n_train, terms, held_out=False, rng=rng)
-    return Task("chain_sum", train, test, chain_reward, description="chains of single-digit sums, worked step by step", max_new_tokens=48)
-
-register_task("chain_sum", chain_sum)
-
-# %% ../nbs/lib/tasks.ipynb #627ae92b
-def demonstration(
-    problem: dict,  # a chain: "prompt" such as "7+5-3+8?"
-    error_rate: float = 0.0,  # probability that a step is wrong, in [0, 1]
-    rng: random.Random | None = None,  # default: a generator seeded with 0
-) -> str:  # such as "7+5=12;12-3=9;9+8=17#17"
-    "A worked solution in which each step is wrong with the given probability. Raises ValueError on a rate outside [0, 1]."
-    if not 0 <= error_rate <= 1:
-        raise ValueError(f"error_rate={error_rate}; a probability lies in [0, 1]")
-    rng, chain = rng or random.Random(0), problem["prompt"].rstrip("?")
-    value, moves = int(chain[0]), [int(chain[i:i + 2]) for i in range(1, len(chain), 2)]
-    steps = []
-    for i, move in enumerate(moves):
-        result = value + move
-        if rng.random() < error_rate:
-            lowest = max(-sum(moves[i + 1:j]) for j in range(i + 1, len(moves) + 1))
-            result = rng.choice([r for r in range(max(lowest, result - 3), result + 4) if r != result])
-        steps.append(f"{value}{move:+d}={result}")
-        value = result
-    return ";".join(steps) + f"#{value}"
-
-# %% ../nbs/lib/tasks.ipynb #45460d32
-def char_tokenizer(
-    characters: str = "0123456789+-=;#?",  # the alphabet, each character once
-    max_length: int = 256,  # the model's context, in tokens
-) -> PreTrainedTokenizerFast:  # ids: <pad> 0, <bos> 1, <eos> 2, <unk> 3, then the alphabet in order
-    "A tokenizer of single characters that decodes to exactly the text. Raises ValueError on a repeated character."
-    if len(set(characters)) != len(characters):
-        raise ValueError(f"characters={characters!r} repeats a character; give each once")
-    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *characters])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    inner.decoder = decoders.Fuse()
-    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
-        padding_side="left", clean_up_tokenization_spaces=False, model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"])
-
-# %% ../nbs/lib/tasks.ipynb #98d30d19
-def tiny_model_path() -> str:  # a folder for `AutoModelForCausalLM.from_pretrained`
-    "Where the embedded base model lies. Raises FileNotFoundError if the installation lacks it."
-    folder = importlib.resources.files("mpo_nb") / "assets" / "tiny"
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no model.safetensors in {folder}; reinstall mpo_nb, or make it with "
-                                "nbdev_test --path nbs/studies/tiny_model.ipynb --flags slow")
-    return str(folder)
+def __getattr__(name):
+    if name not in _all_:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("mpo_nb.chain_sum"), name)

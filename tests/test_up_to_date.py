@@ -1,4 +1,5 @@
 "What is generated from the notebooks is what they give: the modules, the index of symbols, the README, the sidebar."
+import ast
 import difflib
 import json
 import os
@@ -98,3 +99,21 @@ def test_notebook_names_carry_no_numbers(root):
     "Quarto drops a leading number from a page's address and smalldocs does not, so links would hold in one of them only."
     numbered = [name for name in files(root / "nbs", "*.ipynb") if Path(name).name[0].isdigit()]
     assert not numbered, f"rename {numbered}: the order of the pages stands in _quarto.yml"
+
+
+def test_a_cell_that_imports_does_nothing_else(root):
+    "Making a page runs the exported cells and those that import, and no others: whatever else stood in one would lack its names."
+    mixed = []
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            source = "".join(cell["source"])
+            if cell["cell_type"] != "code" or "#| export" in source or "#| eval: false" in source:
+                continue
+            try:
+                tree = ast.parse(source)
+            except SyntaxError:  # magics, which nbdev does not run
+                continue
+            imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree.body]
+            if any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree)) and not all(imports):
+                mixed.append(f"{path.relative_to(root)} cell {i}: {source[:60]!r}")
+    assert not mixed, "imports beside other code; give them a cell of their own:\n" + "\n".join(mixed)
