@@ -115,7 +115,7 @@ def window_beta(k: int, # tokens per window, at least 1
     if not 0 <= future < 1: raise ValueError(f"future={future}; the share of later tokens must be in [0, 1), e.g. 0.2")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
-# %% ../nbs/lib/actions.ipynb #5e793141
+# %% ../nbs/lib/actions.ipynb #391242f0
 @dataclass(frozen=True)
 class WindowActions(ActionSpace):
     "The next K kept tokens are the action that starts at t: MPO (arXiv 2602.14386). `k=1` is the token."
@@ -159,14 +159,28 @@ class WindowActions(ActionSpace):
             return _Linear.apply(x, transposed, forward) if back else _Linear.apply(x, forward, transposed)
         return _over_kept(apply, x, m)
 
-    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
+    def log_ratio(self,
+                  delta: Tensor, # (B, T), or (B, T, k): column n holds the window's own log-ratio for its n-th later token
+                  mask: Tensor, # (B, T)
+                  ) -> Tensor: # (B, T), 0 where the mask is 0
+        "The window's weighted sum of log-ratios. Raises ValueError when a third dimension is not the window's k."
+        if delta.ndim == 3: return self._own_terms(delta, check_mask(mask, **{"delta[..., 0]": delta[..., 0]}))
         return self._map(delta, check_mask(mask, delta=delta), back=False) # 0 behind the last token, where only zeros are ahead
+
+    def _own_terms(self, delta: Tensor, m: Tensor) -> Tensor:
+        "The same sum where each window brings its k terms along: those of multi-token prediction, which are no shifted copies of one another."
+        if delta.shape[2] != self.k: raise ValueError(f"delta has shape {tuple(delta.shape)}; a window of k={self.k} takes one column per token, (B, T, {self.k})")
+        left = m.flip(1).long().cumsum(1).flip(1)[..., None] # kept tokens from here on
+        exists = m[..., None] & (torch.arange(self.k, device=m.device) < left)
+        beta = torch.where(exists, torch.tensor(self.weights, dtype=delta.dtype, device=delta.device), 0)
+        if not (self.joint or self.tail == "truncate"): beta = beta / torch.where(m, beta.sum(-1), 1)[..., None]
+        return (_kept(delta, exists) * beta).sum(-1)
 
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
         m = check_mask(mask, weight=weight)
         return _kept(self._map(weight, m, back=True), m)
 
-# %% ../nbs/lib/actions.ipynb #00719c20
+# %% ../nbs/lib/actions.ipynb #5ba52a3e
 @dataclass(frozen=True, eq=False)
 class BlockActions(ActionSpace):
     "Every token of a block shares the block's ratio: LPO (sentences), disjoint MPO (`blocks=k`)."
@@ -196,7 +210,7 @@ class BlockActions(ActionSpace):
         ids = self.ids(mask)
         return spread(1.0 / block_sizes(ids).clamp(min=1).double(), ids)
 
-# %% ../nbs/lib/actions.ipynb #36dc5ae0
+# %% ../nbs/lib/actions.ipynb #eb2c4654
 @dataclass(frozen=True)
 class SequenceActions(ActionSpace):
     "The whole response is one action, its ratio the geometric mean over its tokens: GSPO (arXiv 2507.18071)."
@@ -211,7 +225,7 @@ class SequenceActions(ActionSpace):
         m = check_mask(mask)
         return _kept((1.0 / m.sum(1, keepdim=True).clamp(min=1).double()).expand(m.shape), m)
 
-# %% ../nbs/lib/actions.ipynb #8c65a9e7
+# %% ../nbs/lib/actions.ipynb #a8938adc
 @dataclass(frozen=True, eq=False)
 class TokenGradient(ActionSpace):
     "The ratio of another action space, whose gradient goes to the token itself: GSPO-token (arXiv 2507.18071, section 4.3)."
@@ -224,7 +238,7 @@ class TokenGradient(ActionSpace):
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return TokenActions().credit(weight, mask)
     def weight(self, mask: Tensor) -> Tensor: return self.actions.weight(mask)
 
-# %% ../nbs/lib/actions.ipynb #9b40b269
+# %% ../nbs/lib/actions.ipynb #90f28033
 def weight_matrix(actions: ActionSpace, # any action space
                   mask: Tensor, # (B, T)
                   row: int = 0, # which response

@@ -133,7 +133,7 @@ class Run:
 
     def save(self,
              step: int, # the last step that was taken
-             model, tokenizer, optimizer, # what is saved
+             model, tokenizer, optimizer, # what is saved; the tokenizer may be None
              state: dict, # anything else that must come back, as plain values
              keep: int = 2, # how many checkpoints to keep
              ) -> Path: # the checkpoint
@@ -142,7 +142,7 @@ class Run:
         shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
         try:
             with quiet_files(): model.save_pretrained(temporary, **(dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}))
-            tokenizer.save_pretrained(temporary)
+            if tokenizer is not None: tokenizer.save_pretrained(temporary)
             save_optimizer(optimizer, temporary / "optimizer.safetensors")
             (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
             for file in temporary.iterdir():

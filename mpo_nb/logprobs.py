@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['head_logits', 'token_logps', 'positions', 'decoder_of', 'response_hidden', 'response_logps']
 
-# %% ../nbs/lib/logprobs.ipynb #079a969e
+# %% ../nbs/lib/logprobs.ipynb #e968e899
+from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,22 +14,23 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from .blocks import check_mask
 
-# %% ../nbs/lib/logprobs.ipynb #3e824c05
+# %% ../nbs/lib/logprobs.ipynb #add8fa55
 def head_logits(model: nn.Module, # a causal language model of transformers
                 hidden: Tensor, # (..., d) last hidden states
+                head: Callable[[Tensor], Tensor] | None = None, # instead of the output embedding
                 ) -> Tensor: # (..., V) float32
     "Logits from hidden states: the output embedding, then the model's own scaling or soft cap where its configuration names one."
-    logits = model.get_output_embeddings()(hidden).float()
+    logits = (head or model.get_output_embeddings())(hidden).float()
     config = model.config.get_text_config()
     if getattr(config, "logits_scaling", None): logits = logits / config.logits_scaling
     if getattr(config, "logit_scale", None): logits = logits * config.logit_scale
     cap = getattr(config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
-# %% ../nbs/lib/logprobs.ipynb #35587a4f
-def _chunk(model, hidden: Tensor, targets: Tensor, temperature: float, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+# %% ../nbs/lib/logprobs.ipynb #6147e37f
+def _chunk(model, hidden: Tensor, targets: Tensor, temperature: float, entropy_grad: bool, head) -> tuple[Tensor, Tensor]:
     "Log-probability of each target and entropy of each position, (m,) both, float32."
-    logits = head_logits(model, hidden) / temperature
+    logits = head_logits(model, hidden, head) / temperature
     lse = logits.logsumexp(-1)
     logps = logits.gather(-1, targets[:, None])[:, 0] - lse
     with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
@@ -41,11 +43,12 @@ def token_logps(model: nn.Module, # for its output embedding
                 temperature: float = 1.0, # of the distribution sampled from
                 entropy_grad: bool = False, # whether the entropy carries a gradient
                 chunk_elements: int = 2**24, # most logits held at once (64 MiB in float32)
+                head: Callable[[Tensor], Tensor] | None = None, # instead of the output embedding
                 ) -> tuple[Tensor, Tensor]: # logps (M,), entropy (M,), nats, float32
     "Log-probabilities and entropies over chunks of positions; a chunk's logits are recomputed in the backward pass."
     size = max(1, chunk_elements // model.get_output_embeddings().weight.shape[0])
-    if len(hidden) <= size: return _chunk(model, hidden, targets, temperature, entropy_grad)
-    parts = [checkpoint(_chunk, model, h, t, temperature, entropy_grad, use_reentrant=False) for h, t in zip(hidden.split(size), targets.split(size))]
+    if len(hidden) <= size: return _chunk(model, hidden, targets, temperature, entropy_grad, head)
+    parts = [checkpoint(_chunk, model, h, t, temperature, entropy_grad, head, use_reentrant=False) for h, t in zip(hidden.split(size), targets.split(size))]
     logps, entropies = zip(*parts)
     return torch.cat(logps), torch.cat(entropies)
 
@@ -63,14 +66,15 @@ def decoder_of(model: nn.Module, # a causal language model, plain or wrapped by 
     if decoder is None or decoder is inner: raise ValueError(f"model={type(model).__name__} has no separate decoder; pass a causal language model of transformers (AutoModelForCausalLM)")
     return decoder
 
-# %% ../nbs/lib/logprobs.ipynb #67f9fe75
+# %% ../nbs/lib/logprobs.ipynb #0a2a78f1
 def response_hidden(model: nn.Module, # a causal language model
                     prompt_ids: Tensor, # (B, P) left-padded
                     prompt_mask: Tensor, # (B, P) bool
                     response_ids: Tensor, # (B, T) right-padded
                     attention: Tensor, # (B, T) bool, response tokens that are read as context
                     least: float = 0.1, # share of all tokens that must repeat a prompt before prompts are shared
-                    ) -> Tensor: # (B, T, d) the hidden state that predicts each response token
+                    whole: bool = False, # the prompts' hidden states too
+                    ) -> Tensor: # (B, T, d) the hidden state that predicts each response token; (B, P + T - 1, d) with `whole`
     "The backbone over prompts and responses, each different prompt read once."
     decoder, full, (B, P), T = decoder_of(model), torch.cat([prompt_mask, attention], 1), prompt_ids.shape, response_ids.shape[1]
     read = full[:, : max(1, P + T - 1)].long(); places = positions(read)
@@ -78,9 +82,9 @@ def response_hidden(model: nn.Module, # a causal language model
     uncached = any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
     if T < 2 or uncached or (B - len(different)) * P < least * B * (P + T):
         ids = torch.cat([prompt_ids, response_ids], 1)[:, : read.shape[1]]
-        return decoder(input_ids=ids, attention_mask=read, position_ids=places, use_cache=False).last_hidden_state[:, P - 1 : P - 1 + T]
+        return decoder(input_ids=ids, attention_mask=read, position_ids=places, use_cache=False).last_hidden_state[:, 0 if whole else P - 1 : P - 1 + T]
     cache, kept = DynamicCache(config=model.config), different >= 0
-    first = decoder(input_ids=different.clamp(min=0), attention_mask=kept.long(), position_ids=positions(kept), past_key_values=cache, use_cache=True).last_hidden_state[:, -1:]
+    first = decoder(input_ids=different.clamp(min=0), attention_mask=kept.long(), position_ids=positions(kept), past_key_values=cache, use_cache=True).last_hidden_state[:, 0 if whole else P - 1 :]
     cache.batch_select_indices(which)
     rest = decoder(input_ids=response_ids[:, :-1], attention_mask=read, position_ids=places[:, P:], past_key_values=cache, use_cache=True).last_hidden_state
     return torch.cat([first[which], rest], 1)

@@ -6,13 +6,13 @@
 __all__ = ['surrogates', 'aggregates', 'loss_normalizer', 'aggregate_tokens', 'PolicyLoss', 'check_clip', 'policy_loss',
            'kl_penalty', 'entropy_bonus']
 
-# %% ../nbs/lib/losses.ipynb #3d040631
+# %% ../nbs/lib/losses.ipynb #b904edd9
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 import torch
 from torch import Tensor
-from .actions import ActionSpace, TokenActions
+from .actions import ActionSpace, TokenActions, WindowActions
 from .blocks import check_mask
 
 # %% ../nbs/lib/losses.ipynb #0a822d2d
@@ -92,7 +92,7 @@ def aggregate_tokens(x: Tensor, # (B, T) per-token values
     if aggregate == "seq-mean-token-mean": return (x.sum(1) / m.sum(1).clamp(min=1)).sum() / total
     return (x * _token_scale(m, aggregate, actions, x)).sum() / total if aggregate == "block-mean" else x.sum() / total
 
-# %% ../nbs/lib/losses.ipynb #287a18c9
+# %% ../nbs/lib/losses.ipynb #8bb119aa
 @dataclass
 class PolicyLoss:
     "A policy loss and what it did to each token."
@@ -119,14 +119,18 @@ def check_clip(clip: tuple[float, float], # (low, high), both at least 0
     if surrogate != "ppo": raise ValueError(f"dual_clip={dual_clip} bounds surrogate='ppo' only; leave it out with surrogate={surrogate!r}")
     if not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
 
-def _check_loss_inputs(logps, old_logps, advantages, mask, normalizer):
-    m = check_mask(mask, logps=logps, old_logps=old_logps)
+def _check_loss_inputs(logps, old_logps, advantages, mask, normalizer, actions, surrogate):
+    if logps.ndim == 3:
+        if not isinstance(actions, WindowActions) or surrogate == "gmpo": raise ValueError(f"logps has shape {tuple(logps.shape)}, one column per token of a window: that takes actions=WindowActions(k={logps.shape[2]}) and a surrogate other than 'gmpo'")
+        if old_logps.shape != logps.shape: raise ValueError(f"old_logps has shape {tuple(old_logps.shape)} but logps has {tuple(logps.shape)}; both must be (B, T, k)")
+        m = check_mask(mask, **{"logps[..., 0]": logps[..., 0]})
+    else: m = check_mask(mask, logps=logps, old_logps=old_logps)
     if advantages.shape not in (m.shape, m.shape[:1]): raise ValueError(f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or {tuple(m.shape)}, one per token")
     if normalizer is not None and not normalizer > 0: raise ValueError(f"normalizer={normalizer}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
     return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
 
-def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph
-                old_logps: Tensor, # (B, T) log pi_old(o_t), in nats
+def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
+                old_logps: Tensor, # the same of pi_old
                 advantages: Tensor, # (B,) or (B, T)
                 mask: Tensor, # (B, T), 1 on tokens that the policy produced
                 actions: ActionSpace = TokenActions(), # granularity of the ratio
@@ -139,15 +143,16 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
                 ) -> PolicyLoss:
     "The clipped policy-gradient loss at any granularity: log R = W delta. Raises ValueError for shapes or options that do not fit."
     check_clip(clip, surrogate, dual_clip)
-    m, A = _check_loss_inputs(logps, old_logps, advantages, mask, normalizer)
+    m, A = _check_loss_inputs(logps, old_logps, advantages, mask, normalizer, actions, surrogate)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
     delta, scale = logps - old_logps.to(logps.dtype), _token_scale(m, aggregate, actions, logps) / total
     s = surrogates[surrogate](actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale)
-    kept, d = m.count_nonzero().clamp(min=1), torch.where(m, delta.detach(), 0)
+    own = delta.detach()[..., 0] if delta.ndim == 3 else delta.detach()
+    kept, d = m.count_nonzero().clamp(min=1), torch.where(m, own, 0)
     return PolicyLoss(loss=-(s.objective * scale).sum(), ratio=s.ratio.detach(), clipped=s.clipped,
                       clip_fraction=s.clipped.count_nonzero() / kept, approx_kl=(d.expm1() - d).sum() / kept, _credit=s.credit)
 
-# %% ../nbs/lib/losses.ipynb #304c9dd4
+# %% ../nbs/lib/losses.ipynb #aad82e58
 def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
                ref_logps: Tensor, # (B, T) log pi_ref, in nats
                mask: Tensor, # (B, T)
