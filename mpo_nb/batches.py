@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from .config import TrainConfig
-from .logprobs import response_logps
+from .logprobs import response_hidden, response_logps
+from .mtp import MTPModules
 from .rollout import Rollout
 from .tasks import Task
 
 # %% ../nbs/lib/batches.ipynb #b3cac077
-_purposes = ("problems", "rollout", "minibatches", "evaluation")
+_purposes = ("problems", "rollout", "minibatches", "evaluation", "warm-up")
 
 def draw_seed(seed: int, # the run's
               step: int, # the step, or the epoch for problems
@@ -60,7 +61,7 @@ class Batch:
     problems: list[dict] # B
     rewards: Tensor # (B,) the task's
     advantages: Tensor # (B,)
-    old_logps: Tensor # (B, T) log pi_old, nats
+    old_logps: Tensor # (B, T) log pi_old, nats; (B, T, k) where MTP modules look ahead
     ref_logps: Tensor | None # (B, T) of the reference, for a recipe with a KL penalty
     blocks: Tensor | None # (B, T) ids, for a recipe whose actions are read from the text
     dead: Tensor # (B,) bool, in a group without a reward difference
@@ -81,8 +82,14 @@ def forward(model: nn.Module, # the policy, or the reference
             part: Rollout, # the responses, trimmed
             config: TrainConfig, # for temperature and chunk size
             entropy_grad: bool = False, # whether the entropy carries a gradient
-            ) -> tuple[Tensor, Tensor]: # logps, entropy (b, T)
+            mtp: MTPModules | None = None, # modules that look ahead
+            ) -> tuple[Tensor, Tensor]: # logps (b, T), or (b, T, k) with modules; entropy (b, T)
     "Log-probabilities and entropies of a rollout's responses."
+    if mtp is not None:
+        read, wanted = torch.cat([part.prompt_mask, part.mask], 1).bool(), torch.cat([torch.zeros_like(part.prompt_mask), part.mask], 1).bool()
+        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), whole=True)
+        found = mtp.logps_and_entropy(hidden, torch.cat([part.prompt_ids, part.ids], 1), read, wanted, config.temperature, config.chunk_elements, entropy_grad)
+        return tuple(x[:, part.prompt_ids.shape[1]:] for x in found)
     return response_logps(model, part.prompt_ids, part.prompt_mask, part.ids, part.mask, config.temperature, entropy_grad=entropy_grad, chunk_elements=config.chunk_elements)
 
 def micro_batches(r: Rollout, # a step's responses
@@ -97,10 +104,11 @@ def frozen_logps(model: nn.Module, # the policy, or the reference
                  r: Rollout, # responses
                  config: TrainConfig, # for temperature and sizes
                  max_tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
-                 ) -> Tensor: # (B, T)
+                 mtp: MTPModules | None = None, # modules that look ahead
+                 ) -> Tensor: # (B, T), or (B, T, k) with modules
     "Log-probabilities of every response, by micro-batches, without a graph."
-    logps = torch.zeros_like(r.logps)
+    logps = r.logps.new_zeros(*r.logps.shape, *([mtp.k] if mtp is not None else []))
     for rows in micro_batches(r, torch.arange(len(r.ids)), max_tokens or config.micro_batch_tokens):
-        found, _ = forward(model, r.rows(rows), config)
+        found, _ = forward(model, r.rows(rows), config, mtp=mtp)
         logps[rows, :found.shape[1]] = found
     return logps

@@ -9,6 +9,7 @@ __all__ = ['free_fields', 'write_whole', 'read_lines', 'quiet_files', 'save_opti
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 import torch
@@ -103,7 +104,7 @@ class Run:
     def clear(self) -> None:
         "Delete what a run writes, the configuration last, and nothing else in the folder."
         hidden = self.path / ".deleting"
-        for folder in (self.checkpoints_path, self.path / "failed"):
+        for folder in (self.checkpoints_path, self.path / "failed", self.path / "mtp"):
             shutil.rmtree(hidden, ignore_errors=True)
             if folder.exists(): os.replace(folder, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -136,13 +137,14 @@ class Run:
              model, tokenizer, optimizer, # what is saved; the tokenizer may be None
              state: dict, # anything else that must come back, as plain values
              keep: int = 2, # how many checkpoints to keep
+             parts: Sequence = (), # whatever else has a save_pretrained, such as MTP modules
              ) -> Path: # the checkpoint
         "Write a checkpoint beside the others and rename it into place; then delete the oldest beyond `keep`."
         final, temporary = self.checkpoints_path / f"step-{step:06d}", self.checkpoints_path / ".writing"
         shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
         try:
             with quiet_files(): model.save_pretrained(temporary, **(dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}))
-            if tokenizer is not None: tokenizer.save_pretrained(temporary)
+            for part in (*([tokenizer] if tokenizer is not None else []), *parts): part.save_pretrained(temporary)
             save_optimizer(optimizer, temporary / "optimizer.safetensors")
             (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
             for file in temporary.iterdir():

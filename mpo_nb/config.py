@@ -28,6 +28,14 @@ class TrainConfig:
     recipe: str = _option("mpo", "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo")
     k: int = _option(4, "tokens per action (recipe mpo); 1 is token level")
     future: float = _option(0.2, "share of the later tokens in a window's ratio, in [0, 1) (recipe mpo)")
+    source: str = _option("backbone", "where a window's later probabilities come from: backbone, or mtp, modules that look ahead (recipe mpo)")
+    mtp_head: str = _option("own", "own: an output embedding per module; shared: the backbone's")
+    mtp_merge: str = _option("none", "none: modules side by side; eh_proj: chained, as in DeepSeek-V3")
+    mtp_start: str = _option("copy", "modules begin as copies of the last layer and head, or random")
+    mtp_trunk_gradient: float = _option(1.0, "share of the modules' gradient that reaches the backbone, in [0, 1]; 0 trains them alone on the later tokens")
+    mtp_warmup_steps: int = _option(100, "steps that the modules are trained alone, before the first, on the model's own responses")
+    mtp_warmup_problems: int = _option(64, "training problems whose responses the warm-up reads, a group for each")
+    mtp_warmup_lr: float = _option(1e-3, "Adam's learning rate in the warm-up")
     recipe_options: str = _option("{}", "further fields of the recipe as JSON, e.g. '{\"clip\": [0.1, 0.1], \"kl\": 0.04}'")
     output: str = _option("runs/run", "the run's folder; a run found there with the same configuration is continued")
     seed: int = _option(0, "seed of problems, sampling and minibatches")
@@ -82,19 +90,22 @@ class TrainConfig:
 def _check_config(c: TrainConfig) -> None:
     "Every check that needs no model."
     counts = dict(steps=0, prompts_per_step=1, group_size=2, epochs=1, minibatches=1, micro_batch_tokens=1, max_new_tokens=0, top_k=0, max_rows=1, lora_alpha=0, chunk_elements=1, eval_problems=1, checkpoint_every=1,
-                  keep_checkpoints=1, eval_every=0, trace_every=0, trace_groups=1, warmup_steps=0)
+                  keep_checkpoints=1, eval_every=0, trace_every=0, trace_groups=1, warmup_steps=0, mtp_warmup_steps=0, mtp_warmup_problems=2)
     for name, least in counts.items():
         value = getattr(c, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r}; it must be a whole number of at least {least}" + (" (a group compares responses to one prompt)" if name == "group_size" else ""))
-    for name in ("lr", "temperature", "max_grad_norm"):
+    for name in ("lr", "temperature", "max_grad_norm", "mtp_warmup_lr"):
         if not (getattr(c, name) > 0 and math.isfinite(getattr(c, name))): raise ValueError(f"{name}={getattr(c, name)}; it must be positive")
     if not 0 < c.top_p <= 1: raise ValueError(f"top_p={c.top_p}; it must lie in (0, 1], 1 for all tokens")
     if not isinstance(c.stop, list) or not all(isinstance(s, str) and s for s in c.stop): raise ValueError(f"stop={c.stop!r}; give a list of texts that are not empty, such as ['\\nQuestion:']")
     check_model_options(c.precision, c.quantization, c.attention, c.lora_rank)
-    choices = dict(schedule=("constant", "linear", "cosine"), old_logps=("auto", "sampler", "recompute"), prompt_format=("auto", "chat", "plain"), sampler=("transformers", "vllm"), decoding=("auto", "dynamic", "compiled"))
+    choices = dict(schedule=("constant", "linear", "cosine"), old_logps=("auto", "sampler", "recompute"), prompt_format=("auto", "chat", "plain"), sampler=("transformers", "vllm"), decoding=("auto", "dynamic", "compiled"),
+                   source=("backbone", "mtp"), mtp_head=("own", "shared"), mtp_merge=("none", "eh_proj"), mtp_start=("copy", "random"))
     for name, allowed in choices.items():
         if getattr(c, name) not in allowed: raise ValueError(f"{name}={getattr(c, name)!r}; choose one of {', '.join(allowed)}")
+    if not 0 <= c.mtp_trunk_gradient <= 1: raise ValueError(f"mtp_trunk_gradient={c.mtp_trunk_gradient}; it is a share, in [0, 1]")
+    if c.source == "mtp" and (c.recipe != "mpo" or c.k < 2): raise ValueError(f"source='mtp' with recipe={c.recipe!r}, k={c.k}: modules look at a window's later tokens; use recipe='mpo' and k of at least 2")
     if c.minibatches > c.prompts_per_step * c.group_size: raise ValueError(f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use fewer")
     if c.sampler == "vllm" and c.old_logps == "sampler": raise ValueError("old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so ratios would not start at 1; use old_logps='auto'")
     configured_recipe(c)
@@ -118,7 +129,7 @@ def json_options(name: str, text: str) -> dict:
 
 def configured_recipe(c: TrainConfig) -> Recipe:
     "The recipe that a configuration names. Raises ValueError for unknown names, options, or values out of range."
-    own = dict(k=c.k, future=c.future) if c.recipe == "mpo" else {}
+    own = dict(k=c.k, future=c.future, source=c.source) if c.recipe == "mpo" else {}
     return recipe(c.recipe, **own | json_options("recipe_options", c.recipe_options))
 
 def described(recipe: Recipe) -> str:

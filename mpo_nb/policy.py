@@ -18,6 +18,7 @@ from .batches import frozen_logps
 from .checkpoint import Run, load_optimizer
 from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
 from .faults import Interruptible, MemoryBudget
+from .mtp import MTPModules
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
@@ -66,8 +67,11 @@ class Setup:
         return [render_prompt(self.tokenizer, self.task, p, self.config.prompt_format, self.config.system_prompt) for p in problems]
 
     def _prepare_model(self):
-        "No dropout (ratios must start at 1), gradient checkpointing, the reference, the optimiser and its schedule."
-        c = self.config
+        "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."
+        c, ahead = self.config, self.recipe.source == "mtp"
+        with torch.random.fork_rng(): # a run that is begun again begins with the same modules
+            torch.manual_seed(c.seed)
+            self.mtp = MTPModules(self.model, self.recipe.actions.k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
         for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
             if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
@@ -76,8 +80,10 @@ class Setup:
             # transformers 5 renamed it, and drops the old name in 6; the old one can go when 5 is the least that is supported.
             enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False}); self.model.train()
+            if ahead: self.mtp.gradient_checkpointing()
         self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl and not c.lora_rank else None
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
+        self.trained = [p for part in (self.model, self.mtp) if part is not None for p in part.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
         self.scaler, self.memory = torch.amp.GradScaler(self.device.type, enabled=c.precision == "float16"), MemoryBudget(c.micro_batch_tokens)
         self.rows, self.moved = RowBudget(c.max_rows), True
         self.engine = None if c.sampler != "vllm" else VLLMSampler(c.model, self.tokenizer, c.temperature, c.top_p, c.top_k, lora_rank=c.lora_rank, dtype=c.precision, device=self.device)
@@ -90,6 +96,7 @@ class Setup:
         if saved:
             self.done, folder = saved[-1]
             load_state(self.model, folder)
+            if self.mtp is not None: self.mtp.load_weights(folder)
             load_optimizer(self.optimizer, folder / "optimizer.safetensors")
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
@@ -125,8 +132,8 @@ class Policy(Setup):
     def frozen(self,
                r: Rollout, # responses
                reference: bool = False, # of the reference instead of the policy
-               ) -> Tensor: # (B, T) log-probabilities, nats
+               ) -> Tensor: # (B, T) log-probabilities, nats; (B, T, k) of a policy whose modules look ahead
         "Log-probabilities of responses under the policy, or the reference: the policy with its adapters off, where it has them."
-        model = self.reference if reference and self.reference is not None else self.model
+        model, mtp = (self.reference if reference and self.reference is not None else self.model), None if reference else self.mtp
         with self._autocast(), adapters_off(model) if reference else nullcontext():
-            return self.memory.run(lambda tokens: frozen_logps(model, r, self.config, tokens), r.prompt_mask.sum(1) + r.lengths)
+            return self.memory.run(lambda tokens: frozen_logps(model, r, self.config, tokens, mtp), r.prompt_mask.sum(1) + r.lengths)

@@ -31,13 +31,15 @@ class Recipe:
     entropy: float = 0.0 # coefficient of the entropy bonus
     drop_dead_groups: bool = False # leave groups without a reward difference out of the loss and its mean (DAPO)
     overlong_buffer: float = 0.0 # share of the length limit over which DAPO's overlong penalty grows; 0 is off
+    source: str = "backbone" # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
     sources: Mapping[str, str] = field(default_factory=dict, compare=False) # where each value comes from
 
     def __post_init__(self):
-        choices = dict(advantage=("group-std", "group-mean", "leave-one-out"), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
+        choices = dict(source=("backbone", "mtp"), advantage=("group-std", "group-mean", "leave-one-out"), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         check_clip(self.clip, self.surrogate, self.dual_clip)
+        if self.source == "mtp" and not isinstance(self.actions, WindowActions): raise ValueError(f"source='mtp' looks ahead from each token, which only windows do; actions={self.actions!r}: use recipe('mpo', source='mtp')")
         if not (isinstance(self.actions, ActionSpace) or self.actions == "sentence"): raise ValueError(f"actions={self.actions!r}; pass an action space from mpo_nb.actions, or 'sentence'")
         for name in ("kl", "entropy"):
             if not getattr(self, name) >= 0: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be >= 0")
@@ -73,11 +75,13 @@ class Recipe:
         missing = [key for key in ("logps", "old_logps", "mask", "advantages") if batch.get(key) is None]
         if missing: raise ValueError(f"batch has no {missing[0]!r}; recipe.loss needs logps, old_logps, mask (B, T) and advantages (B,) or (B, T)")
         actions, mask, logps = self.action_space(batch), batch["mask"], batch["logps"]
+        if (self.source == "mtp") != (logps.ndim == 3): raise ValueError(f"batch['logps'] has shape {tuple(logps.shape)} and source={self.source!r}: (B, T) comes from the backbone, (B, T, k) from MTPModules")
+        own = logps[..., 0] if logps.ndim == 3 else logps # the backbone's
         scale = dict(max_length=batch.get("max_length"), normalizer=batch.get("normalizer"))
         out = policy_loss(logps, batch["old_logps"], batch["advantages"], mask, actions, self.clip, self.surrogate, self.aggregate, self.dual_clip, **scale)
         if self.kl:
             if batch.get("ref_logps") is None: raise ValueError(f"kl={self.kl} needs batch['ref_logps'], the reference model's log-probabilities, shape (B, T)")
-            out.loss = out.loss + self.kl * kl_penalty(logps, batch["ref_logps"], mask, self.kl_estimator, self.aggregate, actions=actions, **scale)
+            out.loss = out.loss + self.kl * kl_penalty(own, batch["ref_logps"], mask, self.kl_estimator, self.aggregate, actions=actions, **scale)
         if self.entropy:
             if batch.get("entropy") is None: raise ValueError(f"entropy={self.entropy} needs batch['entropy'], shape (B, T), with its graph")
             out.loss = out.loss - self.entropy * entropy_bonus(batch["entropy"], mask, batch.get("token_normalizer"))
@@ -93,7 +97,8 @@ def _grpo(**o) -> Recipe: return Recipe("grpo", sources=_grpo_sources, **o)
 def _mpo(k: int = 4, future: float = 0.2, beta=None, joint: bool = False, tail: str = "renormalise", **o) -> Recipe:
     o = dict(actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail)) | o
     return Recipe("mpo", sources=_grpo_sources | {"actions": "MPO, arXiv 2602.14386: weighted geometric mean over K tokens (v1, equations 9 and 11); K in {2, 3, 5} and a future share of 10 to 40% are "
-        "explored there, K=4 and 20% are this library's defaults", "advantage": "GRPO's group advantages; the paper's base algorithm is PPO with a critic"}, **o)
+        "explored there, K=4 and 20% are this library's defaults",
+        "source": "the backbone's own probabilities by default; the paper takes the later tokens' from MTP modules: source='mtp'", "advantage": "GRPO's group advantages; the paper's base algorithm is PPO with a critic"}, **o)
 
 def _dr_grpo(**o) -> Recipe:
     return Recipe("dr_grpo", sources={"advantage": "Dr. GRPO, arXiv 2503.20783: no division by the standard deviation", "aggregate": "the same: divide by a constant length, not the response's own", "clip": "0.2, as PPO"},
@@ -131,7 +136,7 @@ recipes = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, g
 
 # %% ../nbs/lib/recipes.ipynb #f4fdb674
 def recipe(name: str, # one of `recipes`
-           **options, # mpo: k, future, beta, joint, tail; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
+           **options, # mpo: k, future, beta, joint, tail, source; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
            ) -> Recipe:
     "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
     if name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")

@@ -16,6 +16,7 @@ from .advantages import overlong_penalty
 from .batches import Batch, draw_seed, forward, micro_batches, step_problems
 from .config import TrainConfig
 from .losses import kl_penalty, loss_normalizer
+from .mtp import WarmUp, warm_up
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb
 from .policy import Policy
 from .tasks import score
@@ -40,11 +41,12 @@ class _Sampling(Policy):
         if recipe.overlong_buffer: shaped = rewards + overlong_penalty(r.lengths, c.max_new_tokens, max(1, round(recipe.overlong_buffer * c.max_new_tokens)))
         dead = dead_groups(shaped, c.group_size).repeat_interleave(c.group_size)
         kept = (~dead if recipe.drop_dead_groups else torch.ones_like(dead)).nonzero()[:, 0].cpu()
-        recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm"))
+        recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm")) or self.mtp is not None
         old, ref = self.frozen(r) if recompute else r.logps, self.frozen(r, reference=True) if recipe.kl else None
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
         blocks = recipe.blocks(r.mask, tokens) if tokens else None
-        return Batch(r, problems, rewards, recipe.advantages(shaped, c.group_size), old, ref, blocks, dead, kept, old.clone(), torch.full_like(old, math.nan))
+        own = old[..., 0] if old.ndim == 3 else old # the backbone's
+        return Batch(r, problems, rewards, recipe.advantages(shaped, c.group_size), old, ref, blocks, dead, kept, own.clone(), torch.full_like(own, math.nan))
 
 # %% ../nbs/lib/trainer.ipynb #a8a8ee58
 class _Updating(_Sampling):
@@ -61,8 +63,8 @@ class _Updating(_Sampling):
         self.optimizer.zero_grad(set_to_none=True)
         for micro in micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens):
             inputs = batch.inputs(micro)
-            with self._autocast(): logps, entropy = forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0)
-            for kept, new in ((batch.logps, logps), (batch.entropy, entropy)): kept[micro, :new.shape[1]] = new.detach()
+            with self._autocast(): logps, entropy = forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp)
+            for kept, new in ((batch.logps, logps if self.mtp is None else logps[..., 0]), (batch.entropy, entropy)): kept[micro, :new.shape[1]] = new.detach()
             out = recipe.loss(inputs | scale | dict(logps=logps, entropy=entropy))
             if not out.loss.isfinite(): self._fail("the loss", batch, micro, step)
             self.scaler.scale(out.loss).backward()
@@ -85,7 +87,7 @@ class _Updating(_Sampling):
             for part in micro: meter.add(*part, number)
             if number == 0: mismatch = self._check_logps(batch, rows)
             self.scaler.unscale_(self.optimizer)
-            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm))
+            norm = float(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm))
             # In float16 a scale that is too large overflows: the scaler skips the update and halves the scale.
             if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1): self._fail("the gradient", batch, rows, step)
             self.scaler.step(self.optimizer); self.scaler.update()
@@ -117,10 +119,10 @@ class _Updating(_Sampling):
                step: int, # from 1
                ) -> list[dict]: # one record per response, as `Trace.to_dict` writes it
         "Records of responses: log-probabilities as the last pass saw them, before its update."
-        G, records = self.config.group_size, []
+        G, records, own_old = self.config.group_size, [], batch.old_logps if self.mtp is None else batch.old_logps[..., 0]
         for i in rows.tolist():
             n, problem, reward = int(batch.rollout.lengths[i]), batch.problems[i], float(batch.rewards[i])
-            logps, old, entropies, ids = (x[i, :n].tolist() for x in (batch.logps, batch.old_logps, batch.entropy, batch.rollout.ids))
+            logps, old, entropies, ids = (x[i, :n].tolist() for x in (batch.logps, own_old, batch.entropy, batch.rollout.ids))
             records.append(Trace(step=step, group=i // G, index=i % G, prompt=self.render([problem])[0], tokens=token_texts(self.tokenizer, ids), token_ids=ids, mask=[1] * n, logps=logps, old_logps=old, entropies=entropies,
                                  reward=reward, advantage=float(batch.advantages[i]), finished=bool(batch.rollout.finished[i]), answer=problem["answer"], correct=reward >= self.task.pass_mark).to_dict())
         return records
@@ -133,10 +135,21 @@ class Trainer(_Updating):
         seed = draw_seed(self.config.seed, 0, "evaluation")
         return held_out_accuracy(self.task, self.config.eval_problems, lambda problems, greedy: self.sample(problems, 1, seed, greedy).texts)
 
+    def warm_up(self) -> WarmUp | None: # None where nothing is to be done
+        "Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run, resumable."
+        c, path = self.config, self.run.path / "mtp"
+        if self.mtp is None or not c.mtp_warmup_steps or self.run.checkpoints(): return None
+        r = self.sample(step_problems(self.task, c.seed, 1, c.mtp_warmup_problems), c.group_size, draw_seed(c.seed, 0, "warm-up"))
+        rows = [dict(input_ids=p[m.bool()].tolist() + ids[:n].tolist(), labels=[-100] * int(m.sum()) + ids[:n].tolist()) for p, m, ids, n in zip(r.prompt_ids, r.prompt_mask, r.ids, r.lengths.tolist())]
+        found = warm_up(self.model, self.mtp, rows, c.mtp_warmup_steps, lr=c.mtp_warmup_lr, seed=c.seed, output=str(path), checkpoint_every=c.checkpoint_every, precision="bfloat16" if c.precision == "bfloat16" else "float32", progress=c.progress)
+        shares = ", ".join(f"{b:.2f} to {a:.2f}" for b, a in zip(found.before[1:], found.after[1:]))
+        tqdm.write(f"Warm-up: tokens that a module's first guess gets right, from 1 to {c.k - 1} ahead: {shares}; of the backbone's own, {found.after[0]:.2f}.")
+        return found
+
     def save(self):
         "Write a checkpoint of the last step taken."
         state = dict(seconds=self.seconds, memory=self.memory.tokens, rows=self.rows.rows, scaler=self.scaler.state_dict())
-        self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints)
+        self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints, [self.mtp] if self.mtp is not None else [])
 
     def step(self,
              step: int, # 0 evaluates only
@@ -145,12 +158,12 @@ class Trainer(_Updating):
         c, row, start, records = self.config, dict(step=step), self._clock(), []
         if step:
             batch = self.collect(step)
-            sampled, tokens = self._clock(), int(batch.rollout.mask.sum())
+            sampled, tokens, old = self._clock(), int(batch.rollout.mask.sum()), batch.old_logps if self.mtp is None else batch.old_logps[..., 0]
             row |= dict(reward=float(batch.rewards.mean()), train_accuracy=float((batch.rewards >= self.task.pass_mark).float().mean()),
                         response_length=float(batch.rollout.lengths.float().mean()), finished=float(batch.rollout.finished.float().mean()), dead_groups=float(batch.dead.float().mean()))
-            if batch.old_logps is not batch.rollout.logps and getattr(self.engine, "comparable", True): row |= sampler_mismatch(batch.rollout.logps, batch.old_logps, batch.rollout.mask)
+            if batch.old_logps is not batch.rollout.logps and getattr(self.engine, "comparable", True): row |= sampler_mismatch(batch.rollout.logps, old, batch.rollout.mask)
             if self.task.formatted: row["train_format"] = sum(map(self.task.formatted, batch.problems, batch.rollout.texts)) / len(batch.problems)
-            if batch.ref_logps is not None: row["kl_ref"] = float(kl_penalty(batch.old_logps, batch.ref_logps, batch.rollout.mask, "k3"))
+            if batch.ref_logps is not None: row["kl_ref"] = float(kl_penalty(old, batch.ref_logps, batch.rollout.mask, "k3"))
         with self.interrupt.shield():
             if step:
                 row |= self.update(batch, step)
@@ -170,6 +183,7 @@ class Trainer(_Updating):
             ) -> list[dict]: # the run's metrics, one dict per step
         "Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or gradient is not finite; Ctrl-C saves the last whole step and is raised on."
         c = self.config
+        self.warm_up()
         try:
             with self.interrupt.watch(), tqdm(total=c.steps, initial=max(0, self.done), desc=c.recipe, unit="step", disable=not c.progress) as bar:
                 for step in range(max(self.done + 1, 0 if c.eval_every else 1), c.steps + 1):

@@ -369,3 +369,103 @@ def test_a_warm_up_needs_modules_of_its_own_model(tiny):
         warm_up(backbone(), modules(tiny[0], 2), ["1"], 1)
     with pytest.raises(ValueError, match="k=1 has no modules"):
         warm_up(tiny[0], modules(tiny[0], 1), ["1"], 1)
+
+
+# In a run
+
+SMALL = dict(steps=3, prompts_per_step=2, group_size=4, epochs=2, minibatches=2, eval_every=0, precision="float32", trace_groups=1, progress=False, k=3, mtp_warmup_steps=4, mtp_warmup_problems=4)
+AHEAD = dict(source="mtp") | SMALL
+
+
+def run(folder, **options):
+    from mpo_nb.trainer import TrainConfig, Trainer
+    return Trainer(TrainConfig(output=str(folder), **AHEAD | options))
+
+
+def lines(folder):
+    from mpo_nb.checkpoint import read_lines
+    from mpo_nb.metrics import clock_metrics
+    return [{k: v for k, v in row.items() if k not in clock_metrics} for row in read_lines(folder / "metrics.jsonl")], read_lines(folder / "traces.jsonl")
+
+
+@pytest.mark.parametrize("options", [{}, dict(mtp_head="shared", mtp_merge="eh_proj", mtp_start="random"), dict(lora_rank=2), dict(mtp_trunk_gradient=0.0), dict(gradient_checkpointing=True),
+                                     dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')], ids=str)
+def test_a_run_trains_backbone_and_modules(options, tmp_path, capsys):
+    trainer = run(tmp_path / "run", **options)
+    trainer.warm_up()
+    assert "from 1 to 2 ahead" in "".join(capsys.readouterr()) and not trainer.run.metrics
+    before = [p.detach().clone() for p in trainer.trained]
+    batch = trainer.collect(1)
+    assert batch.old_logps.shape == (*batch.rollout.mask.shape, 3) and batch.logps.shape == batch.rollout.mask.shape
+    torch.testing.assert_close(batch.old_logps[..., 0], batch.rollout.logps, rtol=0, atol=1e-4)
+    for out, mask, *_ in trainer.accumulate(batch, torch.arange(8), 1):
+        torch.testing.assert_close(out.ratio, torch.ones_like(out.ratio), rtol=0, atol=1e-5)
+    trainer.fit()
+    moved = [not torch.equal(p, b) for p, b in zip(trainer.trained, before)]
+    assert all(moved), f"{moved.count(False)} of {len(moved)} weights were not trained"
+    assert len(trainer.trained) == sum(p.requires_grad for part in (trainer.model, trainer.mtp) for p in part.parameters())
+    assert len(lines(tmp_path / "run")[0]) == 3
+
+
+def test_micro_batches_leave_the_gradient_as_it_is(tmp_path):
+    found = []
+    for tokens in (16384, 64):
+        trainer = run(tmp_path / str(tokens), micro_batch_tokens=tokens, mtp_warmup_steps=0)
+        batch = trainer.collect(1)
+        batch.old_logps = batch.old_logps + 0.1 * torch.randn(batch.old_logps.shape, generator=torch.Generator().manual_seed(0))
+        parts = trainer.accumulate(batch, torch.arange(8), 1)
+        found.append((len(parts), [p.grad.clone() for p in trainer.trained]))
+    assert found[0][0] == 1 < found[1][0]
+    for a, b in zip(found[0][1], found[1][1]):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("update", [3, 6, 14])
+def test_a_run_that_goes_on_ends_where_one_that_was_never_stopped_does(update, tmp_path):
+    "Broken off in the warm-up (4 updates), in the first step (4 more), and after the checkpoint of the second, by an error that nobody catches."
+    options = dict(checkpoint_every=2, mtp_start="random")
+    run(tmp_path / "whole", **options).fit()
+    step, calls = torch.optim.AdamW.step, []
+
+    def breaks(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == update:
+            raise RuntimeError("the machine went away")
+        return step(self, *args, **kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", breaks)
+        with pytest.raises(RuntimeError, match="went away"):
+            run(tmp_path / "broken", **options).fit()
+    torch.manual_seed(123)
+    trainer = run(tmp_path / "broken", **options)
+    trainer.fit()
+    assert lines(tmp_path / "broken") == lines(tmp_path / "whole")
+
+
+def test_overwriting_a_run_takes_its_warm_up_along(tmp_path):
+    run(tmp_path, steps=1).fit()
+    assert (tmp_path / "mtp" / "metrics.jsonl").exists()
+    trainer = run(tmp_path, steps=1, mtp_warmup_lr=1e-4, overwrite=True)
+    assert not (tmp_path / "mtp").exists()
+    trainer.fit()
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(recipe="grpo", source="mtp"), "source='mtp' with recipe='grpo'"), (dict(source="mtp", k=1), "source='mtp'.*k=1"), (dict(source="crystal ball"), "source='crystal ball'"),
+    (dict(mtp_head="other"), "mtp_head='other'"), (dict(mtp_trunk_gradient=-0.1), "mtp_trunk_gradient=-0.1"), (dict(mtp_warmup_lr=0.0), "mtp_warmup_lr=0.0"), (dict(mtp_warmup_steps=-1), "mtp_warmup_steps=-1")])
+def test_configurations_that_cannot_be(options, message):
+    from mpo_nb.trainer import TrainConfig
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
+def test_a_recipe_is_told_what_it_lacks():
+    from mpo_nb.recipes import recipe
+    with pytest.raises(ValueError, match="only windows do"):
+        recipe("grpo", source="mtp")
+    ones = torch.ones(2, 5)
+    batch = dict(logps=ones, old_logps=ones, mask=ones, advantages=torch.ones(2))
+    with pytest.raises(ValueError, match=r"shape \(2, 5\) and source='mtp'"):
+        recipe("mpo", source="mtp").loss(batch)
+    with pytest.raises(ValueError, match=r"shape \(2, 5, 4\) and source='backbone'"):
+        recipe("mpo").loss(batch | dict(logps=torch.ones(2, 5, 4), old_logps=torch.ones(2, 5, 4)))
