@@ -356,11 +356,11 @@ from mpo_nb.evaluate import evaluate
 from mpo_nb.tasks import Task, load_task, tiny_model_path
 task = load_task("chain_sum")
 calls = []
-def stuck(problem, text): # in the second batch, until a signal comes
+def slow(problem, text): # from the second batch on, so that a signal comes in time
     calls.append(1)
-    if len(calls) > 12: time.sleep(300)
+    if len(calls) > 12: time.sleep(.7)
     return task.reward(problem, text)
-evaluate(AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path()), Task("chain_sum", task.train, task.test, stuck),
+evaluate(AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path()), Task("chain_sum", task.train, task.test, slow),
          n=12, k=(1, 2), max_new_tokens=40, batch=4, progress=False, output=sys.argv[1])
 """
 
@@ -375,7 +375,7 @@ def test_a_killed_process_loses_at_most_a_batch(tiny, whole, tmp_path, sent):
         time.sleep(.02)
     child.send_signal(sent)
     said = child.communicate(timeout=60)[0]
-    assert len(read_lines(path)) == 4 and child.returncode != 0
+    assert len(read_lines(path)) in (4, 8) and child.returncode != 0
     if sent == signal.SIGINT:
         assert "The same call goes on from there." in said
     evaluate(*tiny, TASK, **QUICK, output=path)
