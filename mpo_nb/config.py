@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from .recipes import Recipe, recipe
 
-# %% ../nbs/lib/config.ipynb #39a50df2
+# %% ../nbs/lib/config.ipynb #4ff2be5a
 def _option(default, help: str): return field(default=default, metadata={"help": help})
 
 @dataclass
@@ -25,7 +25,7 @@ class TrainConfig:
     model: str = _option("tiny", "'tiny' (ships with the package), a hub name, a local folder (a checkpoint of adapters too), or a GGUF file")
     task: str = _option("chain_sum", "a task's name, such as gsm8k, or module:function for your own")
     task_options: str = _option("{}", "the task's own options as JSON, e.g. '{\"terms\": 5}'")
-    recipe: str = _option("mpo", "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo")
+    recipe: str = _option("mpo", "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo spo_chain (values by sampling)")
     k: int = _option(4, "tokens per action (recipe mpo); 1 is token level")
     future: float = _option(0.2, "share of the later tokens in a window's ratio, in [0, 1) (recipe mpo)")
     source: str = _option("backbone", "where a window's later probabilities come from: backbone, or mtp, modules that look ahead (recipe mpo)")
@@ -36,6 +36,8 @@ class TrainConfig:
     mtp_warmup_steps: int = _option(100, "steps that the modules are trained alone, before the first, on the model's own responses")
     mtp_warmup_problems: int = _option(64, "training problems whose responses the warm-up reads, a group for each")
     mtp_warmup_lr: float = _option(1e-3, "Adam's learning rate in the warm-up")
+    critic_lr: float = _option(1e-3, "peak learning rate of a critic's head (recipes ppo, ma_rlhf); its trunk learns at lr")
+    critic_trunk_gradient: float = _option(1.0, "share of the value loss's gradient that a trunk shared with the policy gets, in [0, 1]")
     recipe_options: str = _option("{}", "further fields of the recipe as JSON, e.g. '{\"clip\": [0.1, 0.1], \"kl\": 0.04}'")
     output: str = _option("runs/run", "the run's folder; a run found there with the same configuration is continued")
     seed: int = _option(0, "seed of problems, sampling and minibatches")
@@ -86,7 +88,7 @@ class TrainConfig:
             if not isinstance(getattr(self, name), str): setattr(self, name, json.dumps(getattr(self, name), sort_keys=True))
         _check_config(self)
 
-# %% ../nbs/lib/config.ipynb #6104c78f
+# %% ../nbs/lib/config.ipynb #f95980e8
 def _check_config(c: TrainConfig) -> None:
     "Every check that needs no model."
     counts = dict(steps=0, prompts_per_step=1, group_size=2, epochs=1, minibatches=1, micro_batch_tokens=1, max_new_tokens=0, top_k=0, max_rows=1, lora_alpha=0, chunk_elements=1, eval_problems=1, checkpoint_every=1,
@@ -95,7 +97,7 @@ def _check_config(c: TrainConfig) -> None:
         value = getattr(c, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r}; it must be a whole number of at least {least}" + (" (a group compares responses to one prompt)" if name == "group_size" else ""))
-    for name in ("lr", "temperature", "max_grad_norm", "mtp_warmup_lr"):
+    for name in ("lr", "temperature", "max_grad_norm", "mtp_warmup_lr", "critic_lr"):
         if not (getattr(c, name) > 0 and math.isfinite(getattr(c, name))): raise ValueError(f"{name}={getattr(c, name)}; it must be positive")
     if not 0 < c.top_p <= 1: raise ValueError(f"top_p={c.top_p}; it must lie in (0, 1], 1 for all tokens")
     if not isinstance(c.stop, list) or not all(isinstance(s, str) and s for s in c.stop): raise ValueError(f"stop={c.stop!r}; give a list of texts that are not empty, such as ['\\nQuestion:']")
@@ -104,7 +106,8 @@ def _check_config(c: TrainConfig) -> None:
                    source=("backbone", "mtp"), mtp_head=("own", "shared"), mtp_merge=("none", "eh_proj"), mtp_start=("copy", "random"))
     for name, allowed in choices.items():
         if getattr(c, name) not in allowed: raise ValueError(f"{name}={getattr(c, name)!r}; choose one of {', '.join(allowed)}")
-    if not 0 <= c.mtp_trunk_gradient <= 1: raise ValueError(f"mtp_trunk_gradient={c.mtp_trunk_gradient}; it is a share, in [0, 1]")
+    for name in ("mtp_trunk_gradient", "critic_trunk_gradient"):
+        if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name}={getattr(c, name)}; it is a share, in [0, 1]")
     if c.source == "mtp" and (c.recipe != "mpo" or c.k < 2): raise ValueError(f"source='mtp' with recipe={c.recipe!r}, k={c.k}: modules look at a window's later tokens; use recipe='mpo' and k of at least 2")
     if c.minibatches > c.prompts_per_step * c.group_size: raise ValueError(f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use fewer")
     if c.sampler == "vllm" and c.old_logps == "sampler": raise ValueError("old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so ratios would not start at 1; use old_logps='auto'")
@@ -119,7 +122,7 @@ def check_model_options(precision: str, quantization: str, attention: str, lora_
     if training and quantization != "none" and not lora_rank: raise ValueError(f"quantization={quantization!r} freezes the weights, so there is nothing to train; set lora_rank, e.g. 16")
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None: raise ValueError("attention='flash_attention_2' needs the package flash_attn and a GPU; use attention='auto'")
 
-# %% ../nbs/lib/config.ipynb #75dfc68f
+# %% ../nbs/lib/config.ipynb #8ad23039
 def json_options(name: str, text: str) -> dict:
     "A JSON object given as text. Raises ValueError naming the argument."
     try: value = json.loads(text)

@@ -89,7 +89,7 @@ def response_hidden(model: nn.Module, # a causal language model
     rest = decoder(input_ids=response_ids[:, :-1], attention_mask=read, position_ids=places[:, P:], past_key_values=cache, use_cache=True).last_hidden_state
     return torch.cat([first[which], rest], 1)
 
-# %% ../nbs/lib/logprobs.ipynb #ad5585e3
+# %% ../nbs/lib/logprobs.ipynb #69f57150
 def response_logps(model: nn.Module, # a causal language model
                    prompt_ids: Tensor, # (B, P) left-padded
                    prompt_mask: Tensor, # (B, P)
@@ -99,12 +99,13 @@ def response_logps(model: nn.Module, # a causal language model
                    attention: Tensor | None = None, # (B, T) tokens that are read as context; default: the mask
                    entropy_grad: bool = False, # whether the entropy carries a gradient
                    chunk_elements: int = 2**24, # most logits held at once
+                   hidden: Tensor | None = None, # (B, T, d) what `response_hidden` gave, where it is known
                    ) -> tuple[Tensor, Tensor]: # logps (B, T), entropy (B, T): nats, float32, 0 where the mask is 0
     "Log-probabilities and whole-vocabulary entropies of response tokens. Raises ValueError when shapes do not fit or the temperature is not positive."
     if not temperature > 0: raise ValueError(f"temperature={temperature}; it must be positive (greedy decoding has no log-probabilities to train on)")
     m = check_mask(mask, response_ids=response_ids)
     read = m if attention is None else check_mask(attention, response_ids=response_ids)
-    hidden = response_hidden(model, prompt_ids, check_mask(prompt_mask, prompt_ids=prompt_ids), response_ids, read)
+    if hidden is None: hidden = response_hidden(model, prompt_ids, check_mask(prompt_mask, prompt_ids=prompt_ids), response_ids, read)
     logps, entropy = token_logps(model, hidden[m], response_ids[m], temperature, entropy_grad, chunk_elements)
     blank = logps.new_zeros(m.shape)
     return blank.masked_scatter(m, logps), blank.masked_scatter(m, entropy)

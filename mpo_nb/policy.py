@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Setup', 'Policy']
 
-# %% ../nbs/lib/policy.ipynb #2e9f0721
+# %% ../nbs/lib/policy.ipynb #b7ee6784
 import json
+import math
 import time
 from contextlib import nullcontext
 from copy import deepcopy
@@ -14,9 +15,10 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
-from .batches import frozen_logps
+from .batches import frozen_forward
 from .checkpoint import Run, load_optimizer
 from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
+from .critic import Critic
 from .faults import Interruptible, MemoryBudget
 from .mtp import MTPModules
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
@@ -26,7 +28,7 @@ from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollou
 from .tasks import Task, load_task
 from .vllm_sampler import VLLMSampler, import_vllm
 
-# %% ../nbs/lib/policy.ipynb #4ed4b91e
+# %% ../nbs/lib/policy.ipynb #d3f20386
 class Setup:
     "A run's task, model, reference, optimiser and folder, as they stand after its last checkpoint. Raises ValueError for whatever cannot work."
     def __init__(self,
@@ -52,8 +54,16 @@ class Setup:
         earlier = None if config.overwrite else self.run.config
         if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))
         c = self.config
+        if c.sampler == "vllm" and self.recipe.advantage == "boundary": raise ValueError(f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use sampler='transformers'")
         if c.sampler == "vllm": import_vllm()
         self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe)), c.overwrite)
+        with torch.random.fork_rng():
+            torch.manual_seed(c.seed) # of adapters and heads that begin at random: a run that is begun again begins with the same
+            self._take_model(model)
+
+    def _take_model(self, model: nn.Module | None):
+        "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
+        c = self.config
         if model is None: model, _ = load(c.model, c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not c.progress)
         elif c.lora_rank: model = add_lora(model, c.lora_rank, c.lora_alpha, c.lora_targets)
         self.model = model if c.quantization != "none" else model.to(self.device)
@@ -69,9 +79,7 @@ class Setup:
     def _prepare_model(self):
         "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."
         c, ahead = self.config, self.recipe.source == "mtp"
-        with torch.random.fork_rng(): # a run that is begun again begins with the same modules
-            torch.manual_seed(c.seed)
-            self.mtp = MTPModules(self.model, self.recipe.actions.k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
+        self.mtp = MTPModules(self.model, self.recipe.actions.k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
         for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
             if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
@@ -82,8 +90,12 @@ class Setup:
             enable({"use_reentrant": False}); self.model.train()
             if ahead: self.mtp.gradient_checkpointing()
         self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl and not c.lora_rank else None
-        self.trained = [p for part in (self.model, self.mtp) if part is not None for p in part.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
+        self.critic = Critic(self.model, self.recipe.critic, c.critic_trunk_gradient).to(self.device) if self.recipe.critic else None
+        self.parts = [part for part in (self.mtp, self.critic) if part is not None] # saved beside the model
+        head = [] if self.critic is None else list(self.critic.head.parameters())
+        own = [p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad and not any(p is q for q in head)]
+        self.trained = own + head
+        self.optimizer = torch.optim.AdamW([dict(params=own)] + [dict(params=head, share=c.critic_lr / c.lr)] * bool(head), lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
         self.scaler, self.memory = torch.amp.GradScaler(self.device.type, enabled=c.precision == "float16"), MemoryBudget(c.micro_batch_tokens)
         self.rows, self.moved = RowBudget(c.max_rows), True
         self.engine = None if c.sampler != "vllm" else VLLMSampler(c.model, self.tokenizer, c.temperature, c.top_p, c.top_k, lora_rank=c.lora_rank, dtype=c.precision, device=self.device)
@@ -96,7 +108,7 @@ class Setup:
         if saved:
             self.done, folder = saved[-1]
             load_state(self.model, folder)
-            if self.mtp is not None: self.mtp.load_weights(folder)
+            for part in self.parts: part.load_weights(folder)
             load_optimizer(self.optimizer, folder / "optimizer.safetensors")
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
@@ -112,7 +124,7 @@ class Setup:
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-# %% ../nbs/lib/policy.ipynb #76870566
+# %% ../nbs/lib/policy.ipynb #d1c47ed7
 class Policy(Setup):
     "The model of a run: it samples, and tells how likely responses are."
     def sample(self,
@@ -129,11 +141,31 @@ class Policy(Setup):
         with self._autocast():
             return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
 
+    def finish(self,
+               starts: list[list[int]], # prompts and parts of responses, as token ids
+               rooms: list[int], # tokens that each may still become longer
+               continuations: int, # from each
+               seed: int, # of the random numbers
+               ) -> tuple[list[list[list[int]]], int]: # token ids of each start's continuations, and how many tokens were sampled
+        "Continuations of half-written responses."
+        c, context = self.config, getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        order, parts, found, sampled = sorted(range(len(starts)), key=lambda i: -rooms[i]), [], [None] * len(starts), 0
+        for i in order: # parts that may grow by the same number of tokens without leaving the model's context
+            if parts and len(starts[i]) + rooms[parts[-1][0]] <= context: parts[-1].append(i)
+            else: parts.append([i])
+        for number, part in enumerate(parts):
+            with self._autocast():
+                r = rollout(self.model, self.tokenizer, [starts[i] for i in part], continuations, rooms[part[0]], c.temperature, False, seed + number, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
+            lengths, ids = r.lengths.tolist(), r.ids.tolist()
+            for j, i in enumerate(part): found[i] = [ids[row][: min(lengths[row], rooms[i])] for row in range(j * continuations, (j + 1) * continuations)]
+            sampled += sum(lengths)
+        return found, sampled
+
     def frozen(self,
                r: Rollout, # responses
                reference: bool = False, # of the reference instead of the policy
-               ) -> Tensor: # (B, T) log-probabilities, nats; (B, T, k) of a policy whose modules look ahead
+               ) -> tuple[Tensor, Tensor | None]: # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with a critic
         "Log-probabilities of responses under the policy, or the reference: the policy with its adapters off, where it has them."
-        model, mtp = (self.reference if reference and self.reference is not None else self.model), None if reference else self.mtp
+        model, parts = (self.reference if reference and self.reference is not None else self.model), {} if reference else dict(mtp=self.mtp, critic=self.critic)
         with self._autocast(), adapters_off(model) if reference else nullcontext():
-            return self.memory.run(lambda tokens: frozen_logps(model, r, self.config, tokens, mtp), r.prompt_mask.sum(1) + r.lengths)
+            return self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, **parts), r.prompt_mask.sum(1) + r.lengths)

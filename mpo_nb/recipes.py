@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['recipes', 'Recipe', 'recipe']
 
-# %% ../nbs/lib/recipes.ipynb #12df2e8b
+# %% ../nbs/lib/recipes.ipynb #b2400a05
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .advantages import group_advantages, leave_one_out
-from .blocks import sentence_blocks
+from .blocks import check_positive_int, sentence_blocks
 from .losses import PolicyLoss, aggregates, check_clip, entropy_bonus, kl_penalty, policy_loss, surrogates
 
-# %% ../nbs/lib/recipes.ipynb #3e7d9624
+# %% ../nbs/lib/recipes.ipynb #36c03611
 @dataclass(frozen=True)
 class Recipe:
     "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
     name: str # its name in the literature
     actions: ActionSpace | str = TokenActions() # granularity of the ratio; "sentence": block ids are read from the batch
-    advantage: str = "group-std" # "group-std" (GRPO) | "group-mean" (Dr. GRPO) | "leave-one-out" (RLOO)
+    advantage: str = "group-std" # "group-std" (GRPO) | "group-mean" (Dr. GRPO) | "leave-one-out" (RLOO) | "gae" (PPO: a critic) | "boundary" (VinePPO: values by sampling)
     clip: tuple[float, float] = (0.2, 0.2) # (low, high)
     surrogate: str = "ppo" # "ppo" | "cispo" | "gmpo" | "none"
     aggregate: str = "seq-mean-token-mean" # see `mpo_nb.losses.aggregates`
@@ -31,25 +31,49 @@ class Recipe:
     entropy: float = 0.0 # coefficient of the entropy bonus
     drop_dead_groups: bool = False # leave groups without a reward difference out of the loss and its mean (DAPO)
     overlong_buffer: float = 0.0 # share of the length limit over which DAPO's overlong penalty grows; 0 is off
+    critic: str = "" # for "gae": "shared" | "separate" trunk of the value head
+    gamma: float = 1.0 # for "gae": discount
+    lam: float = 1.0 # for "gae": lambda
+    macro: int | tuple[int, ...] = 1 # for "gae": tokens per macro action; several: sizes drawn from
+    value_coef: float = 0.1 # weight of the value loss
+    value_clip: float | None = 0.2 # how far a value may move in an update; None: freely
+    whiten: bool = False # for "gae": advantages with mean 0 and deviation 1 over the batch
+    boundaries: str | int = "" # for "boundary": "sentence" | "surprise" | tokens between two
+    continuations: int = 9 # for "boundary": responses sampled from each
+    confident: float | None = None # tokens that the policy gave at least this probability are left out of the loss
     source: str = "backbone" # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
     sources: Mapping[str, str] = field(default_factory=dict, compare=False) # where each value comes from
 
     def __post_init__(self):
-        choices = dict(source=("backbone", "mtp"), advantage=("group-std", "group-mean", "leave-one-out"), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
+        choices = dict(source=("backbone", "mtp"), advantage=("group-std", "group-mean", "leave-one-out", "gae", "boundary"), critic=("shared", "separate") if self.advantage == "gae" else ("",), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         check_clip(self.clip, self.surrogate, self.dual_clip)
+        self._check_values()
         if self.source == "mtp" and not isinstance(self.actions, WindowActions): raise ValueError(f"source='mtp' looks ahead from each token, which only windows do; actions={self.actions!r}: use recipe('mpo', source='mtp')")
         if not (isinstance(self.actions, ActionSpace) or self.actions == "sentence"): raise ValueError(f"actions={self.actions!r}; pass an action space from mpo_nb.actions, or 'sentence'")
         for name in ("kl", "entropy"):
             if not getattr(self, name) >= 0: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be >= 0")
         if not 0 <= self.overlong_buffer <= 1: raise ValueError(f"overlong_buffer={self.overlong_buffer}; it is a share of the length limit, in [0, 1]")
 
+    def _check_values(self):
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)}; it must be in [0, 1]")
+        if not self.value_coef >= 0: raise ValueError(f"value_coef={self.value_coef}; a coefficient must be >= 0")
+        if self.value_clip is not None and not self.value_clip > 0: raise ValueError(f"value_clip={self.value_clip}; it must be positive, or None")
+        sizes = (self.macro,) if isinstance(self.macro, int) else tuple(self.macro)
+        if not sizes or not all(isinstance(s, int) and s >= 1 for s in sizes): raise ValueError(f"macro={self.macro!r}; give tokens per macro action, or several sizes to draw from, each at least 1")
+        if self.confident is not None and not 0 < self.confident <= 1: raise ValueError(f"confident={self.confident}; it is a probability, in (0, 1], or None")
+        if self.advantage != "boundary": return
+        if self.boundaries not in ("sentence", "surprise") and not (isinstance(self.boundaries, int) and self.boundaries >= 1): raise ValueError(f"boundaries={self.boundaries!r}; choose 'sentence', 'surprise', or a number of tokens")
+        check_positive_int("continuations", self.continuations)
+
     def advantages(self,
                    rewards: Tensor, # (B,), groups consecutive
                    group_size: int, # responses per prompt, at least 2
                    ) -> Tensor: # (B,)
-        "Advantages from rewards by this recipe's rule. Raises ValueError for a group of one or a reward that is not finite."
+        "Advantages from rewards by this recipe's rule. Raises ValueError for a group of one, a reward that is not finite, or a rule that needs values."
+        if self.advantage in ("gae", "boundary"): raise ValueError(f"advantage={self.advantage!r} needs values: use mpo_nb.critic.critic_targets, or mpo_nb.montecarlo.boundary_values")
         if self.advantage == "leave-one-out": return leave_one_out(rewards, group_size)
         return group_advantages(rewards, group_size, scale="std" if self.advantage == "group-std" else "none")
 
@@ -87,15 +111,23 @@ class Recipe:
             out.loss = out.loss - self.entropy * entropy_bonus(batch["entropy"], mask, batch.get("token_normalizer"))
         return out
 
-# %% ../nbs/lib/recipes.ipynb #fa136f5b
+# %% ../nbs/lib/recipes.ipynb #32ae49d9
 _grpo_sources = {"advantage": "GRPO, arXiv 2402.03300, section 4.1.2; std with one degree of freedom removed, as verl and TRL compute it",
     "aggregate": "arXiv 2402.03300, equation 3: mean over a response's tokens, then over responses", "clip": "PPO, arXiv 1707.06347, table 3: 0.2",
     "kl": "off, as in TRL; arXiv 2402.03300 uses 0.04 with the k3 estimator: recipe('grpo', kl=0.04)"}
 
 def _grpo(**o) -> Recipe: return Recipe("grpo", sources=_grpo_sources, **o)
 
-def _mpo(k: int = 4, future: float = 0.2, beta=None, joint: bool = False, tail: str = "renormalise", **o) -> Recipe:
-    o = dict(actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail)) | o
+_ppo_choices = dict(advantage="gae", critic="shared", lam=0.95, whiten=True, aggregate="token-mean")
+_ppo_sources = {"advantage": "PPO, arXiv 1707.06347, with GAE, arXiv 1506.02438; gamma 1 and lambda 0.95 as TRL's PPO trainer has them, and its whitening", "value_coef": "TRL's PPO trainer: 0.1, and values clipped at 0.2",
+    "critic": "a value head on the policy's trunk; TRL's has a model of its own: critic='separate'", "clip": "arXiv 1707.06347, table 3: 0.2", "aggregate": "mean over all tokens of the batch, as TRL's PPO trainer has it"}
+
+def _ppo(**o) -> Recipe: return Recipe("ppo", sources=_ppo_sources, **_ppo_choices | o)
+
+def _mpo(k: int = 4, future: float = 0.2, beta=None, joint: bool = False, tail: str = "renormalise", base: str = "grpo", **o) -> Recipe:
+    if base not in ("grpo", "ppo"): raise ValueError(f"base={base!r}; choose 'grpo' (group advantages) or 'ppo' (a critic, as in the paper)")
+    o = dict(actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail)) | (_ppo_choices if base == "ppo" else {}) | o
+    if base == "ppo": return Recipe("mpo", sources=_ppo_sources | {"actions": "MPO, arXiv 2602.14386, over PPO with a critic, as the paper has it"}, **o)
     return Recipe("mpo", sources=_grpo_sources | {"actions": "MPO, arXiv 2602.14386: weighted geometric mean over K tokens (v1, equations 9 and 11); K in {2, 3, 5} and a future share of 10 to 40% are "
         "explored there, K=4 and 20% are this library's defaults",
         "source": "the backbone's own probabilities by default; the paper takes the later tokens' from MTP modules: source='mtp'", "advantage": "GRPO's group advantages; the paper's base algorithm is PPO with a critic"}, **o)
@@ -108,7 +140,7 @@ def _dapo(**o) -> Recipe:
     return Recipe("dapo", sources={"clip": "DAPO, arXiv 2503.14476, section 4.1: 0.2 and 0.28", "aggregate": "section 3.3: token-level mean over the batch", "drop_dead_groups": "section 3.2: groups with 0 < correct < G",
         "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens"}, **dict(clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o)
 
-# %% ../nbs/lib/recipes.ipynb #b1d9f380
+# %% ../nbs/lib/recipes.ipynb #8aa1b0cb
 _gspo_sources = {"clip": "GSPO, arXiv 2507.18071v2, section 5.1: 3e-4 and 4e-4", "actions": "arXiv 2507.18071, equation 7", "aggregate": "equation 5: mean over responses"}
 
 def _gspo(**o) -> Recipe: return Recipe("gspo", sources=_gspo_sources, **dict(actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
@@ -132,15 +164,28 @@ def _tepo(**o) -> Recipe:
     return Recipe("tepo", sources={"actions": "TEPO, arXiv 2510.09369: the sequence's likelihood ratio", "aggregate": "the same: token-level aggregation", "clip": "not given in the accessible text: GRPO's 0.2",
         "kl": "the token mask of v2 (arXiv 2604.12736) is not included"}, **dict(actions=SequenceActions(), aggregate="token-mean") | o)
 
-recipes = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo)
+def _ma_rlhf(**o) -> Recipe:
+    return Recipe("ma_rlhf", sources=_ppo_sources | {"macro": "MA-RLHF, arXiv 2410.02743: n-grams of fixed length, 5; (1, 2, 3, 5, 10) draws their lengths", "advantage": "the same, section 3: GAE over macro actions, whose advantage goes to each of their tokens",
+        "actions": "the same: ratio and clip stay per token"}, **_ppo_choices | dict(macro=5) | o)
 
-# %% ../nbs/lib/recipes.ipynb #f4fdb674
+def _vineppo(**o) -> Recipe:
+    return Recipe("vineppo", sources={"advantage": "VinePPO, arXiv 2410.01679: V(next step) - V(this step), both by sampling", "continuations": "the same: 9 responses from each step", "boundaries": "the same splits at reasoning steps; here at the ends of sentences",
+        "clip": "0.2, as PPO", "aggregate": "mean over all tokens of the batch"}, **dict(advantage="boundary", boundaries="sentence", continuations=9, aggregate="token-mean") | o)
+
+def _spo_chain(**o) -> Recipe:
+    return Recipe("spo_chain", sources={"advantage": "SPO-chain, arXiv 2505.23564: V(next cutpoint) - V(this one), by sampling", "boundaries": "the same: a cutpoint before every fifth token that got a probability below 0.9",
+        "confident": "the same: tokens of a probability of 0.9 or more are left out of the loss and of its mean", "continuations": "the same: 9 responses from each cutpoint", "clip": "0.2, as PPO"},
+                  **dict(advantage="boundary", boundaries="surprise", continuations=9, confident=0.9, aggregate="token-mean") | o)
+
+recipes = dict(mpo=_mpo, ppo=_ppo, ma_rlhf=_ma_rlhf, vineppo=_vineppo, spo_chain=_spo_chain, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo)
+
+# %% ../nbs/lib/recipes.ipynb #ac74308b
 def recipe(name: str, # one of `recipes`
-           **options, # mpo: k, future, beta, joint, tail, source; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
+           **options, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
            ) -> Recipe:
     "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
     if name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
-    known = {f.name for f in fields(Recipe)} - {"name", "sources"} | ({"k", "future", "beta", "joint", "tail"} if name == "mpo" else set())
+    known = {f.name for f in fields(Recipe)} - {"name", "sources"} | ({"k", "future", "beta", "joint", "tail", "base"} if name == "mpo" else set())
     unknown = sorted(set(options) - known)
     if unknown: raise ValueError(f"recipe {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
     return recipes[name](**options)

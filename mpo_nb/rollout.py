@@ -75,7 +75,7 @@ def check_cut(top_p: float, top_k: int) -> None:
     if not 0 < top_p <= 1: raise ValueError(f"top_p={top_p}; it must lie in (0, 1], 1 for all tokens")
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0: raise ValueError(f"top_k={top_k!r}; it must be a whole number of at least 0, 0 for all tokens")
 
-# %% ../nbs/lib/rollout.ipynb #87595a64
+# %% ../nbs/lib/rollout.ipynb #4ead845b
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     "Raise ValueError when the tokenizer has no pad or no end-of-sequence token."
     if tokenizer.eos_token_id is None: raise ValueError("tokenizer has no eos_token, so no response could end; set tokenizer.eos_token to the model's end token")
@@ -88,14 +88,15 @@ def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int
     return sorted({tokenizer.eos_token_id, *named})
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, # with pad and EOS
-                   prompts: list[str], # plain text
+                   prompts: list[str], # plain text, or lists of token ids, taken as they are
                    max_new_tokens: int = 0, # room that the response needs, in tokens
                    context: int | None = None, # the model's context length in tokens; None is not checked
                    ) -> tuple[Tensor, Tensor]: # ids (n, P) left-padded, mask (n, P) bool
     "Left-padded prompts, begun once. Raises ValueError for an empty prompt or one that leaves no room in the context."
     if not prompts: raise ValueError("prompts is empty; pass at least one")
-    rows, bos = tokenizer(list(prompts))["input_ids"], tokenizer.bos_token
-    if bos and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]: rows = [r[1:] if p.startswith(bos) else r for p, r in zip(prompts, rows)]
+    text, bos = isinstance(prompts[0], str), tokenizer.bos_token
+    rows = tokenizer(list(prompts))["input_ids"] if text else [list(p) for p in prompts]
+    if text and bos and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]: rows = [r[1:] if p.startswith(bos) else r for p, r in zip(prompts, rows)]
     for i, row in enumerate(rows):
         if not row: raise ValueError(f"prompts[{i}]={prompts[i]!r} has no tokens; the model needs at least one to start from")
         if context is not None and len(row) + max_new_tokens > context:
@@ -186,10 +187,10 @@ def _batches(decode, n: int, group_size: int, budget: RowBudget, max_new_tokens:
         else: budget.halve(prompts * copies, max_new_tokens, said)
     return parts
 
-# %% ../nbs/lib/rollout.ipynb #ea6fa3f8
+# %% ../nbs/lib/rollout.ipynb #9e2fd766
 def rollout(model: nn.Module, # a causal language model of transformers
             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
-            prompts: list[str], # one per group
+            prompts: list[str], # one per group; or lists of token ids
             group_size: int = 1, # responses per prompt
             max_new_tokens: int = 256, # longest response, EOS included
             temperature: float = 1.0, # of the softmax

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainer', 'TrainConfig']
 
-# %% ../nbs/lib/trainer.ipynb #0e1dc5ca
+# %% ../nbs/lib/trainer.ipynb #4f1a2d11
 import math
 import warnings
 from collections.abc import Callable
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from .advantages import overlong_penalty
 from .batches import Batch, draw_seed, forward, micro_batches, step_problems
+from .blocks import block_sizes
 from .config import TrainConfig
+from .critic import critic_targets, explained_variance, value_loss, whiten
 from .losses import kl_penalty, loss_normalizer
 from .mtp import WarmUp, warm_up
+from .montecarlo import sampled_advantages
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb
 from .policy import Policy
 from .tasks import score
@@ -26,7 +29,7 @@ from .vllm_sampler import sampler_mismatch
 # %% ../nbs/lib/trainer.ipynb #4569ad81
 _all_ = ["TrainConfig"] # importable from here, beside the trainer that reads it
 
-# %% ../nbs/lib/trainer.ipynb #90f7be54
+# %% ../nbs/lib/trainer.ipynb #fe86ad8e
 class _Sampling(Policy):
     def collect(self,
                 step: int, # from 1
@@ -42,33 +45,58 @@ class _Sampling(Policy):
         dead = dead_groups(shaped, c.group_size).repeat_interleave(c.group_size)
         kept = (~dead if recipe.drop_dead_groups else torch.ones_like(dead)).nonzero()[:, 0].cpu()
         recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm")) or self.mtp is not None
-        old, ref = self.frozen(r) if recompute else r.logps, self.frozen(r, reference=True) if recipe.kl else None
+        seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
+        old, ref = seen if recompute else r.logps, self.frozen(r, reference=True)[0] if recipe.kl else None
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
         blocks = recipe.blocks(r.mask, tokens) if tokens else None
         own = old[..., 0] if old.ndim == 3 else old # the backbone's
-        return Batch(r, problems, rewards, recipe.advantages(shaped, c.group_size), old, ref, blocks, dead, kept, own.clone(), torch.full_like(own, math.nan))
+        batch = Batch(r, problems, rewards, shaped, old, ref, blocks, dead, kept, own.clone(), torch.full_like(own, math.nan))
+        if recipe.confident is not None: batch.learnt = r.mask & (own.exp() < recipe.confident)
+        return self.judge(batch, shaped, values, step)
 
-# %% ../nbs/lib/trainer.ipynb #a8a8ee58
+    def judge(self,
+              batch: Batch, # sampled
+              rewards: Tensor, # (B,) shaped
+              values: Tensor | None, # (B, T) of the critic
+              step: int, # from 1
+              ) -> Batch: # with its advantages
+        "Give every response, or every token, its advantage by the recipe's rule."
+        recipe, c, mask = self.recipe, self.config, batch.rollout.mask
+        if recipe.advantage == "gae":
+            found = critic_targets(rewards, values, mask, recipe.gamma, recipe.lam, recipe.macro, draw_seed(c.seed, step, "minibatches"))
+            batch.values, batch.returns, batch.macro = values, found.returns, found.ids
+            batch.advantages = whiten(found.advantages, mask) if recipe.whiten else found.advantages
+            batch.extra = dict(explained_variance=explained_variance(values, found.returns, mask), value_mean=float(values[mask].mean()))
+        elif recipe.advantage == "boundary":
+            batch.advantages, batch.extra = sampled_advantages(self, batch, rewards, step)
+        else: batch.advantages = recipe.advantages(rewards, c.group_size)
+        return batch
+
+# %% ../nbs/lib/trainer.ipynb #f485a261
 class _Updating(_Sampling):
     def accumulate(self,
                    batch: Batch, # the step's responses
                    rows: Tensor, # (n,) one minibatch
                    step: int, # for the error message
                    tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
-                   ) -> list[tuple]: # (PolicyLoss, mask, advantages, entropy) of each micro-batch
+                   ) -> list[tuple]: # (PolicyLoss, mask, advantages, entropy, value loss) of each micro-batch
         "The gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
         c, recipe, found, whole = self.config, self.recipe, [], batch.inputs(rows)
         normalizer = loss_normalizer(whole["mask"], recipe.aggregate, recipe.action_space(whole), c.max_new_tokens)
+        if self.critic is not None: judged = float(whole["mask"].sum() if batch.macro is None else (block_sizes(whole["macro"]) > 0).sum())
         scale = dict(max_length=c.max_new_tokens, normalizer=normalizer, token_normalizer=max(1.0, float(whole["mask"].sum())))
         self.optimizer.zero_grad(set_to_none=True)
         for micro in micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens):
             inputs = batch.inputs(micro)
-            with self._autocast(): logps, entropy = forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp)
+            with self._autocast(): logps, entropy, values = forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp, self.critic)
             for kept, new in ((batch.logps, logps if self.mtp is None else logps[..., 0]), (batch.entropy, entropy)): kept[micro, :new.shape[1]] = new.detach()
-            out = recipe.loss(inputs | scale | dict(logps=logps, entropy=entropy))
+            out, judgement = recipe.loss(inputs | scale | dict(logps=logps, entropy=entropy)), 0.0
+            if values is not None:
+                error = value_loss(values, inputs["values"], inputs["returns"], inputs["mask"], recipe.value_clip, inputs.get("macro"), judged)
+                out.loss, judgement = out.loss + recipe.value_coef * error, float(error.detach())
             if not out.loss.isfinite(): self._fail("the loss", batch, micro, step)
             self.scaler.scale(out.loss).backward()
-            found.append((out, inputs["mask"], inputs["advantages"], entropy))
+            found.append((out, inputs["mask"], inputs["advantages"], entropy, judgement))
         return found
 
     def update(self,
@@ -76,15 +104,15 @@ class _Updating(_Sampling):
                step: int, # from 1
                ) -> dict[str, float]: # the update's metrics
         "Take the step's optimiser steps: `epochs` passes in `minibatches` parts."
-        c, meter, norms, mismatch, lengths = self.config, UpdateMetrics(), [], None, (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()
+        c, meter, norms, mismatch, judgements, lengths = self.config, UpdateMetrics(), [], None, {}, (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()
         lr = c.lr * self.lr_scale(step)
-        for group in self.optimizer.param_groups: group["lr"] = lr
+        for group in self.optimizer.param_groups: group["lr"] = lr * group.get("share", 1.0)
         g = torch.Generator().manual_seed(draw_seed(c.seed, step, "minibatches"))
         order = (part for _ in range(c.epochs) for part in batch.kept[torch.randperm(len(batch.kept), generator=g)].tensor_split(c.minibatches) if len(part))
         for number, rows in enumerate(order):
             self.moved = True
             micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens), lengths[rows])
-            for part in micro: meter.add(*part, number)
+            for *part, judgement in micro: meter.add(*part, number); judgements[number] = judgements.get(number, 0.0) + judgement
             if number == 0: mismatch = self._check_logps(batch, rows)
             self.scaler.unscale_(self.optimizer)
             norm = float(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm))
@@ -92,7 +120,8 @@ class _Updating(_Sampling):
             if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1): self._fail("the gradient", batch, rows, step)
             self.scaler.step(self.optimizer); self.scaler.update()
             if math.isfinite(norm): norms.append(norm)
-        return meter.result() | (dict(grad_norm=sum(norms) / len(norms)) if norms else {}) | (dict(logp_mismatch=mismatch) if mismatch is not None else {}) | dict(lr=lr)
+        valued = dict(value_loss=sum(judgements.values()) / len(judgements)) if self.critic is not None and judgements else {}
+        return meter.result() | valued | batch.extra | (dict(grad_norm=sum(norms) / len(norms)) if norms else {}) | (dict(logp_mismatch=mismatch) if mismatch is not None else {}) | dict(lr=lr)
 
     def _check_logps(self, batch: Batch, rows: Tensor) -> float:
         "Largest difference in nats between the sampler and the training forward, before any update; said aloud on a run's first batch."
@@ -124,10 +153,10 @@ class _Updating(_Sampling):
             n, problem, reward = int(batch.rollout.lengths[i]), batch.problems[i], float(batch.rewards[i])
             logps, old, entropies, ids = (x[i, :n].tolist() for x in (batch.logps, own_old, batch.entropy, batch.rollout.ids))
             records.append(Trace(step=step, group=i // G, index=i % G, prompt=self.render([problem])[0], tokens=token_texts(self.tokenizer, ids), token_ids=ids, mask=[1] * n, logps=logps, old_logps=old, entropies=entropies,
-                                 reward=reward, advantage=float(batch.advantages[i]), finished=bool(batch.rollout.finished[i]), answer=problem["answer"], correct=reward >= self.task.pass_mark).to_dict())
+                                 reward=reward, advantage=float(batch.advantages[i] if batch.advantages.ndim == 1 else batch.advantages[i, :n].mean()), finished=bool(batch.rollout.finished[i]), answer=problem["answer"], correct=reward >= self.task.pass_mark).to_dict())
         return records
 
-# %% ../nbs/lib/trainer.ipynb #bbdef41e
+# %% ../nbs/lib/trainer.ipynb #729aa200
 class Trainer(_Updating):
     "Trains a causal language model with a recipe on a task. Raises ValueError for whatever cannot work, before the weights are loaded where that is possible."
     def evaluate(self) -> dict[str, float]:
@@ -149,7 +178,7 @@ class Trainer(_Updating):
     def save(self):
         "Write a checkpoint of the last step taken."
         state = dict(seconds=self.seconds, memory=self.memory.tokens, rows=self.rows.rows, scaler=self.scaler.state_dict())
-        self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints, [self.mtp] if self.mtp is not None else [])
+        self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints, self.parts)
 
     def step(self,
              step: int, # 0 evaluates only
