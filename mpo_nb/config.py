@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from .recipes import Recipe, recipe
 
-# %% ../nbs/lib/config.ipynb #4ff2be5a
+# %% ../nbs/lib/config.ipynb #42c2793b
 def _option(default, help: str): return field(default=default, metadata={"help": help})
 
 @dataclass
@@ -36,7 +36,7 @@ class TrainConfig:
     mtp_warmup_steps: int = _option(100, "steps that the modules are trained alone, before the first, on the model's own responses")
     mtp_warmup_problems: int = _option(64, "training problems whose responses the warm-up reads, a group for each")
     mtp_warmup_lr: float = _option(1e-3, "Adam's learning rate in the warm-up")
-    critic_lr: float = _option(1e-3, "peak learning rate of a critic's head (recipes ppo, ma_rlhf); its trunk learns at lr")
+    critic_lr: float = _option(3e-3, "peak learning rate of a critic's head (recipes ppo, ma_rlhf); its trunk learns at lr")
     critic_trunk_gradient: float = _option(1.0, "share of the value loss's gradient that a trunk shared with the policy gets, in [0, 1]")
     recipe_options: str = _option("{}", "further fields of the recipe as JSON, e.g. '{\"clip\": [0.1, 0.1], \"kl\": 0.04}'")
     output: str = _option("runs/run", "the run's folder; a run found there with the same configuration is continued")

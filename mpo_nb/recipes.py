@@ -111,7 +111,7 @@ class Recipe:
             out.loss = out.loss - self.entropy * entropy_bonus(batch["entropy"], mask, batch.get("token_normalizer"))
         return out
 
-# %% ../nbs/lib/recipes.ipynb #32ae49d9
+# %% ../nbs/lib/recipes.ipynb #576e8d82
 _grpo_sources = {"advantage": "GRPO, arXiv 2402.03300, section 4.1.2; std with one degree of freedom removed, as verl and TRL compute it",
     "aggregate": "arXiv 2402.03300, equation 3: mean over a response's tokens, then over responses", "clip": "PPO, arXiv 1707.06347, table 3: 0.2",
     "kl": "off, as in TRL; arXiv 2402.03300 uses 0.04 with the k3 estimator: recipe('grpo', kl=0.04)"}
@@ -119,7 +119,7 @@ _grpo_sources = {"advantage": "GRPO, arXiv 2402.03300, section 4.1.2; std with o
 def _grpo(**o) -> Recipe: return Recipe("grpo", sources=_grpo_sources, **o)
 
 _ppo_choices = dict(advantage="gae", critic="shared", lam=0.95, whiten=True, aggregate="token-mean")
-_ppo_sources = {"advantage": "PPO, arXiv 1707.06347, with GAE, arXiv 1506.02438; gamma 1 and lambda 0.95 as TRL's PPO trainer has them, and its whitening", "value_coef": "TRL's PPO trainer: 0.1, and values clipped at 0.2",
+_ppo_sources = {"advantage": "PPO, arXiv 1707.06347, with GAE, arXiv 1506.02438; gamma 1, as TRL's PPO trainer", "lam": "0.95, as TRL's PPO trainer", "whiten": "as TRL's PPO trainer", "value_coef": "TRL's PPO trainer: 0.1, and values clipped at 0.2",
     "critic": "a value head on the policy's trunk; TRL's has a model of its own: critic='separate'", "clip": "arXiv 1707.06347, table 3: 0.2", "aggregate": "mean over all tokens of the batch, as TRL's PPO trainer has it"}
 
 def _ppo(**o) -> Recipe: return Recipe("ppo", sources=_ppo_sources, **_ppo_choices | o)
@@ -140,7 +140,7 @@ def _dapo(**o) -> Recipe:
     return Recipe("dapo", sources={"clip": "DAPO, arXiv 2503.14476, section 4.1: 0.2 and 0.28", "aggregate": "section 3.3: token-level mean over the batch", "drop_dead_groups": "section 3.2: groups with 0 < correct < G",
         "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens"}, **dict(clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o)
 
-# %% ../nbs/lib/recipes.ipynb #8aa1b0cb
+# %% ../nbs/lib/recipes.ipynb #e231f9a0
 _gspo_sources = {"clip": "GSPO, arXiv 2507.18071v2, section 5.1: 3e-4 and 4e-4", "actions": "arXiv 2507.18071, equation 7", "aggregate": "equation 5: mean over responses"}
 
 def _gspo(**o) -> Recipe: return Recipe("gspo", sources=_gspo_sources, **dict(actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
@@ -174,10 +174,10 @@ def _vineppo(**o) -> Recipe:
 
 def _spo_chain(**o) -> Recipe:
     return Recipe("spo_chain", sources={"advantage": "SPO-chain, arXiv 2505.23564: V(next cutpoint) - V(this one), by sampling", "boundaries": "the same: a cutpoint before every fifth token that got a probability below 0.9",
-        "confident": "the same: tokens of a probability of 0.9 or more are left out of the loss and of its mean", "continuations": "the same: 9 responses from each cutpoint", "clip": "0.2, as PPO"},
+        "confident": "the same: tokens of a probability of 0.9 or more are left out of the loss and of its mean", "continuations": "the same: 9 responses from each cutpoint", "aggregate": "mean over the tokens that are left", "clip": "0.2, as PPO"},
                   **dict(advantage="boundary", boundaries="surprise", continuations=9, confident=0.9, aggregate="token-mean") | o)
 
-recipes = dict(mpo=_mpo, ppo=_ppo, ma_rlhf=_ma_rlhf, vineppo=_vineppo, spo_chain=_spo_chain, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo)
+recipes = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo, ppo=_ppo, ma_rlhf=_ma_rlhf, vineppo=_vineppo, spo_chain=_spo_chain)
 
 # %% ../nbs/lib/recipes.ipynb #ac74308b
 def recipe(name: str, # one of `recipes`

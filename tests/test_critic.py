@@ -148,6 +148,21 @@ def test_recipes_that_need_values_say_so():
     assert recipe("mpo", base="ppo", k=3).actions.k == 3 and recipe("mpo", base="ppo").advantage == "gae" and recipe("mpo").advantage == "group-std"
 
 
+@pytest.mark.parametrize("name", ["ppo", "ma_rlhf", "vineppo", "spo_chain"])
+def test_their_policy_loss_is_the_tokens_clipped_one(name):
+    "Given advantages per token: GRPO's surrogate, averaged over all tokens, in value and gradient."
+    mask, old, _, g = padded()
+    advantages, found = torch.randn(mask.shape, generator=g, dtype=torch.double), []
+    for r in (recipe(name), recipe("grpo", aggregate="token-mean")):
+        new = (old + 0.3 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(9), dtype=torch.double)).requires_grad_()
+        loss = r.loss(dict(logps=new, old_logps=old, mask=mask, advantages=advantages)).loss
+        found.append((loss.detach(), torch.autograd.grad(loss, new)[0]))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    ratio = (new - old).exp().detach()
+    plain = sum(min(float(ratio[b, t]) * float(advantages[b, t]), min(max(float(ratio[b, t]), 0.8), 1.2) * float(advantages[b, t])) for b, t in mask.nonzero().tolist()) / int(mask.sum())
+    assert float(found[0][0]) == pytest.approx(-plain)
+
+
 def one_update(folder, **options):
     run = trainer(folder, **options)
     batch = run.collect(1)
