@@ -204,9 +204,9 @@ class MemoryPlan:
         line = lambda name, cells: f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
         lines = [line("", self.phases)] + [line(part, [in_words(found[part]) if found[part] else "" for found in self.phases.values()]) for part in parts if any(found[part] for found in self.phases.values())]
         lines += [line("together", [in_words(found.total()) for found in self.phases.values()])]
-        w = self.work
-        size = f"prompts of at most {w.prompt} tokens, responses of {w.response}; {w.sampled} sampled at once, {w.rows} in a micro-batch; products in {self.config.precision}"
-        if self.config.sampler == "vllm": size += "; vLLM's own weights and cache are not in this plan"
+        w, c = self.work, self.config
+        absent = [what for what, used in (("vLLM's own weights and cache", c.sampler == "vllm"), ("MTP modules", c.source == "mtp"), ("the critic's own trunk", configured_recipe(c).critic == "separate")) if used]
+        size = f"prompts of at most {w.prompt} tokens, responses of {w.response}; {w.sampled} sampled at once, {w.rows} in a micro-batch; products in {c.precision}" + (f"; not in this plan: {', '.join(absent)}" if absent else "")
         return "\n".join([size, "", *lines, f"peak: {in_words(self.peak)}, in the phase '{self.phase}'", "", *map(str, self.verdicts)])
     __repr__ = __str__
 

@@ -1,0 +1,73 @@
+"Sweeps: what is done is not done again, what fails is named, and what is stopped can be taken up."
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mpo_nb.checkpoint import read_lines
+from mpo_nb.metrics import clock_metrics
+from mpo_nb.sweep import finished, sweep
+from mpo_nb.trainer import TrainConfig, Trainer
+
+SMALL = dict(steps=2, prompts_per_step=2, group_size=4, eval_every=0, precision="float32", trace_every=0)
+
+
+def config(folder, **options) -> TrainConfig:
+    return TrainConfig(output=str(folder), **SMALL | options)
+
+
+@pytest.mark.slow
+def test_runs_are_those_of_a_trainer_and_are_not_repeated(tmp_path):
+    configs = {seed: config(tmp_path / str(seed), seed=seed) for seed in range(3)}
+    found = sweep(configs, workers=2, progress=False)
+    alone = Trainer(config(tmp_path / "alone", seed=1, progress=False)).fit()
+    for ours, theirs in zip(found[1], alone, strict=True):
+        assert {k: v for k, v in ours.items() if k not in clock_metrics} == pytest.approx({k: v for k, v in theirs.items() if k not in clock_metrics}, rel=1e-3, abs=1e-5)
+    assert all(finished(c) for c in configs.values()) and (tmp_path / "0" / "log.txt").exists()
+    before = {seed: (tmp_path / str(seed) / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)}
+    assert sweep(configs, progress=False) == found
+    assert before == {seed: (tmp_path / str(seed) / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)}
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_or_dies_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\ndef task():\n    os._exit(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    configs = dict(good=config(tmp_path / "good"), wrong=config(tmp_path / "wrong", task="no_such_task"))
+    with pytest.raises(RuntimeError, match="1 of 2 runs failed.*\n.*wrong .*unknown task 'no_such_task'"):
+        sweep(configs, workers=2, progress=False)
+    assert finished(configs["good"])
+    with pytest.raises(RuntimeError, match="deadly .*its process died"):
+        sweep(dict(deadly=config(tmp_path / "deadly", task="deadly:task")), progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a process here")
+def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
+    program = (f"from mpo_nb.sweep import sweep\nfrom mpo_nb.trainer import TrainConfig\n"
+               f"if __name__ == '__main__': sweep({{0: TrainConfig(output={str(tmp_path / 'run')!r}, **{SMALL | dict(steps=400, checkpoint_every=1)!r})}}, progress=False)\n")
+    (tmp_path / "program.py").write_text(program)
+    child = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    deadline = time.time() + 120
+    while len(read_lines(tmp_path / "run" / "metrics.jsonl")) < 3 and child.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=60)[0]
+    assert child.returncode != 0 and "the same call goes on" in said
+    time.sleep(1)
+    steps = len(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    time.sleep(1)
+    assert 3 <= steps == len(read_lines(tmp_path / "run" / "metrics.jsonl")) < 400, "the run went on by itself"
+    rows = sweep({0: config(tmp_path / "run", steps=steps + 1, checkpoint_every=1)}, progress=False)[0]
+    assert [row["step"] for row in rows] == list(range(1, steps + 2))
+
+
+@pytest.mark.parametrize("configs, options, message", [
+    ({}, {}, "configs is empty"), ({"a": 1}, {}, r"configs\['a'\] is a int"), ({"a": config("x"), "b": config("./x")}, {}, "'a' and 'b' both write to"), ({"a": config("x")}, dict(workers=0), "workers=0"),
+    ({"a": config("x")}, dict(threads=True), "threads=True")])
+def test_what_cannot_be_swept(configs, options, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(configs, progress=False, **options)
