@@ -39,8 +39,8 @@ docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where 
 	@echo "Building the site into _docs: under a minute."
 	@$(PY) scripts/docs.py
 
-bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 10 minutes)
-	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 10 minutes on two quiet cores."
+bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 25 minutes)
+	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 25 minutes on two quiet cores."
 	@for f in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(PY) "$$f" || exit 1; done
 
 gpu-check: $(DEV)  ## on a machine with a CUDA GPU: speed and memory beside TRL, into benchmarks/gpu.csv (under 10 minutes)
