@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mpo_nb.recipes import recipes
+
 REMEDY = "run `make export` and commit what it changes"
 
 
@@ -117,3 +119,9 @@ def test_a_cell_that_imports_does_nothing_else(root):
             if any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree)) and not all(imports):
                 mixed.append(f"{path.relative_to(root)} cell {i}: {source[:60]!r}")
     assert not mixed, "imports beside other code; give them a cell of their own:\n" + "\n".join(mixed)
+
+
+def test_readme_names_every_recipe(root):
+    rows = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("| `")]
+    names = [line.split("`")[1] for line in rows]
+    assert [name for name in names if name in recipes] == list(recipes)
