@@ -17,7 +17,7 @@ from .rollout import Rollout
 from .tasks import Task
 
 # %% ../nbs/lib/batches.ipynb #d3d93a7b
-_purposes = ("problems", "rollout", "minibatches", "evaluation", "warm-up", "values")
+_purposes = ("problems", "rollout", "minibatches", "evaluation", "warm-up", "values", "blocks")
 
 def draw_seed(seed: int, # the run's
               step: int, # the step, or the epoch for problems

@@ -90,7 +90,7 @@ parts = ("weights", "reference", "gradients", "Adam's means", "responses", "low-
 def response_bytes(config: TrainConfig, w: Work) -> int:
     "What is known of a step's responses and kept until its last update, 34 bytes of ratios, losses and masks for each token of a minibatch included."
     c, recipe = config, configured_recipe(config)
-    per_token = 8 + 8 + 1 + 4 * (4 + bool(recipe.kl)) + 8 * (recipe.actions == "sentence")
+    per_token = 8 + 8 + 1 + 4 * (4 + bool(recipe.kl)) + 8 * isinstance(recipe.actions, str)
     return c.prompts_per_step * c.group_size * (w.response * per_token + w.prompt * 9) + math.ceil(c.prompts_per_step * c.group_size / c.minibatches) * w.response * 34
 
 def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .checkpoint import Run
 from .config import TrainConfig, configured_recipe, described
-from .recipes import Recipe, recipe
+from .recipes import Recipe, block_rules, recipe
 from .strip import trace_loss
 from .traces import Trace, load_traces
 
@@ -93,7 +93,7 @@ def _stack(traces: list[Trace], r: Recipe) -> dict:
     T = max(len(t.tokens) for t in traces)
     def pad(name): return torch.tensor([[*getattr(t, name), *[0] * (T - len(t.tokens))] for t in traces], dtype=torch.double)
     mask = pad("mask").bool()
-    return dict(logps=pad("logps"), old_logps=pad("old_logps"), mask=mask, advantages=torch.tensor([t.advantage for t in traces], dtype=torch.double), blocks=r.blocks(mask, [t.tokens for t in traces]))
+    return dict(logps=pad("logps"), old_logps=pad("old_logps"), mask=mask, advantages=torch.tensor([t.advantage for t in traces], dtype=torch.double), blocks=r.blocks(mask, [t.tokens for t in traces], pad("old_logps")))
 
 def spread_factor(r: Recipe, # whose action space
                   batch: dict, # mask (B, T), and blocks where the recipe reads them
@@ -147,7 +147,7 @@ def describe_actions(r: Recipe | None, # None where it is not known
     if a is None: return "unknown"
     if isinstance(a, WindowActions): return "a token" if a.k == 1 else f"{a.k} tokens, joint ratio" if a.joint else f"{a.k} tokens, {100 * (1 - a.weights[0]):.0f}% of the weight on the later ones"
     if isinstance(a, BlockActions): return f"a block of {a.blocks}" if isinstance(a.blocks, int) else "a block"
-    return "a sentence" if a == "sentence" else "the whole response" if isinstance(a, SequenceActions) else "a token"
+    return block_rules[a] if isinstance(a, str) else "the whole response" if isinstance(a, SequenceActions) else "a token"
 
 # %% ../nbs/lib/runs.ipynb #ac92cb4f
 def choose_traces(runs: list[RunData], # with traces

@@ -152,7 +152,7 @@ def trace_loss(trace: Trace, # with log-probabilities and an advantage
     "The policy term of a recipe's loss for one response, summed over tokens. Raises ValueError when log-probabilities are unknown."
     plain = replace(recipe, aggregate="seq-mean-token-sum", kl=0.0, entropy=0.0)
     batch = trace.batch()
-    batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens])
+    batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens], batch["old_logps"])
     return plain.loss(batch), plain.action_space(batch)
 
 def action_blocks(actions: ActionSpace, # of a recipe

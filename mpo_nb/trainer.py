@@ -48,8 +48,8 @@ class _Sampling(Policy):
         seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
         old, ref = seen if recompute else r.logps, self.frozen(r, reference=True)[0] if recipe.kl else None
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
-        blocks = recipe.blocks(r.mask, tokens) if tokens else None
         own = old[..., 0] if old.ndim == 3 else old # the backbone's
+        blocks = recipe.blocks(r.mask, tokens, own, draw_seed(c.seed, step, "blocks"))
         batch = Batch(r, problems, rewards, shaped, old, ref, blocks, dead, kept, own.clone(), torch.full_like(own, math.nan))
         if recipe.confident is not None: batch.learnt = r.mask & (own.exp() < recipe.confident)
         return self.judge(batch, shaped, values, step)

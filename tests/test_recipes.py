@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_nb.actions import BlockActions, WindowActions
-from mpo_nb.blocks import fixed_blocks, sequence_block, token_blocks
+from mpo_nb.blocks import fixed_blocks, random_blocks, sequence_block, surprise_blocks, token_blocks
 from mpo_nb.losses import loss_normalizer
 from mpo_nb.recipes import Recipe, recipe, recipes
 
@@ -311,6 +311,27 @@ def test_only_lpo_reads_the_text():
     mask, tokens = torch.tensor([[1, 1, 1]]), [["a.", "b", "c"]]
     assert recipe("lpo").blocks(mask, tokens).tolist() == [[0, 1, 1]]
     assert [name for name in recipes if recipe(name).blocks(mask, tokens) is not None] == ["lpo"]
+
+
+def test_blocks_by_any_rule():
+    "A rule named in a recipe gives the ids of the function that it stands for; a number of tokens is blocks of that many."
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    _, old, _ = draw_batch(mask, 0)
+    assert torch.equal(recipe("lpo", actions="surprise").blocks(mask, None, old), surprise_blocks(mask, old))
+    drawn = [recipe("lpo", actions="random").blocks(mask, seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[0], random_blocks(mask, generator=torch.Generator().manual_seed(1)))
+    assert recipe("lpo", actions=3).actions.ids(mask).equal(fixed_blocks(mask, 3)) and recipe("lpo", actions=3).blocks(mask) is None
+
+
+@pytest.mark.parametrize("actions, told", [("paragraph", "sentence, surprise, random"), (0, "blocks=0"), (True, "actions=True"), (None, "actions=None")])
+def test_actions_that_cannot_be(actions, told):
+    with pytest.raises(ValueError, match=told): recipe("lpo", actions=actions)
+
+
+@pytest.mark.parametrize("rule, told", [("sentence", "needs tokens"), ("surprise", "needs old_logps")])
+def test_a_rule_says_what_it_reads(rule, told):
+    with pytest.raises(ValueError, match=told): recipe("lpo", actions=rule).blocks(torch.ones(1, 3))
 
 
 ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.ones(2, 3), advantages=torch.zeros(2))

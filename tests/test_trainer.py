@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 import mpo_nb.logprobs
 import mpo_nb.rollout
 from mpo_nb.batches import length_buckets, step_problems
+from mpo_nb.blocks import block_sizes
 from mpo_nb.metrics import clock_metrics
 from mpo_nb.recipes import recipe, recipes
 from mpo_nb.rollout import rollout
@@ -126,6 +127,20 @@ def test_first_batch_disagreement_is_said_aloud(tmp_path, monkeypatch):
 def test_every_recipe_trains(name, tmp_path):
     rows = Trainer(small(tmp_path, recipe=name)).fit()
     assert len(rows) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("rule", ["sentence", "surprise", "random", 5])
+def test_blocks_by_any_rule_train_and_are_drawn_again_alike(rule, tmp_path):
+    options = dict(recipe="lpo", recipe_options=json.dumps({"actions": rule}), steps=4, checkpoint_every=2)
+    whole = Trainer(small(tmp_path / "whole", **options)).fit()
+    Trainer(small(tmp_path / "parts", **options | dict(steps=2))).fit()
+    trainer = Trainer(small(tmp_path / "parts", **options))
+    batch = trainer.collect(3)
+    assert computed(trainer.fit()) == computed(whole)
+    if rule == 5: return
+    sizes = block_sizes(batch.blocks)
+    assert (batch.blocks >= 0).equal(batch.rollout.mask.bool()) and int(sizes.sum()) == int(batch.rollout.mask.sum()) and sizes.shape[1] > 1
+    if rule == "random": assert int(sizes.max()) in (5, 10) and not trainer.collect(4).blocks[:, :20].equal(batch.blocks[:, :20])
 
 
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_qwen2])
