@@ -82,7 +82,7 @@ def token_axis(T: int, # tokens of the response
     start = min(values["start"], max(1, T - span + 1)) if span else 1
     return dict(range=[start - .5, start + (span or T) - .5], fixedrange=T <= 256)
 
-# %% ../nbs/lib/block_explorer.ipynb #c188d80e
+# %% ../nbs/lib/block_explorer.ipynb #d05ca6ed
 colours = {"log-probability": "logp", "entropy": "entropy", "log-ratio": "delta", "nothing": "none"}
 _defaults = dict(k=4, seed=0, ends="; \\n", threshold=.9, interval=5)
 
@@ -127,14 +127,14 @@ class BlockExplorer(Explorer):
         data = [_outline(f"Left: {left}" if side == 0 else f"Right: {right}", i, n[row], side, at) for side, i, n in ((0, ids, numbers), (1, ids_2, numbers_2)) for at, (row, _) in enumerate(_rows)]
         summary = f"Left, {left}: {told} Right, {right}: {told_2}"
         alt = f"Six panels, left and right: for each block its size in tokens, its log-probability and its mean entropy in nats. {summary}"
-        return View(self.trace, strips, data if self.trace.tokens else [], _layout(len(self.trace.tokens), values), summary, alt=alt)
+        return View(self.trace, strips, data if self.trace.tokens else [], _layout(len(self.trace.tokens), values, [_reach(numbers[row], numbers_2[row]) for row, _ in _rows]), summary, alt=alt)
 
     def page_axes(self) -> dict:
         long = len(self.trace.tokens) > 512
         ks = sorted({self.values["k"], *((2, 4, 8, 16) if long else (1, 2, 3, 4, 5, 6, 8, 10, 12, 16))})
         return {"rule": list(rules.values()), "k": ks} | ({} if long else {"rule_2": list(rules.values())})
 
-# %% ../nbs/lib/block_explorer.ipynb #78956df2
+# %% ../nbs/lib/block_explorer.ipynb #070afecf
 def _told(trace: Trace, rule: str, sizes: list[int]) -> str:
     "A sentence about the blocks of one side."
     if not sizes: return "no token of the policy's own, so no block."
@@ -154,12 +154,18 @@ def _outline(name: str, ids: Tensor, values: Tensor, side: int, row: int) -> dic
     n, colour = _number(side, row), _look(side)["line"]["color"]
     return block_outline(ids, values, name=name, line=dict(color=colour, width=1.5), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.25)"), showlegend=row == 0, xaxis=f"x{n}", yaxis=f"y{n}")
 
-def _layout(T: int, values: Mapping) -> dict:
+def _reach(*sides: Tensor) -> list[float]:
+    "A range from 0 that holds the numbers of both sides."
+    known = [float(v) for side in sides for v in side.flatten().tolist() if math.isfinite(v)]
+    low, high = min(0.0, *known, 0.0), max(0.0, *known, 0.0)
+    return [1.05 * low, 1.05 * high] if high > low else [0.0, 1.0]
+
+def _layout(T: int, values: Mapping, ranges: list[list[float]]) -> dict:
     "Three rows, two columns, one scale for each row."
     parts = {}
     for side in range(2):
         for row, (_, title) in enumerate(_rows):
             n, top = _number(side, row), 1 - row * .35
             parts[f"xaxis{n}"] = axis("token" if row == 2 else "", domain=[0, .485] if side == 0 else [.515, 1], anchor=f"y{n}", showticklabels=row == 2, **token_axis(T, values)) | (dict(matches="x") if n else {})
-            parts[f"yaxis{n}"] = axis(title if side == 0 else "", domain=[top - .29, top], anchor=f"x{n}", showticklabels=side == 0, nticks=4, fixedrange=True) | (dict(matches=f"y{_number(0, row)}") if side else {})
+            parts[f"yaxis{n}"] = axis(title if side == 0 else "", domain=[top - .29, top], anchor=f"x{n}", showticklabels=side == 0, nticks=4, fixedrange=True, range=ranges[row])
     return figure_layout(440, **parts) | dict(dragmode="zoom" if T > 256 else False)

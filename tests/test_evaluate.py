@@ -350,7 +350,8 @@ def test_a_full_disk_is_a_clear_error(tiny, tmp_path, monkeypatch):
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell starts what it runs in the background deaf to Ctrl-C
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpo_nb.evaluate import evaluate
 from mpo_nb.tasks import Task, load_task, tiny_model_path

@@ -30,6 +30,13 @@ SAME = """([root, n, html]) => {
   return shown.length === wanted.length ? shown.map((s, i) => [s, wanted[i]]).filter(([a, b]) => a !== b) : [shown.length, wanted.length]
 }"""
 FIGURE = "([plot, i]) => Array.from(document.querySelectorAll(plot)[0]._fullData[i].y)"
+AXES_HOLD_DATA = """selector => {
+    const plot = document.querySelector(selector), layout = plot._fullLayout;
+    return plot._fullData.every(t => {
+        const axis = layout['yaxis' + t.yaxis.slice(1)], [low, high] = axis.range, slack = 1e-6 * Math.abs(high - low);
+        return [...t.y].filter(Number.isFinite).map(y => axis.type === 'log' ? Math.log10(y) : y).every(y => y >= low - slack && y <= high + slack);
+    });
+}"""
 
 
 def nasty_trace() -> Trace:
@@ -76,6 +83,7 @@ def check(page, root: str, figure: dict[int, int], explorer):
             if (shown := page.evaluate(FIGURE, [f"{root} .js-plotly-plot", i])) == pytest.approx(wanted, rel=2e-4, abs=1e-6): break
             page.wait_for_timeout(100)
         assert shown == pytest.approx(wanted, rel=2e-4, abs=1e-6)
+    page.wait_for_function(AXES_HOLD_DATA, arg=f"{root} .js-plotly-plot", timeout=5000)
 
 
 def press(page, selector: str, *keys: str):
