@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from transformers import AutoModelForCausalLM
+
+from mpo_nb.chain_sum import tiny_model_path
+from mpo_nb.mtp import MTPModules
 
 
 def table(root, name: str) -> list[dict]:
@@ -35,3 +39,20 @@ def test_the_loss_benchmark_runs(root, tmp_path):
     with output.open(newline="") as f:
         rows = {row["case"]: float(row["ratio_of_best"]) for row in csv.DictReader(f)}
     assert rows["window k=32"] <= 2.5
+
+
+def test_modules_cost_what_the_page_says(root):
+    "Parameters are counted again; the rest is read: the backbone form is free, and more modules cost more."
+    rows = {(row["model"].split(",")[0], row["method"].removeprefix("MPO, "), int(row["k"])): {k: float(v) for k, v in row.items() if k not in ("model", "method")} for row in table(root, "mtp")}
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path())
+    own = sum(p.numel() for p in model.parameters())
+    for (name, method, k), row in rows.items():
+        if name != "tiny" or "modules" not in method: continue
+        head, merge = ("own", "none") if "parallel" in method else ("shared", "eh_proj")
+        assert own + sum(p.numel() for p in MTPModules(model, k, head=head, merge=merge).parameters()) == row["parameters"]
+    for name in ("tiny", "SmolLM2"):
+        free = rows[name, "backbone", 4]
+        assert free["parameters_ratio"] == 1 and abs(free["memory_ratio"] - 1) < 0.01 and abs(free["iteration_ratio"] - 1) < 0.05
+        costs = [rows[name, "chained modules, shared head", k]["iteration_ratio"] for k in (2, 4)]
+        assert 1 < costs[0] < costs[1]
+    assert rows["SmolLM2", "chained modules, shared head", 4]["memory_ratio"] < 1.2
