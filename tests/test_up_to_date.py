@@ -125,3 +125,12 @@ def test_readme_names_every_recipe(root):
     rows = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("| `")]
     names = [line.split("`")[1] for line in rows]
     assert [name for name in names if name in recipes] == list(recipes)
+
+
+def test_notebooks_store_no_warnings(root):
+    "What a library wrote to stderr on the machine where a page was made, its paths included, is nobody else's concern."
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            for output in cell.get("outputs", []):
+                assert output.get("name") != "stderr", f"{path.name}: {''.join(output['text'])[:200]}"
+                assert "site-packages" not in json.dumps(output), path.name
