@@ -79,7 +79,7 @@ def difference_table(differences: pd.DataFrame, # of `seed_differences`
         lines.append("| " + " | ".join([*(f"{v:g}" if isinstance(v, float) else str(v) for v in place), f"{rows['base'].iloc[0]:.3f}", *(found.get(h, "") for h in heads)]) + " |")
     return "\n".join(lines)
 
-# %% ../nbs/lib/outcomes.ipynb #bc5c7c88
+# %% ../nbs/lib/outcomes.ipynb #b525f200
 _looks = [("#0072B2", "solid", "circle"), ("#D55E00", "dash", "square"), ("#009E73", "dot", "diamond"), ("#CC79A7", "dashdot", "triangle-up"), ("#E69F00", "longdash", "x"), ("#56B4E9", "longdashdot", "cross"), ("#777777", "solid", "star")]
 
 def _draw_seeds(figure: go.Figure, here: pd.DataFrame, x: str, labels: list, column: str, name: str, number: int, shift: float, aside: float, joined: bool, place: dict):
@@ -106,7 +106,7 @@ def seed_figure(frame: pd.DataFrame, # of `outcomes`
     labels, lines, panels = list(dict.fromkeys(frame[x])), [None] if by is None else list(dict.fromkeys(frame[by])), [None] if across is None else list(dict.fromkeys(frame[across]))
     def word(value): return f"{value:g}" if isinstance(value, float) else str(value)
     heads = [told + ("" if panel is None else f", {across.replace('_', ' ')} {word(panel)}") for told in columns.values() for panel in panels]
-    figure = make_subplots(len(columns), len(panels), horizontal_spacing=0.2 / max(2, len(panels)), vertical_spacing=0.24 / max(2, len(columns)), subplot_titles=heads)
+    figure = make_subplots(len(columns), len(panels), horizontal_spacing=0.2 / max(2, len(panels)), vertical_spacing=0.36 / max(2, len(columns)), subplot_titles=heads)
     for r, column in enumerate(columns, 1):
         for c, panel in enumerate(panels, 1):
             for n, line in enumerate(lines):
