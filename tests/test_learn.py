@@ -60,6 +60,30 @@ def test_in_colab_the_first_cell_installs_from_the_repository(root, code, monkey
     assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets", "/content/drive"]
 
 
+COURSE = ("one_action", "ratios_and_clipping", "where_advantage_goes", "train_in_three_minutes")
+
+
+@pytest.mark.parametrize("name", COURSE)
+def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, monkeypatch):
+    cells = nbformat.read(root / "nbs" / "learn" / f"{name}.ipynb", as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert not [source for source in code if source.startswith("#| export") or "default_exp" in source]
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    first_cell(code[0], shell=None)
+    done, colab = [], ModuleType("google.colab")
+    colab.output = SimpleNamespace(enable_custom_widget_manager=lambda: done.append("widgets"))
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    first_cell(code[0], SimpleNamespace(system=done.append))
+    settings = ConfigParser(); settings.read(root / "settings.ini")
+    assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets"]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert text.count("<details><summary>Solution</summary>") == text.count("</details>") >= 3 and f"Lesson {COURSE.index(name) + 1} of 6" in text
+    shown = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("text/html" in output.get("data", {}) for output in shown), "every lesson stores a figure"
+    assert not [output for output in shown if output.output_type == "error"]
+
+
 def planned(code, monkeypatch, tmp_path, model: str, card: str):
     "The cells up to the plan, on a machine that looks like one with that card, with the model's shape and a task in the form of GSM8K."
     from transformers import Qwen2Config
