@@ -60,7 +60,7 @@ def test_in_colab_the_first_cell_installs_from_the_repository(root, code, monkey
     assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets", "/content/drive"]
 
 
-COURSE = ("one_action", "ratios_and_clipping", "where_advantage_goes", "train_in_three_minutes")
+COURSE = ("one_action", "ratios_and_clipping", "where_advantage_goes", "train_in_three_minutes", "looking_ahead")
 
 
 @pytest.mark.parametrize("name", COURSE)
