@@ -134,3 +134,17 @@ def test_notebooks_store_no_warnings(root):
             for output in cell.get("outputs", []):
                 assert output.get("name") != "stderr", f"{path.name}: {''.join(output['text'])[:200]}"
                 assert "site-packages" not in json.dumps(output), path.name
+
+
+def test_the_method_index_has_every_recipe(root):
+    cells = ["".join(cell["source"]) for cell in json.loads((root / "nbs" / "learn" / "methods.ipynb").read_text())["cells"]]
+    assert {name for name in recipes if f'#| echo: false\nvalues("{name}")' in cells} == set(recipes)
+
+
+def test_title_and_subtitle_stand_alone(root):
+    "nbdev leaves out of a page whatever else the first cell holds."
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        if path.name == "index.ipynb": continue
+        title, *subtitle = [line for line in "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines() if line.strip()]
+        assert title.startswith("# ") and "_" not in title and title[2:3].isupper() or title == "# vLLM as the sampler", f"{path.name}: {title}"
+        assert len(subtitle) == 1 and subtitle[0].startswith("> "), f"{path.name}: more than a title and a `>` subtitle: {subtitle}"
