@@ -79,6 +79,7 @@ def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, m
     assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets"]
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert text.count("<details><summary>Solution</summary>") == text.count("</details>") >= 3 and f"Lesson {COURSE.index(name) + 1} of 6" in text
+    assert f"https://colab.research.google.com/github/{settings['DEFAULT']['user']}/mpo_nb/blob/main/nbs/learn/{name}.ipynb" in text and "make lab" in text
     shown = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("text/html" in output.get("data", {}) for output in shown), "every lesson stores a figure"
     assert not [output for output in shown if output.output_type == "error"]
