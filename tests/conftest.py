@@ -2,6 +2,8 @@
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,19 @@ def browser(chromium):
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(root, tmp_path_factory) -> Path:
+    "The site, built from a copy of the project."
+    copy = tmp_path_factory.mktemp("docs")
+    for name in ("settings.ini", "_quarto.yml"):
+        shutil.copy(root / name, copy)
+    for folder in ("nbs", "mpo_nb", "scripts"):
+        shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
+    done = subprocess.run([sys.executable, "scripts/docs.py"], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, f"scripts/docs.py failed:\n{done.stdout}{done.stderr}"
+    return copy / "_docs"
 
 
 @pytest.fixture(scope="session")

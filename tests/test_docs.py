@@ -1,8 +1,7 @@
 "The site: every notebook has a page, every link within the site leads somewhere, and no page asks another host for anything."
+import ast
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,20 +13,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (shutil.which("quarto") or find_spec("smalldocs")), reason="neither quarto nor smalldocs (Python 3.11 and newer) is here"),
 ]
+BASE = "/mpo_nb/"
 REQUESTS = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
-
-
-@pytest.fixture(scope="module")
-def site(root, tmp_path_factory) -> Path:
-    "The site, built from a copy of the project."
-    copy = tmp_path_factory.mktemp("docs")
-    for name in ("settings.ini", "_quarto.yml"):
-        shutil.copy(root / name, copy)
-    for folder in ("nbs", "mpo_nb", "scripts"):
-        shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
-    done = subprocess.run([sys.executable, "scripts/docs.py"], cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 0, f"scripts/docs.py failed:\n{done.stdout}{done.stderr}"
-    return copy / "_docs"
 
 
 class Page(HTMLParser):
@@ -65,7 +52,8 @@ def test_links_within_the_site_lead_somewhere(site, pages):
             url = urlsplit(link)
             if url.scheme or url.netloc:
                 continue
-            target = path if not url.path else (path.parent / unquote(url.path)).resolve()
+            base = site if path.name == "404.html" else path.parent # by its <base>
+            target = path if not url.path else (base / unquote(url.path.removeprefix(BASE))).resolve()
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
                 broken.setdefault(f"no file {target.relative_to(site)}", []).append(path)
@@ -77,6 +65,7 @@ def test_links_within_the_site_lead_somewhere(site, pages):
 def test_no_page_asks_another_host(site, pages):
     asked = [f"{path.relative_to(site)}: {link}" for path, page in pages.items() for tag, name, link, rel in page.links
              if (tag, name) in REQUESTS and urlsplit(link).netloc and rel != "canonical"]
+    assert all((site / name).exists() for name in ("404.html", "reference.html", "search.json"))
     asked += [f"{path.relative_to(site)}: {found}" for path in sorted(site.rglob("*.css"))
               for found in re.findall(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^\"')\s]+", path.read_text(encoding="utf-8"))]
     assert not asked, "\n".join(asked)
@@ -91,3 +80,32 @@ def test_pages_draw_the_stored_figures(site, pages):
             assert (path.parent / script[1]).is_file()
     raw = [str(path.relative_to(site)) for path, page in pages.items() if re.search(r"\\\(|\\\[", re.sub(r"<(script|pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL))]
     assert not raw, f"formulas left as TeX on {raw}"
+
+
+def test_pages_are_light_and_share_one_plotly(site, pages):
+    heavy = {str(path.relative_to(site)): path.stat().st_size for path in pages if path.stat().st_size > 2_000_000}
+    assert not heavy, f"bytes of pages over 2 MB: {heavy}"
+    copies = [path for path in site.rglob("*") if path.suffix in (".js", ".html") and b"plotly.js v" in path.read_bytes()[:2000]]
+    assert copies == [site / "js" / "plotly.min.js"]
+
+
+def test_images_have_a_text(site, pages):
+    for path, page in pages.items():
+        bare = [image for image in re.findall(r"<img\b[^>]*>", page.text) if not re.search(r'\balt="[^"]{3,}"', image)]
+        assert not bare, f"{path.relative_to(site)}: {bare}"
+
+
+def test_every_symbol_has_its_documentation_and_source(root, site, pages):
+    "On the reference page and on its module's own."
+    reference = pages[site / "reference.html"]
+    for module in sorted((root / "mpo_nb").glob("*.py")):
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        public = next((ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"), [])
+        documented = {node.name: node.lineno for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        for name in public:
+            if name not in documented: continue
+            page, anchor = site / "lib" / f"{module.stem}.html", name.lower()
+            assert anchor in pages[page].ids, f"{name} has no heading on {page.name}"
+            for where in (reference, pages[page]):
+                assert any(link.endswith(f"/mpo_nb/{module.name}#L{documented[name]}") for _, _, link, _ in where.links), f"no link to the source of {module.stem}.{name}"
+            assert any(link == f"lib/{page.name}#{anchor}" for _, _, link, _ in reference.links), f"{name} is not on the reference page"

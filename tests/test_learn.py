@@ -63,6 +63,20 @@ def test_in_colab_the_first_cell_installs_from_the_repository(root, code, monkey
 COURSE = ("one_action", "ratios_and_clipping", "where_advantage_goes", "train_in_three_minutes", "looking_ahead")
 
 
+def check_badges(cells, name: str, user: str):
+    "A lesson opens in Colab, and in the JupyterLab of `make lab`, whose root is nbs/."
+    text = next(cell.source for cell in cells if "badge" in cell.source)
+    assert re.findall(r"\[!\[(.*?)\]\((.*?)\)\]\((.*?)\)", text) == [
+        ("Open in Colab", "../images/badge-colab.svg", f"https://colab.research.google.com/github/{user}/mpo_nb/blob/main/nbs/learn/{name}.ipynb"),
+        ("Open in JupyterLab", "../images/badge-jupyterlab.svg", f"http://localhost:8888/lab/tree/learn/{name}.ipynb")]
+    assert "make lab" in text
+
+
+def test_the_gpu_lesson_has_its_badges(root, lesson):
+    settings = ConfigParser(); settings.read(root / "settings.ini")
+    check_badges(lesson.cells, "colab_gsm8k", settings["DEFAULT"]["user"])
+
+
 @pytest.mark.parametrize("name", COURSE)
 def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, monkeypatch):
     cells = nbformat.read(root / "nbs" / "learn" / f"{name}.ipynb", as_version=4).cells
@@ -79,7 +93,7 @@ def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, m
     assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets"]
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert text.count("<details><summary>Solution</summary>") == text.count("</details>") >= 3 and f"Lesson {COURSE.index(name) + 1} of 6" in text
-    assert f"https://colab.research.google.com/github/{settings['DEFAULT']['user']}/mpo_nb/blob/main/nbs/learn/{name}.ipynb" in text and "make lab" in text
+    check_badges(cells, name, settings["DEFAULT"]["user"])
     shown = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("text/html" in output.get("data", {}) for output in shown), "every lesson stores a figure"
     assert not [output for output in shown if output.output_type == "error"]

@@ -1,0 +1,180 @@
+"The built site as a reader meets it: served from its folder, in headless Chromium, light and dark, wide and narrow."
+import functools
+import http.server
+import os
+import shutil
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from test_widgets_browser import contrast
+
+pytestmark = [
+    pytest.mark.slow, pytest.mark.browser,
+    pytest.mark.skipif(not (shutil.which("quarto") or find_spec("smalldocs")), reason="neither quarto nor smalldocs (Python 3.11 and newer) is here"),
+]
+BASE = "/mpo_nb"
+
+
+class Pages(http.server.SimpleHTTPRequestHandler):
+    "As GitHub Pages does it: below the project's name, and 404.html for whatever is not there."
+    def translate_path(self, path):
+        return super().translate_path(path.removeprefix(BASE) or "/")
+
+    def send_error(self, code, message=None, explain=None):
+        if code != 404:
+            return super().send_error(code, message, explain)
+        body = (Path(self.directory) / "404.html").read_bytes()
+        self.send_response(404)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}{BASE}"
+    server.shutdown()
+
+
+@pytest.fixture
+def visit(browser, address):
+    "Opens a page of the site and collects what went wrong on it: errors, requests that failed, and requests to any other host."
+    contexts = []
+    def open_page(name: str = "", width: int = 1400, scheme: str = "light"):
+        contexts.append(browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.trouble = []
+        page.on("console", lambda m: page.trouble.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: page.trouble.append(str(e)))
+        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else page.trouble.append(f"asked for {r.url}"))
+        page.on("response", lambda r: page.trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.goto(f"{address}/{name}", wait_until="load")
+        return page
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+WAITING = "[...document.querySelectorAll('.plotly-graph-div')].every(plot => plot.querySelector('.main-svg'))"
+LOOK = r"""() => {
+  const shown = e => e.getClientRects().length, folded = e => e.closest('details:not([open])')
+  const formulas = [...document.querySelectorAll('main math')].filter(e => !folded(e))
+  const words = [...document.querySelectorAll('main p, main li, main td')].map(e => { const c = e.cloneNode(true); c.querySelectorAll('code, pre, script, math, annotation').forEach(x => x.remove()); return c.textContent })
+  return {
+    wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+    pictures: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src),
+    formulas: formulas.filter(e => { const b = e.getBoundingClientRect(); return b.width < 2 || b.height < 2 }).length,
+    tex: words.filter(t => /\\\(|\\\[|\$\$|\\frac|\\sum|\\delta/.test(t)),
+    plots: [...document.querySelectorAll('.js-plotly-plot')].filter(p => !folded(p) && shown(p) && !p.querySelector('.main-svg .trace, .main-svg .points, .main-svg .bars, .main-svg path')).length,
+  }
+}"""
+
+
+def test_every_page_at_two_widths(visit, site):
+    "Nothing fails, nothing leaves the site, formulas and figures are drawn, and no page is wider than its window."
+    found, shots = {}, os.environ.get("MPO_NB_SCREENSHOTS")
+    for width, scheme in ((1400, "light"), (420, "dark")):
+        page = visit("", width, scheme)
+        home = page.url
+        for path in sorted(site.rglob("*.html")):
+            name, page.trouble = path.relative_to(site).as_posix(), []
+            page.goto(home + name, wait_until="load")
+            page.wait_for_function(WAITING, timeout=20_000)
+            wrong = {what: value for what, value in page.evaluate(LOOK).items() if value} | ({"trouble": page.trouble} if page.trouble else {})
+            if wrong:
+                found[f"{name} at {width}, {scheme}"] = wrong
+            if shots:
+                Path(shots).mkdir(parents=True, exist_ok=True)
+                page.screenshot(path=Path(shots) / f"site-{name.replace('/', '-').removesuffix('.html')}-{width}-{scheme}.png", full_page=True)
+    assert not found, "\n".join(f"{where}: {what}" for where, what in found.items())
+
+
+COLOURS = """() => {
+  const solid = c => !(parseFloat((c.match(/rgba\(.*, ([\d.]+)\)/) || [0, 1])[1]) < 0.2) // a veil lets through what is behind it
+  const paper = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (solid(c)) return c } return 'rgb(255, 255, 255)' }
+  return ['main p', 'main p a', 'main h2', 'main code', 'main pre code', '#quarto-sidebar .menu-text', '#TOC a', '.navbar .nav-link', '.navbar-title', 'main td', '.ytick text', '.mpo-widget .mpo-summary']
+    .map(s => [s, document.querySelector(s)]).filter(([, e]) => e && e.getClientRects().length)
+    .map(([s, e]) => { const style = getComputedStyle(e); return [s, e.tagName === 'text' ? style.fill : style.color, paper(e)] })
+}"""
+
+
+@pytest.mark.parametrize("name", ["index.html", "learn/ratios_and_clipping.html", "lib/losses.html", "studies/off_policy.html", "reference.html"])
+def test_text_is_readable_in_both_themes(visit, name):
+    "WCAG's 4.5 to 1, by the reader's setting and by the switch; the switch is remembered from page to page."
+    papers = []
+    for scheme in ("light", "dark"):
+        page = visit(name, scheme=scheme)
+        page.wait_for_function(WAITING)
+        for turn in ("as it opens", "after the switch"):
+            page.wait_for_timeout(400)  # colours fade from one theme to the other
+            found = page.evaluate(COLOURS)
+            assert len(found) >= 6
+            pale = [(what, ink, paper, round(contrast(ink, paper), 1)) for what, ink, paper in found if contrast(ink, paper) < 4.5]
+            assert not pale, f"{name}, {scheme}, {turn}: {pale}"
+            papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            page.locator(".quarto-color-scheme-toggle").first.click()
+        page.locator(".quarto-color-scheme-toggle").first.click()
+        page.reload()
+        page.wait_for_function("paper => getComputedStyle(document.body).backgroundColor === paper", arg=papers[-1])
+        assert page.trouble == []
+    assert papers[0] == papers[3] != papers[1] == papers[2]
+
+
+def test_search_finds_a_method(visit, address):
+    page = visit("learn/faq.html")
+    box = page.locator("#quarto-search input").first
+    box.click()
+    box.press_sequentially("dual clip", delay=20)
+    result = page.locator(".search-result, .aa-Item a").first
+    result.wait_for(timeout=10_000)
+    result.click()
+    page.wait_for_load_state()
+    assert page.url != f"{address}/learn/faq.html" and "dual clip" in page.locator("main").inner_text().lower()
+    assert [t for t in page.trouble if "passive" not in t] == []
+
+
+def test_an_address_that_is_not_there(visit, address):
+    page = visit("learn/nothing/of_the_kind.html")
+    assert page.locator("h1").first.inner_text() == "There is no such page"
+    assert [t for t in page.trouble if "of_the_kind" not in t and "404" not in t] == []
+    assert page.evaluate("getComputedStyle(document.querySelector('.navbar')).backgroundColor") != "rgba(0, 0, 0, 0)", "its style is not loaded"
+    page.locator("main a", has_text="the first lesson").click()
+    page.wait_for_url(f"{address}/learn/one_action.html")
+
+
+def test_a_telephone_reaches_the_contents(visit, address):
+    "By the button: the sidebar, and in it another page."
+    page = visit("learn/one_action.html", width=420)
+    link = page.locator("#quarto-sidebar a", has_text="Where the advantage goes").first
+    assert not link.is_visible()
+    page.locator(".quarto-btn-toggle").first.click()
+    link.click()
+    page.wait_for_url(f"{address}/learn/where_advantage_goes.html")
+    assert page.trouble == []
+
+
+@pytest.mark.parametrize("name", ["learn/one_action.html", "learn/where_advantage_goes.html"])
+def test_the_lesson_s_widget_answers(visit, name):
+    "By keyboard: the strip, the figure and the sentence below follow the control."
+    page = visit(name)
+    page.wait_for_function(WAITING)
+    widget = page.locator(".mpo-widget", has=page.locator("[data-axis=k]")).first
+    state = lambda: (widget.locator(".mpo-summary").first.inner_text(), widget.locator(".mpo-tokens").last.inner_html() + widget.locator(".mpo-tokens").first.inner_html(),
+                     widget.locator(".js-plotly-plot").first.evaluate("plot => JSON.stringify(plot._fullData.map(d => [...d.y]))"))
+    before, slider = state(), widget.locator("[data-axis=k]").first
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(300)
+    after = state()
+    assert all(a != b for a, b in zip(before, after)), [a == b for a, b in zip(before, after)]
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    assert state() == before and page.trouble == []
