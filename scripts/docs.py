@@ -70,12 +70,12 @@ def title_sources(pages: Path):
         notebook, cells, lines = nbformat.read(path, as_version=4), [], {}
         for cell in notebook.cells:
             if cell.source.startswith("#| default_exp"):
-                module = ROOT / config.lib_path / f"{cell.source.split()[-1]}.py"
+                module = ROOT / config.lib_name / f"{cell.source.split()[-1]}.py"
                 lines = {name: line for name, (line, _) in symbols(module).items()}
             elif cell.cell_type == "code" and SHOW_DOC.search(cell.source):
                 heading = HEADING.search("".join(cell.outputs[0].data["text/markdown"]))[0]
                 name = heading.split()[-1]
-                source = f"{config.git_url}/blob/{config.branch}/{config.lib_path}/{module.name}#L{lines[name]}" if name in lines else ""
+                source = f"{config.git_url}/blob/{config.branch}/{config.lib_name}/{module.name}#L{lines[name]}" if name in lines else ""
                 titled = nbformat.v4.new_markdown_cell(heading + (f"\n\n[source]({source}){{.source}}" if source else ""), metadata=dict(line=lines.get(name, 0)))
                 above = next(i for i in reversed(range(len(cells))) if cells[i].cell_type == "code")
                 while above and cells[above - 1].metadata.get("line", 0) > titled.metadata.line > 0: above -= 1 # several from one cell: in the order of the source
@@ -95,12 +95,12 @@ def write_reference(pages: Path):
     for page in listed:
         title, subtitle = re.match(r"# (.*)\n> (.*)", nbformat.read(ROOT / "nbs" / f"{page}.ipynb", as_version=4).cells[0].source).groups()
         module, text = Path(page).name, (pages / f"{page}.ipynb").read_text(encoding="utf-8")
-        found = symbols(ROOT / config.lib_path / f"{module}.py") if (ROOT / config.lib_path / f"{module}.py").exists() else {}
+        found = symbols(ROOT / config.lib_name / f"{module}.py") if (ROOT / config.lib_name / f"{module}.py").exists() else {}
         if not found: continue
-        lines += [f"## {config.lib_path}.{module}", "", f"[{title}]({page}.ipynb): {subtitle.rstrip('.')}.", "", "| symbol | what it is |", "|---|---|"]
+        lines += [f"## {config.lib_name}.{module}", "", f"[{title}]({page}.ipynb): {subtitle.rstrip('.')}.", "", "| symbol | what it is |", "|---|---|"]
         for name, (line, summary) in sorted(found.items(), key=lambda item: item[0].lower()):
             anchor = f"#{name.lower()}" if f"### {name}" in text else ""
-            lines.append(f"| [`{name}`]({page}.ipynb{anchor}) | {summary.replace('|', chr(92) + '|')} [source]({config.git_url}/blob/{config.branch}/{config.lib_path}/{module}.py#L{line}) |")
+            lines.append(f"| [`{name}`]({page}.ipynb{anchor}) | {summary.replace('|', chr(92) + '|')} [source]({config.git_url}/blob/{config.branch}/{config.lib_name}/{module}.py#L{line}) |")
         lines.append("")
     (pages / "reference.qmd").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 import ast
 import re
 import shutil
+from configparser import ConfigParser
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_images_have_a_text(site, pages):
 
 def test_every_symbol_has_its_documentation_and_source(root, site, pages):
     "On the reference page and on its module's own."
-    reference = pages[site / "reference.html"]
+    reference, settings = pages[site / "reference.html"], ConfigParser()
+    settings.read(root / "settings.ini")
     for module in sorted((root / "mpo_nb").glob("*.py")):
         tree = ast.parse(module.read_text(encoding="utf-8"))
         public = next((ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"), [])
@@ -107,5 +109,5 @@ def test_every_symbol_has_its_documentation_and_source(root, site, pages):
             page, anchor = site / "lib" / f"{module.stem}.html", name.lower()
             assert anchor in pages[page].ids, f"{name} has no heading on {page.name}"
             for where in (reference, pages[page]):
-                assert any(link.endswith(f"/mpo_nb/{module.name}#L{documented[name]}") for _, _, link, _ in where.links), f"no link to the source of {module.stem}.{name}"
+                assert any(link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{module.name}#L{documented[name]}" for _, _, link, _ in where.links), f"no link to the source of {module.stem}.{name}"
             assert any(link == f"lib/{page.name}#{anchor}" for _, _, link, _ in reference.links), f"{name} is not on the reference page"
