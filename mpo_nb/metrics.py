@@ -16,8 +16,8 @@ from .losses import PolicyLoss
 from .tasks import Task, score
 
 # %% ../nbs/lib/metrics.ipynb #98f48d5d
-def accuracy_interval(correct: int, # number of right responses
-                      n: int, # number of independent responses
+def accuracy_interval(correct: float, # number of right responses
+                      n: float, # number of independent responses
                       z: float = 1.959964, # normal quantile; 1.96 for 95%
                       ) -> tuple[float, float, float]: # accuracy, lower end, upper end, all in [0, 1]
     "Accuracy with Wilson's score interval. Raises ValueError unless 0 <= correct <= n and n >= 1."
