@@ -9,7 +9,7 @@ __all__ = ['Critic', 'Targets', 'whiten', 'critic_targets', 'value_loss', 'expla
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from .advantages import block_gae, distribute, gae
 from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
 from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient
-if TYPE_CHECKING: from .rollout import Rollout
+from .rollout import Rollout
 
 # %% ../nbs/lib/critic.ipynb #fd83cc6d
 class Critic(nn.Module):
@@ -39,7 +39,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight); nn.init.zeros_(self.head.bias)
 
     def values(self,
-               part: "Rollout", # trimmed
+               part: Rollout, # trimmed
                hidden: Tensor | None = None, # (B, T, d) the policy's, where the trunk is shared: the states that predict each token
                ) -> Tensor: # (B, T) float32, what is expected before each token
         "The value before each response token."

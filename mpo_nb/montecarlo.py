@@ -7,15 +7,14 @@ __all__ = ['Prefix', 'prefixes', 'BoundaryValues', 'boundary_values', 'boundary_
 
 # %% ../nbs/lib/montecarlo.ipynb #60e702ce
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from .advantages import boundary_advantages, distribute
 from .batches import Batch, draw_seed
 from .blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
+from .policy import Policy
 from .tasks import score
 from .traces import token_texts
-if TYPE_CHECKING: from .policy import Policy
 
 # %% ../nbs/lib/montecarlo.ipynb #df0d2026
 @dataclass
@@ -46,7 +45,7 @@ class BoundaryValues:
     tokens: int # sampled for them
     places: int # that were finished
 
-def boundary_values(policy: "Policy", # for its task, tokenizer and configuration
+def boundary_values(policy: Policy, # for its task, tokenizer and configuration
                     batch: Batch, # sampled responses, groups consecutive
                     ids: Tensor, # (B, T) block ids
                     continuations: int, # responses finished from each place
@@ -67,7 +66,7 @@ def boundary_values(policy: "Policy", # for its task, tokenizer and configuratio
     return BoundaryValues(values.to(r.mask.device) * (block_sizes(ids) > 0), tokens, len(places))
 
 # %% ../nbs/lib/montecarlo.ipynb #0d5890cb
-def boundary_blocks(policy: "Policy", # for the tokenizer, where blocks are read from the text
+def boundary_blocks(policy: Policy, # for the tokenizer, where blocks are read from the text
                     batch: Batch, # sampled responses
                     boundaries: str | int, # "sentence" | "surprise" | tokens between two
                     ) -> Tensor: # (B, T) ids
@@ -77,7 +76,7 @@ def boundary_blocks(policy: "Policy", # for the tokenizer, where blocks are read
     if boundaries == "surprise": return surprise_blocks(mask, own)
     return sentence_blocks(mask, [token_texts(policy.tokenizer, ids[:n].tolist()) for ids, n in zip(batch.rollout.ids, batch.rollout.lengths)])
 
-def sampled_advantages(policy: "Policy", # with its recipe
+def sampled_advantages(policy: Policy, # with its recipe
                        batch: Batch, # sampled responses
                        rewards: Tensor, # (B,) shaped
                        step: int, # from 1

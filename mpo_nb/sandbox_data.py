@@ -7,8 +7,8 @@ __all__ = ['encode', 'decode', 'changeable', 'copy_into', 'Channel', 'own_error'
 
 # %% ../nbs/lib/sandbox_data.ipynb #f9d008f6
 import os
-_HINTS = False # True for a type checker: the two processes of a sandbox need not import typing
-if _HINTS: from typing import Any, Callable
+import sys
+if "typing" in sys.modules: from typing import Any, Callable # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_data.ipynb #6bc815f8
 def _text(value: str) -> bytes:

@@ -6,9 +6,10 @@
 __all__ = ['Gone', 'Remote', 'Link', 'answer']
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #417f3eb7
+import sys
+
 from .sandbox_data import Channel, changeable, copy_into, decode, encode, own_error, their_error
-_HINTS = False # True for a type checker: the two processes of a sandbox need not import typing
-if _HINTS: from typing import Any, Callable
+if "typing" in sys.modules: from typing import Any, Callable # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #326dd57a
 class Gone(BaseException):

@@ -11,8 +11,7 @@ import sys
 
 from .sandbox_data import Channel, error_kinds
 from .sandbox_protocol import Gone, Link, answer
-_HINTS = False # True for a type checker: the two processes of a sandbox need not import typing
-if _HINTS: from typing import Any, BinaryIO
+if "typing" in sys.modules: from typing import Any, BinaryIO # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_sides.ipynb #72a1a838
 _OPERATIONS: "dict[str, Any]" = {"call": lambda function, *args, **kwargs: function(*args, **kwargs), "getattr": getattr, "setattr": setattr, "isinstance": isinstance,

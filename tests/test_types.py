@@ -1,5 +1,7 @@
 "What the type hints promise: the package under mypy's strict rules, and what a user's code is told of it."
+import importlib
 import importlib.metadata
+import inspect
 import re
 import subprocess
 import sys
@@ -7,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
 NEEDED = ("mypy", "types-PyYAML", "types-tqdm", "pandas-stubs")
 
 
@@ -36,6 +37,7 @@ def mypy(root):
     return run
 
 
+@pytest.mark.slow
 def test_the_package_is_strict(mypy):
     done = mypy()
     assert done.returncode == 0, f"mypy finds errors in mpo_nb:\n{done.stdout}{done.stderr}"
@@ -88,6 +90,7 @@ REFUSED = {  # a call that cannot work -> the kind of error
 }
 
 
+@pytest.mark.slow
 def test_what_a_users_code_is_told(mypy, tmp_path):
     "The types of some calls, and an error for each that cannot work: strict rules report a `type: ignore` that nothing needs."
     lines = [f"    reveal_type({call})" for call in PROMISED] + [f"    {call}  # type: ignore[{kind}]" for call, kind in REFUSED.items()]
@@ -98,3 +101,15 @@ def test_what_a_users_code_is_told(mypy, tmp_path):
     short = [re.sub(r"\b(?:\w+\.)+(?=\w)", "", text) for text in told]
     assert done.returncode == 0, done.stdout + done.stderr
     assert dict(zip(PROMISED, short, strict=True)) == PROMISED
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "mpo_nb").glob("*.py")), ids=lambda path: path.stem)
+def test_hints_can_be_read(path):
+    "Pages evaluate the hints of what they show; one that names what only a checker imports would stop the site."
+    module = importlib.import_module(f"mpo_nb.{path.stem}")
+    for name in getattr(module, "__all__", ()):
+        member = getattr(module, name)
+        inside = vars(member).values() if inspect.isclass(member) else (member,)
+        for one in inside:
+            one = getattr(one, "fget", None) or getattr(one, "__func__", one)
+            if inspect.isfunction(one): inspect.signature(one, eval_str=True)
