@@ -10,6 +10,7 @@ __all__ = ['ActionSpace', 'TokenActions', 'window_beta', 'WindowActions', 'Block
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -77,10 +78,11 @@ def _weighted_window(x: Tensor, # (B, L)
     own, edge = (wide[:, k - 1 :], wide[:, : k - 1]) if back else (wide[:, :L], wide[:, L:])
     torch.mul(x, rest if two_levels else 1.0, out=own); edge.zero_()
     if back: rescale(own)
+    total: Any # a sum that begins with 0 ends as a tensor
     if two_levels: total = _sliding_sum(wide, k)
     else: total = sum(wide[:, n : n + L] * b for n, b in enumerate(reversed(beta) if back else beta) if b)
     if two_levels and first > rest: total.add_(own, alpha=first / rest - 1) # k > 1, so `total` is a tensor of its own
-    return total if back else rescale(total)
+    return cast(Tensor, total) if back else rescale(total)
 
 # %% ../nbs/lib/actions.ipynb #87c984b1
 def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
     slots = torch.where(m, order, m.shape[1])
     return x.new_zeros(len(x), m.shape[1] + 1).scatter(1, slots, _kept(x, m))[:, : m.shape[1]]
 
-def _over_kept(f, x: Tensor, m: Tensor) -> Tensor:
+def _over_kept(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> Tensor:
     "f(x, lengths), a map over rows whose kept tokens come first, applied to the kept tokens of each row. Behind them: what f leaves there."
     lengths = m.count_nonzero(1)[:, None]
     if not (m[:, 1:] > m[:, :-1]).count_nonzero(): return f(_kept(x, m), lengths)
@@ -99,12 +101,14 @@ def _over_kept(f, x: Tensor, m: Tensor) -> Tensor:
 class _Linear(torch.autograd.Function):
     "apply(x, f, transpose): f(x), a linear map, whose derivative is `transpose`."
     @staticmethod
-    def forward(ctx, x, f, transpose):
+    def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.maps = transpose, f
         return f(x)
 
     @staticmethod
-    def backward(ctx, g): return _Linear.apply(g, *ctx.maps), None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]: return _linear(g, *ctx.maps), None, None
+
+def _linear(x: Tensor, f: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor: return cast(Tensor, _Linear.apply(x, f, transpose)) # type: ignore[no-untyped-call]  # torch's method has no hints
 
 # %% ../nbs/lib/actions.ipynb #4ab6c48f
 def window_beta(k: int, # tokens per window, at least 1
@@ -125,7 +129,7 @@ class WindowActions(ActionSpace):
     joint: bool = False # all weights 1: the joint ratio, a product over the window
     tail: str = "renormalise" # the last k-1 windows: "renormalise" | "truncate" (joint always truncates)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive_int("k", self.k)
         weights = window_beta(self.k, self.future) if self.beta is None else tuple(float(b) for b in self.beta)
         if self.joint and self.beta is not None: raise ValueError("beta and joint=True contradict each other: joint means every weight is 1; pass one of them")
@@ -152,11 +156,11 @@ class WindowActions(ActionSpace):
     def _map(self, x: Tensor, m: Tensor, back: bool) -> Tensor:
         "W, or W transposed, over the kept tokens."
         if self.k == 1: return _kept(x, m)
-        def apply(x, lengths):
+        def apply(x: Tensor, lengths: Tensor) -> Tensor:
             rescale = self._rescaling(lengths, x)
-            def forward(v): return _weighted_window(v, self.weights, rescale=rescale)
-            def transposed(v): return _weighted_window(v, self.weights, back=True, rescale=rescale)
-            return _Linear.apply(x, transposed, forward) if back else _Linear.apply(x, forward, transposed)
+            def forward(v: Tensor) -> Tensor: return _weighted_window(v, self.weights, rescale=rescale)
+            def transposed(v: Tensor) -> Tensor: return _weighted_window(v, self.weights, back=True, rescale=rescale)
+            return _linear(x, transposed, forward) if back else _linear(x, forward, transposed)
         return _over_kept(apply, x, m)
 
     def log_ratio(self,
@@ -187,7 +191,7 @@ class BlockActions(ActionSpace):
     blocks: int | Tensor # tokens per block, or block ids (B, T) from `mpo_nb.blocks`
     reduce: str = "mean" # "mean": geometric mean over the block | "sum": joint ratio
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"): raise ValueError(f"reduce={self.reduce!r}; choose 'mean' or 'sum'")
         if not isinstance(self.blocks, Tensor): check_positive_int("blocks", self.blocks)
         elif self.blocks.ndim != 2 or self.blocks.is_floating_point(): raise ValueError(f"blocks has shape {tuple(self.blocks.shape)} and type {self.blocks.dtype}; pass ids (B, T) of whole numbers, or an int")
@@ -245,5 +249,5 @@ def weight_matrix(actions: ActionSpace, # any action space
                   ) -> Tensor: # (T, T): d log_ratio[t] / d delta[s]
     "W of one response, written out, by automatic differentiation of `log_ratio`."
     zero = torch.zeros(mask.shape, dtype=torch.double, device=mask.device)
-    def f(d): return actions.log_ratio(zero.index_put((torch.tensor(row),), d), mask)[row]
-    return torch.autograd.functional.jacobian(f, zero[row])
+    def f(d: Tensor) -> Tensor: return actions.log_ratio(zero.index_put((torch.tensor(row),), d), mask)[row]
+    return cast(Tensor, torch.autograd.functional.jacobian(f, zero[row]))

@@ -134,6 +134,7 @@ def distribute(block_advantages: Tensor, # (B, N)
     whole, size = spread(block_advantages, ids), block_sizes(ids).clamp(min=1)
     if how == "broadcast": return whole
     if how == "divide": return whole / spread(size, ids).clamp(min=1)
+    assert logps is not None # checked above
     check_mask(ids >= 0, logps=logps)
     surprise = torch.where(ids >= 0, -logps, torch.zeros((), dtype=logps.dtype, device=logps.device)).clamp(min=0)
     total = block_sum(surprise, ids)

@@ -7,11 +7,12 @@ __all__ = ['draw_seed', 'step_problems', 'length_buckets', 'Batch', 'forward', '
 
 # %% ../nbs/lib/batches.ipynb #debfad85
 from dataclasses import dataclass, field
+from typing import Any
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from .config import TrainConfig
 from .critic import Critic
-from .logprobs import response_hidden, response_logps
+from .logprobs import CausalLM, response_hidden, response_logps
 from .mtp import MTPModules
 from .rollout import Rollout
 from .tasks import Task
@@ -30,8 +31,9 @@ def step_problems(task: Task, # whose training problems
                   seed: int, # the run's
                   step: int, # from 1
                   count: int, # problems per step
-                  ) -> list[dict]:
+                  ) -> list[dict[str, Any]]:
     "The step's problems: passes over the training set, each in its own random order."
+    found: list[dict[str, Any]]
     n, found = len(task.train), []
     for position in range((step - 1) * count, step * count):
         epoch, i = divmod(position, n)
@@ -46,6 +48,7 @@ def length_buckets(lengths: Tensor, # (n,) tokens per row, prompt included
                    least: int = 1024, # a bucket of fewer tokens is not closed for its stretch: small forward passes waste more than padding
                    ) -> list[Tensor]: # row numbers, shortest bucket first
     "Rows grouped so that little padding is needed; a row longer than the budget gets a bucket of its own."
+    buckets: list[Tensor]; current: list[int]
     buckets, current = [], []
     for i in lengths.argsort(stable=True).tolist():
         length = int(lengths[i])
@@ -59,7 +62,7 @@ def length_buckets(lengths: Tensor, # (n,) tokens per row, prompt included
 class Batch:
     "One step's responses and what the loss needs of them; row i of everything belongs to response i, and groups are consecutive."
     rollout: Rollout # the responses
-    problems: list[dict] # B
+    problems: list[dict[str, Any]] # B
     rewards: Tensor # (B,) the task's
     advantages: Tensor # (B,), or (B, T) where tokens have their own
     old_logps: Tensor # (B, T) log pi_old, nats; (B, T, k) where MTP modules look ahead
@@ -73,11 +76,11 @@ class Batch:
     returns: Tensor | None = None # (B, T) what it should have expected
     macro: Tensor | None = None # (B, T) ids of the blocks that values are averaged over
     learnt: Tensor | None = None # (B, T) bool, the tokens that the loss is over; None: all that the policy produced
-    extra: dict = field(default_factory=dict) # further metrics of the step
+    extra: dict[str, float] = field(default_factory=dict) # further metrics of the step
 
     def inputs(self,
                rows: Tensor, # (n,) row numbers
-               ) -> dict: # what `Recipe.loss` reads, except logps and entropy
+               ) -> dict[str, Tensor]: # what `Recipe.loss` reads, except logps and entropy
         "The loss's view of some rows, as wide as the longest of them."
         T = int(self.rollout.lengths[rows].max())
         wide = dict(old_logps=self.old_logps, ref_logps=self.ref_logps, blocks=self.blocks, mask=self.rollout.mask if self.learnt is None else self.learnt, values=self.values, returns=self.returns, macro=self.macro)
@@ -85,7 +88,7 @@ class Batch:
         return {name: x[rows][:, :T] for name, x in wide.items() if x is not None} | dict(advantages=advantages)
 
 # %% ../nbs/lib/batches.ipynb #cb3acd85
-def forward(model: nn.Module, # the policy, or the reference
+def forward(model: CausalLM, # the policy, or the reference
             part: Rollout, # the responses, trimmed
             config: TrainConfig, # for temperature and chunk size
             entropy_grad: bool = False, # whether the entropy carries a gradient
@@ -96,12 +99,13 @@ def forward(model: nn.Module, # the policy, or the reference
     P, hidden = part.prompt_ids.shape[1], None
     if mtp is not None or (critic is not None and critic.trunk is None):
         hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), whole=mtp is not None)
-    own = hidden if mtp is None else hidden[:, P - 1 :]
+    own = hidden if mtp is None or hidden is None else hidden[:, P - 1 :]
     values = None if critic is None else critic.values(part, own)
     if mtp is None: return *response_logps(model, part.prompt_ids, part.prompt_mask, part.ids, part.mask, config.temperature, entropy_grad=entropy_grad, chunk_elements=config.chunk_elements, hidden=own), values
     read, wanted = torch.cat([part.prompt_mask, part.mask], 1).bool(), torch.cat([torch.zeros_like(part.prompt_mask), part.mask], 1).bool()
-    found = mtp.logps_and_entropy(hidden, torch.cat([part.prompt_ids, part.ids], 1), read, wanted, config.temperature, config.chunk_elements, entropy_grad)
-    return *(x[:, P:] for x in found), values
+    assert hidden is not None # read above, for the modules
+    logps, entropy = mtp.logps_and_entropy(hidden, torch.cat([part.prompt_ids, part.ids], 1), read, wanted, config.temperature, config.chunk_elements, entropy_grad)
+    return logps[:, P:], entropy[:, P:], values
 
 def micro_batches(r: Rollout, # a step's responses
                   rows: Tensor, # (n,) the rows of a minibatch
@@ -111,7 +115,7 @@ def micro_batches(r: Rollout, # a step's responses
     return [rows[bucket] for bucket in length_buckets((r.prompt_mask.sum(1) + r.lengths).cpu()[rows], max_tokens)]
 
 @torch.no_grad()
-def frozen_forward(model: nn.Module, # the policy, or the reference
+def frozen_forward(model: CausalLM, # the policy, or the reference
                  r: Rollout, # responses
                  config: TrainConfig, # for temperature and sizes
                  max_tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
@@ -122,6 +126,6 @@ def frozen_forward(model: nn.Module, # the policy, or the reference
     logps, values = r.logps.new_zeros(*r.logps.shape, *([mtp.k] if mtp is not None else [])), None if critic is None else torch.zeros_like(r.logps)
     for rows in micro_batches(r, torch.arange(len(r.ids)), max_tokens or config.micro_batch_tokens):
         found, _, expected = forward(model, r.rows(rows), config, mtp=mtp, critic=critic)
-        if critic is not None: values[rows, :found.shape[1]] = torch.where(r.mask[rows, :found.shape[1]], expected, 0.0)
+        if values is not None and expected is not None: values[rows, :found.shape[1]] = torch.where(r.mask[rows, :found.shape[1]], expected, 0.0)
         logps[rows, :found.shape[1]] = found
     return logps, values

@@ -8,12 +8,14 @@ __all__ = ['rules', 'rule_settings', 'colours', 'rule_blocks', 'block_outline', 
 
 # %% ../nbs/lib/block_explorer.ipynb #0a1b6cd4
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
 from .blocks import block_mean, block_sizes, block_sum, delimiter_blocks, fixed_blocks, perplexity_blocks, random_blocks, sentence_blocks, sequence_block, surprise_blocks, token_blocks
 from .report import _look
+from .strip import Values
 from .traces import Trace
 from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View, strip_state
@@ -33,7 +35,7 @@ def rule_blocks(trace: Trace, # the response
                 ) -> Tensor: # (1, T) long
     "Block ids of one response under a rule. Raises ValueError for an unknown rule or a setting that the rule does not take."
     mask, old = trace.mask_tensor, torch.tensor([trace.old_logps], dtype=torch.double)
-    made = {"token": lambda: token_blocks(mask), "fixed": lambda: fixed_blocks(mask, k), "random": lambda: random_blocks(mask, generator=torch.Generator().manual_seed(seed)),
+    made: dict[str, Callable[[], Tensor]] = {"token": lambda: token_blocks(mask), "fixed": lambda: fixed_blocks(mask, k), "random": lambda: random_blocks(mask, generator=torch.Generator().manual_seed(seed)),
             "sentence": lambda: sentence_blocks(mask, [trace.tokens]), "delimiter": lambda: delimiter_blocks(mask, [trace.tokens], [e.replace("\\n", "\n") for e in ends.split()]),
             "surprise": lambda: surprise_blocks(mask, old, threshold, interval), "perplexity": lambda: perplexity_blocks(mask, old), "sequence": lambda: sequence_block(mask)}
     if rule not in made: raise ValueError(f"rule={rule!r}; choose one of {', '.join(made)}")
@@ -42,8 +44,8 @@ def rule_blocks(trace: Trace, # the response
 # %% ../nbs/lib/block_explorer.ipynb #efa87e5a
 def block_outline(ids: Tensor, # (1, T) block ids
                   values: Tensor, # (1, N) one number per block; one that is not finite leaves a gap
-                  **look, # of the plotly trace, e.g. name, line
-                  ) -> dict: # a plotly trace
+                  **look: Any, # of the plotly trace, e.g. name, line
+                  ) -> dict[str, Any]: # a plotly trace
     "Rectangles over the tokens of each block, whose positions count from 1; points name their block where there are at most 512."
     kept = (ids[0] >= 0).nonzero()[:, 0].numpy()
     b, N = ids[0].numpy()[kept], values.shape[1]
@@ -75,8 +77,8 @@ def reach_controls(T: int, # tokens of the response
     return [Control("span", "tokens in the figure", 0, {"all": 0, "64": 64, "256": 256}, group="figure"), Control("start", "from token", 1, low=1, high=T, step=32, group="figure")]
 
 def token_axis(T: int, # tokens of the response
-               values: Mapping, # of the controls
-               ) -> dict: # of a plotly axis
+               values: Mapping[str, Any], # of the controls
+               ) -> dict[str, Any]: # of a plotly axis
     "The part of the response that a figure's axis shows."
     span = values.get("span", 0)
     start = min(values["start"], max(1, T - span + 1)) if span else 1
@@ -88,26 +90,27 @@ _defaults = dict(k=4, seed=0, ends="; \\n", threshold=.9, interval=5)
 
 def _side_controls(side: str, suffix: str, rule: str, high: int) -> list[Control]:
     "The controls of one side."
-    def named(name, label, **more): return Control(name + suffix, label, _defaults[name], group=side, **more)
+    def named(name: str, label: str, **more: Any) -> Control: return Control(name + suffix, label, _defaults[name], group=side, **more)
     return [Control("rule" + suffix, f"{side.capitalize()} rule", rule, rules, group=side), named("k", "tokens per block, K", low=1, high=high), named("seed", "seed of the draw", low=0, high=20),
             named("ends", "delimiters"), named("threshold", "surprising under probability", low=.01, high=1., step=.01), named("interval", "surprises per block", low=1, high=20)]
 
 class BlockExplorer(Explorer):
     "A response split by two rules, side by side, with what each block holds. Raises ValueError for a setting that no control takes."
+    trace: Trace; _cache: dict[Any, tuple[str, Tensor, dict[str, Tensor], str]]
     title, main = "Blocks of a response", "k"
     def __init__(self,
                  trace: Trace, # the response
-                 **settings, # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
-                 ):
+                 **settings: Any, # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
+                 ) -> None:
         self.trace, self._cache = trace, {}
         high = max([64] + [v for name, v in settings.items() if name in ("k", "k_2") and isinstance(v, int)])
         super().__init__(*_side_controls("left", "", "fixed", high), *_side_controls("right", "_2", "sentence", high), Control("colour", "colour", "logp", colours), *reach_controls(len(trace.tokens)), **settings)
 
-    def applies(self, values: Mapping) -> set[str]:
+    def applies(self, values: Mapping[str, Any]) -> set[str]:
         figure = {"span"} | ({"start"} if values.get("span") else set()) if "span" in values else set()
         return {"colour", "rule", "rule_2"} | figure | {name + suffix for suffix in ("", "_2") for name in rule_settings.get(values["rule" + suffix], ())}
 
-    def _side(self, values: Mapping, suffix: str) -> tuple[str, Tensor, dict, str]:
+    def _side(self, values: Mapping[str, Any], suffix: str) -> tuple[str, Tensor, dict[str, Tensor], str]:
         "One side: the rule in words, ids, numbers, and a sentence."
         rule = values["rule" + suffix]; settings = {name: values[name + suffix] for name in rule_settings.get(rule, ())}
         if (key := (rule, *settings.values())) not in self._cache:
@@ -118,10 +121,11 @@ class BlockExplorer(Explorer):
             self._cache[key] = name, ids, numbers, _told(self.trace, rule, numbers["size"][0].tolist())
         return self._cache[key]
 
-    def view(self, values: Mapping) -> View:
+    def view(self, values: Mapping[str, Any]) -> View:
         (left, ids, numbers, told), (right, ids_2, numbers_2, told_2) = (self._side(values, s) for s in ("", "_2"))
         colour = next(label for label, c in colours.items() if c == values["colour"])
-        shown = {"logp": self.trace.logps, "entropy": self.trace.entropies, "delta": self.trace.delta, "none": None}[values["colour"]]
+        coloured: dict[str, Values | None] = {"logp": self.trace.logps, "entropy": self.trace.entropies, "delta": self.trace.delta, "none": None}
+        shown = coloured[values["colour"]]
         ratio = self.trace.delta.exp() # of each token by itself
         strips = [strip_state(self.trace, f"{side}: {name}", shown, i, ratio, label=colour) for side, name, i in (("Left", left, ids), ("Right", right, ids_2))]
         data = [_outline(f"Left: {left}" if side == 0 else f"Right: {right}", i, n[row], side, at) for side, i, n in ((0, ids, numbers), (1, ids_2, numbers_2)) for at, (row, _) in enumerate(_rows)]
@@ -129,7 +133,7 @@ class BlockExplorer(Explorer):
         alt = f"Six panels, left and right: for each block its size in tokens, its log-probability and its mean entropy in nats. {summary}"
         return View(self.trace, strips, data if self.trace.tokens else [], _layout(len(self.trace.tokens), values, [_reach(numbers[row], numbers_2[row]) for row, _ in _rows]), summary, alt=alt)
 
-    def page_axes(self) -> dict:
+    def page_axes(self) -> Mapping[str, Sequence[Any]]:
         long = len(self.trace.tokens) > 512
         ks = sorted({self.values["k"], *((2, 4, 8, 16) if long else (1, 2, 3, 4, 5, 6, 8, 10, 12, 16))})
         return {"rule": list(rules.values()), "k": ks} | ({} if long else {"rule_2": list(rules.values())})
@@ -149,7 +153,7 @@ def _number(side: int, row: int) -> str:
     n = side * 3 + row + 1
     return "" if n == 1 else str(n)
 
-def _outline(name: str, ids: Tensor, values: Tensor, side: int, row: int) -> dict:
+def _outline(name: str, ids: Tensor, values: Tensor, side: int, row: int) -> dict[str, Any]:
     "One panel's trace."
     n, colour = _number(side, row), _look(side)["line"]["color"]
     return block_outline(ids, values, name=name, line=dict(color=colour, width=1.5), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.25)"), showlegend=row == 0, xaxis=f"x{n}", yaxis=f"y{n}")
@@ -160,7 +164,7 @@ def _reach(*sides: Tensor) -> list[float]:
     low, high = min(0.0, *known, 0.0), max(0.0, *known, 0.0)
     return [1.05 * low, 1.05 * high] if high > low else [0.0, 1.0]
 
-def _layout(T: int, values: Mapping, ranges: list[list[float]]) -> dict:
+def _layout(T: int, values: Mapping[str, Any], ranges: list[list[float]]) -> dict[str, Any]:
     "Three rows, two columns, one scale for each row."
     parts = {}
     for side in range(2):

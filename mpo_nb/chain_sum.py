@@ -10,6 +10,7 @@ import importlib.resources
 import random
 import zlib
 
+from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +20,7 @@ from .tasks import Task
 def _draw(
     terms: int,  # how many digits the chain has
     rng: random.Random,  # where the digits and signs come from
-) -> dict:  # a problem: "prompt" and "answer"
+) -> dict[str, Any]:  # a problem: "prompt" and "answer"
     "One random chain whose running value never goes below zero."
     value = rng.randint(0, 9)
     chain = str(value)
@@ -43,13 +44,14 @@ def chain_problems(
     terms: int | tuple[int, int] = 4,  # digits in a chain, or an inclusive range of them
     held_out: bool = False,  # from the test side, or the training side
     rng: random.Random | None = None,  # default: a generator seeded with 0
-) -> list[dict]:  # n distinct problems: "prompt" and "answer"
+) -> list[dict[str, Any]]:  # n distinct problems: "prompt" and "answer"
     "Distinct chains from one side of the split. Raises ValueError on a bad range or where there are fewer than n."
     low, high = (terms, terms) if isinstance(terms, int) else terms
     if not 2 <= low <= high:
         raise ValueError(f"terms={terms!r}; give an integer of at least 2, or (low, high) with 2 <= low <= high")
     if n < 1:
         raise ValueError(f"n={n}; ask for at least one problem")
+    found: dict[str, dict[str, Any]]
     rng, found = rng or random.Random(0), {}
     for _ in range(1000 + 100 * n):
         problem = _draw(rng.randint(low, high), rng)
@@ -62,7 +64,7 @@ def chain_problems(
 
 # %% ../nbs/lib/chain_sum.ipynb #43867ae2
 def chain_reward(
-    problem: dict,  # needs "answer"
+    problem: dict[str, Any],  # needs "answer"
     response: str,  # the model's text, without prompt and special tokens
 ) -> float:  # 1.0 or 0.0
     "1.0 if the text after the last '#' equals the answer exactly, else 0.0; the steps before it are not checked."
@@ -84,7 +86,7 @@ def chain_sum(
 
 # %% ../nbs/lib/chain_sum.ipynb #b2cb299c
 def demonstration(
-    problem: dict,  # a chain: "prompt" such as "7+5-3+8?"
+    problem: dict[str, Any],  # a chain: "prompt" such as "7+5-3+8?"
     error_rate: float = 0.0,  # probability that a step is wrong, in [0, 1]
     rng: random.Random | None = None,  # default: a generator seeded with 0
 ) -> str:  # such as "7+5=12;12-3=9;9+8=17#17"

@@ -9,8 +9,10 @@ __all__ = ['option_groups', 'train_parser', 'read_options', 'train_config', 'mai
 import argparse
 import difflib
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass
 from pathlib import Path
+from typing import Any, cast
 import shtab
 import yaml
 from transformers import HfArgumentParser
@@ -22,23 +24,23 @@ from .trainer import TrainConfig, Trainer
 # %% ../nbs/lib/cli.ipynb #7de1dde0
 option_groups = dict(model="model and task", recipe="algorithm", output="run", lr="optimiser", max_new_tokens="sampling", lora_rank="weights and precision", eval_every="evaluation and records", device="machine") # first field -> name
 
-def train_parser() -> argparse.ArgumentParser:
+def train_parser() -> HfArgumentParser:
     "The parser of `mpo-train`: an option for each field of TrainConfig, in groups, and a few of its own."
-    grouped: dict[str, list] = {}
+    grouped: dict[str, list[Any]] = {}
     for f in fields(TrainConfig):
         if f.name in option_groups: name = option_groups[f.name]
         default = dict(default_factory=f.default_factory) if callable(f.default_factory) else dict(default=f.default)
         grouped.setdefault(name, []).append((f.name, f.type, field(**default, metadata=f.metadata)))
     kinds = [make_dataclass("_" + name.title().replace(" ", ""), members, namespace=dict(_argument_group_name=name)) for name, members in grouped.items()]
-    parser = HfArgumentParser(kinds, prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo")
-    parser.add_argument("--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win").complete = shtab.FILE
+    parser = HfArgumentParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo")
+    parser.add_argument("--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win").complete = shtab.FILE # type: ignore[attr-defined]  # where shtab looks for it
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the resolved configuration and the memory that the run will need, and train nothing")
     shtab.add_argument_to(parser, "--print_completion", help="print a completion script: eval \"$(mpo-train --print_completion bash)\"")
     return parser
 
 # %% ../nbs/lib/cli.ipynb #c8179151
 def read_options(path: str | Path, # a YAML file
-                 ) -> dict: # field of TrainConfig -> value
+                 ) -> dict[str, Any]: # field of TrainConfig -> value
     "Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another kind; OSError where there is no file."
     text = Path(path).read_text(encoding="utf8")
     try: options = yaml.safe_load(text)
@@ -52,7 +54,7 @@ def read_options(path: str | Path, # a YAML file
         raise ValueError(f"--config {path} has {name!r}, which is no option" + (f"; did you mean {near[0]!r}?" if near else "; mpo-train --help lists them"))
     return {name: _as_field(path, name, known[name], value) for name, value in options.items()}
 
-def _as_field(path, name: str, kind: type, value):
+def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     "A value from a file as its field has it. Raises ValueError where it is of another kind."
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try: return float(value) # YAML reads 1e-4 as text
@@ -73,7 +75,7 @@ def train_config(argv: list[str] | None = None, # arguments; default: those of t
     return TrainConfig(**{f.name: getattr(g, f.name) for g in groups for f in fields(g)}), own.dry_run
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
-def _guarded(command: str, work) -> int:
+def _guarded(command: str, work: Callable[[], None]) -> int:
     "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status."
     try:
         work(); return 0
@@ -85,7 +87,7 @@ def _guarded(command: str, work) -> int:
 def main(argv: list[str] | None = None, # arguments; default: those of the process
          ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-train`: train a model, and write report.html into its run folder; or, with --dry_run, only say what would be done."
-    def work():
+    def work() -> None:
         config, dry = train_config(argv)
         if dry: print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), plan_memory(config), sep="\n"); return
         rows = Trainer(config).fit()
@@ -102,14 +104,14 @@ def tour_config(recipe: str, # "grpo" or "mpo"
     "One of the tour's runs: four passes over each step's responses, so that the ratios leave 1 and clipping has something to do."
     return TrainConfig(recipe=recipe, output=f"{output}/{recipe}", steps=steps, seed=seed, epochs=4, eval_every=5, eval_problems=500, precision="float32", overwrite=overwrite)
 
-def closing_table(metrics: dict[str, list[dict]], # a run's rows, by label
+def closing_table(metrics: dict[str, list[dict[str, Any]]], # a run's rows, by label
                   ) -> str: # one line per run
     "Held-out accuracy before and after, and what the ratios did: means over the steps."
     lines = [f"{'':6}{'sampled accuracy, with 95% intervals':^46}{'greedy':>9}{'clipped':>10}{'std(log R)':>12}{'seconds':>9}"]
     for label, rows in metrics.items():
         evaluated, trained = [r for r in rows if "accuracy_sampled" in r], [r for r in rows if "clip_fraction" in r]
         accuracy = " -> ".join(f"{r['accuracy_sampled']:.3f} [{r['accuracy_sampled_low']:.3f}, {r['accuracy_sampled_high']:.3f}]" for r in (evaluated[0], evaluated[-1]))
-        mean = lambda name: sum(r[name] for r in trained) / len(trained)
+        mean: Callable[[str], float] = lambda name: sum(r[name] for r in trained) / len(trained)
         lines.append(f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}")
     return "\n".join(lines)
 
@@ -123,7 +125,7 @@ def tour(argv: list[str] | None = None, # arguments; default: those of the proce
     parser.add_argument("--seed", type=int, default=0, help="of problems and sampling (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="train again where a tour is finished")
     options = parser.parse_args(argv)
-    def work():
+    def work() -> None:
         check_positive_int("steps", options.steps)
         configs = {name: tour_config(name, **vars(options)) for name in ("grpo", "mpo")}
         metrics = {}

@@ -8,6 +8,8 @@ __all__ = ['humaneval_template', 'mbpp_template', 'completion_stop', 'extract_pr
 # %% ../nbs/lib/code_tasks.ipynb #9d7e2124
 import re
 import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 from .data import apart, fill, read_rows, take
 from .sandbox import check_sandbox, run_programs
 from .tasks import Task
@@ -39,8 +41,8 @@ def cut_completion(response: str, # the text after the beginning of a function
     return response
 
 # %% ../nbs/lib/code_tasks.ipynb #6ae41c2a
-def _code_task(name, train, test, program, description, room, style, options):
-    def reward(problems, responses):
+def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], program: Callable[[dict[str, Any], str], str | None], description: str, room: int, style: str, options: dict[str, Any]) -> Task:
+    def reward(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
         programs = [program(p, r) for p, r in zip(problems, responses)]
         jobs = [(text, p["test"], p["entry_point"] or None) for p, text in zip(problems, programs) if text is not None]
         results = iter(run_programs(jobs, **options))
@@ -48,7 +50,7 @@ def _code_task(name, train, test, program, description, room, style, options):
     return Task(name, apart(train, test), test, reward, batched=True, description=description, max_new_tokens=room, stop=completion_stop if style == "completion" else (),
                 formatted=lambda problem, response: program(problem, response) is not None)
 
-def _started(style, options):
+def _started(style: str, options: dict[str, Any]) -> None:
     if style not in ("chat", "completion"): raise ValueError(f"style={style!r}; choose chat (the whole function in a block) or completion (the text goes on)")
     try: check_sandbox(options["unsafe_code"])
     except RuntimeError as error: raise RuntimeError(f"code tasks run what a model wrote: {error}") from None
@@ -68,19 +70,19 @@ def humaneval(train: str | None = None, # a file of problems to learn from; None
     _started(style, options)
     columns = ("task_id", "prompt", "entry_point", "test")
     held = _humaneval(read_rows(test, columns, ("openai/openai_humaneval",), "test", "test"), template, style)
-    side = lambda p: zlib.crc32(p["task_id"].encode()) % 2
+    side: Callable[[dict[str, Any]], int] = lambda p: zlib.crc32(p["task_id"].encode()) % 2
     learn = [p for p in held if side(p)] if train is None else _humaneval(read_rows(train, columns), template, style)
     held = [p for p in held if not side(p)] if train is None else held
-    def program(problem, response):
+    def program(problem: dict[str, Any], response: str) -> str | None:
         return problem["code"] + cut_completion(response) if style == "completion" else _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
     return _code_task("humaneval", take(learn, n_train, seed), take(held, n_test, seed, "n_test"), program, "Python functions to complete", 512, style, options)
 
-def _humaneval(rows, template, style):
+def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
     # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not the response's.
     return [dict(prompt=fill(template, "code", r["prompt"]) if style == "chat" else r["prompt"], answer=r.get("canonical_solution") or "passes its test",
                  test=r["prompt"] + "\n    pass\n" + r["test"], entry_point=r["entry_point"], task_id=r["task_id"], code=r["prompt"]) for r in rows]
 
-def _with_imports(code, program):
+def _with_imports(code: str, program: str | None) -> str | None:
     "A program with the imports that the problem begins with, which many answers leave out."
     imports = [line for line in code.split("\n") if re.match(r"(?:from|import)\s", line)]
     return None if program is None else "\n".join([*imports, program])
@@ -98,12 +100,12 @@ def mbpp(train: str | None = None, # a file with the columns prompt (or text), c
     "Small programs (Austin et al. 2021, arXiv 2108.07732; the sanitized part). Raises RuntimeError where there is no sandbox."
     options = dict(timeout=timeout, unsafe_code=unsafe_code)
     _started("chat", options)
-    def side(source, split, n, argument):
+    def side(source: str | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)
         return take([_mbpp(r, i, split, template) for i, r in enumerate(rows)], n, seed, argument)
     return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", 512, "chat", options)
 
-def _mbpp(row, i, split, template):
+def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
     text, tests = row.get("prompt") or row.get("text"), list(row["test_list"])
     called = re.search(r"(?:def|class)\s+(\w+)", row.get("code") or "")
     names = re.findall(r"\b([A-Za-z_]\w*)\s*\(", tests[0]) if tests else []

@@ -8,10 +8,10 @@ __all__ = ['Measure', 'sample_count', 'measures', 'text_table', 'markdown_table'
 
 # %% ../nbs/lib/compare.ipynb #075dc5d9
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from .checkpoint import read_lines
 from .estimates import mcnemar, mean_interval, pass_at_k, paired_interval, sign_flip
 
@@ -22,16 +22,16 @@ class Measure(NamedTuple):
     tries: float # disjoint tries behind each number, as `mean_interval` takes them
     responses: int # judged in each problem, 0 for a number that counts no single responses
 
-def sample_count(records: Sequence[dict]) -> int: # samples per problem
+def sample_count(records: Sequence[dict[str, Any]]) -> int: # samples per problem
     "How many samples each record holds."
     return len(records[0]["samples"])
 
-def measures(records: Sequence[dict], # of an evaluation
+def measures(records: Sequence[dict[str, Any]], # of an evaluation
              ks: Sequence[int] = (), # for pass@k
              ) -> dict[str, Measure]: # by name, in the order of the table
     "What can be measured of the records: accuracy, pass@k, the share in the right format, the share cut off."
     s, found = sample_count(records), {}
-    def share(responses, what): return sum(what(r) for r in responses) / len(responses)
+    def share(responses: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], bool]) -> float: return sum(what(r) for r in responses) / len(responses)
     groups = {"greedy": [[r["greedy"]] for r in records]} | ({"sampled": [r["samples"] for r in records]} if s else {})
     found["greedy accuracy"] = Measure([share(g, lambda r: r["correct"]) for g in groups["greedy"]], 1, 1)
     for k in ks: found[f"pass@{k}"] = Measure([pass_at_k(s, sum(r["correct"] for r in g), k) for g in groups["sampled"]], s / k, s if k == 1 else 0)
@@ -60,7 +60,7 @@ def settings_path(path: str | Path, # of the records
     return path.with_suffix(".settings.json")
 
 def read_settings(path: str | Path, # of the records
-                  ) -> dict | None: # None where there are none
+                  ) -> dict[str, Any] | None: # None where there are none
     "The settings with which records were made. Raises ValueError for a file of something else."
     file = settings_path(path)
     if not file.exists(): return None
@@ -76,21 +76,21 @@ class Evaluation:
     accuracy: float # share of greedy responses that are right
     interval: tuple[float, float] # 95%, Wilson
     pass_at_k: dict[int, tuple[float, float, float]] # k -> estimate and the ends of its 95% interval over problems
-    records: list[dict] # one per problem, in the order of the test split
-    settings: dict = field(default_factory=dict) # what `evaluate` was asked for
+    records: list[dict[str, Any]] # one per problem, in the order of the test split
+    settings: dict[str, Any] = field(default_factory=dict) # what `evaluate` was asked for
 
     @classmethod
     def of(cls,
-           records: list[dict], # at least one
+           records: list[dict[str, Any]], # at least one
            ks: Sequence[int] = (), # for pass@k
-           settings: dict | None = None, # kept, and shown above the table
+           settings: dict[str, Any] | None = None, # kept, and shown above the table
            ) -> "Evaluation":
         "Estimates from records. Raises ValueError for no records, or k beyond the samples in them."
         if not records: raise ValueError("records is empty; an evaluation needs at least one problem")
         if ks and max(ks) > sample_count(records): raise ValueError(f"k={max(ks)}, but there are {sample_count(records)} samples of each problem; take a smaller k, or evaluate with more samples")
         found = {name: mean_interval(m.values, m.tries) for name, m in measures(records, ks).items()}
-        accuracy, *interval = found["greedy accuracy"]
-        return cls(accuracy, tuple(interval), {k: found[f"pass@{k}"] for k in ks}, records, settings or {})
+        accuracy, low, high = found["greedy accuracy"]
+        return cls(accuracy, (low, high), {k: found[f"pass@{k}"] for k in ks}, records, settings or {})
 
     @classmethod
     def load(cls,
@@ -116,13 +116,13 @@ class Evaluation:
             rows.append([name, f"{value:.3f}", f"{low:.3f} to {high:.3f}", f"{round(sum(m.values) * m.responses)} of {len(m.values) * m.responses}" if m.responses else ""])
         return rows
 
-    def __str__(self): return f"{self._title()}\n{text_table(self._rows())}"
+    def __str__(self) -> str: return f"{self._title()}\n{text_table(self._rows())}"
     __repr__ = __str__ # not every record of it
-    def _repr_markdown_(self): return f"{self._title()}\n\n{markdown_table(self._rows())}"
+    def _repr_markdown_(self) -> str: return f"{self._title()}\n\n{markdown_table(self._rows())}"
 
 # %% ../nbs/lib/compare.ipynb #5d543044
-def check_same_problems(a: Sequence[dict], # records of one evaluation
-                        b: Sequence[dict], # records of another
+def check_same_problems(a: Sequence[dict[str, Any]], # records of one evaluation
+                        b: Sequence[dict[str, Any]], # records of another
                         ) -> None:
     "Raises ValueError naming the first difference."
     if len(a) != len(b): raise ValueError(f"a holds {len(a)} problems and b {len(b)}; evaluate both with the same n")
@@ -154,7 +154,7 @@ class Comparison:
     losses: int # problems that only a's greedy response solves
     both: int # problems that both solve
     neither: int # problems that neither solves
-    settings: dict[str, tuple] # settings in which the two evaluations differ: a's and b's
+    settings: dict[str, tuple[Any, Any]] # settings in which the two evaluations differ: a's and b's
 
     def _rows(self) -> list[list[str]]:
         return [["", "a", "b", "b − a", "95% interval", "p", ""], *([name, f"{d.a:.3f}", f"{d.b:.3f}", f"{d.difference:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", f"{d.p:.2g}", d.verdict] for name, d in self.differences.items())]
@@ -164,9 +164,9 @@ class Comparison:
         told = [f"Greedy, of {n} problems: {self.both} solved by both, {self.wins} only by b, {self.losses} only by a, {self.neither} by neither."]
         return told + ([f"The evaluations differ in {', '.join(f'{name} ({x!r} and {y!r})' for name, (x, y) in self.settings.items())}."] if self.settings else [])
 
-    def __str__(self): return "\n".join([text_table(self._rows()), *self._notes()])
+    def __str__(self) -> str: return "\n".join([text_table(self._rows()), *self._notes()])
     __repr__ = __str__
-    def _repr_markdown_(self): return "\n\n".join([markdown_table(self._rows()), *self._notes()])
+    def _repr_markdown_(self) -> str: return "\n\n".join([markdown_table(self._rows()), *self._notes()])
 
 # %% ../nbs/lib/compare.ipynb #2e3d8d36
 def compare(a: Evaluation | str | Path, # the base, or the file it lies in

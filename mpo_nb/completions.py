@@ -11,10 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
+from typing import Any, cast
+from transformers import PreTrainedTokenizerBase
 from .traces import Trace, token_texts
 
 # %% ../nbs/lib/completions.ipynb #4a6d0771
-def _content(message: Mapping) -> str:
+def _content(message: Mapping[str, Any]) -> str:
     "The text of a message; of one in parts, the parts that are text, and calls of tools as JSON."
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str): content = "".join(p.get("text") or "" for p in content if isinstance(p, Mapping))
@@ -33,7 +35,7 @@ def _parts(completion: object) -> list[tuple[str, int]]:
     if isinstance(completion, Sequence): return [(_content(m), int(m.get("role", "assistant") == "assistant")) if isinstance(m, Mapping) else (str(m), 1) for m in completion]
     return [] if completion is None else [(str(completion), 1)]
 
-def _tokens(text: str, tokenizer) -> tuple[list[str], list[int]]:
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase | None) -> tuple[list[str], list[int]]:
     "Tokens and ids; without a tokenizer the text is cut at words, digits and signs, and the ids are unknown."
     if tokenizer is None: tokens = Trace.from_text(text).tokens; return tokens, [-1] * len(tokens)
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -42,7 +44,7 @@ def _tokens(text: str, tokenizer) -> tuple[list[str], list[int]]:
 # %% ../nbs/lib/completions.ipynb #8bb5cc98
 _fixed = ("step", "prompt", "completion", "advantage")
 
-def _read(file: Path) -> list[dict]:
+def _read(file: Path) -> list[dict[str, Any]]:
     "The rows of a parquet file."
     try: import pyarrow.parquet as parquet
     except ImportError: raise ImportError("load_completions reads parquet files with pyarrow, which is not installed; run: pip install pyarrow") from None
@@ -50,7 +52,7 @@ def _read(file: Path) -> list[dict]:
     except (OSError, ValueError) as e: raise ValueError(f"{file} cannot be read as parquet ({str(e).splitlines()[0]}); if training is writing it just now, try again in a moment") from None
     missing = [c for c in _fixed if rows and c not in rows[0]]
     if missing: raise ValueError(f"{file} has no column {', '.join(missing)}; pass what TRL's GRPOTrainer logs with log_completions=True")
-    return rows
+    return cast(list[dict[str, Any]], rows)
 
 def _files(path: Path) -> list[Path]:
     "The tables under a path, in the order of their steps."
@@ -59,7 +61,7 @@ def _files(path: Path) -> list[Path]:
     if not found: raise FileNotFoundError(f"path={str(path)!r}: {'that folder holds' if path.is_dir() else 'there is no such file or folder, so there are'} no completions_*.parquet; pass the output_dir of a run with log_completions=True, its folder completions, or one of the files")
     return found
 
-def _reward_columns(rows: list[dict], rewards: Sequence[str] | None, file: Path) -> list[str]:
+def _reward_columns(rows: list[dict[str, Any]], rewards: Sequence[str] | None, file: Path) -> list[str]:
     "The columns that are rewards: those named, else all that hold numbers."
     if rewards is None: return [c for c in rows[0] if c not in _fixed and all(r[c] is None or isinstance(r[c], Real) and not isinstance(r[c], bool) for r in rows)] if rows else []
     unknown = [c for c in rewards if rows and c not in rows[0]]
@@ -67,7 +69,7 @@ def _reward_columns(rows: list[dict], rewards: Sequence[str] | None, file: Path)
     return list(rewards)
 
 # %% ../nbs/lib/completions.ipynb #d80a6fa2
-def _trace(row: dict, rewards: Sequence[str], tokenizer, pass_mark: float | None, group: int, index: int) -> Trace:
+def _trace(row: dict[str, Any], rewards: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, pass_mark: float | None, group: int, index: int) -> Trace:
     "One row as a trace."
     parts = [(*_tokens(text, tokenizer), mask) for text, mask in _parts(row["completion"]) if text]
     known = [float(row[c]) for c in rewards if row[c] is not None and math.isfinite(row[c])]
@@ -76,7 +78,7 @@ def _trace(row: dict, rewards: Sequence[str], tokenizer, pass_mark: float | None
                  reward=reward, advantage=0.0 if advantage is None else advantage, correct=None if pass_mark is None or not known else reward >= pass_mark, note="logged by TRL" + (", not the model's own tokens" if tokenizer is None else ""))
 
 def load_completions(path: str | Path, # TRL's output_dir, its folder completions, or one parquet file
-                     tokenizer=None, # of the model, for its own tokens; default: words, digits and signs
+                     tokenizer: PreTrainedTokenizerBase | None = None, # of the model, for its own tokens; default: words, digits and signs
                      rewards: Sequence[str] | None = None, # the columns that are rewards; default: all that hold numbers
                      pass_mark: float | None = None, # reward from which a response counts as right; None: not known
                      group_size: int | None = None, # responses per prompt (TRL's num_generations); default: as long as the prompt stays the same

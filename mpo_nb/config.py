@@ -12,12 +12,13 @@ import json
 import math
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 import torch
 from torch import nn
 from .recipes import Recipe, recipe
 
 # %% ../nbs/lib/config.ipynb #42c2793b
-def _option(default, help: str): return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str) -> Any: return field(default=default, metadata={"help": help})
 
 @dataclass
 class TrainConfig:
@@ -83,7 +84,7 @@ class TrainConfig:
     progress: bool = _option(True, "show a progress bar")
     overwrite: bool = _option(False, "delete an earlier run in `output` instead of continuing it")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("task_options", "recipe_options"):
             if not isinstance(getattr(self, name), str): setattr(self, name, json.dumps(getattr(self, name), sort_keys=True))
         _check_config(self)
@@ -123,7 +124,7 @@ def check_model_options(precision: str, quantization: str, attention: str, lora_
     if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None: raise ValueError("attention='flash_attention_2' needs the package flash_attn and a GPU; use attention='auto'")
 
 # %% ../nbs/lib/config.ipynb #8ad23039
-def json_options(name: str, text: str) -> dict:
+def json_options(name: str, text: str) -> dict[str, Any]:
     "A JSON object given as text. Raises ValueError naming the argument."
     try: value = json.loads(text)
     except json.JSONDecodeError as e: raise ValueError(f"{name}={text!r} is not JSON ({e}); write e.g. {name}='{{\"clip\": [0.2, 0.28]}}'") from None
@@ -145,7 +146,7 @@ def bf16_speedup(width: int, # features of the model's hidden states
                  ) -> float: # seconds in float32 divided by seconds in bfloat16
     "How much faster this CPU multiplies under bfloat16 autocast, casts included: the best of five of each."
     layer, x = nn.Linear(width, 4 * width), torch.randn(rows, width)
-    def seconds(enabled):
+    def seconds(enabled: bool) -> float:
         best = math.inf
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             for _ in range(6):

@@ -7,7 +7,8 @@ __all__ = ['spaces', 'space_actions', 'moved_loss', 'spans', 'differing', 'carri
 
 # %% ../nbs/lib/credit_explorer.ipynb #a43e74c0
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def space_actions(trace: Trace, # the response, whose text the sentences are rea
                   tail: str = "renormalise", # "renormalise" | "truncate", for "window"
                   ) -> ActionSpace:
     "The action space of that name. Raises ValueError for an unknown name."
-    made = {"token": TokenActions, "window": lambda: WindowActions(k, future, tail=tail), "joint": lambda: WindowActions(k, joint=True), "block": lambda: BlockActions(k), "block-joint": lambda: BlockActions(k, reduce="sum"),
+    made: dict[str, Callable[[], ActionSpace]] = {"token": TokenActions, "window": lambda: WindowActions(k, future, tail=tail), "joint": lambda: WindowActions(k, joint=True), "block": lambda: BlockActions(k), "block-joint": lambda: BlockActions(k, reduce="sum"),
             "sentence": lambda: BlockActions(sentence_blocks(trace.mask_tensor, [trace.tokens])), "sequence": SequenceActions, "sequence-token": lambda: TokenGradient(SequenceActions())}
     if space not in made: raise ValueError(f"space={space!r}; choose one of {', '.join(made)}")
     return made[space]()
@@ -89,7 +90,7 @@ def carrier(actions: ActionSpace, # whose action it is
     return int((space.credit(unit, mask) * delta * (unit == 0)).abs()[0].argmax())
 
 # %% ../nbs/lib/credit_explorer.ipynb #1d124a3d
-def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict]:
+def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict[str, Any]]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
     x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
     cut, lost = out.clipped[0].numpy()[kept], credit == 0
@@ -102,7 +103,7 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
             line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
             marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0, legendrank=1100)]
 
-def _block_row(i: int, ids: Tensor, sums: Tensor) -> dict:
+def _block_row(i: int, ids: Tensor, sums: Tensor) -> dict[str, Any]:
     "Credit summed over the blocks of one side."
     colour = _look(i)["line"]["color"]
     return block_outline(ids, sums, name=("Left", "Right")[i], showlegend=False, line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"), xaxis="x3", yaxis="y3")
@@ -111,12 +112,12 @@ def _largest(tensors: list[Tensor]) -> float:
     "The largest number in any of them, 0 where there is none."
     return max(float(x.max()) if x.numel() else 0.0 for x in tensors)
 
-def _range_band(T: int, epsilon: float) -> dict:
+def _range_band(T: int, epsilon: float) -> dict[str, Any]:
     "The clip range behind the ratios."
     low, high = max(1 - epsilon, 1e-3), 1 + epsilon
     return dict(type="scatter", mode="lines", x=[.5, T + .5, T + .5, .5], y=[low, low, high, high], fill="toself", fillcolor="rgba(128,128,128,.22)", line=dict(width=0), name="clip range", hoverinfo="skip", xaxis="x2", yaxis="y2")
 
-def _credit_layout(T: int, reach: float, values: Mapping) -> dict:
+def _credit_layout(T: int, reach: float, values: Mapping[str, Any]) -> dict[str, Any]:
     "Three rows over the same tokens; `reach` is the largest log-ratio drawn."
     ticks = [.8, .9, 1, 1.1, 1.2] if reach < .3 else [.25, .5, .7, 1, 1.4, 2, 4] if reach < 1.2 else [.001, .01, .1, .3, 1, 3, 10, 100, 1000]
     shown = token_axis(T, values)
@@ -128,12 +129,12 @@ def _credit_layout(T: int, reach: float, values: Mapping) -> dict:
 # %% ../nbs/lib/credit_explorer.ipynb #8644f4b6
 _tails = {"keep their weights (truncate)": "truncate", "are rescaled (renormalise, as recipes do)": "renormalise"}
 
-def _controls(trace: Trace, settings: Mapping) -> list[Control]:
+def _controls(trace: Trace, settings: Mapping[str, Any]) -> list[Control]:
     "The controls; a setting beyond a slider's usual end moves that end."
     known = math.isfinite(trace.advantage) and (trace.advantage != 0 or math.isfinite(trace.reward))
     A = float(trace.advantage) if known else 1.0 # a response that was never rewarded has none of its own
-    def reach(name, usual): return max([usual] + [abs(v) for v in (A if name == "advantage" else 0, settings.get(name, 0)) if isinstance(v, (int, float)) and math.isfinite(v)])
-    def both(name, label, value, options=None, **more): return Control(name, label, value, options, group="both", **more)
+    def reach(name: str, usual: float) -> float: return max([usual] + [abs(v) for v in (A if name == "advantage" else 0, settings.get(name, 0)) if isinstance(v, (int, float)) and math.isfinite(v)])
+    def both(name: str, label: str, value: Any, options: Mapping[str, Any] | None = None, **more: Any) -> Control: return Control(name, label, value, options, group="both", **more)
     return [Control("left", "Left actions", "token", spaces, group="left"), Control("right", "Right actions", "window", spaces, group="right"),
             both("k", "tokens per action, K", 4, low=1, high=int(reach("k", 64))), both("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=.05),
             both("future", "share of later tokens", .2, low=0.0, high=.95, step=.05), both("epsilon", "clip range, 1 ± ε", .2, low=0.0, high=1.0, step=.01),
@@ -142,29 +143,30 @@ def _controls(trace: Trace, settings: Mapping) -> list[Control]:
 # %% ../nbs/lib/credit_explorer.ipynb #f05e2821
 class CreditExplorer(Explorer):
     "The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control takes."
+    trace: Trace
     title, main = "Where the advantage goes", "k"
     def __init__(self,
                  trace: Trace, # the response
-                 **settings, # left, right, k, future, tail, moved, epsilon, advantage
-                 ):
+                 **settings: Any, # left, right, k, future, tail, moved, epsilon, advantage
+                 ) -> None:
         self.trace = trace
         super().__init__(*_controls(trace, settings), **settings)
 
-    def applies(self, values: Mapping) -> set[str]:
+    def applies(self, values: Mapping[str, Any]) -> set[str]:
         used, windows = {values["left"], values["right"]}, {"future", "tail"} if "window" in (values["left"], values["right"]) else set()
         figure = {"span"} | ({"start"} if values.get("span") else set()) if "span" in values else set()
         return {"left", "right", "moved", "epsilon", "advantage"} | figure | windows | ({"k"} if used & {"window", "joint", "block", "block-joint"} else set())
 
     def loss(self,
              side: str, # "left" | "right"
-             values: Mapping | None = None, # settings; default: the present ones
+             values: Mapping[str, Any] | None = None, # settings; default: the present ones
              ) -> tuple[PolicyLoss, ActionSpace]:
         "The loss that one side draws, and its action space."
         v = self.values if values is None else values
         actions = space_actions(self.trace, v[side], v["k"], v["future"], v["tail"])
         return moved_loss(self.trace, actions, v["moved"], v["advantage"], v["epsilon"]), actions
 
-    def view(self, values: Mapping) -> View:
+    def view(self, values: Mapping[str, Any]) -> View:
         mask, T = self.trace.mask_tensor, len(self.trace.tokens)
         sides = {side: self.loss(side, values) for side in ("left", "right")}
         limit, reach = _largest([out.credit.abs() for out, _ in sides.values()]), _largest([out.ratio.clamp(1e-3, 1e3).log().abs() for out, _ in sides.values()])
@@ -179,13 +181,13 @@ class CreditExplorer(Explorer):
         alt = f"Three rows over the tokens: credit, ratio of each action with the clip range, and credit summed over blocks, left and right. {summary}"
         return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, max(reach, values["epsilon"]), values), summary, alt=alt)
 
-    def page_axes(self) -> dict:
+    def page_axes(self) -> Mapping[str, Sequence[Any]]:
         T, v = len(self.trace.tokens), self.values
         ks, moves = ((1, 2, 3, 4, 5, 6, 8), (0., .5, 1., 2., 3., 5.)) if T <= 64 else ((2, 4, 8), (0., 1., 3.)) if T <= 512 else ((4, 8), (0., 1., 3.))
         return {"k": sorted({v["k"], *ks}), "moved": sorted({v["moved"], *moves})} | ({"right": list(spaces.values())} if T <= 512 else {})
 
 # %% ../nbs/lib/credit_explorer.ipynb #ee0026e9
-def _differences(values: Mapping, left: PolicyLoss, right: PolicyLoss, kept: list[int]) -> str:
+def _differences(values: Mapping[str, Any], left: PolicyLoss, right: PolicyLoss, kept: list[int]) -> str:
     "Where the two sides give different credit."
     differ, edge = differing(left.credit, right.credit), set(kept[: values["k"] - 1])
     ends = set(kept[len(kept) - values["k"] + 1 :]) if values["k"] > 1 else set()
@@ -196,7 +198,7 @@ def _differences(values: Mapping, left: PolicyLoss, right: PolicyLoss, kept: lis
 
 def _are(positions: Sequence[int]) -> str: return spans(positions) + (" is" if len(positions) == 1 else " are")
 
-def _clipping(side: str, out: PolicyLoss, own: PolicyLoss, actions: ActionSpace, delta: Tensor, mask: Tensor, values: Mapping) -> str:
+def _clipping(side: str, out: PolicyLoss, own: PolicyLoss, actions: ActionSpace, delta: Tensor, mask: Tensor, values: Mapping[str, Any]) -> str:
     "What is clipped on one side, and what that takes away; nothing where nothing is clipped."
     cut, kept = int(out.clipped.sum()), mask[0].nonzero()[:, 0].tolist()
     if not cut: return ""
@@ -208,7 +210,7 @@ def _clipping(side: str, out: PolicyLoss, own: PolicyLoss, actions: ActionSpace,
     return f"{told}; {spans(carried)} {'lies' if one else 'lie'} inside the clip range by {'itself' if one else 'themselves'}, but {'it is' if one else 'the first of them is'} carried out by its neighbours, token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) most of all."
 
 # %% ../nbs/lib/credit_explorer.ipynb #85907838
-def _summary(trace: Trace, values: Mapping, sides: Mapping[str, tuple[PolicyLoss, ActionSpace]]) -> str:
+def _summary(trace: Trace, values: Mapping[str, Any], sides: Mapping[str, tuple[PolicyLoss, ActionSpace]]) -> str:
     "What there is to see, in sentences."
     mask, kept = trace.mask_tensor, [t for t, m in enumerate(trace.mask) if m]
     if not kept: return "The response has no token of the policy's own, so there is no credit to give."

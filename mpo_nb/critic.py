@@ -9,22 +9,24 @@ __all__ = ['Critic', 'Targets', 'whiten', 'critic_targets', 'value_loss', 'expla
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .advantages import block_gae, distribute, gae
 from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
-from .logprobs import decoder_of, response_hidden
+from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient
+from .rollout import Rollout
 
 # %% ../nbs/lib/critic.ipynb #fd83cc6d
 class Critic(nn.Module):
     "A value head on the policy's hidden states, or on a backbone of its own. Raises ValueError for an unknown trunk or a model without a decoder."
     def __init__(self,
-                 model: nn.Module, # the policy, a causal language model
+                 model: CausalLM, # the policy, a causal language model
                  trunk: str = "shared", # "shared": the policy's hidden states | "separate": a copy of its backbone
                  trunk_gradient: float = 1.0, # share of the value loss's gradient that a shared trunk gets, in [0, 1]
-                 ):
+                 ) -> None:
         super().__init__()
         if trunk not in ("shared", "separate"): raise ValueError(f"critic={trunk!r}; choose 'shared' or 'separate'")
         if not 0 <= trunk_gradient <= 1: raise ValueError(f"trunk_gradient={trunk_gradient}; it is a share, in [0, 1]")
@@ -37,16 +39,16 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight); nn.init.zeros_(self.head.bias)
 
     def values(self,
-               part, # a `Rollout`, trimmed
+               part: Rollout, # trimmed
                hidden: Tensor | None = None, # (B, T, d) the policy's, where the trunk is shared: the states that predict each token
                ) -> Tensor: # (B, T) float32, what is expected before each token
         "The value before each response token."
         if self.trunk is not None: hidden = response_hidden(self.trunk, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool())
         elif hidden is None: raise ValueError("hidden is None: a critic with a shared trunk reads the policy's hidden states")
         else: hidden = scale_gradient(hidden, self.trunk_gradient)
-        with torch.autocast(hidden.device.type, enabled=False): return self.head(hidden.float())[..., 0]
+        with torch.autocast(hidden.device.type, enabled=False): return cast(Tensor, self.head(hidden.float())[..., 0])
 
-    def save_pretrained(self, folder: str | Path, **_) -> None:
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         "Write critic.safetensors: what is the critic's own."
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file({name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()}, Path(folder) / "critic.safetensors")

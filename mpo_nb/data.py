@@ -9,15 +9,16 @@ __all__ = ['read_rows', 'take', 'apart', 'fill', 'from_dataset']
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 from datasets import Dataset, load_dataset
 from .tasks import Task
 
 # %% ../nbs/lib/data.ipynb #9ea5a556
 _readers = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
-def read_rows(source: str | Path | Sequence[dict] | None, # rows, a file, or None for the hub
+def read_rows(source: str | Path | Sequence[dict[str, Any]] | None, # rows, a file, or None for the hub
               columns: Sequence[str], # that every row must have
-              hub: tuple = (), # what `datasets.load_dataset` takes where the source is None: name, and configuration
+              hub: tuple[str, ...] = (), # what `datasets.load_dataset` takes where the source is None: name, and configuration
               split: str = "train", # of the hub's data set
               argument: str = "train", # the caller's name for the source, for errors
               ) -> Dataset:
@@ -37,27 +38,29 @@ def read_rows(source: str | Path | Sequence[dict] | None, # rows, a file, or Non
     if missing: raise ValueError(f"{name} has no column {missing[0]!r}; it has {', '.join(found.column_names)}")
     return found
 
-def _first(error) -> str: return (str(error).splitlines() or [type(error).__name__])[0]
+def _first(error: Exception) -> str: return (str(error).splitlines() or [type(error).__name__])[0]
 
-def _from_hub(hub, split, argument):
+def _from_hub(hub: tuple[str, ...], split: str, argument: str) -> Dataset:
     try: return load_dataset(*hub, split=split)
     except Exception as error:
         raise OSError(f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a local file: {argument}='rows.jsonl'") from error
 
 # %% ../nbs/lib/data.ipynb #20c4b799
-def take(rows: Sequence, # problems
+_Row = TypeVar("_Row")
+
+def take(rows: Sequence[_Row], # problems
          n: int | None, # how many; None for all, in their order
          seed: int = 0, # which
          argument: str = "n_train", # the caller's name for n
-         ) -> list:
+         ) -> list[_Row]:
     "All rows, or n of them in an order that depends on the seed alone. Raises ValueError where there are fewer."
     if n is None: return list(rows)
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(rows): raise ValueError(f"{argument}={n!r}; it must be a whole number from 1 to {len(rows)}, or None for all")
     return [rows[i] for i in random.Random(seed).sample(range(len(rows)), n)]
 
-def apart(train: list[dict], # problems to learn from
-          test: list[dict], # held-out problems
-          ) -> list[dict]: # those of `train` whose prompt is not in `test`
+def apart(train: list[dict[str, Any]], # problems to learn from
+          test: list[dict[str, Any]], # held-out problems
+          ) -> list[dict[str, Any]]: # those of `train` whose prompt is not in `test`
     "Training problems that are not held out."
     held = {p["prompt"] for p in test}
     return [p for p in train if p["prompt"] not in held]
@@ -71,15 +74,15 @@ def fill(template: str, # a text with one place, such as "{question}"
     return template.replace(f"{{{place}}}", value)
 
 # %% ../nbs/lib/data.ipynb #0abfc1f5
-def from_dataset(train: str | Path | Sequence[dict], # rows, or a file
-                 reward: Callable[[dict, str], float], # reward(problem, response); the problem holds all columns of its row
-                 test: str | Path | Sequence[dict] | None = None, # held-out rows, or a file; None: a tenth of `train`, at least one
+def from_dataset(train: str | Path | Sequence[dict[str, Any]], # rows, or a file
+                 reward: Callable[[dict[str, Any], str], float], # reward(problem, response); the problem holds all columns of its row
+                 test: str | Path | Sequence[dict[str, Any]] | None = None, # held-out rows, or a file; None: a tenth of `train`, at least one
                  prompt: str = "question", # the column that the model is asked
                  answer: str = "answer", # the column with the right answer
                  template: str = "{question}", # the text around it
                  name: str = "own", # of the task
                  seed: int = 0, # which rows are held out where `test` is None
-                 **options, # further fields of `Task`, such as formatted, stop or max_new_tokens
+                 **options: Any, # further fields of `Task`, such as formatted, stop or max_new_tokens
                  ) -> Task:
     "A task from your rows and your reward. Raises ValueError for rows that will not do."
     sides = [read_rows(train, (prompt, answer), argument="train")] + ([read_rows(test, (prompt, answer), argument="test")] if test is not None else [])
@@ -90,7 +93,7 @@ def from_dataset(train: str | Path | Sequence[dict], # rows, or a file
         problems = [[p for p in problems[0] if p["prompt"] not in held], [p for p in problems[0] if p["prompt"] in held]]
     return Task(name, apart(*problems), problems[1], reward, **options)
 
-def _text(row, column, i) -> str:
+def _text(row: dict[str, Any], column: str, i: int) -> str:
     value = row[column]
     if value is None or value == "": raise ValueError(f"row {i} has nothing in column {column!r}; fill it or leave the row out")
     return value if isinstance(value, str) else str(value)

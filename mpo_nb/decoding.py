@@ -7,18 +7,20 @@ __all__ = ['decoding_ways', 'compile_options', 'check_stop', 'StopStrings', 'Dyn
            'why_not_compiled', 'decoder_class', 'compiling_failed']
 
 # %% ../nbs/lib/decoding.ipynb #3a8db9eb
+from collections.abc import Sequence
 from functools import cache
+from typing import Any, cast
 from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
-from transformers import CompileConfig, DynamicCache, PreTrainedTokenizerBase, StaticCache
+from transformers import Cache, CompileConfig, DynamicCache, PreTrainedTokenizerBase, StaticCache
 from transformers.cache_utils import StaticLayer
-from .logprobs import decoder_of, head_logits, positions
+from .logprobs import CausalLM, decoder_of, head_logits, positions
 
 # %% ../nbs/lib/decoding.ipynb #91f03a64
-def check_stop(stop, # should be a sequence of texts
+def check_stop(stop: Sequence[str], # should be a sequence of texts
                ) -> tuple[str, ...]:
     "The stop strings as a tuple. Raises ValueError for a lone string, for what is no text, and for an empty text."
     if isinstance(stop, str): raise ValueError(f"stop={stop!r} is one string; pass a list of them, [{stop!r}]")
@@ -28,14 +30,16 @@ def check_stop(stop, # should be a sequence of texts
 
 class StopStrings:
     "Tells when a response has just completed one of some strings. Raises ValueError for strings that cannot be."
+    known: dict[int, bool] # what is known of each token
+
     def __init__(self,
                  tokenizer: PreTrainedTokenizerBase, # that decodes the response
-                 stop: list[str], # the strings
-                 ):
+                 stop: Sequence[str], # the strings
+                 ) -> None:
         self.tokenizer, self.stop = tokenizer, check_stop(stop)
         self.tail, self.known = max((len(s.encode()) for s in self.stop), default=0) + 8, {}
 
-    def _text(self, ids: list[int]) -> str: return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _text(self, ids: list[int]) -> str: return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def may_end(self,
                 token: int, # id
@@ -51,20 +55,22 @@ class StopStrings:
               ids: list[int], # a response so far
               ) -> bool:
         "Whether one of the strings stands at the end of a response, or in its last token."
-        def found(text): return any(s in text for s in self.stop)
+        def found(text: str) -> bool: return any(s in text for s in self.stop)
         end = self._text(ids[-self.tail:])
         return (found(end) or "\ufffd" in end) and found(self._text(ids))
 
 # %% ../nbs/lib/decoding.ipynb #44a56870
 class DynamicDecoder:
     "A model that reads on, with a cache that grows by a token at each step."
+    cache: Cache
+
     def __init__(self,
-                 model: nn.Module, # a causal language model of transformers
+                 model: CausalLM, # a causal language model of transformers
                  prompt_ids: Tensor, # (n, P) left-padded
                  prompt_mask: Tensor, # (n, P) bool
                  copies: int, # responses to each prompt
                  max_new_tokens: int, # longest response
-                 ):
+                 ) -> None:
         self.model, self.cache, self.width, read = model, DynamicCache(config=model.config), prompt_ids.shape[1], prompt_mask.long()
         hidden = decoder_of(model)(input_ids=prompt_ids, attention_mask=read, position_ids=positions(prompt_mask), past_key_values=self.cache, use_cache=True).last_hidden_state[:, -1]
         self.place, self.read = read.sum(1, keepdim=True), torch.cat([read, read.new_ones(len(read), self._limit(max_new_tokens) - self.width)], 1)
@@ -89,11 +95,11 @@ class DynamicDecoder:
         self.width += 1
         out = self.model(input_ids=token[:, None], attention_mask=self.read[:, : self.width], position_ids=self.place, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.place = self.place + 1
-        return out.logits[:, -1]
+        return cast(Tensor, out.logits[:, -1])
 
 # %% ../nbs/lib/decoding.ipynb #1763a059
 decoding_ways = ("auto", "dynamic", "compiled")
-compile_options = dict(backend="inductor", mode=None, dynamic=True) # of transformers' CompileConfig
+compile_options: dict[str, Any] = dict(backend="inductor", mode=None, dynamic=True) # of transformers' CompileConfig
 
 def row_bucket(n: int, # rows that are needed
                ) -> int: # rows that are computed
@@ -103,7 +109,7 @@ def row_bucket(n: int, # rows that are needed
 
 class CompiledDecoder(DynamicDecoder):
     "A model whose one-token step is compiled, with a cache of fixed length."
-    slots = None # (b,) where each present row lies in the computed batch
+    slots: Tensor | None = None # (b,) where each present row lies in the computed batch
 
     def _limit(self, max_new_tokens: int) -> int: return -(-(self.width + max_new_tokens) // 64) * 64
 
@@ -114,6 +120,7 @@ class CompiledDecoder(DynamicDecoder):
         begun, slots, size = self.slots is not None, rows if self.slots is None else self.slots[rows], row_bucket(len(rows))
         if begun and size == len(self.read): self.slots = slots; return
         index = torch.cat([slots, slots[:1].expand(size - len(slots))])
+        layer: Any
         old, self.cache = self.cache, StaticCache(config=self.model.config, max_cache_len=self.read.shape[1])
         for i, layer in enumerate(old.layers): self.cache.update(layer.keys[:, :, : self.width][index], layer.values[:, :, : self.width][index], i)
         self.place, self.read, self.slots = self.place[index], self.read[index], torch.arange(len(rows), device=rows.device)
@@ -123,17 +130,20 @@ class CompiledDecoder(DynamicDecoder):
              ) -> Tensor: # (b, V) logits of the next one
         "Read one token per row. Raises TorchDynamoException when compiling fails."
         self.width += 1
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        assert self.slots is not None # set by `keep`, which the constructor calls
+        base: Any = self.model
+        if hasattr(base, "get_base_model"): base = base.get_base_model()
         wide = token.new_zeros(len(self.read)).index_copy(0, self.slots, token)
         out = base.get_compiled_call(CompileConfig(**compile_options))(input_ids=wide[:, None], attention_mask=self.read, position_ids=self.place, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.place = self.place + 1
-        return out.logits[:, -1][self.slots]
+        return cast(Tensor, out.logits[:, -1][self.slots])
 
 # %% ../nbs/lib/decoding.ipynb #ad77b11f
-def why_not_compiled(model: nn.Module, # a causal language model, plain or wrapped by peft
+def why_not_compiled(model: CausalLM, # a causal language model, plain or wrapped by peft
                      ) -> str: # empty when nothing speaks against it
     "What keeps a model from compiled decoding."
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model
+    if hasattr(base, "get_base_model"): base = base.get_base_model()
     name, config, quantizer = type(base).__name__, base.config, getattr(base, "hf_quantizer", None)
     if base in _failed: return f"compiling {name} failed"
     if not getattr(base, "_can_compile_fullgraph", False): return f"transformers does not mark {name} as one that compiles in one piece"
@@ -144,12 +154,12 @@ def why_not_compiled(model: nn.Module, # a causal language model, plain or wrapp
         return f"the cache of {name} is not the plain static one of transformers 5"
     return ""
 
-_failed = WeakSet() # models whose compilation failed
+_failed: WeakSet[nn.Module] = WeakSet() # models whose compilation failed
 
 @cache
 def _say(text: str) -> None: tqdm.write(text)
 
-def decoder_class(model: nn.Module, # a causal language model
+def decoder_class(model: CausalLM, # a causal language model
                   decoding: str = "auto", # auto, dynamic or compiled
                   ) -> type[DynamicDecoder]:
     "The decoder for a model on its device. Raises ValueError for an unknown way, or for a model that cannot be compiled when that is asked for."
@@ -160,10 +170,11 @@ def decoder_class(model: nn.Module, # a causal language model
     if reason: _say(f"Decoding with a growing cache: {reason}.")
     return DynamicDecoder if reason else CompiledDecoder
 
-def compiling_failed(model: nn.Module, # that was to be compiled
+def compiling_failed(model: CausalLM, # that was to be compiled
                      error: TorchDynamoException, # what came of it
                      ) -> None: # `decoder_class(model)` gives a DynamicDecoder from now on
     "Remember that a model does not compile."
-    _failed.add(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    base: Any = model
+    _failed.add(base.get_base_model() if hasattr(base, "get_base_model") else base)
     said = " ".join(line.strip() for line in str(error).splitlines()[:2])
     _say(f"Compiled decoding failed, so it goes on with a growing cache ({said}).")

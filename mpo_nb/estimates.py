@@ -8,6 +8,7 @@ __all__ = ['pass_at_k', 'mean_interval', 'paired_interval', 'mcnemar', 'sign_fli
 # %% ../nbs/lib/estimates.ipynb #b6aec914
 import math
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 import numpy as np
 from .metrics import accuracy_interval
 
@@ -22,14 +23,16 @@ def pass_at_k(samples: int, # responses to one problem
     return 1 - math.prod(1 - k / i for i in range(samples - correct + 1, samples + 1))
 
 # %% ../nbs/lib/estimates.ipynb #63abe903
-def _effective(values: np.ndarray, tries: float) -> float:
+_Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+def _effective(values: _Numbers, tries: float) -> float:
     "Number of single-response problems that would vary as much as these."
     n, p = len(values), values.mean()
     variance, most = values.var() / n, p * (1 - p)
     if most <= 1e-15: return n
     return min(max(most / variance, n), n * tries) if variance > 0 else n * tries
 
-def mean_interval(values: Sequence[float], # one number in [0, 1] per problem
+def mean_interval(values: Sequence[float] | _Numbers, # one number in [0, 1] per problem
                   tries: float = 1.0, # disjoint tries behind each of them: samples / k; 1 for a single response
                   ) -> tuple[float, float, float]: # mean, lower end, upper end
     "Mean over problems with Wilson's interval at the effective number of problems. Raises ValueError for no values, or values outside [0, 1]."
@@ -40,18 +43,19 @@ def mean_interval(values: Sequence[float], # one number in [0, 1] per problem
     return p, min(low, p), max(high, p) # rounding at 0 and 1
 
 # %% ../nbs/lib/estimates.ipynb #857dbd80
-def paired_interval(a: Sequence[float], # one number in [0, 1] per problem
-                    b: Sequence[float], # on the same problems, in the same order
+def paired_interval(a: Sequence[float] | _Numbers, # one number in [0, 1] per problem
+                    b: Sequence[float] | _Numbers, # on the same problems, in the same order
                     tries: tuple[float, float] = (1.0, 1.0), # as for `mean_interval`, of a and of b
                     ) -> tuple[float, float, float]: # mean of b minus mean of a, lower end, upper end
     "Difference of two means over the same problems, with Newcombe's interval for pairs. Raises ValueError for unequal numbers of problems."
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if len(a) != len(b): raise ValueError(f"a has {len(a)} problems and b {len(b)}; compare both on the same problems")
-    (p, low_a, high_a), (q, low_b, high_b) = mean_interval(a, tries[0]), mean_interval(b, tries[1])
-    spread = a.std() * b.std()
-    r = float(((a - p) * (b - q)).mean() / spread) if spread > 1e-12 else 0.0
-    if r > 0: r = max(0.0, r - 1 / (2 * math.sqrt(_effective(a, tries[0]) * p * (1 - p) * _effective(b, tries[1]) * q * (1 - q))))
-    def reach(up, down): return math.sqrt(max(0.0, up * up + down * down - 2 * r * up * down))
+    x: _Numbers; y: _Numbers
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if len(x) != len(y): raise ValueError(f"a has {len(x)} problems and b {len(y)}; compare both on the same problems")
+    (p, low_a, high_a), (q, low_b, high_b) = mean_interval(x, tries[0]), mean_interval(y, tries[1])
+    spread = x.std() * y.std()
+    r = float(((x - p) * (y - q)).mean() / spread) if spread > 1e-12 else 0.0
+    if r > 0: r = max(0.0, r - 1 / (2 * math.sqrt(_effective(x, tries[0]) * p * (1 - p) * _effective(y, tries[1]) * q * (1 - q))))
+    def reach(up: float, down: float) -> float: return math.sqrt(max(0.0, up * up + down * down - 2 * r * up * down))
     return q - p, q - p - reach(q - low_b, high_a - p), q - p + reach(high_b - q, p - low_a)
 
 # %% ../nbs/lib/estimates.ipynb #f218193e
@@ -65,10 +69,10 @@ def mcnemar(wins: int, # problems that only b solves
     for i in range(min(wins, losses)):
         term = term * (n - i) // (i + 1) # the binomial coefficient of n and i + 1
         tail += term
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, float(2 * tail / 2**n))
 
 # %% ../nbs/lib/estimates.ipynb #768e5877
-def sign_flip(differences: Sequence[float], # b minus a, one per problem
+def sign_flip(differences: Sequence[float] | _Numbers, # b minus a, one per problem
               draws: int = 10_000, # random sign patterns where there are too many to count
               seed: int = 0, # of the patterns
               ) -> float: # two-sided p-value; 1 where all differences are zero

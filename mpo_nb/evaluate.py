@@ -11,8 +11,9 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from .batches import draw_seed
 from .blocks import check_positive_int
 from .checkpoint import read_lines, write_whole
 from .compare import Comparison, Evaluation, compare, read_settings, settings_path
+from .logprobs import CausalLM
 from .prompts import prompt_format as format_for, render_prompt
 from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, encode_prompts, rollout
 from .tasks import Task, load_task, score
@@ -32,7 +34,7 @@ _all_ = ["Evaluation", "Comparison", "compare"] # importable from here, beside t
 # %% ../nbs/lib/evaluate.ipynb #a656c674
 def _parameter_digest(p: Tensor) -> str:
     "Type, shape and checksum of a tensor."
-    return f"{p.dtype} {tuple(p.shape)} {zlib.crc32(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())}"
+    return f"{p.dtype} {tuple(p.shape)} {zlib.crc32(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)}"
 
 def fingerprint(model: nn.Module, # weights in any type, packed ones too
                 ) -> str: # 16 hexadecimal digits
@@ -56,9 +58,9 @@ def asked_for(k: int | Sequence[int] | None, # tries; None or 0 for greedy accur
 
 # %% ../nbs/lib/evaluate.ipynb #c642da27
 def judged(task: Task, # whose reward, pass mark and format
-           problems: Sequence[dict], # one per response
+           problems: Sequence[dict[str, Any]], # one per response
            r: Rollout, # the responses
-           ) -> list[dict]: # text, correct, reward, formatted, tokens, finished
+           ) -> list[dict[str, Any]]: # text, correct, reward, formatted, tokens, finished
     "Responses as they are recorded. Raises what `score` raises."
     formatted = getattr(task, "formatted", None)
     return [dict(text=text, correct=reward >= task.pass_mark, reward=reward, formatted=bool(formatted(problem, text)) if formatted else None, tokens=tokens, finished=finished)
@@ -69,30 +71,31 @@ class RecordFile:
     "The finished problems of an evaluation, and the file they lie in."
     def __init__(self,
                  output: str | Path | None, # a .jsonl file, or None to keep them in memory only
-                 settings: dict, # all that decides a record
-                 problems: list[dict], # index, problem, prompt and answer of each
+                 settings: dict[str, Any], # all that decides a record
+                 problems: list[dict[str, Any]], # index, problem, prompt and answer of each
                  ):
+        self.rows: list[dict[str, Any]]
         self.path, self.settings, self.rows = None if output is None else Path(output), settings, []
-        if self.path: self._open(problems)
+        if self.path: self._open(self.path, problems)
 
-    def _open(self, problems: list[dict]) -> None:
+    def _open(self, path: Path, problems: list[dict[str, Any]]) -> None:
         "Read what is finished. Raises ValueError naming the first difference to what is asked for."
-        earlier, rows, n = read_settings(self.path), read_lines(self.path), self.settings["n"]
-        if earlier is None and rows: raise ValueError(f"output={str(self.path)!r} holds lines, but {settings_path(self.path)} is missing; choose another output, or delete the file")
+        earlier, rows, n = read_settings(path), read_lines(path), self.settings["n"]
+        if earlier is None and rows: raise ValueError(f"output={str(path)!r} holds lines, but {settings_path(path)} is missing; choose another output, or delete the file")
         for key in {**(earlier or {}), **self.settings} if rows else ():
-            if key != "versions" and earlier.get(key) != self.settings.get(key):
+            if key != "versions" and (earlier or {}).get(key) != self.settings.get(key):
                 more = "; Evaluation.load(output, k=...) gives other k of the same samples" if key == "k" else ""
-                raise ValueError(f"output={str(self.path)!r} holds an evaluation with {key}={earlier.get(key)!r}, not {self.settings.get(key)!r}; choose another output, or delete it" + more)
+                raise ValueError(f"output={str(path)!r} holds an evaluation with {key}={(earlier or {}).get(key)!r}, not {self.settings.get(key)!r}; choose another output, or delete it" + more)
         whole = rows if len(rows) == n else rows[: len(rows) // self.settings["batch"] * self.settings["batch"]]
         for asked, row in zip(problems, whole):
             for key, value in asked.items():
-                if row.get(key) != value: raise ValueError(f"output={str(self.path)!r} holds problem {asked['index']} with {key}={row.get(key)!r:.120}, not {value!r:.120}; the task, its options or the prompt format differ: choose another output")
+                if row.get(key) != value: raise ValueError(f"output={str(path)!r} holds problem {asked['index']} with {key}={row.get(key)!r:.120}, not {value!r:.120}; the task, its options or the prompt format differ: choose another output")
         self.rows = whole
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not rows: write_whole(settings_path(self.path), json.dumps(self.settings, indent=1))
-        if self.path.exists() and self.path.read_text(encoding="utf8") != _lines(whole): write_whole(self.path, _lines(whole))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not rows: write_whole(settings_path(path), json.dumps(self.settings, indent=1))
+        if path.exists() and path.read_text(encoding="utf8") != _lines(whole): write_whole(path, _lines(whole))
 
-    def append(self, rows: list[dict]) -> None:
+    def append(self, rows: list[dict[str, Any]]) -> None:
         "A finished batch. Raises OSError where it cannot be written; what was written before stays."
         if self.path:
             try:
@@ -101,7 +104,7 @@ class RecordFile:
                 raise OSError(f"{self.path} could not be written ({error}); {len(self.rows)} of {self.settings['n']} problems are in it. Make room and call evaluate with the same arguments: it goes on from there") from error
         self.rows += rows
 
-def _lines(rows: list[dict]) -> str: return "".join(json.dumps(row) + "\n" for row in rows)
+def _lines(rows: list[dict[str, Any]]) -> str: return "".join(json.dumps(row) + "\n" for row in rows)
 
 # %% ../nbs/lib/evaluate.ipynb #204cc8a8
 def _checked(task: Task, n: int, max_new_tokens: int | None, batch: int, temperature: float) -> tuple[int, int]:
@@ -120,7 +123,7 @@ def _where(model: nn.Module) -> dict[str, str]:
     return dict(precision=kind.replace("torch.", ""), device=device)
 
 # %% ../nbs/lib/evaluate.ipynb #9e9940a9
-def evaluate(model: nn.Module, # a causal language model of transformers
+def evaluate(model: CausalLM, # a causal language model of transformers
              tokenizer: PreTrainedTokenizerBase, # with pad and EOS
              task: Task | str, # or its name
              n: int = 256, # problems, the first of the test split
@@ -152,18 +155,18 @@ def evaluate(model: nn.Module, # a causal language model of transformers
                     system_prompt=system_prompt, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
     file, budget = RecordFile(output, settings, asked), RowBudget(512)
 
-    def answers(a, b, copies, greedy): # judged responses to problems a to b, a list for each
+    def answers(a: int, b: int, copies: int, greedy: bool) -> list[list[dict[str, Any]]]: # judged responses to problems a to b, a list for each
         r = rollout(model, tokenizer, prompts[a:b], copies, limit, temperature, greedy, draw_seed(seed, a, "evaluation"), budget, top_p, top_k, stop)
         found = judged(task, [p for p in problems[a:b] for _ in range(copies)], r)
         return [found[i : i + copies] for i in range(0, len(found), copies)]
-    def records(a, b):
+    def records(a: int, b: int) -> list[dict[str, Any]]:
         sampled = answers(a, b, samples, False) if samples else [[]] * (b - a)
         return [dict(place, greedy=one, samples=several) for place, [one], several in zip(asked[a:b], answers(a, b, 1, True), sampled)]
     _finish(file, records, progress)
     return Evaluation.of(file.rows, ks, settings)
 
 # %% ../nbs/lib/evaluate.ipynb #57bffa85
-def _finish(file: RecordFile, records, progress: bool) -> None:
+def _finish(file: RecordFile, records: Callable[[int, int], list[dict[str, Any]]], progress: bool) -> None:
     "The batches that are missing, `records(first, end)` each."
     n, batch = file.settings["n"], file.settings["batch"]
     try:

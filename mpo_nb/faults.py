@@ -9,9 +9,9 @@ __all__ = ['T', 'Interruptible', 'out_of_memory', 'MemoryBudget']
 import gc
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 # %% ../nbs/lib/faults.ipynb #bf80bfb1
 class Interruptible:
     "Turns the first Ctrl-C inside `shield()` into a flag; outside it raises KeyboardInterrupt as usual."
-    def __init__(self): self.shielded = self.asked = False
+    def __init__(self) -> None: self.shielded = self.asked = False
 
     @contextmanager
-    def watch(self):
+    def watch(self) -> Iterator[None]:
         "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals."
         if threading.current_thread() is not threading.main_thread():
             yield; return
@@ -31,13 +31,13 @@ class Interruptible:
         try: yield
         finally: signal.signal(signal.SIGINT, earlier)
 
-    def _handle(self, *_):
+    def _handle(self, *_: Any) -> None:
         if not self.shielded or self.asked: raise KeyboardInterrupt
         self.asked = True
         tqdm.write("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
 
     @contextmanager
-    def shield(self):
+    def shield(self) -> Iterator[None]:
         "The stretch from a step's first update until it is written down; `shielded` stays True when it was broken off."
         self.shielded = True
         yield
@@ -57,7 +57,7 @@ class MemoryBudget:
     "Tokens that may go through the model at once: fewer after memory has run out."
     def __init__(self,
                  tokens: int, # to begin with
-                 ): self.tokens = tokens
+                 ) -> None: self.tokens = tokens
 
     def run(self,
             work: Callable[[int], T], # work(tokens), which can be begun again

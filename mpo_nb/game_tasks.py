@@ -9,7 +9,9 @@ __all__ = ['countdown_template', 'gym_template', 'expression_in', 'expression_va
 import ast
 import random
 import re
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 from .data import apart, fill
 from .tasks import Task
 
@@ -26,8 +28,9 @@ def expression_in(response: str, # what the model wrote
 def expression_value(text: str, # such as "(25 - 5) * 3"
                      ) -> tuple[Fraction, list[int]] | None: # its exact value and the numbers in it; None for anything else
     "Whole numbers, + - * / and parentheses, read as a tree and never run."
+    used: list[int]; operations: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]]
     used, operations = [], {ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b}
-    def value(node):
+    def value(node: ast.expr) -> Fraction:
         if isinstance(node, ast.BinOp) and type(node.op) in operations: return operations[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.Constant) and type(node.value) is int:
             used.append(node.value)
@@ -38,7 +41,7 @@ def expression_value(text: str, # such as "(25 - 5) * 3"
     except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError): return None
 
 # %% ../nbs/lib/game_tasks.ipynb #254863da
-def countdown_reward(problem: dict, # has numbers and target
+def countdown_reward(problem: dict[str, Any], # has numbers and target
                      response: str, # what the model wrote
                      exactly: bool = False, # whether every number has to be used
                      ) -> float: # 1.0 or 0.0
@@ -53,7 +56,7 @@ def countdown_reward(problem: dict, # has numbers and target
     return float(not (exactly and left))
 
 # %% ../nbs/lib/game_tasks.ipynb #90d17925
-def _solvable(rng, count, most):
+def _solvable(rng: random.Random, count: int, most: int) -> tuple[list[int], int, str]:
     "Numbers and a whole target from 1 to `most` that some combination of all of them gives."
     while True:
         numbers = [rng.randint(1, most) for _ in range(count)]
@@ -78,6 +81,7 @@ def countdown(n_train: int = 2000, # problems to learn from
     for name, value, low, high in (("numbers", numbers, 2, 6), ("largest", largest, 10, 10**6), ("n_train", n_train, 1, 10**6), ("n_test", n_test, 1, 10**6)):
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high: raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
     if not 0 <= format_reward < 1: raise ValueError(f"format_reward={format_reward}; it must lie in [0, 1), below the reward of a right answer")
+    found: dict[tuple[int, ...], dict[str, Any]]
     rng, found, repeats = random.Random(seed), {}, 0
     while repeats < 1000:
         (drawn, target, way), before = _solvable(rng, numbers, largest), len(found)
@@ -86,8 +90,8 @@ def countdown(n_train: int = 2000, # problems to learn from
         if len(found) == n_train + n_test: break
     else: raise ValueError(f"n_train={n_train} and n_test={n_test}: only {len(found)} different problems turned up with numbers={numbers}, largest={largest}; ask for fewer, or for larger numbers")
     problems = list(found.values())
-    readable = lambda problem, response: expression_value(expression_in(response) or "") is not None
-    reward = lambda problem, response: countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
+    readable: Callable[[dict[str, Any], str], bool] = lambda problem, response: expression_value(expression_in(response) or "") is not None
+    reward: Callable[[dict[str, Any], str], float] = lambda problem, response: countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
     return Task("countdown", problems[n_test:], problems[:n_test], reward, description="numbers to combine into a target", formatted=readable, max_new_tokens=256)
 
 # %% ../nbs/lib/game_tasks.ipynb #2c75c585
@@ -98,20 +102,20 @@ def gym(dataset: str, # a name of reasoning-gym, such as chain_sum, gcd or count
         n_test: int = 200, # held-out problems
         seed: int = 0, # which problems
         template: str = gym_template, # the user turn; {question} stands for the problem
-        **options, # the data set's own
+        **options: Any, # the data set's own
         ) -> Task: # reward from reasoning-gym's checker, in [0, 1]
     "A data set of reasoning-gym. Raises ImportError without the package, ValueError for a name or an option that it does not know."
     try: import reasoning_gym
     except ImportError: raise ImportError("the task gym needs the package reasoning-gym; pip install 'mpo_nb[gym]'") from None
     from reasoning_gym.factory import DATASETS
     if dataset not in DATASETS: raise ValueError(f"dataset={dataset!r} is none of reasoning-gym's; there are {', '.join(sorted(DATASETS))}")
-    def side(n, seed):
+    def side(n: int, seed: int) -> tuple[Any, list[dict[str, Any]]]:
         try: made = reasoning_gym.create_dataset(dataset, size=n, seed=seed, **options)
         except (TypeError, ValueError, AssertionError) as error: raise ValueError(f"reasoning-gym's {dataset!r} refuses size={n}, {options}: {error}") from None
         return made, [dict(prompt=fill(template, "question", entry["question"]), answer=str(entry["answer"]), entry=entry) for entry in made]
     # Neighbouring seeds of reasoning-gym share problems: entry i of seed s is entry i-1 of seed s+1.
     (_, train), (checker, test) = side(n_train, seed), side(n_test, seed + 10**6)
-    def reward(problem, response):
+    def reward(problem: dict[str, Any], response: str) -> float:
         found = _ANSWER.findall(response)
         return float(checker.score_answer(found[-1].strip(), problem["entry"])) if found else 0.0
     return Task(f"gym_{dataset}", apart(train, test), test, reward, description=f"{dataset} of reasoning-gym", formatted=lambda problem, response: bool(_ANSWER.search(response)), max_new_tokens=256)

@@ -7,15 +7,20 @@ __all__ = ['head_logits', 'token_logps', 'positions', 'decoder_of', 'response_hi
 
 # %% ../nbs/lib/logprobs.ipynb #e968e899
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from .blocks import check_mask
+if TYPE_CHECKING: from peft import PeftModel; from transformers import PreTrainedModel
 
 # %% ../nbs/lib/logprobs.ipynb #add8fa55
-def head_logits(model: nn.Module, # a causal language model of transformers
+if TYPE_CHECKING: CausalLM: TypeAlias = PreTrainedModel | PeftModel # plain, or with adapters; peft takes seconds to import, so it is left to those who use it
+else: CausalLM = nn.Module
+
+def head_logits(model: CausalLM, # a causal language model of transformers
                 hidden: Tensor, # (..., d) last hidden states
                 head: Callable[[Tensor], Tensor] | None = None, # instead of the output embedding
                 ) -> Tensor: # (..., V) float32
@@ -28,7 +33,7 @@ def head_logits(model: nn.Module, # a causal language model of transformers
     return cap * torch.tanh(logits / cap) if cap else logits
 
 # %% ../nbs/lib/logprobs.ipynb #6147e37f
-def _chunk(model, hidden: Tensor, targets: Tensor, temperature: float, entropy_grad: bool, head) -> tuple[Tensor, Tensor]:
+def _chunk(model: CausalLM, hidden: Tensor, targets: Tensor, temperature: float, entropy_grad: bool, head: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
     "Log-probability of each target and entropy of each position, (m,) both, float32."
     logits = head_logits(model, hidden, head) / temperature
     lse = logits.logsumexp(-1)
@@ -37,7 +42,7 @@ def _chunk(model, hidden: Tensor, targets: Tensor, temperature: float, entropy_g
         entropy = lse - ((logits - lse[:, None]).exp() * logits).sum(-1)
     return logps, entropy
 
-def token_logps(model: nn.Module, # for its output embedding
+def token_logps(model: CausalLM, # for its output embedding
                 hidden: Tensor, # (M, d) hidden states, one per token to be predicted
                 targets: Tensor, # (M,) long, the tokens
                 temperature: float = 1.0, # of the distribution sampled from
@@ -58,16 +63,17 @@ def positions(attention: Tensor, # (B, L) 0/1
     "Position of each token counted from its row's first real token; 0 on left padding."
     return (attention.long().cumsum(1) - 1).clamp(min=0)
 
-def decoder_of(model: nn.Module, # a causal language model, plain or wrapped by peft
+def decoder_of(model: CausalLM, # a causal language model, plain or wrapped by peft
                ) -> nn.Module: # the module whose output is the last hidden state
     "The backbone without its head. Raises ValueError for a model that has none to give."
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner: Any = model; decoder: nn.Module | None
+    if hasattr(inner, "get_base_model"): inner = inner.get_base_model()
     decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else getattr(inner, inner.base_model_prefix, None)
     if decoder is None or decoder is inner: raise ValueError(f"model={type(model).__name__} has no separate decoder; pass a causal language model of transformers (AutoModelForCausalLM)")
-    return decoder
+    return cast(nn.Module, decoder)
 
 # %% ../nbs/lib/logprobs.ipynb #0a2a78f1
-def response_hidden(model: nn.Module, # a causal language model
+def response_hidden(model: CausalLM, # a causal language model
                     prompt_ids: Tensor, # (B, P) left-padded
                     prompt_mask: Tensor, # (B, P) bool
                     response_ids: Tensor, # (B, T) right-padded
@@ -82,7 +88,7 @@ def response_hidden(model: nn.Module, # a causal language model
     uncached = any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
     if T < 2 or uncached or (B - len(different)) * P < least * B * (P + T):
         ids = torch.cat([prompt_ids, response_ids], 1)[:, : read.shape[1]]
-        return decoder(input_ids=ids, attention_mask=read, position_ids=places, use_cache=False).last_hidden_state[:, 0 if whole else P - 1 : P - 1 + T]
+        return cast(Tensor, decoder(input_ids=ids, attention_mask=read, position_ids=places, use_cache=False).last_hidden_state[:, 0 if whole else P - 1 : P - 1 + T])
     cache, kept = DynamicCache(config=model.config), different >= 0
     first = decoder(input_ids=different.clamp(min=0), attention_mask=kept.long(), position_ids=positions(kept), past_key_values=cache, use_cache=True).last_hidden_state[:, 0 if whole else P - 1 :]
     cache.batch_select_indices(which)
@@ -90,7 +96,7 @@ def response_hidden(model: nn.Module, # a causal language model
     return torch.cat([first[which], rest], 1)
 
 # %% ../nbs/lib/logprobs.ipynb #69f57150
-def response_logps(model: nn.Module, # a causal language model
+def response_logps(model: CausalLM, # a causal language model
                    prompt_ids: Tensor, # (B, P) left-padded
                    prompt_mask: Tensor, # (B, P)
                    response_ids: Tensor, # (B, T) right-padded

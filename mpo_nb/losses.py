@@ -23,7 +23,7 @@ class _Surrogate:
     clipped: Tensor # (B, T) bool: the action's gradient is cut (ppo, gmpo) or its weight capped (cispo)
     credit: Callable[[], Tensor] # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
 
-def _ppo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
+def _ppo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).exp()
     free, bounded = ratio * A, ratio.detach().clamp(1 - clip[0], 1 + clip[1]) * A
     clipped = bounded < free
@@ -34,26 +34,26 @@ def _ppo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
     return _Surrogate(objective, ratio, clipped, lambda: actions.credit(torch.where(clipped, 0, free.detach()) * scale, m))
 
 # %% ../nbs/lib/losses.ipynb #7fb1bf71
-def _none(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
+def _none(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
     ratio = actions.log_ratio(delta, m).exp()
     objective = ratio * A
     return _Surrogate(objective, ratio, torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m))
 
 # %% ../nbs/lib/losses.ipynb #4e3c0b01
-def _cispo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
+def _cispo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
     ratio = actions.log_ratio(delta.detach(), m).exp()
     weight = ratio.clamp(1 - clip[0], 1 + clip[1])
     return _Surrogate(weight * A * actions.log_ratio(logps, m), ratio, m & (weight != ratio), lambda: actions.credit(weight * A * scale, m))
 
 # %% ../nbs/lib/losses.ipynb #c0468183
-def _gmpo(actions, logps, delta, A, m, clip, dual_clip, scale) -> _Surrogate:
+def _gmpo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
     limited = torch.where(A > 0, delta.clamp(max=clip[1]), torch.where(A < 0, delta.clamp(min=-clip[0]), delta))
     ratio = actions.log_ratio(limited, m).exp()
     clipped = m & (((A > 0) & (delta > clip[1])) | ((A < 0) & (delta < -clip[0])))
     objective = ratio * A
     return _Surrogate(objective, ratio, clipped, lambda: actions.credit(objective.detach() * scale, m) * ~clipped)
 
-surrogates = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
+surrogates: dict[str, Callable[..., _Surrogate]] = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
 
 # %% ../nbs/lib/losses.ipynb #05119e0f
 aggregates = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "block-mean")
@@ -119,7 +119,7 @@ def check_clip(clip: tuple[float, float], # (low, high), both at least 0
     if surrogate != "ppo": raise ValueError(f"dual_clip={dual_clip} bounds surrogate='ppo' only; leave it out with surrogate={surrogate!r}")
     if not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
 
-def _check_loss_inputs(logps, old_logps, advantages, mask, normalizer, actions, surrogate):
+def _check_loss_inputs(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, normalizer: float | None, actions: ActionSpace, surrogate: str) -> tuple[Tensor, Tensor]:
     if logps.ndim == 3:
         if not isinstance(actions, WindowActions) or surrogate == "gmpo": raise ValueError(f"logps has shape {tuple(logps.shape)}, one column per token of a window: that takes actions=WindowActions(k={logps.shape[2]}) and a surrogate other than 'gmpo'")
         if old_logps.shape != logps.shape: raise ValueError(f"old_logps has shape {tuple(old_logps.shape)} but logps has {tuple(logps.shape)}; both must be (B, T, k)")

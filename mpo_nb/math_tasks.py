@@ -8,6 +8,8 @@ __all__ = ['gsm8k_template', 'math_template', 'plain_frame', 'plain_stop', 'gsm8
 
 # %% ../nbs/lib/math_tasks.ipynb #1e7b5e1c
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 from .data import apart, fill, read_rows, take
 from .tasks import Task
 from .verify import extract_answer, math_equal
@@ -20,24 +22,24 @@ plain_frame, plain_stop = "Question: {prompt}\nAnswer:", ("\nQuestion:",)
 # %% ../nbs/lib/math_tasks.ipynb #c4adee0a
 _HASHED = re.compile(r"^####[ \t]*\S", re.MULTILINE)
 
-def gsm8k_format(problem: dict, response: str) -> bool:
+def gsm8k_format(problem: dict[str, Any], response: str) -> bool:
     "Whether a response has its answer after #### at the beginning of a line, or in a box."
     return bool(_HASHED.search(response)) or math_format(problem, response)
 
-def math_format(problem: dict, response: str) -> bool:
+def math_format(problem: dict[str, Any], response: str) -> bool:
     "Whether a response has a \\boxed{...} with something in it."
     return "\\boxed" in response and bool(extract_answer(response[response.index("\\boxed"):]))
 
-def math_reward(formatted, # the task's judge of form
+def math_reward(formatted: Callable[[dict[str, Any], str], bool], # the task's judge of form
                 require_format: bool, # whether a right answer in the wrong form counts
-                ):
+                ) -> Callable[[dict[str, Any], str], float]:
     "reward(problem, response): 1.0 for the right answer, else 0.0."
-    def reward(problem, response):
+    def reward(problem: dict[str, Any], response: str) -> float:
         return float((not require_format or formatted(problem, response)) and math_equal(response, problem["answer"]))
     return reward
 
 # %% ../nbs/lib/math_tasks.ipynb #9f89a892
-def _task(name, train, test, formatted, require_format, description, room):
+def _task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], formatted: Callable[[dict[str, Any], str], bool], require_format: bool, description: str, room: int) -> Task:
     return Task(name, apart(train, test), test, math_reward(formatted, require_format), description=description, plain=plain_frame, stop=plain_stop, formatted=formatted, max_new_tokens=room)
 
 def gsm8k(train: str | None = None, # a file with the columns question and answer; None for the hub
@@ -49,12 +51,12 @@ def gsm8k(train: str | None = None, # a file with the columns question and answe
           require_format: bool = False, # whether the form is a condition of the reward
           ) -> Task: # reward 1.0 for the right number
     "Grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). Raises ValueError or OSError for data that will not do."
-    def side(source, split, n, argument):
+    def side(source: str | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("question", "answer"), ("openai/gsm8k", "main"), split, split)
         return take([dict(prompt=fill(template, "question", q), answer=_gsm8k_gold(a, i, split)) for i, (q, a) in enumerate(zip(rows["question"], rows["answer"]))], n, seed, argument)
     return _task("gsm8k", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), gsm8k_format, require_format, "grade-school word problems", 256)
 
-def _gsm8k_gold(solution, i, split):
+def _gsm8k_gold(solution: str, i: int, split: str) -> str:
     if "####" not in solution: raise ValueError(f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); is this GSM8K?")
     return solution.rpartition("####")[2].strip().replace(",", "")
 
@@ -63,14 +65,14 @@ def math(train: str | None = None, # a file with the columns problem and solutio
          n_train: int | None = None, # how many; None for all
          n_test: int | None = None, # how many; None for all
          seed: int = 0, # which, where not all
-         levels: list[int] = (), # difficulty from 1 to 5; none for all
+         levels: Sequence[int] = (), # difficulty from 1 to 5; none for all
          template: str = math_template, # the user turn; {problem} stands for the problem
          require_format: bool = False, # whether the form is a condition of the reward
          ) -> Task: # reward 1.0 for the right expression
     "Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al. 2023). Raises ValueError or OSError for data that will not do."
     wanted = {int(level) for level in levels}
     if not wanted <= {1, 2, 3, 4, 5}: raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
-    def side(source, hub, split, n, argument):
+    def side(source: str | None, hub: tuple[str, ...], split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows, found = read_rows(source, ("problem",), hub, split, split), []
         for i, row in enumerate(rows):
             level = re.sub(r"\D", "", str(row.get("level", "")))
@@ -78,10 +80,10 @@ def math(train: str | None = None, # a file with the columns problem and solutio
             found.append(dict(prompt=fill(template, "problem", row["problem"]), answer=_math_gold(row, i, split), level=level, subject=str(row.get("subject") or row.get("type") or "")))
         if not found: raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
         return take(found, n, seed, argument)
-    sides = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train"), side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
-    return _task("math", *sides, math_format, require_format, "competition mathematics", 512)
+    learn, held = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train"), side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
+    return _task("math", learn, held, math_format, require_format, "competition mathematics", 512)
 
-def _math_gold(row, i, split):
+def _math_gold(row: dict[str, Any], i: int, split: str) -> str:
     gold = row.get("answer") or extract_answer(row.get("solution") or "")
     if not gold: raise ValueError(f"{split}: row {i} has neither an answer nor a \\boxed{{}} in its solution; is this MATH?")
     return str(gold)

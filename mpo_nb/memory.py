@@ -10,18 +10,21 @@ __all__ = ['rest', 'parts', 'cards', 'context_bytes', 'Fixed', 'packed_bytes', '
 # %% ../nbs/lib/memory.ipynb #7726d192
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
+from typing import Any, cast
 import psutil
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from .config import TrainConfig, choose_precision, configured_recipe
 from .logprobs import decoder_of
 from .models import load_shape, resolve_device
 from .prompts import render_prompt
 from .rehearsal import Outline, Work, along, meta_model, outline, rehearse_sampling, rehearse_training
+from .tasks import Task
 
 # %% ../nbs/lib/memory.ipynb #6a67a776
 @dataclass(frozen=True)
@@ -44,9 +47,10 @@ def packed_bytes(weight: Tensor, quantization: str) -> int:
 def fixed(kind: Outline, quantization: str = "none") -> Fixed:
     "Parts that need nothing but counting."
     model = meta_model(kind)
-    size = lambda tensors: sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+    size: Callable[[Iterable[Tensor]], int] = lambda tensors: sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
     weights, trained = size([*model.parameters(), *model.buffers()]), [p for p in model.parameters() if p.requires_grad]
-    head, embed = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    head: Any; embed: Any
+    head, embed = model.get_output_embeddings().weight, cast(Any, model).get_input_embeddings().weight
     linear = [m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight is not head and "lora_" not in name] if quantization != "none" else []
     layers = [tuple(p.shape for p in layer.parameters()) for layer in getattr(decoder_of(model), "layers", [])]
     return Fixed(weights=weights - size(linear) + sum(packed_bytes(w, quantization) for w in linear), trained=sum(p.numel() for p in trained), largest=max(p.numel() for p in trained),
@@ -57,8 +61,9 @@ def fixed(kind: Outline, quantization: str = "none") -> Fixed:
 def prompts_among(rows: int, # drawn without replacement
                   prompts: int, # groups that they are drawn from
                   group: int, # rows of each
-                  ) -> Counter: # number of different prompts -> probability
+                  ) -> dict[int, float]: # number of different prompts -> probability
     "How many different prompts a micro-batch has."
+    chances: Any; after: Any # Counter counts in whole numbers, these are probabilities
     chances = Counter({0: 1.0})
     for n in range(rows):
         after = Counter()
@@ -66,7 +71,7 @@ def prompts_among(rows: int, # drawn without replacement
             repeats = (d * group - n) / (prompts * group - n)
             after[d] += p * repeats; after[d + 1] += p * (1 - repeats)
         chances = after
-    return chances
+    return cast(dict[int, float], chances)
 
 def work(config: TrainConfig, prompt: int) -> tuple[Work, int]: # the largest pieces, and the rows of a minibatch's second micro-batch, 0 for none
     "How much goes through the model at once, when every response is as long as it may be."
@@ -93,12 +98,12 @@ def response_bytes(config: TrainConfig, w: Work) -> int:
     per_token = 8 + 8 + 1 + 4 * (4 + bool(recipe.kl)) + 8 * isinstance(recipe.actions, str)
     return c.prompts_per_step * c.group_size * (w.response * per_token + w.prompt * 9) + math.ceil(c.prompts_per_step * c.group_size / c.minibatches) * w.response * 34
 
-def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter:
+def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter[str]:
     "Gradients and what moves in the training pass, at its highest point."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
-    moving = lambda found: {phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")}) for phase, p in found.items()}
-    passed = lambda w: moving(along(lambda layers: rehearse_training(kind, layers, w, *how), kind.shape().num_hidden_layers, f.alike))
-    with_gradients = lambda p, parameters: p + Counter(gradients=4 * parameters)
+    moving: Callable[[dict[str, Counter[str]]], dict[str, Counter[str]]] = lambda found: {phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")}) for phase, p in found.items()}
+    passed: Callable[[Work], dict[str, Counter[str]]] = lambda w: moving(along(lambda layers: rehearse_training(kind, layers, w, *how), kind.shape().num_hidden_layers, f.alike))
+    with_gradients: Callable[[Counter[str], int], Counter[str]] = lambda p, parameters: p + Counter(gradients=4 * parameters)
     w, second = work(config, prompt)
     moments = [with_gradients(p, f.trained) for way in ways(config, replace(w, rows=second)) for p in passed(way).values()] if second else []
     for way in ways(config, w) if second < w.rows else []:
@@ -114,7 +119,7 @@ def step_phases(config: TrainConfig, # precision and max_new_tokens decided
                 shape: PretrainedConfig, # of the model
                 prompt: int, # tokens of the longest prompt
                 gpu: bool, # whether Adam takes all weights at once
-                ) -> dict[str, Counter]: # phase -> part -> bytes
+                ) -> dict[str, Counter[str]]: # phase -> part -> bytes
     "Every part of every phase of a step."
     kind, (w, _) = outline(config, shape), work(config, prompt)
     f, c = fixed(kind, config.quantization), config
@@ -126,7 +131,7 @@ def step_phases(config: TrainConfig, # precision and max_new_tokens decided
         scored = ways(c, replace(w, rows=max(1, min(c.prompts_per_step * c.group_size, c.micro_batch_tokens // (prompt + c.max_new_tokens))))) # minibatches do not matter here
         passes = [along(lambda n: rehearse_training(kind, n, way, c.gradient_checkpointing, c.chunk_elements, frozen=True), kind.shape().num_hidden_layers, f.alike) for way in scored]
         found["scoring"] = max((moment for phases in passes for moment in phases.values()), key=Counter.total)
-    named = lambda moved: {label: moved[label] for label in ("low-precision copies", "key-value cache")} | {rest: moved[rest] + moved["activations"] + f.unpacked, "gradients": 4 * f.trained}
+    named: Callable[[Counter[str]], dict[str, int]] = lambda moved: {label: moved[label] for label in ("low-precision copies", "key-value cache")} | {rest: moved[rest] + moved["activations"] + f.unpacked, "gradients": 4 * f.trained}
     sampling = {phase: Counter(named(moved)) for phase, moved in found.items()}
     training = training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})
     adam = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
@@ -137,22 +142,24 @@ def halvings(value: int, least: int) -> list[int]:
     "value/2, value/4, ..., down to `least`, which ends the list."
     return [] if value <= least else [max(least, value // 2), *halvings(max(least, value // 2), least)]
 
-def levers(config: TrainConfig, prompt: int) -> tuple[dict, dict]: # name -> values, mildest first: those that cost time, those that change the training
+def levers(config: TrainConfig, prompt: int) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]: # name -> values, mildest first: those that cost time, those that change the training
     "What can be changed, from the mildest value to the strongest."
     c, longest, w = config, prompt + config.max_new_tokens, work(config, prompt)[0]
-    costs_time = dict(micro_batch_tokens=[v for v in halvings(c.micro_batch_tokens, longest) if v < c.prompts_per_step * c.group_size * longest], gradient_checkpointing=[True] if not c.gradient_checkpointing else [],
+    costs_time: dict[str, list[Any]] = dict(micro_batch_tokens=[v for v in halvings(c.micro_batch_tokens, longest) if v < c.prompts_per_step * c.group_size * longest], gradient_checkpointing=[True] if not c.gradient_checkpointing else [],
                       max_rows=[v for v in halvings(c.max_rows, 1) if v < w.sampled])
-    changes = dict(lora_rank=[16] if not c.lora_rank else [], quantization=["4bit"] if c.quantization == "none" else [], max_new_tokens=halvings(c.max_new_tokens, max(1, c.max_new_tokens // 4)))
-    return tuple({name: values for name, values in group.items() if values} for group in (costs_time, changes))
+    changes: dict[str, list[Any]] = dict(lora_rank=[16] if not c.lora_rank else [], quantization=["4bit"] if c.quantization == "none" else [], max_new_tokens=halvings(c.max_new_tokens, max(1, c.max_new_tokens // 4)))
+    mild, strong = ({name: values for name, values in group.items() if values} for group in (costs_time, changes))
+    return mild, strong
 
 def remedy(config: TrainConfig, # which does not fit
            prompt: int, # tokens of the longest prompt
-           fits, # configuration -> bool
-           ) -> dict | None: # changes to the configuration; None when nothing here is enough
+           fits: Callable[[TrainConfig], bool], # whether a configuration does
+           ) -> dict[str, Any] | None: # changes to the configuration; None when nothing here is enough
     "The least harmful set of changes that fits, each as mild as it can be."
     free, costly = levers(config, prompt)
+    subsets: Callable[[dict[str, list[Any]]], list[tuple[str, ...]]]
     values, subsets = free | costly, lambda names: [s for n in range(len(names) + 1) for s in combinations(names, n)]
-    tried = lambda changes: not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank)) and fits(replace(config, **changes))
+    tried: Callable[[dict[str, Any]], bool] = lambda changes: not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank)) and fits(replace(config, **changes))
     for harm in subsets(costly):
         if not tried({name: values[name][-1] for name in (*harm, *free)}): continue
         for mild in subsets(free):
@@ -160,6 +167,7 @@ def remedy(config: TrainConfig, # which does not fit
             if not tried(chosen): continue
             for name in chosen: chosen[name] = next(v for v in values[name] if tried(chosen | {name: v}))
             return chosen
+    return None
 
 # %% ../nbs/lib/memory.ipynb #a0d778f3
 cards = {"T4": (15.0, False), "L4": (22.5, True), "A100 40 GB": (40.0, True), "A100 80 GB": (80.0, True), "H100": (79.6, True)} # GiB, and whether it multiplies bfloat16
@@ -175,14 +183,14 @@ class Verdict:
     device: str # its name
     capacity: int # bytes that the run may use
     need: int # bytes at the peak, on that device
-    changes: dict | None = field(default_factory=dict) # what would make it fit; None where nothing here would
+    changes: dict[str, Any] | None = field(default_factory=dict) # what would make it fit; None where nothing here would
     changed: int = 0 # bytes at the peak after the changes
     note: str = "" # about the precision
 
     @property
     def fits(self) -> bool: return self.need <= self.capacity
 
-    def __str__(self):
+    def __str__(self) -> str:
         help = "no change that this page knows is enough" if self.changes is None else f"{', '.join(f'{k}={v!r}' for k, v in self.changes.items())} would ({in_words(self.changed)})"
         said = f"fits, {in_words(self.capacity - self.need)} to spare" if self.fits else f"does not fit, {in_words(self.need - self.capacity)} too much: {help}"
         return f"{self.device} ({in_words(self.capacity)}): {said}" + (f"; {self.note}" if self.note else "")
@@ -192,7 +200,7 @@ class MemoryPlan:
     "What a run will need. Prints itself as a table."
     config: TrainConfig # with what was left open decided
     work: Work # the largest pieces of work
-    phases: dict[str, Counter] # phase -> part -> bytes
+    phases: dict[str, Counter[str]] # phase -> part -> bytes
     verdicts: list[Verdict] # the present device first
 
     @property
@@ -200,8 +208,8 @@ class MemoryPlan:
     @property
     def peak(self) -> int: return self.phases[self.phase].total()
 
-    def __str__(self):
-        line = lambda name, cells: f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
+    def __str__(self) -> str:
+        line: Callable[[str, Iterable[str]], str] = lambda name, cells: f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
         lines = [line("", self.phases)] + [line(part, [in_words(found[part]) if found[part] else "" for found in self.phases.values()]) for part in parts if any(found[part] for found in self.phases.values())]
         lines += [line("together", [in_words(found.total()) for found in self.phases.values()])]
         w, c = self.work, self.config
@@ -211,7 +219,7 @@ class MemoryPlan:
     __repr__ = __str__
 
 # %% ../nbs/lib/memory.ipynb #216e1e65
-def longest_prompt(config: TrainConfig, task, tokenizer) -> int:
+def longest_prompt(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
     "Tokens of the longest prompt of a task, as the run's format shows it."
     texts = [render_prompt(tokenizer, task, p, config.prompt_format, config.system_prompt) for split in (task.train, task.test) for p in split]
     return max(map(len, tokenizer(texts)["input_ids"]))
@@ -225,8 +233,9 @@ def plan_memory(config: TrainConfig, # the run
                 shape: PretrainedConfig | None = None, # the model's configuration; default: that of `config.model`, of which nothing else is fetched
                 device: str | None = None, # default: the configuration's; decides precision="auto" and how Adam works
                 prompt_tokens: int | None = None, # longest prompt; default: the task's, where task and tokenizer are given, else 256
-                task=None, tokenizer=None, # to measure the longest prompt
-                cards: dict = cards, # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
+                task: Task | None = None, # to measure the longest prompt, with the tokenizer
+                tokenizer: PreTrainedTokenizerBase | None = None, # the model's
+                cards: dict[str, tuple[float, bool]] = cards, # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
                 ) -> MemoryPlan:
     "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model."
     shape, place = (shape or load_shape(config.model)).get_text_config(), resolve_device(device or config.device)
@@ -235,8 +244,8 @@ def plan_memory(config: TrainConfig, # the run
     own = replace(asked, precision=choose_precision(place, shape.hidden_size) if asked.precision == "auto" else asked.precision)
     try: phases = step_phases(own, shape, prompt, place.type == "cuda")
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error: raise ValueError(f"shape={type(shape).__name__}: its code does not run without data ({str(error).splitlines()[0]}), so nothing can be planned; measure a short run instead") from error
-    needed = lambda c, gpu: max(found.total() for found in step_phases(c, shape, prompt, gpu).values())
-    def verdict(name, capacity, c, gpu, note=""):
+    needed: Callable[[TrainConfig, bool], int] = lambda c, gpu: max(found.total() for found in step_phases(c, shape, prompt, gpu).values())
+    def verdict(name: str, capacity: int, c: TrainConfig, gpu: bool, note: str = "") -> Verdict:
         found = Verdict(name, capacity, needed(c, gpu), note=note)
         if not found.fits:
             found.changes = remedy(c, prompt, lambda other: needed(other, gpu) <= capacity)

@@ -9,14 +9,15 @@ __all__ = ['clock_metrics', 'accuracy_interval', 'held_out_accuracy', 'dead_grou
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 import torch
 from torch import Tensor
 from .losses import PolicyLoss
 from .tasks import Task, score
 
 # %% ../nbs/lib/metrics.ipynb #98f48d5d
-def accuracy_interval(correct: int, # number of right responses
-                      n: int, # number of independent responses
+def accuracy_interval(correct: float, # number of right responses
+                      n: float, # number of independent responses
                       z: float = 1.959964, # normal quantile; 1.96 for 95%
                       ) -> tuple[float, float, float]: # accuracy, lower end, upper end, all in [0, 1]
     "Accuracy with Wilson's score interval. Raises ValueError unless 0 <= correct <= n and n >= 1."
@@ -28,11 +29,11 @@ def accuracy_interval(correct: int, # number of right responses
 # %% ../nbs/lib/metrics.ipynb #c2d2bd9b
 def held_out_accuracy(task: Task, # for its test problems and reward
                       n: int, # how many of the test problems, from the first
-                      sample: Callable[[list[dict], bool], list[str]], # sample(problems, greedy) -> one response each
+                      sample: Callable[[list[dict[str, Any]], bool], list[str]], # sample(problems, greedy) -> one response each
                       ) -> dict[str, float]: # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
     "Sampled and greedy accuracy on held-out problems with 95% intervals, one response per problem."
     problems = [task.test[i] for i in range(min(n, len(task.test)))]
-    found = {}
+    found: dict[str, float] = {}
     for how in ("sampled", "greedy"):
         correct = sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy")))
         found |= dict(zip((f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"), accuracy_interval(correct, len(problems))))
@@ -49,7 +50,9 @@ def dead_groups(rewards: Tensor, # (B,), groups consecutive
 # %% ../nbs/lib/metrics.ipynb #84d7305a
 class UpdateMetrics:
     "Sums over the micro-batches of one step; `result()` is the row of numbers."
-    def __init__(self): self.parts, self.losses = [], {}
+    parts: list[Tensor]; losses: dict[int, list[tuple[float, float]]]
+
+    def __init__(self) -> None: self.parts, self.losses = [], {}
 
     def add(self,
             out: PolicyLoss, # of one micro-batch
@@ -69,6 +72,7 @@ class UpdateMetrics:
         ratio, low, high, entropy = torch.cat(self.parts, 1)
         n = len(ratio)
         if not n: return {}
+        ordered: Tensor; rank: Callable[[float], float]
         ordered, rank = ratio.sort().values, lambda q: float(ordered[min(n - 1, math.ceil(q * n) - 1)])
         updates = list(self.losses.values())
         return dict(loss=sum(sum(l for l, _ in u) for u in updates) / len(updates), clip_fraction=float((low + high).mean()), clip_fraction_low=float(low.mean()), clip_fraction_high=float(high.mean()),

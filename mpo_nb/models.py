@@ -10,21 +10,23 @@ __all__ = ['dtypes', 'model_source', 'adapter_base', 'load_shape', 'load_tokeniz
 import importlib.util
 import json
 import math
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import quiet_files
 from .config import check_model_options, choose_precision
 from .chain_sum import tiny_model_path
+from .logprobs import CausalLM
 
 # %% ../nbs/lib/models.ipynb #9e3e7a7e
 def model_source(model: str | Path, # "tiny", a hub name, a folder, or a GGUF file
-                 ) -> tuple[str, dict]: # what `from_pretrained` takes: a name, and gguf_file where there is one
+                 ) -> tuple[str, dict[str, str]]: # what `from_pretrained` takes: a name, and gguf_file where there is one
     "Where a model lies. Raises FileNotFoundError for what looks like a path but is not there."
     name = tiny_model_path() if str(model) == "tiny" else str(model)
     path = Path(name).expanduser()
@@ -39,10 +41,10 @@ def adapter_base(model: str | Path, # as for `load`
                  ) -> str | None: # what the adapters in a folder were trained on; None where it holds none
     "The base model of a folder of LoRA adapters."
     file = Path(str(model)).expanduser() / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf8"))["base_model_name_or_path"] if file.is_file() else None
+    return cast(str, json.loads(file.read_text(encoding="utf8"))["base_model_name_or_path"]) if file.is_file() else None
 
 # %% ../nbs/lib/models.ipynb #953dc99a
-def _opened(model, read):
+def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
     "What `read(name, **kwargs)` gives, with an error that names the argument."
     while base := adapter_base(model): model = base
     name, source = model_source(model)
@@ -54,12 +56,13 @@ def _opened(model, read):
 def load_shape(model: str | Path, # as for `load`
                ) -> PretrainedConfig: # of the text part
     "A model's configuration, without its weights. Raises OSError where there is none."
-    return _opened(model, AutoConfig.from_pretrained).get_text_config()
+    return cast(PretrainedConfig, _opened(model, AutoConfig.from_pretrained).get_text_config())
 
 def load_tokenizer(model: str | Path, # as for `load`
                    ) -> PreTrainedTokenizerBase: # padding on the left, with a padding token
     "A model's tokenizer. Raises OSError where there is none."
     own = adapter_base(model) and (Path(str(model)) / "tokenizer_config.json").is_file()
+    tokenizer: PreTrainedTokenizerBase
     tokenizer = AutoTokenizer.from_pretrained(str(model)) if own else _opened(model, AutoTokenizer.from_pretrained)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None: tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -77,7 +80,7 @@ def resolve_device(device: str, # cpu, cuda, cuda:1, or auto
     if found.type == "cuda" and not torch.cuda.is_available(): raise ValueError(f"device={device!r}, but torch sees no GPU; use device='cpu' or 'auto'")
     return found
 
-def _quantized(quantization, precision) -> dict:
+def _quantized(quantization: str, precision: str) -> dict[str, Any]:
     "What `from_pretrained` is told about bitsandbytes."
     if quantization == "none": return {}
     if quantization not in ("4bit", "8bit"): raise ValueError(f"quantization={quantization!r}; choose one of none, 4bit, 8bit")
@@ -85,25 +88,26 @@ def _quantized(quantization, precision) -> dict:
     if quantization == "8bit": return dict(quantization_config=BitsAndBytesConfig(load_in_8bit=True))
     return dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtypes[precision]))
 
-def _weights(model, dtype, attention, device, packed) -> nn.Module:
+def _weights(model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]) -> CausalLM:
     "A model with its weights on the device, dense unless bitsandbytes packs it."
-    def read(name, **source):
+    def read(name: str, **source: Any) -> CausalLM:
         if source:
             try: from transformers import GgufConfig
             except ImportError: pass # releases before 5.2x always unpack
             else: source["quantization_config"] = GgufConfig(dequantize=True)
         if attention != "auto": source["attn_implementation"] = attention
         if packed: source["device_map"] = {"": device}
-        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **source, **packed)
+        return cast(CausalLM, AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **source, **packed))
+    found: Any # some attributes are set that transformers does not declare
     with quiet_files(): found = _opened(model, read)
-    if packed: return found
+    if packed: return cast(CausalLM, found)
     if hasattr(found.config, "quantization_config"):
         del found.config.quantization_config
         found.hf_quantizer, found.is_quantized, found.quantization_method = None, False, None
-    return found.to(device)
+    return cast(CausalLM, found.to(device))
 
 # %% ../nbs/lib/models.ipynb #d1698218
-def add_lora(model: nn.Module, # a causal language model, frozen in place
+def add_lora(model: CausalLM, # a causal language model, frozen in place
              rank: int, # r, columns of the adapters
              alpha: int = 0, # scale; 0 means twice the rank
              targets: str = "all-linear", # every linear layer but the head, or layer names separated by commas
@@ -115,8 +119,8 @@ def add_lora(model: nn.Module, # a causal language model, frozen in place
     try: return get_peft_model(model, config)
     except ValueError as error: raise ValueError(f"lora_targets={targets!r}: {error}") from None
 
-def adapters_off(model: nn.Module, # with adapters
-                 ): # a context manager
+def adapters_off(model: CausalLM, # with adapters
+                 ) -> AbstractContextManager[Any]: # a context manager
     "The frozen model under the adapters, inside a `with`."
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
@@ -131,7 +135,7 @@ def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adap
          attention: str = "auto", # auto, sdpa, eager or flash_attention_2
          training: bool = False, # whether all weights will be trained, and so are kept in float32
          quiet: bool = False, # say nothing
-         ) -> tuple[nn.Module, PreTrainedTokenizerBase]: # in eval mode, on the device; the tokenizer pads on the left
+         ) -> tuple[CausalLM, PreTrainedTokenizerBase]: # in eval mode, on the device; the tokenizer pads on the left
     "A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be, OSError for a model that is not there."
     check_model_options(precision, quantization, attention, lora_rank, training)
     place, tokenizer = resolve_device(device), load_tokenizer(model)
@@ -150,7 +154,7 @@ def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adap
     return found.eval(), tokenizer
 
 # %% ../nbs/lib/models.ipynb #969a7224
-def describe_model(model: nn.Module, # loaded
+def describe_model(model: CausalLM, # loaded
                    tokenizer: PreTrainedTokenizerBase, # its tokenizer
                    name: str = "", # what to call it
                    ) -> str: # one line
@@ -166,12 +170,12 @@ def describe_model(model: nn.Module, # loaded
     return said + (f"; LoRA trains {trained / 1e6:.2f}M ({trained / total:.1%})" if isinstance(model, PeftModel) else "")
 
 # %% ../nbs/lib/models.ipynb #d87d3110
-def load_state(model: nn.Module, # the model that was trained, plain or with adapters
+def load_state(model: CausalLM, # the model that was trained, plain or with adapters
                folder: str | Path, # what its `save_pretrained` wrote
                ) -> None:
     "Put saved weights, or saved adapters, back into a model. Raises ValueError when they are not those of this model."
     if isinstance(model, PeftModel):
-        found = set_peft_model_state_dict(model, load_file(Path(folder) / "adapter_model.safetensors"))
+        found: Any = set_peft_model_state_dict(model, load_file(Path(folder) / "adapter_model.safetensors"))
         wrong = [*found.unexpected_keys, *(k for k in found.missing_keys if "lora_" in k)]
         if wrong: raise ValueError(f"{folder} holds adapters of another model or other layers (first: {wrong[0]})")
     else:
@@ -183,6 +187,7 @@ def save_merged(model: str | Path, # a folder of adapters, such as a checkpoint 
                 ) -> Path: # the folder, which `AutoModelForCausalLM.from_pretrained` loads
     "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
     if adapter_base(model) is None: raise ValueError(f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0")
+    merged: Any # `to` of transformers hides its signature
     merged, tokenizer = load(model, device="cpu", precision="float32", quiet=True)
     with quiet_files(): merged.to(dtypes[precision]).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .advantages import boundary_advantages, distribute
 from .batches import Batch, draw_seed
 from .blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
+from .policy import Policy
 from .tasks import score
 from .traces import token_texts
 
@@ -44,7 +45,7 @@ class BoundaryValues:
     tokens: int # sampled for them
     places: int # that were finished
 
-def boundary_values(policy, # a Policy: `rollout`, `task`, `tokenizer`, `config`
+def boundary_values(policy: Policy, # for its task, tokenizer and configuration
                     batch: Batch, # sampled responses, groups consecutive
                     ids: Tensor, # (B, T) block ids
                     continuations: int, # responses finished from each place
@@ -55,7 +56,7 @@ def boundary_values(policy, # a Policy: `rollout`, `task`, `tokenizer`, `config`
     done = [r.ids[p.row, : p.length].tolist() for p in places]
     starts = [r.prompt_ids[p.row][r.prompt_mask[p.row].bool()].tolist() + before for p, before in zip(places, done)]
     found, tokens = policy.finish(starts, [c.max_new_tokens - p.length for p in places], continuations, seed)
-    texts = [policy.tokenizer.decode(before + new, skip_special_tokens=True, clean_up_tokenization_spaces=False) for before, several in zip(done, found) for new in several]
+    texts = [str(policy.tokenizer.decode(before + new, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for before, several in zip(done, found) for new in several]
     problems = [batch.problems[p.row] for p in places for _ in range(continuations)]
     rewards = torch.tensor(score(policy.task, problems, texts), dtype=torch.float).view(-1, continuations).mean(1)
     values = torch.zeros(block_sizes(ids).shape)
@@ -65,7 +66,7 @@ def boundary_values(policy, # a Policy: `rollout`, `task`, `tokenizer`, `config`
     return BoundaryValues(values.to(r.mask.device) * (block_sizes(ids) > 0), tokens, len(places))
 
 # %% ../nbs/lib/montecarlo.ipynb #0d5890cb
-def boundary_blocks(policy, # for the tokenizer, where blocks are read from the text
+def boundary_blocks(policy: Policy, # for the tokenizer, where blocks are read from the text
                     batch: Batch, # sampled responses
                     boundaries: str | int, # "sentence" | "surprise" | tokens between two
                     ) -> Tensor: # (B, T) ids
@@ -75,7 +76,7 @@ def boundary_blocks(policy, # for the tokenizer, where blocks are read from the 
     if boundaries == "surprise": return surprise_blocks(mask, own)
     return sentence_blocks(mask, [token_texts(policy.tokenizer, ids[:n].tolist()) for ids, n in zip(batch.rollout.ids, batch.rollout.lengths)])
 
-def sampled_advantages(policy, # a Policy, with its recipe
+def sampled_advantages(policy: Policy, # with its recipe
                        batch: Batch, # sampled responses
                        rewards: Tensor, # (B,) shaped
                        step: int, # from 1

@@ -10,15 +10,18 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 from .blocks import check_mask
 from .checkpoint import Run, load_optimizer
 from .faults import Interruptible
-from .logprobs import decoder_of, head_logits, positions, token_logps
-from .mtp_parts import MTPParts, scale_gradient
+from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
+from .mtp_parts import Depth, MTPParts, scale_gradient
 
 # %% ../nbs/lib/mtp.ipynb #9758c62c
 class MTPModules(MTPParts):
@@ -34,8 +37,9 @@ class MTPModules(MTPParts):
                attention_mask: Tensor, # the same shape, 1 on tokens that are read
                ) -> Iterator[Tensor]: # k - 1 times (B, L, d): depth n's state at i, which predicts token i + 1 + n
         "Each depth's last hidden states, normed."
+        depth: Any; trunk: Any
         trunk, read = decoder_of(self.model), attention_mask[:, : hidden.shape[1]].long()
-        base = before = scale_gradient(hidden, self.trunk_gradient).to(self.depths[0].norm.weight.dtype) if self.depths else hidden
+        base = before = scale_gradient(hidden, self.trunk_gradient).to(cast(Depth, self.depths[0]).norm.weight.dtype) if self.depths else hidden
         for n, depth in enumerate(self.depths, 1):
             if self.options["merge"] == "eh_proj":
                 later = torch.cat([input_ids[:, n:], torch.zeros_like(input_ids[:, :n])], 1)[:, : hidden.shape[1]]
@@ -50,7 +54,7 @@ class MTPModules(MTPParts):
                 input_ids: Tensor, # (B, L)
                 attention_mask: Tensor, # (B, L)
                 mask: Tensor, # (B, L) bool, tokens whose windows are wanted
-                ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable]]: # where (B, L) bool, states (M, d), targets (M,), head
+                ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]]: # where (B, L) bool, states (M, d), targets (M,), head
         "What each column of `future_logps` is computed from, the backbone's first."
         B, L = input_ids.shape
         output = self.model.get_output_embeddings()
@@ -84,11 +88,13 @@ class MTPModules(MTPParts):
         read = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else check_mask(attention_mask, input_ids=input_ids)
         wanted = read if mask is None else check_mask(mask, input_ids=input_ids) & read
         wanted = wanted & torch.cat([torch.zeros_like(read[:, :1]), read[:, :-1]], 1) # a first token has nothing before it
+        logps: list[Tensor]; entropy: Tensor | None
         logps, entropy = [], None
         for there, states, targets, head in self.columns(hidden, input_ids, read, wanted):
             new, spread = token_logps(self.model, states, targets, temperature, entropy_grad and entropy is None, chunk_elements, head)
             logps.append(new.new_zeros(there.shape).masked_scatter(there, new))
             if entropy is None: entropy = spread.new_zeros(there.shape).masked_scatter(there, spread)
+        assert entropy is not None # the backbone's column is always there
         return torch.stack(logps, -1), entropy
 
 # %% ../nbs/lib/mtp.ipynb #a3a20c98
@@ -98,7 +104,7 @@ class WarmUp:
     before: list[float] # share of held-back tokens that the most likely one is, before
     after: list[float] # after
     tokens: list[int] # how many each share is of
-    losses: list[dict] # one per step: "step", "loss", and "depth_1" and so on, in nats
+    losses: list[dict[str, float]] # one per step: "step", "loss", and "depth_1" and so on, in nats
 
     def _repr_markdown_(self) -> str:
         rows = [f"| {n} | {b:.3f} | {a:.3f} | {t:,} |" for n, (b, a, t) in enumerate(zip(self.before, self.after, self.tokens))]
@@ -109,7 +115,9 @@ class WarmUp:
         return "\n".join(["tokens ahead  right before  right after         of", *rows])
 
 # %% ../nbs/lib/mtp.ipynb #186a8f01
-def _rows(dataset, tokenizer, max_length) -> list[tuple[list[int], list[bool]]]: # ids, and which of them are to be predicted
+_Row: TypeAlias = tuple[list[int], list[bool]] # ids, and which of them are to be predicted
+
+def _rows(dataset: Sequence[str | dict[str, Any]], tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> list[_Row]: # ids, and which of them are to be predicted
     "The token ids of a data set. Raises ValueError for a row that is neither text nor ids."
     found = []
     for i, row in enumerate(dataset):
@@ -126,17 +134,18 @@ def _rows(dataset, tokenizer, max_length) -> list[tuple[list[int], list[bool]]]:
         found.append((ids[:max_length], [x != -100 for x in labels][:max_length]))
     return found
 
-def _tensors(rows, device) -> tuple[Tensor, Tensor, Tensor]: # ids, attention, wanted: (B, L), padded on the right
+def _tensors(rows: list[_Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]: # ids, attention, wanted: (B, L), padded on the right
     L = max(len(ids) for ids, _ in rows)
     padded = [[[*x, *[0] * (L - len(x))] for x in column] for column in ([ids for ids, _ in rows], [[1] * len(ids) for ids, _ in rows], [wanted for _, wanted in rows])]
-    return tuple(torch.tensor(x, dtype=kind, device=device) for x, kind in zip(padded, (torch.long, torch.bool, torch.bool)))
+    ids, attention, chosen = (torch.tensor(x, dtype=kind, device=device) for x, kind in zip(padded, (torch.long, torch.bool, torch.bool)))
+    return ids, attention, chosen
 
-def _read(mtp, ids: Tensor, attention: Tensor) -> Tensor: # (B, L, d)
+def _read(mtp: MTPModules, ids: Tensor, attention: Tensor) -> Tensor: # (B, L, d)
     "The backbone's last hidden states, without a graph."
-    with torch.no_grad(): return decoder_of(mtp.model)(input_ids=ids, attention_mask=attention.long(), position_ids=positions(attention), use_cache=False).last_hidden_state
+    with torch.no_grad(): return cast(Tensor, decoder_of(mtp.model)(input_ids=ids, attention_mask=attention.long(), position_ids=positions(attention), use_cache=False).last_hidden_state)
 
 @torch.no_grad()
-def _accuracy(mtp, rows, batch_size: int, device) -> tuple[list[float], list[int]]:
+def _accuracy(mtp: MTPModules, rows: list[_Row], batch_size: int, device: torch.device) -> tuple[list[float], list[int]]:
     "How often the most likely token is the right one, per depth, and of how many."
     right, total = [0] * mtp.k, [0] * mtp.k
     for start in range(0, len(rows), batch_size):
@@ -149,29 +158,32 @@ def _accuracy(mtp, rows, batch_size: int, device) -> tuple[list[float], list[int
 # %% ../nbs/lib/mtp.ipynb #ce87819c
 class _Warming:
     "A warm-up in progress: its optimiser, its folder, and where it stands."
-    def __init__(self, mtp, train, test, batch_size, lr, seed, output, every, precision, device, digest):
+    losses: list[dict[str, float]]
+
+    def __init__(self, mtp: MTPModules, train: list[_Row], test: list[_Row], batch_size: int, lr: float, seed: int, output: str | None, every: int, precision: str, device: torch.device, digest: int) -> None:
         self.mtp, self.train, self.test, self.batch_size, self.seed, self.every, self.precision, self.device = mtp, train, test, batch_size, seed, every, precision, device
         self.optimizer = torch.optim.AdamW(mtp.parameters(), lr=lr, weight_decay=0.0)
         self.losses, self.done, self.folder, self.interrupt = [], 0, Run(output) if output else None, Interruptible()
-        saved = []
+        saved: list[tuple[int, Path]] = []
         if self.folder:
             self.folder.begin(mtp.options | dict(batch_size=batch_size, lr=lr, seed=seed, precision=precision, rows=[len(train), len(test)], digest=digest))
             saved = self.folder.checkpoints()
         self.first, self.tokens = self._measured(saved)
-        if saved:
+        if self.folder and saved:
             self.done, path = saved[-1]
             mtp.load_weights(path); load_optimizer(self.optimizer, path / "optimizer.safetensors")
             self.folder.rewind(self.done); self.losses = self.folder.metrics
 
-    def _measured(self, saved) -> tuple[list[float], list[int]]:
+    def _measured(self, saved: list[tuple[int, Path]]) -> tuple[list[float], list[int]]:
         "Accuracy before the first step; of a warm-up that goes on, as it was found then."
         if saved:
             state = json.loads((saved[-1][1] / "state.json").read_text(encoding="utf8"))
             return state["before"], state["tokens"]
         return _accuracy(self.mtp, self.test, self.batch_size, self.device)
 
-    def _batch(self, step: int) -> list: # from 1
+    def _batch(self, step: int) -> list[_Row]: # from 1
         "The step's rows: passes over the data, each in an order of its own."
+        found: list[_Row]
         n, found = len(self.train), []
         for position in range((step - 1) * self.batch_size, step * self.batch_size):
             epoch, i = divmod(position, n)
@@ -179,7 +191,7 @@ class _Warming:
             found.append(self.train[order[i]])
         return found
 
-    def _step(self, step: int) -> dict:
+    def _step(self, step: int) -> dict[str, float]:
         ids, attention, wanted = _tensors(self._batch(step), self.device)
         with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
             columns = self.mtp.columns(_read(self.mtp, ids, attention), ids, attention, wanted); next(columns)
@@ -191,7 +203,7 @@ class _Warming:
         self.optimizer.step()
         return dict(step=step, loss=loss.item()) | {f"depth_{n}": x.item() for n, x in enumerate(depths, 1)}
 
-    def _save(self):
+    def _save(self) -> None:
         if self.folder: self.folder.save(self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=1)
 
     def run(self, steps: int, progress: bool) -> WarmUp:
@@ -213,13 +225,13 @@ class _Warming:
         return WarmUp(self.first, _accuracy(self.mtp, self.test, self.batch_size, self.device)[0], self.tokens, self.losses)
 
 # %% ../nbs/lib/mtp.ipynb #7ca8b1ca
-def warm_up(model: nn.Module, # the backbone, which stays as it is
+def warm_up(model: CausalLM, # the backbone, which stays as it is
             mtp: MTPModules, # trained in place
-            dataset: Sequence, # texts, or dicts with input_ids and perhaps labels (-100: not to be predicted)
+            dataset: Sequence[str | dict[str, Any]], # texts, or dicts with input_ids and perhaps labels (-100: not to be predicted)
             steps: int, # optimiser steps
             batch_size: int = 32, # rows per step
             lr: float = 1e-3, # Adam's
-            tokenizer=None, # for texts
+            tokenizer: PreTrainedTokenizerBase | None = None, # for texts
             max_length: int = 1024, # tokens of a row that are read
             held_out: float = 0.1, # share of the rows that accuracy is measured on
             seed: int = 0, # order of the rows

@@ -9,45 +9,47 @@ __all__ = ['scale_gradient', 'one_layer', 'Depth', 'MTPParts']
 import copy
 import json
 from pathlib import Path
+from typing import Any, TypeVar, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from .blocks import check_positive_int
-from .logprobs import decoder_of
+from .logprobs import CausalLM, decoder_of
 
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
 class _Scaled(torch.autograd.Function):
     "The identity, whose gradient is multiplied."
     @staticmethod
-    def forward(ctx, x, factor):
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, g): return g * ctx.factor, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]: return g * ctx.factor, None
 
 def scale_gradient(x: Tensor, # any
                    factor: float, # 0 cuts the graph
                    ) -> Tensor: # the same values
     "`x`, through which only `factor` times the gradient flows back."
-    return x if factor == 1 else x.detach() if factor == 0 else _Scaled.apply(x, factor)
+    return x if factor == 1 else x.detach() if factor == 0 else cast(Tensor, _Scaled.apply(x, factor)) # type: ignore[no-untyped-call]  # torch's method has no hints
 
 # %% ../nbs/lib/mtp_parts.ipynb #ea508e44
 def _plain_weights(layer: nn.Module) -> dict[str, Tensor]:
     "A layer's own weights, without the adapters that peft hung on it."
     return {name.replace(".base_layer.", "."): x for name, x in layer.state_dict().items() if ".lora_" not in name}
 
-def one_layer(model: nn.Module, # a causal language model, plain or wrapped by peft
+def one_layer(model: CausalLM, # a causal language model, plain or wrapped by peft
               start: str = "copy", # "copy" of the backbone's last layer and norm | "random"
               ) -> tuple[nn.Module, nn.Module]: # a decoder of one layer that takes inputs_embeds, and the norm for its output
     "A decoder layer of the backbone's class. Raises ValueError for an architecture that is built another way, or packed weights to copy."
-    trunk = decoder_of(model)
+    trunk: Any = decoder_of(model) # what it must have is checked next
     lacking = [name for name in ("embed_tokens", "layers", "norm", "config") if not hasattr(trunk, name)]
     if lacking: raise ValueError(f"model={type(trunk).__name__} has no {lacking[0]!r}: MTP modules are built for decoders made of embed_tokens, layers and norm, such as Llama, Qwen2, Qwen3 or Gemma")
     config, last = copy.deepcopy(trunk.config), trunk.layers[-1]
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 1, None # its embedding is thrown away
     if getattr(config, "layer_types", None): config.layer_types = config.layer_types[-1:]
     device = trunk.norm.weight.device
+    decoder: Any; norm: Any
     with torch.device(device): decoder = type(trunk)(config).float()
     decoder.embed_tokens, norm, decoder.norm = nn.Identity(), decoder.norm, nn.Identity()
     if start == "copy":
@@ -59,7 +61,9 @@ def one_layer(model: nn.Module, # a causal language model, plain or wrapped by p
 # %% ../nbs/lib/mtp_parts.ipynb #e7731c65
 class Depth(nn.Module):
     "What one depth owns: a decoder layer, its norm, a projection where embeddings are merged in, and perhaps a head."
-    def __init__(self, model, head: str, merge: str, start: str):
+    decoder: Any; norm: Any # of the backbone's classes
+
+    def __init__(self, model: CausalLM, head: str, merge: str, start: str) -> None:
         super().__init__()
         self.decoder, self.norm = one_layer(model, start)
         output, size = model.get_output_embeddings(), self.decoder.config.hidden_size
@@ -73,22 +77,24 @@ class Depth(nn.Module):
         self.requires_grad_(True)
 
     @torch.no_grad()
-    def _begin_with_hidden(self, size: int):
+    def _begin_with_hidden(self, size: int) -> None:
         "The projection lets the hidden state through, and learns to look at the token."
         eye = torch.eye(size, device=self.eh_proj.weight.device)
         self.eh_proj.weight.copy_(torch.cat([eye, torch.zeros_like(eye)], 1))
 
 # %% ../nbs/lib/mtp_parts.ipynb #e747a84b
+_Parts = TypeVar("_Parts", bound="MTPParts")
+
 class MTPParts(nn.Module):
     "The weights of K-1 modules, and their way to disk."
     def __init__(self,
-                 model: nn.Module, # the backbone, a causal language model
+                 model: CausalLM, # the backbone, a causal language model
                  k: int, # tokens per window; there are k - 1 modules
                  head: str = "own", # "own": an output embedding per module | "shared": the backbone's
                  merge: str = "none", # "none": parallel modules on the backbone's hidden states | "eh_proj": chained
                  start: str = "copy", # of the backbone's last layer, norm and head | "random"
                  trunk_gradient: float = 1.0, # share of the modules' gradient that reaches the backbone, in [0, 1]
-                 ):
+                 ) -> None:
         super().__init__()
         check_positive_int("k", k)
         for name, value, allowed in (("head", head, ("own", "shared")), ("merge", merge, ("none", "eh_proj")), ("start", start, ("copy", "random"))):
@@ -98,12 +104,13 @@ class MTPParts(nn.Module):
         self.depths = nn.ModuleList(Depth(model, head, merge, start) for _ in range(k - 1))
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> CausalLM:
         "The backbone."
         return self._backbone[0]
 
-    def gradient_checkpointing(self):
+    def gradient_checkpointing(self) -> None:
         "Recompute the modules' layers in the backward pass."
+        depth: Any
         for depth in self.depths:
             # transformers 5 renamed it, and drops the old name in 6.
             enable = getattr(depth.decoder, "activation_checkpointing_enable", None) or depth.decoder.gradient_checkpointing_enable
@@ -111,16 +118,16 @@ class MTPParts(nn.Module):
 
     def save_pretrained(self,
                         folder: str | Path, # made if need be
-                        **_,
+                        **_: Any,
                         ) -> None:
         "Write mtp.safetensors and mtp.json."
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, Path(folder) / "mtp.safetensors")
         (Path(folder) / "mtp.json").write_text(json.dumps(self.options), encoding="utf8")
 
-    def load_weights(self,
+    def load_weights(self: _Parts,
                      folder: str | Path, # what `save_pretrained` wrote
-                     ):
+                     ) -> _Parts:
         "Put saved weights back. Raises FileNotFoundError where there are none, ValueError for modules of another form."
         path = Path(folder) / "mtp.json"
         if not path.is_file(): raise FileNotFoundError(f"{folder} holds no mtp.json; give a folder that `save_pretrained` or `warm_up` wrote")

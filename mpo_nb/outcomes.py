@@ -7,24 +7,25 @@ __all__ = ['outcome', 'outcomes', 'seed_interval', 'seed_differences', 'differen
 
 # %% ../nbs/lib/outcomes.ipynb #5328c3de
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .live_runs import student_t
 
 # %% ../nbs/lib/outcomes.ipynb #d9488495
-def outcome(rows: Sequence[dict], # a run's metrics, one dict per step
+def outcome(rows: Sequence[dict[str, Any]], # a run's metrics, one dict per step
             ) -> dict[str, float]:
     "A run in one row: the last evaluation's accuracies, and the means of all else over the training steps that record it. Raises ValueError for a run without a step."
     trained = [row for row in rows if row["step"] > 0]
     if not trained: raise ValueError("rows holds no training step; a run that was not trained has no outcome")
-    evaluated = next((row for row in reversed(rows) if "accuracy_sampled" in row), {})
+    evaluated: dict[str, Any] = next((row for row in reversed(rows) if "accuracy_sampled" in row), {})
     last = {name: value for name, value in evaluated.items() if name.startswith("accuracy")}
     names = dict.fromkeys(name for row in trained for name in row if not name.startswith("accuracy") and name != "step")
     return last | {name: sum(values) / len(values) for name in names if (values := [row[name] for row in trained if name in row])}
 
-def outcomes(found: Mapping[tuple, Sequence[dict]], # what `sweep` gave: (values of `names`) -> metrics
+def outcomes(found: Mapping[tuple[Any, ...], Sequence[dict[str, Any]]], # what `sweep` gave: (values of `names`) -> metrics
              names: Sequence[str], # what the keys hold, e.g. ("method", "lr", "seed")
              ) -> pd.DataFrame: # a row for each run: `names`, then the numbers of `outcome`
     "A sweep as a table. Raises ValueError when a key does not fit the names."
@@ -33,7 +34,7 @@ def outcomes(found: Mapping[tuple, Sequence[dict]], # what `sweep` gave: (values
     return pd.DataFrame([dict(zip(names, key)) | outcome(rows) for key, rows in found.items()])
 
 # %% ../nbs/lib/outcomes.ipynb #e9735975
-def seed_interval(values: Sequence[float], # one for each seed
+def seed_interval(values: Collection[float], # one for each seed
                   ) -> tuple[float, float]: # mean, half the width of its 95% interval
     "Mean over seeds with Student's interval; NaN for half the width of a single one. Raises ValueError for none."
     values = [float(v) for v in values]
@@ -70,7 +71,7 @@ def difference_table(differences: pd.DataFrame, # of `seed_differences`
                      shown: str = "base", # heading of the base's column
                      ) -> str: # Markdown
     "Differences as a Markdown table, one row for each place, a star where the interval leaves out 0."
-    places = [name for name in differences if name not in (across, "base", "mean", "low", "high")]
+    places = cast(list[str], [name for name in differences if name not in (across, "base", "mean", "low", "high")])
     heads = list(dict.fromkeys(differences[across]))
     lines = ["| " + " | ".join([*places, shown, *map(str, heads)]) + " |", "|" + "--:|" * (len(places) + 1) + "---|" * len(heads)]
     groups = differences.groupby(places, sort=False) if places else [((), differences)]
@@ -82,7 +83,7 @@ def difference_table(differences: pd.DataFrame, # of `seed_differences`
 # %% ../nbs/lib/outcomes.ipynb #b525f200
 _looks = [("#0072B2", "solid", "circle"), ("#D55E00", "dash", "square"), ("#009E73", "dot", "diamond"), ("#CC79A7", "dashdot", "triangle-up"), ("#E69F00", "longdash", "x"), ("#56B4E9", "longdashdot", "cross"), ("#777777", "solid", "star")]
 
-def _draw_seeds(figure: go.Figure, here: pd.DataFrame, x: str, labels: list, column: str, name: str, number: int, shift: float, aside: float, joined: bool, place: dict):
+def _draw_seeds(figure: go.Figure, here: pd.DataFrame, x: str, labels: list[Any], column: str, name: str, number: int, shift: float, aside: float, joined: bool, place: dict[str, Any]) -> None:
     "One method in one panel: the means with intervals, the seeds behind them."
     colour, dash, symbol = _looks[number % len(_looks)]
     groups = [(i + shift, list(here.loc[here[x] == label, column])) for i, label in enumerate(labels)]
@@ -104,13 +105,13 @@ def seed_figure(frame: pd.DataFrame, # of `outcomes`
     missing = [name for name in (x, by, across, *columns) if name is not None and name not in frame]
     if missing: raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
     labels, lines, panels = list(dict.fromkeys(frame[x])), [None] if by is None else list(dict.fromkeys(frame[by])), [None] if across is None else list(dict.fromkeys(frame[across]))
-    def word(value): return f"{value:g}" if isinstance(value, float) else str(value)
-    heads = [told + ("" if panel is None else f", {across.replace('_', ' ')} {word(panel)}") for told in columns.values() for panel in panels]
+    def word(value: object) -> str: return f"{value:g}" if isinstance(value, float) else str(value)
+    heads = [told + ("" if panel is None else f", {str(across).replace('_', ' ')} {word(panel)}") for told in columns.values() for panel in panels]
     figure = make_subplots(len(columns), len(panels), horizontal_spacing=0.2 / max(2, len(panels)), vertical_spacing=0.36 / max(2, len(columns)), subplot_titles=heads)
     for r, column in enumerate(columns, 1):
         for c, panel in enumerate(panels, 1):
             for n, line in enumerate(lines):
-                here = frame[(True if panel is None else frame[across] == panel) & (True if line is None else frame[by] == line)] if (panel is not None or line is not None) else frame
+                here = cast(pd.DataFrame, frame[(True if panel is None else frame[across] == panel) & (True if line is None else frame[by] == line)] if (panel is not None or line is not None) else frame)
                 _draw_seeds(figure, here, x, labels, column, "" if line is None else word(line), n, 0.5 * ((n + 0.5) / len(lines) - 0.5), 0.12 / len(lines), joined, dict(row=r, col=c))
             if column in percent: figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=r, col=c)
     figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=[word(v) for v in labels], title=title or x.replace("_", " "), title_standoff=4, range=[-0.5, len(labels) - 0.5])

@@ -9,17 +9,21 @@ __all__ = ['Setup', 'Policy']
 import json
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
+from typing import Any, cast
 import torch
 from torch import Tensor, nn
-from transformers import get_scheduler
+from transformers import PreTrainedTokenizerBase, get_scheduler
+from .actions import WindowActions
 from .batches import frozen_forward
 from .checkpoint import Run, load_optimizer
 from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
 from .critic import Critic
 from .faults import Interruptible, MemoryBudget
+from .logprobs import CausalLM
 from .mtp import MTPModules
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
 from .prompts import prompt_format, render_prompt
@@ -31,10 +35,12 @@ from .vllm_sampler import VLLMSampler, import_vllm
 # %% ../nbs/lib/policy.ipynb #d3f20386
 class Setup:
     "A run's task, model, reference, optimiser and folder, as they stand after its last checkpoint. Raises ValueError for whatever cannot work."
+    model: CausalLM; reference: CausalLM | None; lr_scale: Callable[[int], float]
+
     def __init__(self,
                  config: TrainConfig, # what to do
-                 model: nn.Module | None = None, # default: loaded from `config.model`, in float32
-                 tokenizer=None, # default: that of `config.model`
+                 model: CausalLM | None = None, # default: loaded from `config.model`, in float32
+                 tokenizer: PreTrainedTokenizerBase | None = None, # default: that of `config.model`
                  task: Task | None = None, # default: `config.task`
                  recipe: Recipe | None = None, # default: `config.recipe` with its options
                  ):
@@ -61,34 +67,34 @@ class Setup:
             torch.manual_seed(c.seed) # of adapters and heads that begin at random: a run that is begun again begins with the same
             self._take_model(model)
 
-    def _take_model(self, model: nn.Module | None):
+    def _take_model(self, model: CausalLM | None) -> None:
         "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
         c = self.config
         if model is None: model, _ = load(c.model, c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not c.progress)
         elif c.lora_rank: model = add_lora(model, c.lora_rank, c.lora_alpha, c.lora_targets)
-        self.model = model if c.quantization != "none" else model.to(self.device)
+        self.model = model if c.quantization != "none" else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
         self._prepare_model()
         self._restore()
 
     def render(self,
-               problems, # dicts with "prompt"
+               problems: Iterable[dict[str, Any]], # dicts with "prompt"
                ) -> list[str]: # the texts that the model reads
         "Problems in the run's prompt format."
         return [render_prompt(self.tokenizer, self.task, p, self.config.prompt_format, self.config.system_prompt) for p in problems]
 
-    def _prepare_model(self):
+    def _prepare_model(self) -> None:
         "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."
         c, ahead = self.config, self.recipe.source == "mtp"
-        self.mtp = MTPModules(self.model, self.recipe.actions.k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
+        self.mtp = MTPModules(self.model, cast(WindowActions, self.recipe.actions).k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
         for module in self.model.modules():
             if isinstance(module, nn.Dropout): module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float): module.attention_dropout = 0.0
+            if isinstance(getattr(module, "attention_dropout", None), float): setattr(module, "attention_dropout", 0.0)
         self.model.eval()
         if c.gradient_checkpointing:
             # transformers 5 renamed it, and drops the old name in 6; the old one can go when 5 is the least that is supported.
             enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False}); self.model.train()
-            if ahead: self.mtp.gradient_checkpointing()
+            if self.mtp is not None: self.mtp.gradient_checkpointing()
         self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl and not c.lora_rank else None
         self.critic = Critic(self.model, self.recipe.critic, c.critic_trunk_gradient).to(self.device) if self.recipe.critic else None
         self.parts = [part for part in (self.mtp, self.critic) if part is not None] # saved beside the model
@@ -102,7 +108,7 @@ class Setup:
         schedule = "constant_with_warmup" if c.schedule == "constant" else c.schedule
         self.lr_scale = get_scheduler(schedule, self.optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1).lr_lambdas[0]
 
-    def _restore(self):
+    def _restore(self) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
         self.done, self.seconds, self.checked, saved = -1, 0.0, False, self.run.checkpoints()
         if saved:
@@ -116,7 +122,7 @@ class Setup:
             self.scaler.load_state_dict(state["scaler"])
         self.run.rewind(self.done)
 
-    def _autocast(self):
+    def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision
         return nullcontext() if precision == "float32" else torch.autocast(self.device.type, getattr(torch, precision))
 
@@ -128,7 +134,7 @@ class Setup:
 class Policy(Setup):
     "The model of a run: it samples, and tells how likely responses are."
     def sample(self,
-               problems: list[dict], # one per group
+               problems: list[dict[str, Any]], # one per group
                group_size: int, # responses per problem
                seed: int, # of the random numbers
                greedy: bool = False, # the most likely token instead
@@ -149,7 +155,8 @@ class Policy(Setup):
                ) -> tuple[list[list[list[int]]], int]: # token ids of each start's continuations, and how many tokens were sampled
         "Continuations of half-written responses."
         c, context = self.config, getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        order, parts, found, sampled = sorted(range(len(starts)), key=lambda i: -rooms[i]), [], [None] * len(starts), 0
+        parts: list[list[int]]; found: list[list[list[int]]]
+        order, parts, found, sampled = sorted(range(len(starts)), key=lambda i: -rooms[i]), [], [[]] * len(starts), 0
         for i in order: # parts that may grow by the same number of tokens without leaving the model's context
             if parts and len(starts[i]) + rooms[parts[-1][0]] <= context: parts[-1].append(i)
             else: parts.append([i])
@@ -166,6 +173,7 @@ class Policy(Setup):
                reference: bool = False, # of the reference instead of the policy
                ) -> tuple[Tensor, Tensor | None]: # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with a critic
         "Log-probabilities of responses under the policy, or the reference: the policy with its adapters off, where it has them."
-        model, parts = (self.reference if reference and self.reference is not None else self.model), {} if reference else dict(mtp=self.mtp, critic=self.critic)
+        model = self.reference if reference and self.reference is not None else self.model
+        mtp, critic = (None, None) if reference else (self.mtp, self.critic)
         with self._autocast(), adapters_off(model) if reference else nullcontext():
-            return self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, **parts), r.prompt_mask.sum(1) + r.lengths)
+            return self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic), r.prompt_mask.sum(1) + r.lengths)

@@ -6,6 +6,7 @@
 __all__ = ['prompt_formats', 'prompt_format', 'render_prompt']
 
 # %% ../nbs/lib/prompts.ipynb #6b88c3ab
+from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 from .tasks import Task
 
@@ -25,7 +26,7 @@ def prompt_format(tokenizer: PreTrainedTokenizerBase, # may carry a chat templat
 # %% ../nbs/lib/prompts.ipynb #e50fbc7c
 def render_prompt(tokenizer: PreTrainedTokenizerBase, # of the model that will read it
                   task: Task, # for its plain frame
-                  problem: dict, # needs "prompt"
+                  problem: dict[str, Any], # needs "prompt"
                   format: str = "auto", # auto, chat or plain
                   system: str = "", # a system turn before the prompt (chat), or text above it (plain); empty for none
                   ) -> str: # the exact text that is tokenised
@@ -34,7 +35,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, # of the model that will r
         text = getattr(task, "plain", "{prompt}").replace("{prompt}", problem["prompt"])
         return f"{system}\n\n{text}" if system else text
     turns = ([dict(role="system", content=system)] if system else []) + [dict(role="user", content=problem["prompt"])]
-    try: return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try: return cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
     except Exception as error:
         raise ValueError(f"the tokenizer's chat template refuses the turns {[t['role'] for t in turns]} ({error}); "
                          + ("leave system_prompt empty, or " if system else "") + "use prompt_format='plain'") from None

@@ -7,9 +7,10 @@ __all__ = ['spaces', 'Deltas', 'as_deltas', 'action_ratios', 'widened', 'clipped
 
 # %% ../nbs/lib/ratio_lab.ipynb #47809062
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Deltas:
     advantages: Tensor | None # (B,); None where they are not known
     note: str # what was left out, in sentences
 
-def as_deltas(source: object, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers, NaN where there is no token
+def as_deltas(source: Any, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers, NaN where there is no token
               most: int = 200_000, # tokens; beyond, responses are thinned out evenly
               ) -> Deltas:
     "Log-ratios from whatever holds them. Raises ValueError when there is none, and what `load_traces` raises for a path."
@@ -80,9 +81,9 @@ def clipped_shares(log_ratio: Tensor, # (N,) nats
     return int((below | above).sum()) / n, lost
 
 # %% ../nbs/lib/ratio_lab.ipynb #7b8bce9a
-def _axes(n: int) -> dict: return dict(xaxis=f"x{n if n > 1 else ''}", yaxis=f"y{n if n > 1 else ''}")
+def _axes(n: int) -> dict[str, Any]: return dict(xaxis=f"x{n if n > 1 else ''}", yaxis=f"y{n if n > 1 else ''}")
 
-def _bars(log_ratio: Tensor, clip: Sequence[float], reach: float, n: int, colour: str) -> list[dict]:
+def _bars(log_ratio: Tensor, clip: Sequence[float], reach: float, n: int, colour: str) -> list[dict[str, Any]]:
     "A histogram in panel n, in two traces: inside the clip range, and outside, hatched. The end bins hold all that lies beyond."
     edges = torch.linspace(-reach, reach, 62, dtype=torch.double); x = ((edges[1:] + edges[:-1]) / 2).numpy(); found = []
     inside = (log_ratio >= math.log(max(1 - clip[0], 1e-300))) & (log_ratio <= math.log1p(clip[1]))
@@ -91,7 +92,7 @@ def _bars(log_ratio: Tensor, clip: Sequence[float], reach: float, n: int, colour
         found.append(dict(type="bar", x=x, y=np.where(counts > 0, counts / max(1, len(log_ratio)), np.nan), customdata=np.stack([np.exp(x), counts], 1), width=2 * reach / 61, name=name, marker=look, hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]:,} actions", showlegend=n == 2 and kept is not inside, **_axes(n)))
     return found
 
-def _curves(lab: "RatioLab", values: Mapping) -> list[dict]:
+def _curves(lab: "RatioLab", values: Mapping[str, Any]) -> list[dict[str, Any]]:
     "Clip fraction against K for every kind of action, with the controls."
     ks, found = np.array(lab.ks), []
     for i, space in enumerate(spaces):
@@ -105,16 +106,17 @@ def _curves(lab: "RatioLab", values: Mapping) -> list[dict]:
 # %% ../nbs/lib/ratio_lab.ipynb #9005f498
 _heights = dict(top=60, curve=230, gap=66, panel=120, foot=50) # pixels
 
-def _panel_axes(n: int, left: bool, top: float, bottom: float, total: float, reach: float, least: float) -> dict:
+def _panel_axes(n: int, left: bool, top: float, bottom: float, total: float, reach: float, least: float) -> dict[str, Any]:
     "The axes of one histogram; ratios on a log scale, shares too."
     ticks = [v for v in (.01, .1, .25, .5, .67, .8, .9, .95, 1, 1.05, 1.1, 1.25, 1.5, 2, 4, 10, 100) if abs(math.log(v)) <= reach]
     ticks = [v for v in ticks if v == 1 or abs(math.log(v)) > .25 * reach]
     while len(ticks) > 5: ticks = [v for i, v in enumerate(ticks) if v == 1 or abs(i - ticks.index(1)) % 2 == len(ticks) // 2 % 2]
+    height: Callable[[float], float]
     place, height = _axes(n), lambda px: max(0.0, min(1.0, 1 - px / total))
     return {place["xaxis"].replace("x", "xaxis"): axis(domain=[0, .47] if left else [.53, 1], anchor=place["yaxis"], range=[-reach, reach], tickvals=[math.log(v) for v in ticks], ticktext=[f"{v:g}" for v in ticks]),
             place["yaxis"].replace("y", "yaxis"): axis(domain=[height(bottom), height(top)], anchor=place["xaxis"], type="log", range=[math.log10(least), 0.1], tickformat="~%", tickvals=[1, .1, .01, .001, 1e-4, 1e-5], showticklabels=left)}
 
-def _lab_layout(rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int], k: int, what: str, reach: float, count: int) -> dict:
+def _lab_layout(rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int], k: int, what: str, reach: float, count: int) -> dict[str, Any]:
     "The curve on top; below it a row for each kind of action, its control on the right."
     h = _heights; total = h["curve"] + len(rows) * (h["gap"] + h["panel"]); least = max(1e-6, .5 / max(1, count))
     parts, notes = {"xaxis": axis("K, tokens per action (log scale)", anchor="y", type="log", tickvals=list(ks), range=[math.log10(.9), math.log10(1.1 * ks[-1])]), "yaxis": axis(what, anchor="x", domain=[1 - h["curve"] / total, 1], tickformat=".2~%", rangemode="tozero", nticks=6)}, []
@@ -129,13 +131,15 @@ def _lab_layout(rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int],
 # %% ../nbs/lib/ratio_lab.ipynb #75711820
 class _Ratios(Explorer):
     "Log-ratios of the kinds of action, each worked out once."
+    data: Deltas; kept: Tensor; signs: Tensor | None; _cache: dict[tuple[Any, ...], tuple[Tensor, float]]
+
     def ratios(self,
                space: str, # "token" | "window" | "block" | "sequence"
                k: int, # tokens per action, for windows and blocks
                future: float, # share of the later tokens, for windows
                ) -> tuple[Tensor, float]: # (N,) log R, nats; c
         "The log-ratios of one action space, worked out once. Raises ValueError for an unknown one."
-        made = {"token": TokenActions, "window": lambda: WindowActions(k, future), "block": lambda: BlockActions(k), "sequence": SequenceActions}
+        made: dict[str, Callable[[], ActionSpace]] = {"token": TokenActions, "window": lambda: WindowActions(k, future), "block": lambda: BlockActions(k), "sequence": SequenceActions}
         if space not in made: raise ValueError(f"space={space!r}; choose one of {', '.join(made)}")
         key = (space,) + ((k,) if space in ("window", "block") else ()) + ((future,) if space == "window" else ())
         if len(self._cache) > 100: self._cache.clear()
@@ -144,7 +148,7 @@ class _Ratios(Explorer):
 
     def row(self,
             space: str, # "token" | "window" | "block" | "sequence"
-            values: Mapping | None = None, # settings; default: the present ones
+            values: Mapping[str, Any] | None = None, # settings; default: the present ones
             measure: str | None = None, # "lost" | "outside"; default: the setting
             ) -> RatioRow: # its clip_fraction is the chosen share
         "What one kind of action does to the log-ratios, with its control."
@@ -158,9 +162,9 @@ class RatioLab(_Ratios):
     "Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where no log-ratio is known."
     title, main, ks = "Ratios and the clip range", "k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
     def __init__(self,
-                 source: object, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers
-                 **settings, # k, future, low, high, measure
-                 ):
+                 source: Any, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers
+                 **settings: Any, # k, future, low, high, measure
+                 ) -> None:
         self.data, self._cache = as_deltas(source), {}
         self.kept = self.data.delta[self.data.mask]
         self.signs = None if self.data.advantages is None else self.data.advantages[:, None].expand_as(self.data.delta)[self.data.mask]
@@ -169,7 +173,7 @@ class RatioLab(_Ratios):
         super().__init__(Control("k", "tokens per action, K", 4, low=1, high=32), Control("future", "share of later tokens in a window", .2, low=0.0, high=.95, step=.05), Control("low", "clip range, below 1 by", .2, low=0.0, high=.95, step=.01),
                          Control("high", "clip range, above 1 by", .2, low=0.0, high=3.0, step=.01), Control("measure", "actions", next(iter(measures.values())), measures), **settings)
 
-    def view(self, values: Mapping) -> View:
+    def view(self, values: Mapping[str, Any]) -> View:
         rows, clip = {space: self.row(space, values) for space in spaces}, (values["low"], values["high"])
         what = {"lost": "share without gradient", "outside": "share outside the range"}[values["measure"]]
         reach = max(.05, 1.7 * math.log1p(clip[1]), -1.7 * math.log(max(1 - clip[0], .05)), min(1.2, float(np.quantile(self.kept.abs().numpy(), .999))))
@@ -184,7 +188,7 @@ class RatioLab(_Ratios):
         alt = f"On top, the {what} against K for tokens, windows, blocks and whole responses, each with its control; below, histograms of their ratios at K = {values['k']} and of the controls. {summary}"
         return View(None, [], data, _lab_layout(list(zip(rows.values(), texts)), self.ks, values["k"], what, reach, len(self.kept)), summary, self._table(rows, values), alt)
 
-    def _table(self, rows: Mapping[str, RatioRow], values: Mapping) -> str:
+    def _table(self, rows: Mapping[str, RatioRow], values: Mapping[str, Any]) -> str:
         "The four kinds of action in numbers."
         token, body = float(self.kept.std(correction=0)), []
         for r in rows.values():
@@ -194,6 +198,6 @@ class RatioLab(_Ratios):
         heads = ["actions", "spread of log R (nats)", "relative to tokens", "c, were tokens independent", f"share {'without gradient' if values['measure'] == 'lost' else 'outside'}", "control"]
         return numbers_table(heads, body, "Actions in numbers")
 
-    def page_axes(self) -> dict:
+    def page_axes(self) -> Mapping[str, Sequence[Any]]:
         v = self.values
         return {"k": sorted({v["k"], 1, 2, 4, 8, 16}), "high": sorted({v["high"], .1, .2, .3}), "future": sorted({v["future"], .2, .5})}

@@ -6,8 +6,9 @@
 __all__ = ['block_rules', 'recipes', 'Recipe', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
@@ -47,7 +48,7 @@ class Recipe:
     source: str = "backbone" # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
     sources: Mapping[str, str] = field(default_factory=dict, compare=False) # where each value comes from
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = dict(source=("backbone", "mtp"), advantage=("group-std", "group-mean", "leave-one-out", "gae", "boundary"), critic=("shared", "separate") if self.advantage == "gae" else ("",), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
@@ -60,7 +61,7 @@ class Recipe:
             if not getattr(self, name) >= 0: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be >= 0")
         if not 0 <= self.overlong_buffer <= 1: raise ValueError(f"overlong_buffer={self.overlong_buffer}; it is a share of the length limit, in [0, 1]")
 
-    def _check_values(self):
+    def _check_values(self) -> None:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)}; it must be in [0, 1]")
         if not self.value_coef >= 0: raise ValueError(f"value_coef={self.value_coef}; a coefficient must be >= 0")
@@ -97,7 +98,7 @@ class Recipe:
         return sentence_blocks(mask, tokens)
 
     def action_space(self,
-                     batch: Mapping, # the batch; `blocks` (B, T) for recipes whose actions are read from the responses
+                     batch: Mapping[str, Any], # the batch; `blocks` (B, T) for recipes whose actions are read from the responses
                      ) -> ActionSpace:
         "The action space for one batch. Raises ValueError when block ids are needed and missing."
         if isinstance(self.actions, ActionSpace): return self.actions
@@ -105,7 +106,7 @@ class Recipe:
         return BlockActions(batch["blocks"])
 
     def loss(self,
-             batch: Mapping, # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer where used
+             batch: Mapping[str, Any], # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer where used
              ) -> PolicyLoss: # its loss includes the penalties; its credit is the policy term's
         "The loss of a batch. Raises ValueError when the batch lacks what this recipe needs."
         missing = [key for key in ("logps", "old_logps", "mask", "advantages") if batch.get(key) is None]
@@ -113,7 +114,7 @@ class Recipe:
         actions, mask, logps = self.action_space(batch), batch["mask"], batch["logps"]
         if (self.source == "mtp") != (logps.ndim == 3): raise ValueError(f"batch['logps'] has shape {tuple(logps.shape)} and source={self.source!r}: (B, T) comes from the backbone, (B, T, k) from MTPModules")
         own = logps[..., 0] if logps.ndim == 3 else logps # the backbone's
-        scale = dict(max_length=batch.get("max_length"), normalizer=batch.get("normalizer"))
+        scale: dict[str, Any] = dict(max_length=batch.get("max_length"), normalizer=batch.get("normalizer"))
         out = policy_loss(logps, batch["old_logps"], batch["advantages"], mask, actions, self.clip, self.surrogate, self.aggregate, self.dual_clip, **scale)
         if self.kl:
             if batch.get("ref_logps") is None: raise ValueError(f"kl={self.kl} needs batch['ref_logps'], the reference model's log-probabilities, shape (B, T)")
@@ -128,76 +129,76 @@ _grpo_sources = {"advantage": "GRPO, arXiv 2402.03300, section 4.1.2; std with o
     "aggregate": "arXiv 2402.03300, equation 3: mean over a response's tokens, then over responses", "clip": "PPO, arXiv 1707.06347, table 3: 0.2",
     "kl": "off, as in TRL; arXiv 2402.03300 uses 0.04 with the k3 estimator: recipe('grpo', kl=0.04)"}
 
-def _grpo(**o) -> Recipe: return Recipe("grpo", sources=_grpo_sources, **o)
+def _grpo(**o: Any) -> Recipe: return Recipe("grpo", sources=_grpo_sources, **o)
 
-_ppo_choices = dict(advantage="gae", critic="shared", lam=0.95, whiten=True, aggregate="token-mean")
+_ppo_choices: dict[str, Any] = dict(advantage="gae", critic="shared", lam=0.95, whiten=True, aggregate="token-mean")
 _ppo_sources = {"advantage": "PPO, arXiv 1707.06347, with GAE, arXiv 1506.02438; gamma 1, as TRL's PPO trainer", "lam": "0.95, as TRL's PPO trainer", "whiten": "as TRL's PPO trainer", "value_coef": "TRL's PPO trainer: 0.1, and values clipped at 0.2",
     "critic": "a value head on the policy's trunk; TRL's has a model of its own: critic='separate'", "clip": "arXiv 1707.06347, table 3: 0.2", "aggregate": "mean over all tokens of the batch, as TRL's PPO trainer has it"}
 
-def _ppo(**o) -> Recipe: return Recipe("ppo", sources=_ppo_sources, **_ppo_choices | o)
+def _ppo(**o: Any) -> Recipe: return Recipe("ppo", sources=_ppo_sources, **_ppo_choices | o)
 
-def _mpo(k: int = 4, future: float = 0.2, beta=None, joint: bool = False, tail: str = "renormalise", base: str = "grpo", **o) -> Recipe:
+def _mpo(k: int = 4, future: float = 0.2, beta: Sequence[float] | None = None, joint: bool = False, tail: str = "renormalise", base: str = "grpo", **o: Any) -> Recipe:
     if base not in ("grpo", "ppo"): raise ValueError(f"base={base!r}; choose 'grpo' (group advantages) or 'ppo' (a critic, as in the paper)")
-    o = dict(actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail)) | (_ppo_choices if base == "ppo" else {}) | o
+    o = dict[str, Any](actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail)) | (_ppo_choices if base == "ppo" else {}) | o
     if base == "ppo": return Recipe("mpo", sources=_ppo_sources | {"actions": "MPO, arXiv 2602.14386, over PPO with a critic, as the paper has it"}, **o)
     return Recipe("mpo", sources=_grpo_sources | {"actions": "MPO, arXiv 2602.14386: weighted geometric mean over K tokens (v1, equations 9 and 11); K in {2, 3, 5} and a future share of 10 to 40% are "
         "explored there, K=4 and 20% are this library's defaults",
         "source": "the backbone's own probabilities by default; the paper takes the later tokens' from MTP modules: source='mtp'", "advantage": "GRPO's group advantages; the paper's base algorithm is PPO with a critic"}, **o)
 
-def _dr_grpo(**o) -> Recipe:
+def _dr_grpo(**o: Any) -> Recipe:
     return Recipe("dr_grpo", sources={"advantage": "Dr. GRPO, arXiv 2503.20783: no division by the standard deviation", "aggregate": "the same: divide by a constant length, not the response's own", "clip": "0.2, as PPO"},
-                  **dict(advantage="group-mean", aggregate="seq-mean-token-sum-norm") | o)
+                  **dict[str, Any](advantage="group-mean", aggregate="seq-mean-token-sum-norm") | o)
 
-def _dapo(**o) -> Recipe:
+def _dapo(**o: Any) -> Recipe:
     return Recipe("dapo", sources={"clip": "DAPO, arXiv 2503.14476, section 4.1: 0.2 and 0.28", "aggregate": "section 3.3: token-level mean over the batch", "drop_dead_groups": "section 3.2: groups with 0 < correct < G",
-        "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens"}, **dict(clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o)
+        "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens"}, **dict[str, Any](clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o)
 
 # %% ../nbs/lib/recipes.ipynb #b837a7b1
 _gspo_sources = {"clip": "GSPO, arXiv 2507.18071v2, section 5.1: 3e-4 and 4e-4", "actions": "arXiv 2507.18071, equation 7", "aggregate": "equation 5: mean over responses"}
 
-def _gspo(**o) -> Recipe: return Recipe("gspo", sources=_gspo_sources, **dict(actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
+def _gspo(**o: Any) -> Recipe: return Recipe("gspo", sources=_gspo_sources, **dict[str, Any](actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
 
-def _gspo_token(**o) -> Recipe:
-    return Recipe("gspo_token", sources=_gspo_sources | {"actions": "arXiv 2507.18071, section 4.3: the sequence's ratio, the token's gradient"}, **dict(actions=TokenGradient(SequenceActions()), clip=(3e-4, 4e-4)) | o)
+def _gspo_token(**o: Any) -> Recipe:
+    return Recipe("gspo_token", sources=_gspo_sources | {"actions": "arXiv 2507.18071, section 4.3: the sequence's ratio, the token's gradient"}, **dict[str, Any](actions=TokenGradient(SequenceActions()), clip=(3e-4, 4e-4)) | o)
 
-def _gmpo(**o) -> Recipe:
+def _gmpo(**o: Any) -> Recipe:
     return Recipe("gmpo", sources={"clip": "GMPO, arXiv 2507.20673: (e^-0.4, e^0.4), in log space, per token", "surrogate": "the same: clipped before the geometric mean",
         "actions": "the same: the geometric mean of a response's token ratios"},
-                  **dict(actions=SequenceActions(), surrogate="gmpo", clip=(0.4, 0.4)) | o)
+                  **dict[str, Any](actions=SequenceActions(), surrogate="gmpo", clip=(0.4, 0.4)) | o)
 
-def _cispo(**o) -> Recipe:
+def _cispo(**o: Any) -> Recipe:
     return Recipe("cispo", sources={"surrogate": "CISPO, MiniMax-M1, arXiv 2506.13585: clipped, detached weights", "clip": "no lower bound (MiniMax-M1); upper bound 5 as in TRL's recipe after arXiv 2510.13786",
-        "aggregate": "arXiv 2506.13585, equation 4: token mean"}, **dict(surrogate="cispo", clip=(1.0, 4.0), aggregate="token-mean") | o)
+        "aggregate": "arXiv 2506.13585, equation 4: token mean"}, **dict[str, Any](surrogate="cispo", clip=(1.0, 4.0), aggregate="token-mean") | o)
 
-def _lpo(**o) -> Recipe:
-    return Recipe("lpo", sources={"actions": "LPO, Ling 2.0 technical report; boundaries as in TRL issue 4443 and pull request 5655", "clip": "not given in the accessible text: GRPO's 0.2"}, **dict(actions="sentence") | o)
+def _lpo(**o: Any) -> Recipe:
+    return Recipe("lpo", sources={"actions": "LPO, Ling 2.0 technical report; boundaries as in TRL issue 4443 and pull request 5655", "clip": "not given in the accessible text: GRPO's 0.2"}, **dict[str, Any](actions="sentence") | o)
 
-def _tepo(**o) -> Recipe:
+def _tepo(**o: Any) -> Recipe:
     return Recipe("tepo", sources={"actions": "TEPO, arXiv 2510.09369: the sequence's likelihood ratio", "aggregate": "the same: token-level aggregation", "clip": "not given in the accessible text: GRPO's 0.2",
-        "kl": "the token mask of v2 (arXiv 2604.12736) is not included"}, **dict(actions=SequenceActions(), aggregate="token-mean") | o)
+        "kl": "the token mask of v2 (arXiv 2604.12736) is not included"}, **dict[str, Any](actions=SequenceActions(), aggregate="token-mean") | o)
 
-def _ma_rlhf(**o) -> Recipe:
+def _ma_rlhf(**o: Any) -> Recipe:
     return Recipe("ma_rlhf", sources=_ppo_sources | {"macro": "MA-RLHF, arXiv 2410.02743: n-grams of fixed length, 5; (1, 2, 3, 5, 10) draws their lengths", "advantage": "the same, section 3: GAE over macro actions, whose advantage goes to each of their tokens",
-        "actions": "the same: ratio and clip stay per token"}, **_ppo_choices | dict(macro=5) | o)
+        "actions": "the same: ratio and clip stay per token"}, **_ppo_choices | dict[str, Any](macro=5) | o)
 
-def _vineppo(**o) -> Recipe:
+def _vineppo(**o: Any) -> Recipe:
     return Recipe("vineppo", sources={"advantage": "VinePPO, arXiv 2410.01679: V(next step) - V(this step), both by sampling", "continuations": "the same: 9 responses from each step", "boundaries": "the same splits at reasoning steps; here at the ends of sentences",
-        "clip": "0.2, as PPO", "aggregate": "mean over all tokens of the batch"}, **dict(advantage="boundary", boundaries="sentence", continuations=9, aggregate="token-mean") | o)
+        "clip": "0.2, as PPO", "aggregate": "mean over all tokens of the batch"}, **dict[str, Any](advantage="boundary", boundaries="sentence", continuations=9, aggregate="token-mean") | o)
 
-def _spo_chain(**o) -> Recipe:
+def _spo_chain(**o: Any) -> Recipe:
     return Recipe("spo_chain", sources={"advantage": "SPO-chain, arXiv 2505.23564: V(next cutpoint) - V(this one), by sampling", "boundaries": "the same: a cutpoint before every fifth token that got a probability below 0.9",
         "confident": "the same: tokens of a probability of 0.9 or more are left out of the loss and of its mean", "continuations": "the same: 9 responses from each cutpoint", "aggregate": "mean over the tokens that are left", "clip": "0.2, as PPO"},
-                  **dict(advantage="boundary", boundaries="surprise", continuations=9, confident=0.9, aggregate="token-mean") | o)
+                  **dict[str, Any](advantage="boundary", boundaries="surprise", continuations=9, confident=0.9, aggregate="token-mean") | o)
 
-recipes = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo, ppo=_ppo, ma_rlhf=_ma_rlhf, vineppo=_vineppo, spo_chain=_spo_chain)
+recipes: dict[str, Callable[..., Recipe]] = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo, ppo=_ppo, ma_rlhf=_ma_rlhf, vineppo=_vineppo, spo_chain=_spo_chain)
 
 # %% ../nbs/lib/recipes.ipynb #cdddfce5
 def recipe(name: str, # one of `recipes`
-           **options, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
+           **options: Any, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
            ) -> Recipe:
     "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
     if name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
-    known = {f.name for f in fields(Recipe)} - {"name", "sources"} | ({"k", "future", "beta", "joint", "tail", "base"} if name == "mpo" else set())
+    known: set[str] = {f.name for f in fields(Recipe)} - {"name", "sources"} | ({"k", "future", "beta", "joint", "tail", "base"} if name == "mpo" else set())
     unknown = sorted(set(options) - known)
     if unknown: raise ValueError(f"recipe {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
     return recipes[name](**options)

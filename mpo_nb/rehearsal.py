@@ -10,8 +10,10 @@ __all__ = ['Ledger', 'Outline', 'outline', 'meta_model', 'fake_weights', 'Work',
 import json
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,15 +22,17 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 from .config import TrainConfig
 from .decoding import DynamicDecoder
-from .logprobs import decoder_of, positions, token_logps
+from .logprobs import CausalLM, decoder_of, positions, token_logps
 from .models import add_lora, dtypes
 from .rollout import cut, pick
 
 # %% ../nbs/lib/rehearsal.ipynb #76c35ccc
 class Ledger(TorchDispatchMode):
     "Bytes of the tensors made inside it, by label, and what lived at the highest point of each phase."
-    def __init__(self):
-        super().__init__()
+    live: Counter[str]; peaks: dict[str, Counter[str]]; owner: weakref.WeakKeyDictionary[Any, str]
+
+    def __init__(self) -> None:
+        super().__init__() # type: ignore[no-untyped-call]  # torch's class has no hints
         self.live, self.peaks, self.label, self.phase, self.owner = Counter(), {}, "", "", weakref.WeakKeyDictionary()
 
     def enter(self,
@@ -39,12 +43,12 @@ class Ledger(TorchDispatchMode):
         self.phase, self.label = phase, label
         self._look()
 
-    def _look(self):
+    def _look(self) -> None:
         if self.phase and self.live.total() > self.peaks.get(self.phase, Counter()).total(): self.peaks[self.phase] = self.live.copy()
 
-    def _forget(self, label, size): self.live[label] -= size
+    def _forget(self, label: str, size: int) -> None: self.live[label] -= size
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = function(*args, **(kwargs or {}))
         for t in tree_leaves(out):
             if not isinstance(t, Tensor) or (memory := t.untyped_storage()) in self.owner: continue
@@ -59,7 +63,7 @@ class Ledger(TorchDispatchMode):
 @dataclass(frozen=True)
 class Outline:
     "What a rehearsal has to know of a model; `outline` makes it."
-    kind: type # the class of its configuration
+    kind: type[PretrainedConfig] # the class of its configuration
     text: str # the configuration as JSON
     precision: str # of matrix products: float32, bfloat16 or float16
     lora_rank: int # 0 for full training
@@ -68,13 +72,13 @@ class Outline:
 
     def shape(self, layers: int | None = None) -> PretrainedConfig:
         "The configuration, with fewer layers where asked for."
-        shape = self.kind.from_dict(json.loads(self.text))
+        shape: Any = self.kind.from_dict(json.loads(self.text))
         if layers is not None:
             if getattr(shape, "layer_types", None): shape.layer_types = shape.layer_types[:layers]
             shape.num_hidden_layers = layers
-        return shape
+        return cast(PretrainedConfig, shape)
 
-    def autocast(self): return torch.autocast("cpu", dtypes[self.precision], enabled=self.precision != "float32")
+    def autocast(self) -> torch.autocast: return torch.autocast("cpu", dtypes[self.precision], enabled=self.precision != "float32")
 
 def outline(config: TrainConfig, # precision decided: not "auto"
             shape: PretrainedConfig, # of the model
@@ -85,20 +89,20 @@ def outline(config: TrainConfig, # precision decided: not "auto"
     return Outline(type(shape), shape.to_json_string(use_diff=False), precision, config.lora_rank, config.lora_targets, "eager" if config.attention == "eager" else "sdpa")
 
 # %% ../nbs/lib/rehearsal.ipynb #7aa199df
-def meta_model(kind: Outline, layers: int | None = None) -> nn.Module:
+def meta_model(kind: Outline, layers: int | None = None) -> CausalLM:
     "The model on the meta device. Raises ValueError for an architecture that is not a causal language model."
     shape = kind.shape(layers)
     with torch.device("meta"):
         try: model = AutoModelForCausalLM.from_config(shape, dtype=dtypes[kind.precision] if kind.lora_rank else torch.float32, attn_implementation=kind.attention)
         except ValueError as error: raise ValueError(f"shape={kind.kind.__name__} cannot be planned for: {str(error).splitlines()[0]}") from None
-        return (add_lora(model, kind.lora_rank, 0, kind.lora_targets) if kind.lora_rank else model).eval()
+        return cast(CausalLM, (add_lora(model, kind.lora_rank, 0, kind.lora_targets) if kind.lora_rank else model).eval())
 
 def fake_weights(model: nn.Module, # on the meta device
                  ) -> nn.Module: # the same module
     "Fake tensors in the place of meta ones, shared where they were shared. For use inside FakeTensorMode."
-    made = {}
+    made: dict[int, Tensor] = {}
     for module in model.modules():
-        for held in (module._parameters, module._buffers):
+        for held in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
             for name, old in held.items():
                 if old is None: continue
                 if id(old) not in made:
@@ -119,13 +123,13 @@ class Work:
     sampled: int # responses that it continues at once
 
 # %% ../nbs/lib/rehearsal.ipynb #3b393e24
-def _ones(*shape): return torch.ones(*shape, dtype=torch.long)
+def _ones(*shape: int) -> Tensor: return torch.ones(*shape, dtype=torch.long)
 
-def read_tokens(model: nn.Module, w: Work) -> Tensor: # (rows, T, d)
+def read_tokens(model: CausalLM, w: Work) -> Tensor: # (rows, T, d)
     "Hidden states of a micro-batch, by the path that `response_hidden` takes."
     decoder, P, T, places = decoder_of(model), w.prompt, w.response, positions(_ones(w.rows, w.prompt + w.response - 1))
     if not w.different:
-        return decoder(input_ids=_ones(w.rows, P + T - 1), attention_mask=_ones(w.rows, P + T - 1), position_ids=places, use_cache=False).last_hidden_state[:, P - 1 :]
+        return cast(Tensor, decoder(input_ids=_ones(w.rows, P + T - 1), attention_mask=_ones(w.rows, P + T - 1), position_ids=places, use_cache=False).last_hidden_state[:, P - 1 :])
     cache, which = DynamicCache(config=model.config), torch.zeros(w.rows, dtype=torch.long)
     first = decoder(input_ids=_ones(w.different, P), attention_mask=_ones(w.different, P), position_ids=positions(_ones(w.different, P)), past_key_values=cache, use_cache=True).last_hidden_state[:, -1:]
     cache.batch_select_indices(which)
@@ -141,9 +145,10 @@ def rehearse_training(kind: Outline, # the model
                       chunk_elements: int = 2**24, # the same
                       entropy_grad: bool = False, # whether the loss holds the entropy
                       frozen: bool = False, # forward only, as for old log-probabilities
-                      ) -> dict[str, Counter]: # phase -> label -> bytes
+                      ) -> dict[str, Counter[str]]: # phase -> label -> bytes
     "What is alive at the highest points of one micro-batch, forward and backward."
     model, words = meta_model(kind, layers), kind.shape().vocab_size
+    ledger: Ledger
     with FakeTensorMode(), Ledger() as ledger:
         ledger.enter("", "weights"); fake_weights(model)
         if checkpointing: (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)({"use_reentrant": False}); model.train()
@@ -166,18 +171,18 @@ def rehearse_training(kind: Outline, # the model
     ledger.peaks["head"][rest] += later
     return ledger.peaks
 
-def _mark_embedding(model: nn.Module, ledger: Ledger):
+def _mark_embedding(model: CausalLM, ledger: Ledger) -> None:
     "Begin a phase whenever a gradient reaches the embedding's output: once, or twice where prompts are read apart."
-    def reached(grad): ledger.enter(f"embedding {sum(p.startswith('embedding') for p in ledger.peaks)}", "logits and temporaries")
-    def watch(module, args, out):
+    def reached(grad: Tensor) -> None: ledger.enter(f"embedding {sum(p.startswith('embedding') for p in ledger.peaks)}", "logits and temporaries")
+    def watch(module: nn.Module, args: Any, out: Tensor) -> None:
         if out.requires_grad: out.register_hook(reached)
     model.get_input_embeddings().register_forward_hook(watch)
 
 # %% ../nbs/lib/rehearsal.ipynb #8d6840a7
-def along(rehearse, # layers -> phases
+def along(rehearse: Callable[[int], dict[str, Counter[str]]], # layers -> phases
           layers: int, # of the whole model
           alike: bool = True, # whether all layers have the same shapes
-          ) -> dict[str, Counter]:
+          ) -> dict[str, Counter[str]]:
     "What two and three layers need, continued in a straight line; layers that differ are rehearsed one and all."
     if not alike or layers <= 3: return dict(rehearse(layers))
     two, three = rehearse(2), rehearse(3)
@@ -190,9 +195,10 @@ def rehearse_sampling(kind: Outline, # the model
                       w: Work, # what goes through it
                       top_p: float = 1.0, # as in TrainConfig
                       top_k: int = 0, # the same
-                      ) -> dict[str, Counter]: # phase -> label -> bytes
+                      ) -> dict[str, Counter[str]]: # phase -> label -> bytes
     "What is alive at the highest points of reading the prompts and of drawing the last token."
     model, rest, ids = meta_model(kind, layers), "logits and temporaries", (w.read, w.prompt)
+    ledger: Ledger
     with FakeTensorMode(), Ledger() as ledger, torch.no_grad(), kind.autocast():
         ledger.enter("", "weights"); fake_weights(model)
         ledger.enter("prompts", rest)
@@ -206,14 +212,15 @@ def rehearse_sampling(kind: Outline, # the model
         scaled = logits.float() / 1.5
         if top_p < 1 or top_k: pick(cut(scaled, top_p, top_k), torch.rand(w.sampled)); scaled.log_softmax(-1)
         else: pick(scaled, torch.rand(w.sampled))
-    held = sum(x.untyped_storage().nbytes() for layer in decoder.cache.layers for x in (layer.keys, layer.values))
+    held = sum(x.untyped_storage().nbytes() for layer in cast(list[Any], decoder.cache.layers) for x in (layer.keys, layer.values))
     ledger.peaks["decoding"] += Counter({"key-value cache": held}); ledger.peaks["decoding"][rest] -= held
     return ledger.peaks
 
-def _near_the_end(decoder: DynamicDecoder, w: Work):
+def _near_the_end(decoder: DynamicDecoder, w: Work) -> None:
     "Put a decoder where one token is still to be read."
     tokens, decoder.place = w.prompt + max(0, w.response - 2), _ones(w.sampled, 1)
     decoder.width, decoder.read, decoder.logits = tokens, _ones(w.sampled, w.prompt + w.response), decoder.logits.new_empty(w.sampled, decoder.logits.shape[1])
+    layer: Any
     for layer in decoder.cache.layers:
         length = min(tokens, getattr(layer, "sliding_window", tokens + 1) - 1)
         layer.keys, layer.values = (old.new_empty(w.sampled, old.shape[1], length, old.shape[3]) for old in (layer.keys, layer.values))

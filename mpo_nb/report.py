@@ -8,32 +8,35 @@ __all__ = ['report_figures', 'report_html', 'write_report']
 # %% ../nbs/lib/report.ipynb #eaf11457
 import json
 import math
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any, cast
 import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
 from .checkpoint import write_whole
+from .live_runs import Runs
 from .recipes import Recipe
 from .runs import RatioRow, RunData, choose_traces, compare_ratios, describe_actions, read_runs, token_and_run_recipes
 from .strip import credit_strip, signed, strip_style, trace_loss
 from .traces import Trace
 
 # %% ../nbs/lib/report.ipynb #bba8f2bc
-def _mean(rows: list[dict], key: str) -> float:
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
     "Mean of a metric over the steps that have it; NaN where none has."
     values = [r[key] for r in rows if r.get(key) is not None]
     return sum(values) / len(values) if values else math.nan
 
 def _percent(x: float | None, digits: int = 0) -> str: return "–" if x is None or not math.isfinite(x) else f"{100 * x:.{digits}f}%"
 
-def _accuracy(row: dict, how: str = "sampled") -> str:
+def _accuracy(row: dict[str, Any], how: str = "sampled") -> str:
     "An accuracy with its interval."
     a, low, high = (row.get(f"accuracy_{how}{end}") for end in ("", "_low", "_high"))
     if a is None: return "–"
     return _percent(a) + (f" ({100 * low:.0f}–{100 * high:.0f})" if low is not None and high is not None else "")
 
-def _change(evaluations: list[dict], how: str) -> str:
+def _change(evaluations: list[dict[str, Any]], how: str) -> str:
     "Accuracy before and after."
     if not evaluations: return "not measured"
     return _accuracy(evaluations[-1], how) if len(evaluations) == 1 else f"{_accuracy(evaluations[0], how)} → {_accuracy(evaluations[-1], how)}"
@@ -41,12 +44,12 @@ def _change(evaluations: list[dict], how: str) -> str:
 # %% ../nbs/lib/report.ipynb #6ce99ac1
 _colours, _dashes, _markers = ("0,114,178", "213,94,0", "0,158,115", "204,121,167", "230,159,0", "86,180,233"), ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot"), ("circle", "square", "diamond", "triangle-up", "x", "cross")
 
-def _look(i: int) -> dict:
+def _look(i: int) -> dict[str, Any]:
     "Line and marker of the i-th run."
     c = f"rgb({_colours[i % 6]})"
     return dict(line=dict(color=c, dash=_dashes[i % 6], width=2.5), marker=dict(color=c, symbol=_markers[i % 6], size=7))
 
-def _figure(title: str, x: str, y: str, **yaxis) -> go.Figure:
+def _figure(title: str, x: str, y: str, **yaxis: Any) -> go.Figure:
     "An empty figure in the page's style; colours of text and grid come from the page."
     return go.Figure(layout=dict(template="none", title=dict(text=title, x=0, xanchor="left", xref="container", pad=dict(l=10), font=dict(size=15)), height=340, margin=dict(l=10, r=14, t=78, b=10), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font=dict(size=13, color="#777"), legend=dict(orientation="h", x=0, y=1.02, yanchor="bottom"), hoverlabel=dict(bgcolor="#2b2f36", font=dict(color="#fff")), hovermode="x unified" if x == "training step" else "closest", dragmode=False,
@@ -82,7 +85,7 @@ def _ratio_figure(compared: list[RatioRow]) -> go.Figure:
     ticks = [v for v in (.1, .25, .5, .67, .8, .9, 1, 1.1, 1.2, 1.5, 2, 4, 10) if abs(math.log(v)) <= reach]
     return fig.update_xaxes(tickvals=[math.log(v) for v in ticks], ticktext=[f"{v:g}" for v in ticks], range=[-reach, reach])
 
-def report_figures(runs: dict | list | str | Path, # label -> run folder, or run folders
+def report_figures(runs: Runs, # label -> run folder, or run folders
                    ) -> dict[str, go.Figure]: # accuracy, reward, clip_fraction, ratios: those that there are data for
     "The figures of a report, for a notebook of your own. Raises what `read_runs` raises."
     return _figures(data := read_runs(runs), compare_ratios([t for r in data for t in r.traces], token_and_run_recipes(data)))
@@ -125,8 +128,8 @@ def _learning(runs: list[RunData]) -> str:
     "What the evaluations show."
     measured = [(r, r.evaluations[0], r.evaluations[-1]) for r in runs if len(r.evaluations) > 1]
     if not measured: return "No run was evaluated both before and after training, so the page shows the reward while training at most, and not what was learnt."
-    def span(row): return row.get("accuracy_sampled_low", row["accuracy_sampled"]), row.get("accuracy_sampled_high", row["accuracy_sampled"])
-    def verb(a, b): return "rose" if span(b)[0] > span(a)[1] else "fell" if span(b)[1] < span(a)[0] else "did not clearly change, going"
+    def span(row: dict[str, Any]) -> tuple[float, float]: return row.get("accuracy_sampled_low", row["accuracy_sampled"]), row.get("accuracy_sampled_high", row["accuracy_sampled"])
+    def verb(a: dict[str, Any], b: dict[str, Any]) -> str: return "rose" if span(b)[0] > span(a)[1] else "fell" if span(b)[1] < span(a)[0] else "did not clearly change, going"
     told = ", and ".join(f"{verb(a, b)} from {_percent(a['accuracy_sampled'])} to {_percent(b['accuracy_sampled'])} with {r.label}" for r, a, b in measured)
     ends = [span(b) for _, _, b in measured]
     rank = "" if len(ends) < 2 else "; the final intervals overlap, so these runs do not rank the recipes" if max(e[0] for e in ends) <= min(e[1] for e in ends) else "; the final intervals do not all overlap, which ranks these runs, not yet the recipes"
@@ -138,11 +141,12 @@ def _clipping(compared: list[RatioRow]) -> str:
     blocks = [r for r in compared if r.control is not None and r.recipe.clip == compared[0].recipe.clip]
     if not blocks: return "There is no second action space with the same clip range whose ratios could be compared here; a smaller clip fraction would be no evidence by itself."
     token, r = compared[0], blocks[0]
-    fall, p = token.clip_fraction - r.clip_fraction, lambda x: _percent(x, 2 if x < .02 else 1)
+    p: Callable[[float | None], str]
+    fall, p = token.clip_fraction - r.clip_fraction, lambda x: _percent(x, 2 if cast(float, x) < .02 else 1)
     numbers = f"On the same recorded log-ratios, {r.label} clips {p(r.clip_fraction)} of actions and the token level {p(token.clip_fraction)}; widened by the factor 1/{r.factor:.2f} that averaging independent tokens alone accounts for, the token level would clip {p(r.control)}"
     if (clipped := round(token.clip_fraction * len(token.log_ratio))) < 50: verdict = f"with {clipped} of {len(token.log_ratio):,} tokens clipped there is too little to say how much of a difference is averaging" + (", and clipping can hardly be what sets the runs apart" if token.clip_fraction < 0.01 else "")
     elif fall < 2 * math.sqrt(2 * token.clip_fraction * (1 - token.clip_fraction) / len(token.log_ratio)): verdict = "so there is no fall, beyond two standard errors of such counts, to explain"
-    else: verdict = f"so averaging by itself accounts for {'all' if (share := (token.clip_fraction - r.control) / fall) > .95 else f'about {100 * share:.0f}%' if share > .05 else 'none'} of the fall"
+    else: verdict = f"so averaging by itself accounts for {'all' if (share := (token.clip_fraction - cast(float, r.control)) / fall) > .95 else f'about {100 * share:.0f}%' if share > .05 else 'none'} of the fall"
     return f"{numbers}: {verdict}; a smaller clip fraction is no evidence for a recipe by itself."
 
 def _limits(runs: list[RunData]) -> str:
@@ -184,13 +188,13 @@ document.querySelectorAll('.mpo-tokens').forEach(list => {
 # %% ../nbs/lib/report.ipynb #efed6799
 def _table(runs: list[RunData]) -> str:
     "One column for each run."
-    def number(x, form): return "–" if not math.isfinite(x) else form.format(x)
-    rows = {"One action is": lambda r: describe_actions(r.recipe), "Model, task": lambda r: f"{r.config.get('model', 'unknown')}, {r.config.get('task', 'unknown')}",
+    def number(x: float, form: str) -> str: return "–" if not math.isfinite(x) else form.format(x)
+    rows: dict[str, Callable[[RunData], str]] = {"One action is": lambda r: describe_actions(r.recipe), "Model, task": lambda r: f"{r.config.get('model', 'unknown')}, {r.config.get('task', 'unknown')}",
         "Steps taken": lambda r: f"{r.rows[-1]['step'] if r.rows else 0} of {r.config.get('steps', 'unknown')}", "Sampled accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "sampled"),
         "Greedy accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "greedy"), "Clip fraction, mean over steps": lambda r: _percent(_mean(r.rows, "clip_fraction"), 2),
         "Spread: standard deviation of the log-ratio, mean over steps": lambda r: number(_mean(r.rows, "log_ratio_std"), "{:.4f} nats"),
         "Ratios, 1% to 99% quantile, mean over steps": lambda r: f"{number(_mean(r.rows, 'ratio_q01'), '{:.3f}')} to {number(_mean(r.rows, 'ratio_q99'), '{:.3f}')}", "Training time, evaluation left out": lambda r: number(float(next((p["seconds"] for p in reversed(r.rows) if p.get("seconds") is not None), math.nan)), "{:.0f} s")}
-    def cell(text): return "<td>" + escape(text).replace("–", "\u2060–\u2060") + "</td>" # an interval is not broken at its dash
+    def cell(text: str) -> str: return "<td>" + escape(text).replace("–", "\u2060–\u2060") + "</td>" # an interval is not broken at its dash
     body = "".join(f'<tr><th scope="row">{name}</th>' + "".join(cell(f(r)) for r in runs) + "</tr>" for name, f in rows.items())
     return f'<div class="scroll" tabindex="0" role="region" aria-label="The runs in numbers"><table><thead><tr><td></td>{"".join(f"<th scope=col>{escape(r.label)}</th>" for r in runs)}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -212,7 +216,7 @@ def _headline(runs: list[RunData]) -> str:
     told = [f"from {_percent(r.evaluations[0]['accuracy_sampled'])} to {_percent(r.evaluations[-1]['accuracy_sampled'])} with {r.label}" for r in runs if len(r.evaluations) > 1]
     return f"Sampled accuracy went {' and '.join(told)}" if told else f"Training report: {', '.join(r.label for r in runs)}"
 
-def report_html(runs: dict | list | str | Path, # label -> run folder, or run folders
+def report_html(runs: Runs, # label -> run folder, or run folders
                 ) -> str: # a whole HTML document
     "The report as text. Raises what `read_runs` raises."
     data = read_runs(runs); recipes = token_and_run_recipes(data); traces = [t for r in data for t in r.traces]
@@ -232,7 +236,7 @@ def report_html(runs: dict | list | str | Path, # label -> run folder, or run fo
 <h2>What this shows, and what it does not</h2><ol>{sentences}</ol></main>
 <script>{get_plotlyjs()}</script><script type="application/json" id="figures">{_figure_data(figures)}</script><script>{_script}</script></body></html>"""
 
-def write_report(runs: dict | list | str | Path, # label -> run folder, or run folders
+def write_report(runs: Runs, # label -> run folder, or run folders
                  path: str | Path, # the HTML file to be written
                  ) -> Path: # the file
     "Write the report of finished or unfinished runs as one file that opens offline. Raises what `read_runs` raises."

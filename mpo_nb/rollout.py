@@ -8,15 +8,18 @@ __all__ = ['Rollout', 'pick', 'cut', 'check_cut', 'check_tokenizer', 'end_tokens
 # %% ../nbs/lib/rollout.ipynb #1b9a3a64
 import gc
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_positive_int
 from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from .faults import out_of_memory
+from .logprobs import CausalLM
 
 # %% ../nbs/lib/rollout.ipynb #82cac00b
 @dataclass
@@ -81,14 +84,14 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.eos_token_id is None: raise ValueError("tokenizer has no eos_token, so no response could end; set tokenizer.eos_token to the model's end token")
     if tokenizer.pad_token_id is None: raise ValueError("tokenizer has no pad_token, which batches need; set tokenizer.pad_token = tokenizer.eos_token")
 
-def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_tokens(model: CausalLM, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     "Ids that end a response: the tokenizer's EOS and those of the model's generation config."
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     named = named if isinstance(named, (list, tuple)) else [] if named is None else [named]
     return sorted({tokenizer.eos_token_id, *named})
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, # with pad and EOS
-                   prompts: list[str], # plain text, or lists of token ids, taken as they are
+                   prompts: Sequence[str | list[int]], # plain text, or lists of token ids, taken as they are
                    max_new_tokens: int = 0, # room that the response needs, in tokens
                    context: int | None = None, # the model's context length in tokens; None is not checked
                    ) -> tuple[Tensor, Tensor]: # ids (n, P) left-padded, mask (n, P) bool
@@ -96,7 +99,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, # with pad and EOS
     if not prompts: raise ValueError("prompts is empty; pass at least one")
     text, bos = isinstance(prompts[0], str), tokenizer.bos_token
     rows = tokenizer(list(prompts))["input_ids"] if text else [list(p) for p in prompts]
-    if text and bos and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]: rows = [r[1:] if p.startswith(bos) else r for p, r in zip(prompts, rows)]
+    if text and bos and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]: rows = [r[1:] if str(p).startswith(bos) else r for p, r in zip(prompts, rows)]
     for i, row in enumerate(rows):
         if not row: raise ValueError(f"prompts[{i}]={prompts[i]!r} has no tokens; the model needs at least one to start from")
         if context is not None and len(row) + max_new_tokens > context:
@@ -127,7 +130,7 @@ class _How:
         return over
 
 @torch.no_grad()
-def _decode(decoder, u, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+def _decode(decoder: DynamicDecoder, u: Tensor | None, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     "Tokens, log-probabilities (B, max_new_tokens) and lengths (B,), negative where cut off; u is None for greedy decoding."
     logits, limit = decoder.logits, how.max_new_tokens
     B, device = len(logits), logits.device
@@ -150,12 +153,13 @@ def _decode(decoder, u, how: _How) -> tuple[Tensor, Tensor, Tensor]:
 
 # %% ../nbs/lib/rollout.ipynb #ce2871e8
 _OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+_T = TypeVar("_T")
 
 class RowBudget:
     "How many responses are sampled at once: fewer after memory has run out."
     def __init__(self,
                  rows: int, # to begin with
-                 ): self.rows = check_positive_int("max_rows", rows)
+                 ) -> None: self.rows = check_positive_int("max_rows", rows)
 
     def halve(self,
               used: int, # rows that were too many
@@ -171,8 +175,9 @@ class RowBudget:
         self.rows = used // 2
         tqdm.write(f"Out of memory while sampling {used} responses at once; going on with max_rows={self.rows}. The responses are the same.")
 
-def _batches(decode, n: int, group_size: int, budget: RowBudget, max_new_tokens: int) -> list:
+def _batches(decode: Callable[[int, int, int, int], _T], n: int, group_size: int, budget: RowBudget, max_new_tokens: int) -> list[_T]:
     "What `decode(first prompt, prompts, copies, first row)` gives for all rows: whole groups at once, or parts of one where a group is too large."
+    parts: list[_T]; said: str | None
     parts, done, total = [], 0, n * group_size
     while done < total:
         first, inside = divmod(done, group_size)
@@ -188,9 +193,9 @@ def _batches(decode, n: int, group_size: int, budget: RowBudget, max_new_tokens:
     return parts
 
 # %% ../nbs/lib/rollout.ipynb #9e2fd766
-def rollout(model: nn.Module, # a causal language model of transformers
+def rollout(model: CausalLM, # a causal language model of transformers
             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
-            prompts: list[str], # one per group; or lists of token ids
+            prompts: Sequence[str | list[int]], # one per group; or lists of token ids
             group_size: int = 1, # responses per prompt
             max_new_tokens: int = 256, # longest response, EOS included
             temperature: float = 1.0, # of the softmax
@@ -199,7 +204,7 @@ def rollout(model: nn.Module, # a causal language model of transformers
             max_rows: int | RowBudget = 512, # responses sampled at once; halved when memory runs out
             top_p: float = 1.0, # sample from the fewest tokens that hold this share of the probability
             top_k: int = 0, # sample from this many most likely tokens; 0 for all
-            stop: list[str] = (), # texts that end a response; what completes one stays in the response
+            stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
             decoding: str = "auto", # dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it
             ) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, or a tokenizer without pad or EOS."
@@ -213,7 +218,7 @@ def rollout(model: nn.Module, # a causal language model of transformers
     how = _How(temperature, top_p, top_k, end_tokens(model, tokenizer), StopStrings(tokenizer, stop), max_new_tokens, tokenizer.pad_token_id)
 
     @torch.no_grad()
-    def decode(first, prompts, copies, row):
+    def decode(first: int, prompts: int, copies: int, row: int) -> tuple[Tensor, Tensor, Tensor]:
         part = prompt_mask[first : first + prompts]; P = int(part.sum(1).max())
         read = (model, ids[first : first + prompts, -P:].to(device), part[:, -P:].to(device), copies, max_new_tokens)
         numbers, make = None if u is None else u[row : row + prompts * copies], decoder_class(model, decoding)
@@ -227,5 +232,5 @@ def rollout(model: nn.Module, # a causal language model of transformers
     finally: model.train(training)
     T = int(lengths.abs().max()); mask = torch.arange(T, device=device) < lengths.abs()[:, None]
     texts = tokenizer.batch_decode([t[m].tolist() for t, m in zip(tokens[:, :T], mask)], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    wide = (x.repeat_interleave(group_size, 0).to(device) for x in (ids, prompt_mask))
-    return Rollout(*wide, tokens[:, :T], mask, logps[:, :T], texts, lengths > 0)
+    wide_ids, wide_mask = (x.repeat_interleave(group_size, 0).to(device) for x in (ids, prompt_mask))
+    return Rollout(wide_ids, wide_mask, tokens[:, :T], mask, logps[:, :T], texts, lengths > 0)

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 import ipywidgets
 from .block_explorer import BlockExplorer
 from .checkpoint import Run
@@ -23,20 +24,23 @@ from .widget_base import Explorer
 from .widget_parts import Control, View, strip_state
 
 # %% ../nbs/lib/rollout_browser.ipynb #05d5c10e
-def show_trace(explorer: Explorer, # a live `BlockExplorer` or `CreditExplorer`
+_Opens = TypeVar("_Opens", BlockExplorer, CreditExplorer)
+
+def show_trace(explorer: _Opens, # a live `BlockExplorer` or `CreditExplorer`
                trace: Trace, # what it is to show
-               ) -> Explorer: # the same one; another where this response has other controls, as a long one has
+               ) -> _Opens: # the same one; another where this response has other controls, as a long one has
     "Give an explorer another response. Settings that the user has moved stay; those that come from the response follow it."
     fresh = type(explorer)(trace)
     if fresh.controls.keys() != explorer.controls.keys(): return fresh
     for name, control in fresh.controls.items():
         explorer.change(name, low=control.low, high=control.high, value=explorer.values[name] if control == explorer.controls[name] else control.value)
         explorer.controls[name] = control
-    explorer.trace, explorer._cache = trace, {}
+    explorer.trace = trace
+    setattr(explorer, "_cache", {})
     explorer.refresh()
     return explorer
 
-def _opened_strips(trace: Trace, recipes: Mapping[str, Recipe]) -> list[dict]:
+def _opened_strips(trace: Trace, recipes: Mapping[str, Recipe]) -> list[dict[str, Any]]:
     "A response under each recipe, in one scale; without credit where log-probabilities are unknown."
     if not trace.tokens: return []
     try: outs = {label: trace_loss(trace, r) for label, r in recipes.items()}
@@ -47,6 +51,7 @@ def _opened_strips(trace: Trace, recipes: Mapping[str, Recipe]) -> list[dict]:
 # %% ../nbs/lib/rollout_browser.ipynb #d825fc4b
 class _Rollouts(Explorer):
     "Responses by step, read again when their file has changed."
+    path: Path | None; traces: Sequence[Trace]; recipes: dict[str, Recipe]; _seen_file: tuple[int, int] | None; _by_step: dict[int, list[Response]]
     path, problem, traces, recipes, _seen_file = None, "", (), {"token level": recipe("grpo"), "mpo": recipe("mpo")}, None
 
     def read(self) -> bool: # whether there was anything new
@@ -84,7 +89,7 @@ def _told(problem: str, responses: list[Response], fitting: int, step: int) -> s
     if problem: return f"There is nothing to browse yet: {problem}."
     if not responses: return "No responses were recorded."
     groups, known, rewards = {r.trace.group: r.dead for r in responses}, [r.trace.correct for r in responses if r.trace.correct is not None], [r.trace.reward for r in responses if math.isfinite(r.trace.reward)]
-    def count(n, what): return f"{n} {what}{'s' * (n != 1)}"
+    def count(n: int, what: str) -> str: return f"{n} {what}{'s' * (n != 1)}"
     parts = [f"Step {step}: {count(len(responses), 'recorded response')} in {count(len(groups), 'group')}", f"{sum(known)} of {len(known)} right" if known else "not known which are right"]
     if rewards: parts.append(f"mean reward {sum(rewards) / len(rewards):.3g}")
     if any(groups.values()): parts.append(f"{count(sum(groups.values()), 'dead group')}")
@@ -100,7 +105,9 @@ def _opened(r: Response) -> str:
 # %% ../nbs/lib/rollout_browser.ipynb #81af74eb
 class _Opening(_Rollouts):
     "Opens responses in explorers, each made once."
-    def _open(self, values: Mapping) -> Response | None:
+    explorers: dict[str, Any]; _drawing: bool; _buttons: int | None
+
+    def _open(self, values: Mapping[str, Any]) -> Response | None:
         responses = self.responses(values["step"])
         return responses[values["pick"] - 1] if 0 < values["pick"] <= len(responses) else None
 
@@ -122,7 +129,7 @@ class _Opening(_Rollouts):
         box.children += (self.opened,)
         return box
 
-    def _clicked(self, change: Mapping) -> None:
+    def _clicked(self, change: Mapping[str, Any]) -> None:
         if change["new"] < 0: return
         self.panel.picked = -1 # the same number may be picked again, at another step
         self.set(pick=change["new"])
@@ -143,8 +150,8 @@ class RolloutBrowser(_Opening):
     title, main, has_figure = "Responses of a run", "pick", False
     def __init__(self,
                  run: str | Path | Sequence[Trace], # a run folder, or traces
-                 **settings, # step, show, order, search, pick, open
-                 ):
+                 **settings: Any, # step, show, order, search, pick, open
+                 ) -> None:
         self._by_step, self.explorers, self._drawing, self._buttons = {}, {}, False, None
         if isinstance(run, (str, Path)): self.path = Path(run)
         else: self.traces = list(run)
@@ -153,21 +160,21 @@ class RolloutBrowser(_Opening):
         super().__init__(Control("step", "training step", steps[-1], {str(s): s for s in steps}), Control("show", "show", "all", filters), Control("order", "order", "sampled", orders), Control("search", "search the text", ""),
                          Control("pick", "open response number (0: none)", 0, low=0, high=self._most()), Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks", "strips": "strips"}), **settings)
 
-    def view(self, values: Mapping) -> View:
+    def view(self, values: Mapping[str, Any]) -> View:
         responses, opened = self.responses(values["step"]), self._open(values)
         chosen = choose_responses(responses, values["show"], values["order"], values["search"])
         summary = _told(self.problem, responses, len(chosen), values["step"]) + (_opened(opened) if opened else f" The step has no response number {values['pick']}." if values["pick"] and responses else "")
         strips = _opened_strips(opened.trace, self.recipes) if opened and not (self._drawing and values["open"] != "strips") else []
         return View(opened.trace if opened else None, strips, summary=summary, extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=self._buttons))
 
-    def html(self, axes=None) -> str:
+    def html(self, axes: Mapping[str, Sequence[Any]] | None = None) -> str:
         "The browser as HTML that works with no kernel: the buttons of the responses that the page holds open them."
         axes = self.page_axes() if axes is None else axes
         self._buttons = max(axes.get("pick", [0]))
         try: return super().html(axes)
         finally: self._buttons = None
 
-    def page_axes(self) -> dict:
+    def page_axes(self) -> Mapping[str, Sequence[Any]]:
         steps, v = self.steps or [0], self.values
         kept = sorted({steps[round(i * (len(steps) - 1) / 4)] for i in range(5)} | {v["step"]})
         longest = max([1] + [len(t.tokens) for t in self.traces if t.step in kept])

@@ -8,13 +8,16 @@ __all__ = ['RunData', 'configured', 'read_run', 'read_runs', 'made_up_run', 'spr
 
 # %% ../nbs/lib/runs.ipynb #d0c5d649
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 import torch
 from torch import Tensor
 from .actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .checkpoint import Run
 from .config import TrainConfig, configured_recipe, described
+from .live_runs import Runs
 from .recipes import Recipe, block_rules, recipe
 from .strip import trace_loss
 from .traces import Trace, load_traces
@@ -24,14 +27,14 @@ from .traces import Trace, load_traces
 class RunData:
     "A run as its folder tells it."
     label: str # what the page calls it
-    config: dict # empty where there is none
-    rows: list[dict] # metrics of the steps taken, step 0 (evaluation only) left out
-    evaluations: list[dict] # rows with held-out accuracy, step 0 included
+    config: dict[str, Any] # empty where there is none
+    rows: list[dict[str, Any]] # metrics of the steps taken, step 0 (evaluation only) left out
+    evaluations: list[dict[str, Any]] # rows with held-out accuracy, step 0 included
     traces: list[Trace] # recorded responses
     recipe: Recipe | None # as configured; None where the configuration does not say
     missing: list[str] = field(default_factory=list) # sentences
 
-def configured(config: dict) -> Recipe | None:
+def configured(config: dict[str, Any]) -> Recipe | None:
     "The recipe that a run's configuration names, or None where it does not fully say."
     known = {f.name: config[f.name] for f in fields(TrainConfig) if f.name in config}
     try: made = configured_recipe(TrainConfig(**known)) if "recipe" in known else None
@@ -56,11 +59,11 @@ def read_run(label: str, # what the page calls it
     if not traces: missing.append("recorded no responses (trace_every=0, or none yet)")
     return RunData(label, config, rows, evaluations, traces, configured(config), missing)
 
-def read_runs(runs: dict | list | str | Path, # label -> folder, or folders, whose names become labels
+def read_runs(runs: Runs, # label -> folder, or folders, whose names become labels
               ) -> list[RunData]:
     "All the runs of a report. Raises ValueError when there are none, or two of the same name."
     if isinstance(runs, (str, Path)): runs = [runs]
-    pairs = list(runs.items()) if isinstance(runs, dict) else [(Path(p).name, p) for p in runs]
+    pairs: list[tuple[str, str | Path]] = list(runs.items()) if isinstance(runs, dict) else [(Path(p).name, p) for p in runs]
     if not pairs: raise ValueError("runs is empty; pass at least one run folder")
     if len({label for label, _ in pairs}) < len(pairs): raise ValueError(f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}")
     return [read_run(label, path) for label, path in pairs]
@@ -88,15 +91,15 @@ def made_up_run(path: str | Path, # a new folder
     return run.path
 
 # %% ../nbs/lib/runs.ipynb #7335858a
-def _stack(traces: list[Trace], r: Recipe) -> dict:
+def _stack(traces: list[Trace], r: Recipe) -> dict[str, Any]:
     "Traces as one padded batch, float64, with the block ids that the recipe reads from the text."
     T = max(len(t.tokens) for t in traces)
-    def pad(name): return torch.tensor([[*getattr(t, name), *[0] * (T - len(t.tokens))] for t in traces], dtype=torch.double)
+    def pad(name: str) -> Tensor: return torch.tensor([[*getattr(t, name), *[0] * (T - len(t.tokens))] for t in traces], dtype=torch.double)
     mask = pad("mask").bool()
     return dict(logps=pad("logps"), old_logps=pad("old_logps"), mask=mask, advantages=torch.tensor([t.advantage for t in traces], dtype=torch.double), blocks=r.blocks(mask, [t.tokens for t in traces], pad("old_logps")))
 
 def spread_factor(r: Recipe, # whose action space
-                  batch: dict, # mask (B, T), and blocks where the recipe reads them
+                  batch: dict[str, Any], # mask (B, T), and blocks where the recipe reads them
                   ) -> float: # deviation of log R for independent tokens of deviation 1; 1 at token level
     "How much an action space shrinks the spread of independent log-ratios, estimated with fixed noise."
     mask, actions, g = batch["mask"], r.action_space(batch), torch.Generator().manual_seed(0)
@@ -134,7 +137,7 @@ def token_and_run_recipes(runs: list[RunData], # as read
     found = {r.label: r.recipe for r in runs if r.recipe is not None}
     if not any(isinstance(r.actions, TokenActions) for r in found.values()):
         found = {"token level": replace(next((r for r in found.values() if r.surrogate == "ppo"), recipe("grpo")), name="token level", actions=TokenActions())} | found
-    kept = {}
+    kept: dict[str, Recipe] = {}
     for label, r in sorted(found.items(), key=lambda item: not isinstance(item[1].actions, TokenActions)):
         if not any((r.actions, r.clip, r.surrogate) == (k.actions, k.clip, k.surrogate) for k in kept.values()): kept[label] = r
     return kept
@@ -158,8 +161,8 @@ def choose_traces(runs: list[RunData], # with traces
     "The responses whose tokens are treated most unequally."
     every = [(r.label, t) for r in runs for t in r.traces if t.tokens and any(t.mask) and math.isfinite(t.advantage) and t.advantage != 0 and not t.delta[t.mask_tensor].isnan().any()]
     every = every[:: max(1, -(-len(every) // most))]
-    def departure(item): return sum(float((trace_loss(item[1], r)[0].credit / item[1].advantage - 1)[item[1].mask_tensor].abs().sum()) for r in recipes.values())
-    def wrong(item): return not item[1].correct if item[1].correct is not None else item[1].advantage < 0
+    def departure(item: tuple[str, Trace]) -> float: return sum(float((trace_loss(item[1], r)[0].credit / item[1].advantage - 1)[item[1].mask_tensor].abs().sum()) for r in recipes.values())
+    def wrong(item: tuple[str, Trace]) -> bool: return not item[1].correct if item[1].correct is not None else item[1].advantage < 0
     ranked = sorted(every, key=departure, reverse=True)
     distinct = [x for i, x in enumerate(ranked) if (x[1].prompt, wrong(x)) not in {(y[1].prompt, wrong(y)) for y in ranked[:i]}]
     ranked = distinct + [x for x in ranked if not any(x is y for y in distinct)]

@@ -18,12 +18,14 @@ import subprocess
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
+from typing import IO, Any, cast
 from .sandbox_walls import CALLS, TMP_BYTES, call_filter, python_path, wall_arguments
 
 # %% ../nbs/lib/sandbox.ipynb #8a0ab6d0
@@ -38,11 +40,12 @@ for name, code in marshal.load(file):
 side.main(file, end)"""
 
 @lru_cache
-def _sides():
-    loaders = [(name, importlib.util.find_spec(name).loader) for name in _SIDES]
+def _sides() -> bytes:
+    spec: Any = importlib.util.find_spec
+    loaders = [(name, spec(name).loader) for name in _SIDES]
     return marshal.dumps([(name, loader.get_code(name)) for name, loader in loaders])
 
-def _start(job, end, bwrap, folder, errors):
+def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, folder: str | None, errors: int) -> subprocess.Popen[bytes]:
     "One side: bubblewrap, or where there is none a bare interpreter, in a session of its own."
     with tempfile.TemporaryFile() as file, ExitStack() as closing:
         file.write(_sides() + marshal.dumps(job))
@@ -58,7 +61,7 @@ def _start(job, end, bwrap, folder, errors):
                                 env={}, pass_fds=[*passed, *([filter_end] if bwrap else [])], start_new_session=True)
 
 # %% ../nbs/lib/sandbox.ipynb #65178828
-def _end(process):
+def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -68,11 +71,11 @@ def _end(process):
         if pipe:
             pipe.close()
 
-def _watch(worker, judge, deadline, most):
+def _watch(worker: subprocess.Popen[bytes], judge: subprocess.Popen[bytes], deadline: float, most: int) -> tuple[bytes | str, bytes]:
     "The verdict's line, b'' without one, 'timeout' or 'output'; and what was printed."
     line, printed = b"", b""
     with selectors.DefaultSelector() as pipes:
-        for pipe in (judge.stdout, judge.stderr, worker.stdout):
+        for pipe in cast(tuple[IO[bytes], ...], (judge.stdout, judge.stderr, worker.stdout)):
             pipes.register(pipe, selectors.EVENT_READ)
         while True:
             ready = pipes.select(max(0, deadline - time.monotonic()))
@@ -100,15 +103,16 @@ class CodeResult:
     seconds: float  # wall time, the start of the sandbox included
     output: str = ""  # what program and test printed, at most a megabyte
 
-    def __bool__(self): return self.passed
+    def __bool__(self) -> bool: return self.passed
 
 _MOST_OUTPUT = 1_000_000  # bytes
 
-def _reason(line, worker, timeout):
+def _reason(line: bytes | str, worker: subprocess.Popen[bytes], timeout: float) -> str:
     if line == "timeout":
         return f"timeout: more than {timeout:g} s"
     if line == "output":
         return f"output: more than {_MOST_OUTPUT:,} bytes"
+    assert isinstance(line, bytes)
     status, _, reason = line.decode("utf-8", "replace").strip().partition(" ")
     if status != "gone" or not reason.startswith("EOFError"):
         return f"error: the answer cannot be read: {reason}" if status == "gone" else reason or "no verdict: the test's process ended"
@@ -120,7 +124,7 @@ def _reason(line, worker, timeout):
     return f"timeout: more than {ceil(timeout)} s of CPU" if sign == signal.SIGXCPU else f"exited early (signal {sign})" if sign > 0 else f"exited early (status {code})"
 
 # %% ../nbs/lib/sandbox.ipynb #c0196873
-def _run(program, test, entry_point, timeout, memory_mb, bwrap, live):
+def _run(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, bwrap: str | None, live: set[subprocess.Popen[bytes]]) -> CodeResult:
     start, memory, cpu = time.monotonic(), memory_mb << 20, ceil(timeout)
     inner = None if bwrap or platform.machine() not in CALLS or platform.system() != "Linux" else call_filter(platform.machine())
     limits = {"RLIMIT_AS": (memory, memory), "RLIMIT_CPU": (cpu, cpu + 1), "RLIMIT_FSIZE": (TMP_BYTES // 2,) * 2, "RLIMIT_NOFILE": (64, 64),
@@ -137,7 +141,7 @@ def _run(program, test, entry_point, timeout, memory_mb, bwrap, live):
                 closing.callback(_end, side)
                 live.add(side)
                 sides.append(side)
-        line, printed = _watch(*sides, start + timeout, _MOST_OUTPUT)
+        line, printed = _watch(sides[0], sides[1], start + timeout, _MOST_OUTPUT)
         reason = _reason(line, sides[0], timeout)
     passed = line == b"pass passed\n"
     if line[:6] == b"fault ":
@@ -145,6 +149,7 @@ def _run(program, test, entry_point, timeout, memory_mb, bwrap, live):
     return CodeResult(passed, reason, time.monotonic() - start, printed.decode("utf-8", "replace"))
 
 # %% ../nbs/lib/sandbox.ipynb #1bd4c29a
+_started: set[str]; _warned: list[bool]
 _started, _warned = set(), []
 _PROBE = """import os
 try: os.fork()
@@ -187,7 +192,7 @@ def code_passes(
     "Run a program against a test, from any thread. RuntimeError without bubblewrap, ValueError on a bad argument or a test that is no test."
     return _passes(program, test, entry_point, timeout, memory_mb, unsafe_code, set())
 
-def _passes(program, test, entry_point, timeout, memory_mb, unsafe_code, live):
+def _passes(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, unsafe_code: bool, live: set[subprocess.Popen[bytes]]) -> CodeResult:
     for name, text in (("program", program), ("test", test)):
         if not isinstance(text, str):
             raise ValueError(f"{name}={text!r:.80} is no text; give Python source as a string")
@@ -201,21 +206,21 @@ def _passes(program, test, entry_point, timeout, memory_mb, unsafe_code, live):
 
 # %% ../nbs/lib/sandbox.ipynb #9e59a76c
 def run_programs(
-    jobs: list,  # (program, test) or (program, test, entry_point) each
+    jobs: Sequence[tuple[Any, ...]],  # (program, test) or (program, test, entry_point) each
     workers: int | None = None,  # programs at a time; None: as many as this process may use cores
     progress: bool = False,  # whether to show a bar
     timeout: float = 5.0,  # as in `code_passes`
     memory_mb: int = 512,  # as in `code_passes`
     unsafe_code: bool = False,  # as in `code_passes`
-) -> list:  # a CodeResult for each job, in their order
+) -> list[CodeResult]:  # a CodeResult for each job, in their order
     "Run many programs side by side. Errors as in `code_passes`; on Ctrl-C all that run are ended."
     check_sandbox(unsafe_code)
-    live = set()
-    run = lambda job: _passes(*job, *[None] * (3 - len(job)), timeout, memory_mb, unsafe_code, live)
+    live: set[subprocess.Popen[bytes]] = set()
+    run: Callable[[tuple[Any, ...]], CodeResult] = lambda job: _passes(*cast(tuple[str, str, str | None], (*job, *[None] * (3 - len(job)))), timeout, memory_mb, unsafe_code, live)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(workers or cores) as pool:
         waiting = [pool.submit(run, job) for job in jobs]
-        results = (job.result() for job in waiting)
+        results: Iterable[CodeResult] = (job.result() for job in waiting)
         if progress:
             from tqdm.auto import tqdm
             results = tqdm(results, total=len(waiting), desc="programs")

@@ -7,20 +7,22 @@ __all__ = ['encode', 'decode', 'changeable', 'copy_into', 'Channel', 'own_error'
 
 # %% ../nbs/lib/sandbox_data.ipynb #f9d008f6
 import os
+import sys
+if "typing" in sys.modules: from typing import Any, Callable # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_data.ipynb #6bc815f8
-def _text(value):
+def _text(value: str) -> bytes:
     data = value.encode("utf-8", "surrogatepass")
     return b"s%d;%s" % (len(data), data)
 
-_ATOMS = {
+_ATOMS: "dict[Any, Callable[[Any], bytes]]" = {
     type(None): lambda v: b"n;", bool: lambda v: b"t;" if v else b"f;", type(...): lambda v: b"e;",
     int: lambda v: b"i%s;" % format(v, "x").encode(), float: lambda v: b"g%s;" % repr(v).encode(), str: _text,
     complex: lambda v: b"c%s %s;" % (repr(v.real).encode(), repr(v.imag).encode()), bytes: lambda v: b"b%d;%s" % (len(v), v),
 }
-_BOXES = {list: b"l", tuple: b"u", dict: b"d", set: b"z", frozenset: b"y"}
-_BARE = {int: int.__int__, float: float.__float__, str: str.__str__, bytes: bytes, **{kind: kind for kind in _BOXES}}
-_NAMED = {  # types of the standard library -> what their constructors take
+_BOXES: "dict[Any, bytes]" = {list: b"l", tuple: b"u", dict: b"d", set: b"z", frozenset: b"y"}
+_BARE: "dict[Any, Callable[[Any], Any]]" = {int: int.__int__, float: float.__float__, str: str.__str__, bytes: bytes, **{kind: kind for kind in _BOXES}}
+_NAMED: "dict[str, Callable[[Any], tuple[Any, ...]]]" = {  # types of the standard library -> what their constructors take
     "builtins.range": lambda v: (v.start, v.stop, v.step), "builtins.bytearray": lambda v: (bytes(v),),
     "collections.deque": lambda v: (list(v), v.maxlen), "decimal.Decimal": lambda v: (str(v),),
     "fractions.Fraction": lambda v: (v.numerator, v.denominator), "datetime.date": lambda v: (v.year, v.month, v.day),
@@ -29,11 +31,11 @@ _NAMED = {  # types of the standard library -> what their constructors take
 
 # %% ../nbs/lib/sandbox_data.ipynb #bfd650b2
 def encode(
-    value,  # any object
-    name=lambda value: b"",  # gives an object that is no data the item that stands for it
+    value: "Any",  # any object
+    name: "Callable[[Any], bytes]" = lambda value: b"",  # gives an object that is no data the item that stands for it
 ) -> bytes:  # one item
     "A value as bytes: data by content, anything else by the number that `name` gives it. RecursionError if nested too deeply."
-    kind = type(value)
+    kind: "Any" = type(value)
     if kind in _ATOMS:
         return _ATOMS[kind](value)
     if kind in _BOXES:
@@ -48,10 +50,10 @@ def encode(
 
 # %% ../nbs/lib/sandbox_data.ipynb #fba48a48
 _TYPES = {letter: kind for kind, letter in _BOXES.items()}
-_SIMPLE = {b"n": lambda h: None, b"t": lambda h: True, b"f": lambda h: False, b"e": lambda h: ...,
+_SIMPLE: "dict[bytes, Callable[[bytes], Any]]" = {b"n": lambda h: None, b"t": lambda h: True, b"f": lambda h: False, b"e": lambda h: ...,
            b"i": lambda h: int(h, 16), b"g": float, b"c": lambda h: complex(*map(float, h.split(b" ")))}
 
-def _item(data, at, find):
+def _item(data: bytes, at: int, find: "Callable[[bytes, int], Any]") -> "tuple[Any, int]":
     letter, stop = data[at:at + 1], data.index(b";", at)
     head, at = data[at + 1:stop], stop + 1
     if letter in _SIMPLE:
@@ -71,7 +73,7 @@ def _item(data, at, find):
     return dict(zip(parts[::2], parts[1::2])) if kind is dict else kind(parts), at
 
 # %% ../nbs/lib/sandbox_data.ipynb #a5b20a21
-def _named(body, data, at, find):
+def _named(body: bytes, data: bytes, at: int, find: "Callable[[bytes, int], Any]") -> "tuple[Any, int]":
     path = body.decode()
     if path not in _NAMED:
         raise ValueError(f"{path!r:.80} is no type that may be sent")
@@ -81,8 +83,8 @@ def _named(body, data, at, find):
 
 def decode(
     data: bytes,  # one item
-    find=None,  # gives the object that a letter, r or m, and a number stand for
-):  # the value
+    find: "Any" = None,  # gives the object that a letter, r or m, and a number stand for
+) -> "Any":  # the value
     "The value that `encode` wrote, of exactly the built-in types. ValueError and others on bytes that are no item."
     value, end = _item(data, 0, find)
     if end != len(data):
@@ -90,10 +92,10 @@ def decode(
     return value
 
 # %% ../nbs/lib/sandbox_data.ipynb #5438e504
-def changeable(value):
+def changeable(value: object) -> bool:
     return type(value) in (list, dict, set, bytearray) or type(value).__name__ == "deque"
 
-def copy_into(mine, new):
+def copy_into(mine: "Any", new: "Any") -> "Any":
     if type(mine) is not type(new):
         return new
     if type(mine) is list:
@@ -118,21 +120,21 @@ _LIMIT = 1 << 26  # bytes of one message
 
 class Channel:
     "Messages over a stream socket, given by its file descriptor."
-    def __init__(self, end): self.end = end
+    def __init__(self, end: int) -> None: self.end = end
 
-    def write(self, data):
-        data = memoryview(len(data).to_bytes(8, "little") + data)
-        while data:
-            data = data[os.write(self.end, data):]
+    def write(self, data: bytes) -> None:
+        rest = memoryview(len(data).to_bytes(8, "little") + data)
+        while rest:
+            rest = rest[os.write(self.end, rest):]
 
-    def read(self):
+    def read(self) -> bytes:
         size = int.from_bytes(self.exactly(8), "little")
         if size > _LIMIT:
             raise ValueError(f"a message of {size:,} bytes")
         return self.exactly(size)
 
-    def exactly(self, count):
-        parts = []
+    def exactly(self, count: int) -> bytes:
+        parts: list[bytes] = []
         while count:
             parts.append(os.read(self.end, min(count, 1 << 20)))
             if not parts[-1]:
@@ -141,18 +143,20 @@ class Channel:
         return b"".join(parts)
 
 # %% ../nbs/lib/sandbox_data.ipynb #b4ff4d55
-def own_error(error):
+def own_error(error: BaseException) -> "tuple[list[str], tuple[Any, ...]]":
     return [kind.__name__ for kind in type(error).__mro__], error.args
 
-def their_error(kinds, names, arguments):
+def their_error(kinds: "dict[str, type[BaseException]]", names: "list[str]", arguments: "tuple[Any, ...]") -> BaseException:
     kind = next((kinds[name] for name in names if name in kinds), RuntimeError)
+    error: "Any"
     try:
         error = kind(*arguments)
     except Exception:
         error = RuntimeError(*arguments)
     error.theirs = True
-    return error
+    found: BaseException = error
+    return found
 
-def error_kinds():
+def error_kinds() -> "dict[str, type[BaseException]]":
     import builtins
     return {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}

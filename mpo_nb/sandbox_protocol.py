@@ -6,7 +6,10 @@
 __all__ = ['Gone', 'Remote', 'Link', 'answer']
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #417f3eb7
-from .sandbox_data import changeable, copy_into, decode, encode, own_error, their_error
+import sys
+
+from .sandbox_data import Channel, changeable, copy_into, decode, encode, own_error, their_error
+if "typing" in sys.modules: from typing import Any, Callable # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #326dd57a
 class Gone(BaseException):
@@ -14,17 +17,17 @@ class Gone(BaseException):
 
 class Remote:
     "The stand-in for an object of the other process: what is done to it is asked of that process."
-    def __init__(self, link, number):
+    def __init__(self, link: "Link", number: int) -> None:
         self.__dict__.update(_link=link, _number=number)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> "Any":
         if name.startswith("__") and name != "__name__":
             raise AttributeError(name)
         return self._link.ask("getattr", self, name)
 
-    def __setattr__(self, name, value): self._link.ask("setattr", self, name, value)
-    def __call__(self, *args, **kwargs): return self._link.ask("call", self, *args, **kwargs)
-    def __instancecheck__(self, value): return isinstance(value, Remote) and self._link.ask("isinstance", value, self)
+    def __setattr__(self, name: str, value: object) -> None: self._link.ask("setattr", self, name, value)
+    def __call__(self, *args: "Any", **kwargs: "Any") -> "Any": return self._link.ask("call", self, *args, **kwargs)
+    def __instancecheck__(self, value: object) -> bool: return isinstance(value, Remote) and self._link.ask("isinstance", value, self)
 
 _COMPARED = frozenset("eq ne lt le gt ge".split())
 _COMPUTED = frozenset("add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift neg pos invert abs".split())
@@ -38,15 +41,17 @@ for _name in _COMPUTED:
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #8c7293a1
 class _Object:  # data that is to travel as an object
-    def __init__(self, inner): self.inner = inner
+    def __init__(self, inner: object) -> None: self.inner = inner
 
 class Link:
     "One end of the conversation: asks the other side, and answers it within the rules of `permit`."
-    def __init__(self, channel, permit, kinds):
+    objects: "list[Any]"; numbers: "dict[int, int]"; broken: str; last: "Any"
+
+    def __init__(self, channel: Channel, permit: "Callable[[str, tuple[Any, ...]], Any]", kinds: "dict[str, type[BaseException]]") -> None:
         self.channel, self.permit, self.kinds = channel, permit, kinds  # kinds: name -> exception that may be raised here
         self.objects, self.numbers, self.broken, self.last = [], {}, "", None
 
-    def name(self, value):
+    def name(self, value: "Any") -> bytes:
         if isinstance(value, Remote):
             return b"m%d;" % value._number
         value = value.inner if type(value) is _Object else value
@@ -55,22 +60,22 @@ class Link:
             self.objects.append(value)
         return b"r%d;" % number
 
-    def find(self, letter, number): return Remote(self, number) if letter == b"r" else self.objects[number]
+    def find(self, letter: bytes, number: int) -> "Any": return Remote(self, number) if letter == b"r" else self.objects[number]
 
-    def send(self, *message): self.guard(self.channel.write, encode(message, self.name))
-    def receive(self): return self.guard(lambda: decode(self.channel.read(), self.find))
+    def send(self, *message: object) -> None: self.guard(self.channel.write, encode(message, self.name))
+    def receive(self) -> "Any": return self.guard(lambda: decode(self.channel.read(), self.find))
 
-    def guard(self, step, *args):
+    def guard(self, step: "Callable[..., Any]", *args: "Any") -> "Any":
         try:
             return step(*args)
         except Exception as error:
             self.broken = self.broken or f"{type(error).__name__}: {error}"
             raise Gone(self.broken) from None
 
-    def ask(self, operation, *args, **kwargs): return _ask(self, operation, args, kwargs)
+    def ask(self, operation: str, *args: "Any", **kwargs: "Any") -> "Any": return _ask(self, operation, args, kwargs)
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #47270a32
-def _ask(link, operation, args, kwargs):
+def _ask(link: Link, operation: str, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> "Any":
     if link.broken:
         raise Gone(link.broken)
     link.send("ask", operation, args, kwargs)
@@ -89,8 +94,8 @@ def _ask(link, operation, args, kwargs):
 def answer(
     link: Link,  # this side's end
     operation: str,  # what is asked for
-    args: tuple,  # of which
-    kwargs: dict,  # and how
+    args: "tuple[Any, ...]",  # of which
+    kwargs: "dict[str, Any]",  # and how
 ) -> None:
     "Do what the other side asks, if `permit` lets it, and send the value or the exception."
     every = [*args, *kwargs.values()]

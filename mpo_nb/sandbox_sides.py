@@ -11,16 +11,17 @@ import sys
 
 from .sandbox_data import Channel, error_kinds
 from .sandbox_protocol import Gone, Link, answer
+if "typing" in sys.modules: from typing import Any, BinaryIO # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_sides.ipynb #72a1a838
-_OPERATIONS = {"call": lambda function, *args, **kwargs: function(*args, **kwargs), "getattr": getattr, "setattr": setattr, "isinstance": isinstance,
+_OPERATIONS: "dict[str, Any]" = {"call": lambda function, *args, **kwargs: function(*args, **kwargs), "getattr": getattr, "setattr": setattr, "isinstance": isinstance,
                "len": len, "iter": iter, "next": next, "str": str, "repr": repr, "bool": bool, "hash": hash}
 
-def _operation(name):
+def _operation(name: str) -> "Any":
     import _operator
     return _OPERATIONS.get(name) or getattr(_operator, name)
 
-def _origin(name, value):
+def _origin(name: str, value: "Any") -> "tuple[str, Any]":
     module = value.__name__ if type(value) is type(sys) else getattr(value, "__module__", None)
     if isinstance(module, str) and module.partition(".")[0] in sys.stdlib_module_names:
         if value is sys.modules.get(module) and module == name or getattr(sys.modules.get(module), name, None) is value:
@@ -31,12 +32,13 @@ def _origin(name, value):
 
 # %% ../nbs/lib/sandbox_sides.ipynb #c608b816
 def run_program(
-    channel,  # to the process of the test
+    channel: Channel,  # to the process of the test
     program: str,  # its source
 ) -> None:
     "Run a program's module, then answer for it until the other side ends. What the program raises is reported, save exits."
     module = sys.modules["program"] = type(sys)("program")
-    link = Link(channel, None, {})
+    names: "Any"; refused: "Any" = None
+    link = Link(channel, refused, {})
     link.kinds = error_kinds()
     names = lambda wanted: {name: _origin(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
     link.permit = lambda operation, args: names if operation == "names" else _operation(operation)
@@ -51,7 +53,7 @@ def run_program(
         answer(link, *message[1:])
 
 # %% ../nbs/lib/sandbox_sides.ipynb #9f2215c1
-def _reason(error):
+def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "memory: the program asked for more than its limit"
     if isinstance(error, SyntaxError):
@@ -59,10 +61,10 @@ def _reason(error):
     return f"error: {type(error).__name__}: {error}"[:300]
 
 # %% ../nbs/lib/sandbox_sides.ipynb #22a8e510
-def _names(code):
+def _names(code: "Any") -> "set[str]":
     return set(code.co_names).union(*[_names(part) for part in code.co_consts if isinstance(part, type(code))])
 
-def _take(link, kind, value, name):
+def _take(link: Link, kind: str, value: "Any", name: str) -> "Any":
     if kind == "library" and value.partition(".")[0] in sys.stdlib_module_names:
         __import__(value)
         return sys.modules[value] if value == name else getattr(sys.modules[value], name)
@@ -70,7 +72,7 @@ def _take(link, kind, value, name):
         return link.kinds.setdefault(name, type(name, (link.kinds[value],), {}))
     return value
 
-def _permit_test(operation, args):
+def _permit_test(operation: str, args: "tuple[Any, ...]") -> "Any":
     "What a program may ask of the objects that a test passed to it."
     public = operation in ("getattr", "setattr") and type(args[0]).__module__ == "test" and args[1][:1] != "_"
     if public or operation in ("call", "len", "iter", "next", "getitem", "bool", "hash", "eq", "ne"):
@@ -78,7 +80,7 @@ def _permit_test(operation, args):
     raise PermissionError(f"{operation} of the test's {type(args[0]).__name__}")
 
 # %% ../nbs/lib/sandbox_sides.ipynb #a5e557b6
-def _wrong(error, test, last):
+def _wrong(error: BaseException, test: str, last: object) -> str:
     step, line = error.__traceback__, ""
     while step:
         if step.tb_frame.f_code.co_filename == "<test>":
@@ -91,7 +93,7 @@ def _wrong(error, test, last):
     except BaseException:  # repr of an object of the program: the conversation is over
         return f"wrong answer: {line}; the last answer was an object"
 
-def _under_test(given, wanted, entry_point):
+def _under_test(given: "dict[str, Any]", wanted: "set[str]", entry_point: str | None) -> "dict[str, Any]":
     "The names that the test takes from the program; a built-in's only if it alone can be what a script is there to test."
     import builtins
     given = {name: pair for name, pair in given.items() if name in wanted and name[:2] != "__"}
@@ -100,10 +102,10 @@ def _under_test(given, wanted, entry_point):
 
 # %% ../nbs/lib/sandbox_sides.ipynb #25a6a80c
 def judge(
-    channel,  # to the process of the program
+    channel: Channel,  # to the process of the program
     test: str,  # its source
     entry_point: str | None = None,  # the name that `check` is called with
-) -> tuple:  # (status, reason); status "pass", "fail", "gone" where the program ended, "fault" where the test is at fault
+) -> tuple[str, str]:  # (status, reason); status "pass", "fail", "gone" where the program ended, "fault" where the test is at fault
     "Run a test against the program on the other side."
     try:
         code = compile(test, "<test>", "exec", dont_inherit=True)
@@ -121,11 +123,11 @@ def judge(
             return "fail", _wrong(error, test, link.last)
     return ("gone", link.broken) if link.broken else (status, why)
 
-def _judge(link, code, entry_point):
+def _judge(link: Link, code: "Any", entry_point: str | None) -> tuple[str, str]:
     wanted = _names(code) | ({entry_point} if entry_point else set())
     given = link.ask("names", sorted(wanted))
     taken = _under_test(given, wanted, entry_point)
-    space = {"__name__": "test", **{name: _take(link, *pair, name) for name, pair in taken.items()}}
+    space: "dict[str, Any]" = {"__name__": "test", **{name: _take(link, pair[0], pair[1], name) for name, pair in taken.items()}}
     exec(code, space)
     if entry_point is None:
         return "pass", "passed"
@@ -134,12 +136,13 @@ def _judge(link, code, entry_point):
         return "fault", "the test defines no function check(candidate)"
     if entry_point not in given:
         return "fail", f"error: NameError: the program defines no {entry_point}"
-    space[entry_point] = _take(link, *given[entry_point], entry_point)
-    check(space[entry_point])
+    kind, value = given[entry_point]
+    space[entry_point] = _take(link, kind, value, entry_point)
+    check(space[entry_point])  # type: ignore[call-arg]  # a function, not one with the arguments of `_judge`
     return "pass", "passed"
 
 # %% ../nbs/lib/sandbox_sides.ipynb #e5e12278
-def _limit(limits, walled, code):
+def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None) -> None:
     import resource
     for name, pair in limits.items():
         try:
@@ -156,7 +159,7 @@ def _limit(limits, walled, code):
         prctl(38, 1, 0, 0, 0)  # no new privileges
         prctl(22, 2, ctypes.byref(Program(len(code) // 8, code)), 0, 0)
 
-def main(file, end):
+def main(file: "BinaryIO", end: int) -> None:
     "Run one side: its limits, then the program or the test, as the file says."
     import marshal
     role, text, entry_point, limits, walled, code = marshal.load(file)

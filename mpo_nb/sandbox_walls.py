@@ -20,7 +20,7 @@ def python_path() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 @lru_cache
-def _folders():
+def _folders() -> list[str]:
     "bubblewrap's arguments for what the sandbox contains."
     python, found = python_path(), ["/usr", "/nix/store", "/etc/ld.so.cache"]
     found += [sysconfig.get_path("stdlib"), f"{sys.base_prefix}/lib", f"{sys.base_exec_prefix}/lib", python]
@@ -37,7 +37,7 @@ def _folders():
 
 def wall_arguments(
     bwrap: str,  # path of bubblewrap
-) -> list:  # the beginning of a command line, to be followed by --seccomp and what is to run inside
+) -> list[str]:  # the beginning of a command line, to be followed by --seccomp and what is to run inside
     "bubblewrap with no network, no environment, no folders but what Python needs, and namespaces of its own."
     return [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8",
             "--uid", "65534", "--gid", "65534", *_folders()]

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 import torch
 from tqdm.auto import tqdm
 from .checkpoint import Run
@@ -26,7 +27,7 @@ def finished(config: TrainConfig, # of a run
     rows = Run(config.output).metrics
     return bool(rows) and rows[-1]["step"] >= config.steps
 
-def _begin(threads: int):
+def _begin(threads: int) -> None:
     "What a worker does first."
     torch.set_num_threads(threads)
 
@@ -37,14 +38,15 @@ def _train(config: TrainConfig) -> str | None: # what went wrong
     with open(Path(config.output) / "log.txt", "a", encoding="utf8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try: Trainer(replace(config, progress=False)).fit()
         except Exception as error: return f"{type(error).__name__}: {error}"
+    return None
 
 # %% ../nbs/lib/sweep.ipynb #112b0b0e
-def _check(configs, workers, threads):
+def _check(configs: Mapping[str, TrainConfig], workers: int, threads: int) -> None:
     "Raise ValueError for what cannot be swept."
     if not configs: raise ValueError("configs is empty; give a name and a TrainConfig for each run")
     for name, value in (("workers", workers), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
-    seen = {}
+    seen: dict[Path, str] = {}
     for name, config in configs.items():
         if not isinstance(config, TrainConfig): raise ValueError(f"configs[{name!r}] is a {type(config).__name__}; give a TrainConfig")
         folder = Path(config.output).resolve()
@@ -55,7 +57,7 @@ def sweep(configs: Mapping[str, TrainConfig], # by any name; each with an output
           workers: int | None = None, # runs at a time; default: one for each processor
           threads: int = 1, # of each run
           progress: bool = True, # whether to draw a bar
-          ) -> dict[str, list[dict]]: # name -> metrics, as `Trainer.fit` gives them
+          ) -> dict[str, list[dict[str, Any]]]: # name -> metrics, as `Trainer.fit` gives them
     "Train every configuration that is not finished. Raises ValueError before any of them starts, RuntimeError that names the runs that failed after all the others."
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check(configs, workers, threads)

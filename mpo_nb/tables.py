@@ -9,9 +9,10 @@ __all__ = ['filters', 'orders', 'table_style', 'Response', 'clipped_actions', 's
 # %% ../nbs/lib/tables.ipynb #59f7935d
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 from .recipes import Recipe
 from .strip import signed, trace_loss, visible_html
 from .traces import Trace
@@ -36,6 +37,7 @@ def step_responses(traces: Sequence[Trace], # of one step
                    recipe: Recipe, # of the run
                    ) -> list[Response]: # group by group, as sampled
     "The responses of a step with what their groups say about them."
+    groups: dict[int, list[float]]
     ordered, groups = sorted(traces, key=lambda t: (t.group, t.index)), {}
     for t in ordered: groups.setdefault(t.group, []).append(t.reward)
     dead = {g: len(r) > 1 and all(x == r[0] for x in r) for g, r in groups.items()} # NaN is equal to nothing
@@ -51,15 +53,15 @@ def choose_responses(responses: Sequence[Response], # of a step
                      search: str = "", # text in the response, its prompt or its answer; case does not matter
                      ) -> list[Response]:
     "The responses that fit, in order; what is unknown comes last. Raises ValueError for an unknown filter or order."
-    fits = {"all": lambda r: True, "right": lambda r: r.trace.correct is True, "wrong": lambda r: r.trace.correct is False, "dead": lambda r: r.dead, "alive": lambda r: not r.dead, "cut": lambda r: not r.trace.finished}
-    def last(x, sign=-1): return (x is None or not math.isfinite(x), sign * (x or 0.0))
-    keys = {"sampled": lambda r: r.number, "reward": lambda r: last(r.trace.reward), "advantage": lambda r: last(r.trace.advantage), "low": lambda r: last(r.trace.advantage, 1), "longest": lambda r: -sum(r.trace.mask), "clipped": lambda r: last(r.clipped)}
+    fits: dict[str, Callable[[Response], bool]] = {"all": lambda r: True, "right": lambda r: r.trace.correct is True, "wrong": lambda r: r.trace.correct is False, "dead": lambda r: r.dead, "alive": lambda r: not r.dead, "cut": lambda r: not r.trace.finished}
+    def last(x: float | None, sign: int = -1) -> tuple[bool, float]: return (x is None or not math.isfinite(x), sign * (x or 0.0))
+    keys: dict[str, Callable[[Response], Any]] = {"sampled": lambda r: r.number, "reward": lambda r: last(r.trace.reward), "advantage": lambda r: last(r.trace.advantage), "low": lambda r: last(r.trace.advantage, 1), "longest": lambda r: -sum(r.trace.mask), "clipped": lambda r: last(r.clipped)}
     for name, value, known in (("show", show, fits), ("order", order, keys)):
         if value not in known: raise ValueError(f"{name}={value!r}; choose one of {', '.join(known)}")
-    def found(r): return not search or any(_match(text, search) for text in (r.trace.text, r.trace.prompt, r.trace.answer or ""))
+    def found(r: Response) -> bool: return not search or any(_match(text, search) for text in (r.trace.text, r.trace.prompt, r.trace.answer or ""))
     return sorted((r for r in responses if fits[show](r) and found(r)), key=keys[order])
 
-def _match(text: str, search: str): return re.search(re.escape(search), text, re.IGNORECASE)
+def _match(text: str, search: str) -> re.Match[str] | None: return re.search(re.escape(search), text, re.IGNORECASE)
 
 # %% ../nbs/lib/tables.ipynb #d84c05fc
 def _seen(text: str) -> str:

@@ -12,24 +12,25 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 # %% ../nbs/lib/tasks.ipynb #8607fcb6
 @dataclass
 class Task:
     "Problems and their reward. Raises ValueError where a split is empty or its first problem lacks a string."
     name: str  # what tables, run folders and error messages call it
-    train: Sequence[dict]  # problems to learn from: dicts with "prompt" and "answer", or a `datasets.Dataset` of them
-    test: Sequence[dict]  # held-out problems, in the same form; never sampled from in training
-    reward: Callable  # reward(problem, response) -> float; with batched=True reward(problems, responses) -> floats
+    train: Sequence[dict[str, Any]]  # problems to learn from: dicts with "prompt" and "answer", or a `datasets.Dataset` of them
+    test: Sequence[dict[str, Any]]  # held-out problems, in the same form; never sampled from in training
+    reward: Callable[..., Any]  # reward(problem, response) -> float; with batched=True reward(problems, responses) -> floats
     batched: bool = False  # whether `reward` takes all problems and responses at once
     description: str = ""  # one sentence for reports
     pass_mark: float = 1.0  # a response counts as correct when its reward is at least this
     plain: str = "{prompt}"  # what a model without a chat template reads; {prompt} stands for the problem's prompt
     stop: tuple[str, ...] = ()  # texts at which such a model's response ends, as it goes on with a problem of its own
-    formatted: Callable | None = None  # formatted(problem, response) -> whether the answer is in the form that was asked for
+    formatted: Callable[[dict[str, Any], str], bool] | None = None  # formatted(problem, response) -> whether the answer is in the form that was asked for
     max_new_tokens: int | None = None  # room that a response needs, in tokens, where the user sets none
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not callable(self.reward):
             raise ValueError(f"reward of task {self.name!r} is {self.reward!r}; give a function reward(problem, response)")
         if "{prompt}" not in self.plain:
@@ -37,7 +38,7 @@ class Task:
         for split in ("train", "test"):
             _check_problems(self.name, split, getattr(self, split))
 
-def _check_problems(name, split, problems):
+def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -> None:
     if len(problems) == 0:
         raise ValueError(f"{split} of task {name!r} is empty; give at least one problem")
     first = problems[0]
@@ -49,7 +50,7 @@ def _check_problems(name, split, problems):
 # %% ../nbs/lib/tasks.ipynb #9fd5c44f
 def score(
     task: Task,  # whose reward to use
-    problems: Sequence[dict],  # one per response
+    problems: Sequence[dict[str, Any]],  # one per response
     responses: Sequence[str],  # the texts to reward, without the prompt
 ) -> list[float]:  # one finite reward per response
     "Reward of each response. ValueError: wrong count, not a finite number; RuntimeError: the reward itself raised."
@@ -68,7 +69,7 @@ def score(
     return [_number(task, i, r, v) for i, (r, v) in enumerate(zip(responses, values))]
 
 # %% ../nbs/lib/tasks.ipynb #dbf4a9e4
-def _one(task, i, problem, response):
+def _one(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
     try:
         value = task.reward(problem, response)
     except Exception as error:
@@ -76,7 +77,7 @@ def _one(task, i, problem, response):
                            f"on response {i}, {response[:80]!r}") from error
     return _number(task, i, response, value)
 
-def _number(task, i, response, value):
+def _number(task: Task, i: int, response: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except Exception:
@@ -87,7 +88,7 @@ def _number(task, i, response, value):
     return number
 
 # %% ../nbs/lib/tasks.ipynb #c5073b20
-_builders = {}
+_builders: dict[str, Callable[..., Task]] = {}
 _shipped = {name: f"mpo_nb.{module}:{name}" for module, names in dict(
     chain_sum="chain_sum", math_tasks="gsm8k math", code_tasks="humaneval mbpp", game_tasks="countdown gym").items() for name in names.split()}  # imported when they are asked for
 
@@ -109,7 +110,7 @@ def task_names() -> list[str]:  # in alphabetical order
 # %% ../nbs/lib/tasks.ipynb #f1255c94
 def load_task(
     name: str,  # a registered name, "gym:NAME" for a data set of reasoning-gym, or "module:function" for one of your own
-    **options,  # the builder's keyword arguments, such as terms=4
+    **options: Any,  # the builder's keyword arguments, such as terms=4
 ) -> Task:
     "Build a task by name. Raises ValueError on an unknown name (lists them) or option, TypeError if no Task comes back."
     family, _, member = name.partition(":")
@@ -127,19 +128,19 @@ def load_task(
         raise TypeError(f"the builder of task {name!r} returned {type(task).__name__}; return a mpo_nb.tasks.Task")
     return task
 
-def _import_builder(name):
+def _import_builder(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     if not function:
         raise ValueError(f"unknown task {name!r}; there are {', '.join(task_names())}, or give 'module:function' for your own")
     try:
-        return getattr(importlib.import_module(module), function)
+        return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name!r} cannot be imported ({error}); is the module on PYTHONPATH?") from error
 
 # %% ../nbs/lib/tasks.ipynb #c84f2a11
 _all_ = ["is_held_out", "chain_problems", "chain_reward", "chain_sum", "demonstration", "char_tokenizer", "tiny_model_path"]
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _all_:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("mpo_nb.chain_sum"), name)

@@ -15,14 +15,16 @@ from importlib.resources import files
 from itertools import accumulate, pairwise
 from os.path import commonprefix
 from pathlib import Path
+from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 from .checkpoint import read_lines
-from .logprobs import response_logps
+from .logprobs import CausalLM, response_logps
 from .rollout import encode_prompts
 
 # %% ../nbs/lib/traces.ipynb #c6df748a
-def _texts(decode: Callable, ids: list[int], start: int, stop: int, margin: int) -> list[str]:
+def _texts(decode: Callable[[list[int]], str], ids: list[int], start: int, stop: int, margin: int) -> list[str]:
     "Texts of the tokens from `start` to `stop`, read with `margin` tokens of context on both sides."
     first = max(0, start - margin)
     around = decode(ids[first : stop + margin])
@@ -31,14 +33,15 @@ def _texts(decode: Callable, ids: list[int], start: int, stop: int, margin: int)
     return [around[a:b] for a, b in pairwise(ends)]
 
 # %% ../nbs/lib/traces.ipynb #a1e44618
-def token_texts(tokenizer, # any tokenizer of transformers, or an object with its `decode`
+def token_texts(tokenizer: PreTrainedTokenizerBase, # any tokenizer of transformers, or an object with its `decode`
                 ids: list[int], # token ids of one response
                 ) -> list[str]: # one string per token; joined, they are the decoded text
     "The piece of the text that each token brings; a character split over several tokens belongs to the last of them."
-    def decode(part): return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def decode(part: list[int]) -> str: return cast(str, tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     ids = [int(i) for i in ids]
     if not ids: return []
     n, whole, alone = len(ids), decode(ids), {i: decode([i]) for i in set(ids)}
+    texts: Callable[[], list[str]]
     for texts in (lambda: [alone[i] for i in ids],
                   lambda: [x for a in range(0, n, 16) for x in _texts(decode, ids, a, min(a + 16, n), 8)]):
         found = texts()
@@ -47,7 +50,7 @@ def token_texts(tokenizer, # any tokenizer of transformers, or an object with it
 
 # %% ../nbs/lib/traces.ipynb #e38dd2cc
 _per_token = ("token_ids", "mask", "logps", "old_logps", "entropies")
-def _number(x) -> float: return math.nan if x is None else float(x)
+def _number(x: float | None) -> float: return math.nan if x is None else float(x)
 
 @dataclass
 class _Record:
@@ -68,11 +71,11 @@ class _Record:
     correct: bool | None = None # whether the response is right, where that is known
     note: str = "" # where the numbers come from, when not from a run
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n, unknown = len(self.tokens), [math.nan] * len(self.tokens)
         odd = next((i for i, t in enumerate(self.tokens) if not isinstance(t, str)), None)
         if odd is not None: raise ValueError(f"tokens[{odd}]={self.tokens[odd]!r} is not a string; pass the text of each token, see token_texts")
-        defaults = dict(token_ids=[-1] * n, mask=[1] * n, logps=unknown, old_logps=self.logps or unknown, entropies=unknown)
+        defaults: dict[str, list[Any]] = dict(token_ids=[-1] * n, mask=[1] * n, logps=unknown, old_logps=self.logps or unknown, entropies=unknown)
         for name in _per_token:
             values = list(getattr(self, name)) or list(defaults[name])
             if len(values) != n: raise ValueError(f"{name} has {len(values)} values for {n} tokens; pass one per token, or leave it out")
@@ -81,11 +84,13 @@ class _Record:
         self.reward, self.advantage = _number(self.reward), _number(self.advantage)
 
 # %% ../nbs/lib/traces.ipynb #a69bcf4e
-def _plain(x):
+def _plain(x: Any) -> Any:
     "A value as JSON holds it: six significant digits, None for what is not finite."
     if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
     if not isinstance(x, float): return x
     return float(f"{x:.6g}") if math.isfinite(x) else None
+
+_Made = TypeVar("_Made", bound="_Views")
 
 class _Views(_Record):
     @property
@@ -93,12 +98,12 @@ class _Views(_Record):
         "The response."
         return "".join(self.tokens)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         "Plain values for one line of traces.jsonl; `note` only where there is one."
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "note" or self.note}
 
     @classmethod
-    def from_dict(cls, row: dict) -> "Trace":
+    def from_dict(cls: type[_Made], row: dict[str, Any]) -> _Made:
         "A record read back; keys of later versions are left out. Raises ValueError when there are no tokens."
         if not isinstance(row, dict) or not isinstance(row.get("tokens"), list): raise ValueError(f"tokens is missing in {str(row)[:60]!r}; a trace is an object with at least a list of strings named tokens")
         return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
@@ -113,14 +118,14 @@ class _Views(_Record):
         "log pi_theta - log pi_old of each token, as a batch of one."
         return torch.tensor([self.logps], dtype=torch.double) - torch.tensor([self.old_logps], dtype=torch.double)
 
-    def batch(self) -> dict: # logps, old_logps (1, T) float64, advantages (1,), mask (1, T) bool
+    def batch(self) -> dict[str, Tensor]: # logps, old_logps (1, T) float64, advantages (1,), mask (1, T) bool
         "What `Recipe.loss` takes. Raises ValueError when a kept token's log-probability is unknown."
         if bool(self.delta[self.mask_tensor].isnan().any()): raise ValueError("logps or old_logps is unknown for some token of this trace; make it with Trace.from_model, or with Trace.from_text for made-up numbers")
         logps, old, A = (torch.tensor(x, dtype=torch.double) for x in ([self.logps], [self.old_logps], [self.advantage]))
         return dict(logps=logps, old_logps=old, advantages=A, mask=self.mask_tensor)
 
 # %% ../nbs/lib/traces.ipynb #a57f8595
-def _scores(model, tokenizer, prompt: str, ids: list[int], temperature: float) -> list[list[float]]:
+def _scores(model: CausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], temperature: float) -> list[list[float]]:
     "Log-probabilities and entropies of `ids` after the prompt, each a list of T floats."
     device, context = next(model.parameters()).device, getattr(model.config.get_text_config(), "max_position_embeddings", None)
     prompt_ids, prompt_mask = (x.to(device) for x in encode_prompts(tokenizer, [prompt], len(ids), context))
@@ -135,13 +140,13 @@ class Trace(_Views):
     "One response and what is known of it, one number per token. Raises ValueError naming the field that does not fit."
     @classmethod
     def from_model(cls,
-                   model: nn.Module, # any causal language model of transformers
-                   tokenizer, # its tokenizer
+                   model: CausalLM, # any causal language model of transformers
+                   tokenizer: PreTrainedTokenizerBase, # its tokenizer
                    prompt: str, # the text before the response
                    response: str, # the text to be scored
-                   old_model: nn.Module | None = None, # the policy for old_logps; default: `model` itself, so that ratios are 1
+                   old_model: CausalLM | None = None, # the policy for old_logps; default: `model` itself, so that ratios are 1
                    temperature: float = 1.0, # of the distribution
-                   **more, # further fields, e.g. reward, advantage, answer, correct
+                   **more: Any, # further fields, e.g. reward, advantage, answer, correct
                    ) -> "Trace":
         "Score a text. Raises ValueError for a prompt without tokens, or text longer than the context."
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
@@ -156,7 +161,7 @@ class Trace(_Views):
                   moved: float = 0.15, # standard deviation of the made-up log-ratios, in nats
                   advantage: float = 1.0, # made up too
                   seed: int = 0, # another seed, other numbers
-                  **more, # further fields, e.g. answer, correct
+                  **more: Any, # further fields, e.g. answer, correct
                   ) -> "Trace":
         "A trace with made-up numbers: the same text and seed give the same ones."
         tokens = re.findall(r"[^\S\n]?[^\W\d]+|[^\S\n]?\d|[^\S\n]?[^\w\s]|\s", text)
@@ -183,8 +188,9 @@ def sample_traces(name: str | None = None, # one of those that ship with the pac
                   folder: Path | None = None, # where to look instead
                   ) -> list[Trace] | list[str]:
     "Traces that come with the package, or their names. Raises ValueError for an unknown name, and says what there is."
-    folder = folder or files("mpo_nb") / "assets" / "traces"
-    names = sorted(p.name[:-6] for p in folder.iterdir() if p.name.endswith(".jsonl")) if folder.is_dir() else []
+    place: Any # a folder of files, or of what an archive holds
+    place = folder or files("mpo_nb") / "assets" / "traces"
+    names = sorted(p.name[:-6] for p in place.iterdir() if p.name.endswith(".jsonl")) if place.is_dir() else []
     if name is None: return names
     if name not in names: raise ValueError(f"name={name!r}: there are no such sample traces; there are {', '.join(names) or 'none in this installation'}")
-    return load_traces(Path(str(folder / f"{name}.jsonl")))
+    return load_traces(Path(str(place / f"{name}.jsonl")))

@@ -9,6 +9,7 @@ __all__ = ['Trainer', 'TrainConfig']
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -17,7 +18,7 @@ from .batches import Batch, draw_seed, forward, micro_batches, step_problems
 from .blocks import block_sizes
 from .config import TrainConfig
 from .critic import critic_targets, explained_variance, value_loss, whiten
-from .losses import kl_penalty, loss_normalizer
+from .losses import PolicyLoss, kl_penalty, loss_normalizer
 from .mtp import WarmUp, warm_up
 from .montecarlo import sampled_advantages
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb
@@ -48,6 +49,7 @@ class _Sampling(Policy):
         seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
         old, ref = seen if recompute else r.logps, self.frozen(r, reference=True)[0] if recipe.kl else None
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
+        assert old is not None # the trainer's where they are recomputed, the sampler's otherwise
         own = old[..., 0] if old.ndim == 3 else old # the backbone's
         blocks = recipe.blocks(r.mask, tokens, own, draw_seed(c.seed, step, "blocks"))
         batch = Batch(r, problems, rewards, shaped, old, ref, blocks, dead, kept, own.clone(), torch.full_like(own, math.nan))
@@ -63,6 +65,7 @@ class _Sampling(Policy):
         "Give every response, or every token, its advantage by the recipe's rule."
         recipe, c, mask = self.recipe, self.config, batch.rollout.mask
         if recipe.advantage == "gae":
+            assert values is not None # such a recipe has a critic
             found = critic_targets(rewards, values, mask, recipe.gamma, recipe.lam, recipe.macro, draw_seed(c.seed, step, "minibatches"))
             batch.values, batch.returns, batch.macro = values, found.returns, found.ids
             batch.advantages = whiten(found.advantages, mask) if recipe.whiten else found.advantages
@@ -79,7 +82,7 @@ class _Updating(_Sampling):
                    rows: Tensor, # (n,) one minibatch
                    step: int, # for the error message
                    tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
-                   ) -> list[tuple]: # (PolicyLoss, mask, advantages, entropy, value loss) of each micro-batch
+                   ) -> list[tuple[PolicyLoss, Tensor, Tensor, Tensor, float]]: # (PolicyLoss, mask, advantages, entropy, value loss) of each micro-batch
         "The gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
         c, recipe, found, whole = self.config, self.recipe, [], batch.inputs(rows)
         normalizer = loss_normalizer(whole["mask"], recipe.aggregate, recipe.action_space(whole), c.max_new_tokens)
@@ -104,6 +107,7 @@ class _Updating(_Sampling):
                step: int, # from 1
                ) -> dict[str, float]: # the update's metrics
         "Take the step's optimiser steps: `epochs` passes in `minibatches` parts."
+        judgements: dict[int, float]
         c, meter, norms, mismatch, judgements, lengths = self.config, UpdateMetrics(), [], None, {}, (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()
         lr = c.lr * self.lr_scale(step)
         for group in self.optimizer.param_groups: group["lr"] = lr * group.get("share", 1.0)
@@ -112,7 +116,7 @@ class _Updating(_Sampling):
         for number, rows in enumerate(order):
             self.moved = True
             micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens), lengths[rows])
-            for *part, judgement in micro: meter.add(*part, number); judgements[number] = judgements.get(number, 0.0) + judgement
+            for out, mask, advantages, entropy, judgement in micro: meter.add(out, mask, advantages, entropy, number); judgements[number] = judgements.get(number, 0.0) + judgement
             if number == 0: mismatch = self._check_logps(batch, rows)
             self.scaler.unscale_(self.optimizer)
             norm = float(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm))
@@ -134,7 +138,7 @@ class _Updating(_Sampling):
             else: tqdm.write(f"First batch: log-probabilities of the sampler and of the training forward agree to {difference:.0e} nats.")
         return difference
 
-    def _fail(self, what: str, batch: Batch, rows: Tensor, step: int):
+    def _fail(self, what: str, batch: Batch, rows: Tensor, step: int) -> NoReturn:
         "Stop the run before the update is applied, with the responses that led here on disk."
         path, saved = self.run.path / "failed" / f"step-{step:06d}.jsonl", self.run.checkpoints()
         path.parent.mkdir(exist_ok=True); path.unlink(missing_ok=True)
@@ -146,7 +150,7 @@ class _Updating(_Sampling):
                batch: Batch, # the step's responses
                rows: Tensor, # (n,) which of them
                step: int, # from 1
-               ) -> list[dict]: # one record per response, as `Trace.to_dict` writes it
+               ) -> list[dict[str, Any]]: # one record per response, as `Trace.to_dict` writes it
         "Records of responses: log-probabilities as the last pass saw them, before its update."
         G, records, own_old = self.config.group_size, [], batch.old_logps if self.mtp is None else batch.old_logps[..., 0]
         for i in rows.tolist():
@@ -175,15 +179,16 @@ class Trainer(_Updating):
         tqdm.write(f"Warm-up: tokens that a module's first guess gets right, from 1 to {c.k - 1} ahead: {shares}; of the backbone's own, {found.after[0]:.2f}.")
         return found
 
-    def save(self):
+    def save(self) -> None:
         "Write a checkpoint of the last step taken."
         state = dict(seconds=self.seconds, memory=self.memory.tokens, rows=self.rows.rows, scaler=self.scaler.state_dict())
         self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints, self.parts)
 
     def step(self,
              step: int, # 0 evaluates only
-             ) -> dict: # the line written to metrics.jsonl
+             ) -> dict[str, float]: # the line written to metrics.jsonl
         "Take one step and write it down."
+        row: dict[str, float]; records: list[dict[str, Any]]
         c, row, start, records = self.config, dict(step=step), self._clock(), []
         if step:
             batch = self.collect(step)
@@ -208,8 +213,8 @@ class Trainer(_Updating):
         return row
 
     def fit(self,
-            callback: Callable[[dict], None] | None = None, # called with each step's metrics, e.g. to send them to a tracker
-            ) -> list[dict]: # the run's metrics, one dict per step
+            callback: Callable[[dict[str, float]], object] | None = None, # called with each step's metrics, e.g. to send them to a tracker
+            ) -> list[dict[str, Any]]: # the run's metrics, one dict per step
         "Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or gradient is not finite; Ctrl-C saves the last whole step and is raised on."
         c = self.config
         self.warm_up()

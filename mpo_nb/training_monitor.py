@@ -9,35 +9,37 @@ __all__ = ['Pulse', 'TrainingMonitor']
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any, TypeVar
 import anywidget
+import ipywidgets
 import numpy as np
 import traitlets
-from .live_runs import LiveRun, live_runs, metric_curve, metric_names, seed_groups, seed_mean
+from .live_runs import LiveRun, Runs, live_runs, metric_curve, metric_names, seed_groups, seed_mean
 from .report import _accuracy, _colours, _look
 from .tables import numbers_table
 from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View
 
 # %% ../nbs/lib/training_monitor.ipynb #b564c6d1
-def _place(number: int) -> dict:
+def _place(number: int) -> dict[str, Any]:
     "The axes of a panel; the first has no number, as plotly.js knows no x1."
     return dict(xaxis=f"x{number if number > 1 else ''}", yaxis=f"y{number if number > 1 else ''}")
 
-def _line(x, y, number: int, look: dict, name: str = "", **more) -> dict:
+def _line(x: Any, y: Any, number: int, look: dict[str, Any], name: str = "", **more: Any) -> dict[str, Any]:
     "A curve of at most a thousand points, in panel `number`; with no points it is still a trace, so that it can grow in place."
     every = max(1, -(-len(x) // 1000)); kept = sorted({*range(0, len(x), every), *([len(x) - 1] if len(x) else [])})
     return dict(type="scatter", x=np.asarray(x, float)[kept], y=np.asarray(y, float)[kept], name=name, mode="lines+markers" if 0 < len(kept) < 40 else "lines", **_place(number)) | look | more
 
-def _band(x, low, high, number: int, colour: str) -> dict:
+def _band(x: Any, low: Any, high: Any, number: int, colour: str) -> dict[str, Any]:
     "The interval around a curve."
     every = max(1, -(-len(x) // 1000)); x, low, high = (np.asarray(v, float)[::every] for v in (x, low, high))
     return dict(type="scatter", x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), mode="lines", fill="toself", fillcolor=f"rgba({colour},.16)", line=dict(width=0), hoverinfo="skip", showlegend=False, **_place(number))
 
-def _group_traces(i: int, name: str, members: list[LiveRun], key: str, smooth: int, number: int, mean: bool) -> list[dict]:
+def _group_traces(i: int, name: str, members: list[LiveRun], key: str, smooth: int, number: int, mean: bool) -> list[dict[str, Any]]:
     "What one configuration adds to a panel: its runs, and over seeds the mean with its interval."
     curves, look, traces = [metric_curve(m.points, key, smooth) for m in members], _look(i), []
     shared = dict(legendgroup=str(i), hovertemplate="%{y:.4~g}")
@@ -51,9 +53,9 @@ def _group_traces(i: int, name: str, members: list[LiveRun], key: str, smooth: i
     return [_band(steps, centre - half, centre + half, number, _colours[i % 6])] + traces + [_line(steps, centre, number, look, escape(name), showlegend=number == 1, **shared)]
 
 # %% ../nbs/lib/training_monitor.ipynb #1eeef821
-def _span(traces: list[dict]) -> list[float] | None:
+def _span(traces: list[dict[str, Any]]) -> list[float] | None:
     "The range of a panel: all of its curves, and as much of the bands as half the curves' height on each side."
-    def ends(kept):
+    def ends(kept: list[dict[str, Any]]) -> tuple[float, float] | None:
         values = np.concatenate([t["y"][np.isfinite(t["y"])] for t in kept] or [np.zeros(0)])
         return (float(values.min()), float(values.max())) if len(values) else None
     curves, bands = ends([t for t in traces if "fill" not in t]), ends([t for t in traces if "fill" in t])
@@ -63,8 +65,9 @@ def _span(traces: list[dict]) -> list[float] | None:
     pad = .04 * max(high - low, height)
     return [low - pad, high + pad]
 
-def _monitor_layout(panels: list[tuple[str, list[dict]]], reach: int) -> dict:
+def _monitor_layout(panels: list[tuple[str, list[dict[str, Any]]]], reach: int) -> dict[str, Any]:
     "One panel under the other, each with its metric as the title."
+    parts: dict[str, Any]
     n, parts = len(panels), {}
     for i, (name, traces) in enumerate(panels):
         top, percent = 1 - i * .55, name.startswith(("accuracy", "clip fraction", "dead groups"))
@@ -90,23 +93,27 @@ class Pulse(anywidget.AnyWidget):
 # %% ../nbs/lib/training_monitor.ipynb #d8fb801e
 class _Reading(Explorer):
     "Reads run folders when it is asked what there is to see."
+    watched: list[LiveRun]; _lock: Any; _thread: threading.Thread | None; _stop: threading.Event; pending: bool
+
     every = 2.0 # seconds between reads
 
     def read(self) -> bool: # whether there was anything new
         "Read what was added to the run folders."
         with self._lock: return any([w.read() for w in self.watched])
 
-    def picture(self, **values) -> View:
+    def picture(self, **values: Any) -> View:
         "The curves as they stand on disk, as data. Raises ValueError for a name or a value that no control takes."
         self.read()
         return super().picture(**values)
 
-    def html(self, axes=None) -> str:
+    def html(self, axes: Mapping[str, Sequence[Any]] | None = None) -> str:
         "The curves as they stand on disk, as HTML that works with no kernel."
         self.read()
         return super().html(axes)
 
 # %% ../nbs/lib/training_monitor.ipynb #41a5af23
+_Made = TypeVar("_Made", bound="_Following")
+
 class _Following(_Reading):
     "Reads them again and again, in a thread of its own."
     def refresh(self) -> None:
@@ -128,7 +135,7 @@ class _Following(_Reading):
         "Whether a thread is reading."
         return self._thread is not None and self._thread.is_alive() and not self._stop.is_set()
 
-    def _follow(self, stop: threading.Event):
+    def _follow(self, stop: threading.Event) -> None:
         while not stop.wait(self.every) and self.panel.comm is not None:
             with self._lock:
                 if stop.is_set(): return
@@ -136,17 +143,17 @@ class _Following(_Reading):
                 if all(w.finished for w in self.watched): self.set(follow=False)
                 elif self.pending and self.pulse.ready: self.refresh()
 
-    def _build(self):
+    def _build(self) -> ipywidgets.VBox:
         box = super()._build()
         self.pulse = Pulse()
         box.children += (self.pulse,)
         return box
 
-    def set(self, **values):
+    def set(self: _Made, **values: Any) -> _Made:
         "Move the controls from code. Raises ValueError for a name or a value that no control takes."
         with self._lock: return super().set(**values)
 
-    def _moved(self, name: str, value: object):
+    def _moved(self, name: str, value: object) -> None:
         with self._lock: super()._moved(name, value)
 
 # %% ../nbs/lib/training_monitor.ipynb #f7ee773a
@@ -154,9 +161,9 @@ class TrainingMonitor(_Following):
     "Curves of runs, live while they train and afterwards. Raises ValueError for no run, or two of the same name."
     title, main = "Training", "metric"
     def __init__(self,
-                 runs: dict | list | str | Path, # label -> run folder, run folders, or one; a folder of run folders means all of them
-                 **settings, # metric, second, seeds, smooth, follow
-                 ):
+                 runs: Runs, # label -> run folder, run folders, or one; a folder of run folders means all of them
+                 **settings: Any, # metric, second, seeds, smooth, follow
+                 ) -> None:
         self.watched, self._lock, self._thread, self._stop, self.pending = live_runs(runs), threading.RLock(), None, threading.Event(), False
         self.read()
         recorded = {k for w in self.watched for p in w.points for k, v in p.items() if isinstance(v, (int, float))}
@@ -167,10 +174,11 @@ class TrainingMonitor(_Following):
                          Control("follow", f"follow (reads every {self.every:g} s; untick to stop)", not all(w.finished for w in self.watched)), **settings)
 
     @cached_property
-    def _labels(self) -> dict[str, str]: return {key: label for label, key in self.controls["second"].options.items()}
+    def _labels(self) -> dict[str, str]: return {key: label for label, key in (self.controls["second"].options or {}).items()}
 
-    def view(self, values: Mapping) -> View:
+    def view(self, values: Mapping[str, Any]) -> View:
         with self._lock:
+            panels: list[tuple[str, list[dict[str, Any]]]]
             groups, panels = seed_groups(self.watched), []
             for key in dict.fromkeys((values["metric"], values["second"])):
                 if key == "none": continue
@@ -181,7 +189,7 @@ class TrainingMonitor(_Following):
             alt = f"Curves over training steps: {' and '.join(name for name, _ in panels)}, for {', '.join(name for name, _ in groups)}."
             return View(None, [], [t for _, traces in panels for t in traces] if shown else [], _monitor_layout(panels, reach), summary, _runs_table(self.watched), alt)
 
-    def _told(self, groups: list, panels: list, values: Mapping) -> str:
+    def _told(self, groups: list[tuple[str, list[LiveRun]]], panels: list[tuple[str, list[dict[str, Any]]]], values: Mapping[str, Any]) -> str:
         "Where the runs stand, what is missing, and what the bands are."
         told = [w.told() for w in self.watched]
         told += [f"No run has recorded “{name}” yet." for name, traces in panels if not any(len(t["x"]) for t in traces)]
@@ -189,9 +197,9 @@ class TrainingMonitor(_Following):
         if any(key.startswith("accuracy") for key in (values["metric"], values["second"])) and any(len(m) == 1 for _, m in groups): told.append("Shading around the accuracy of one run is Wilson's 95% interval over the held-out problems: it says how well this policy is known, not how another seed would end.")
         return " ".join(told)
 
-    def page_axes(self) -> dict:
+    def page_axes(self) -> Mapping[str, Sequence[Any]]:
         recorded = {k for w in self.watched for p in w.points for k, v in p.items() if isinstance(v, (int, float))}
-        keys = [k for k in self.controls["metric"].options.values() if k in recorded or k == self.values["metric"]]
+        keys = [k for k in (self.controls["metric"].options or {}).values() if k in recorded or k == self.values["metric"]]
         several = any(len(m) > 1 for _, m in seed_groups(self.watched))
         return {"metric": keys} | ({"seeds": ["mean", "each"]} if several else {})
 
@@ -201,11 +209,11 @@ class TrainingMonitor(_Following):
 # %% ../nbs/lib/training_monitor.ipynb #54163c3f
 def _runs_table(watched: list[LiveRun]) -> str:
     "Where each run stands, in numbers."
-    def number(row, key, form): return form.format(row[key]) if isinstance(row.get(key), (int, float)) else "–"
+    def number(row: dict[str, Any], key: str, form: str) -> str: return form.format(row[key]) if isinstance(row.get(key), (int, float)) else "–"
     rows = []
     for w in watched:
         last = w.points[-1] if w.tail.rows else {}
-        evaluated = next((p for p in reversed(w.points) if p.get("accuracy_sampled") is not None), {})
+        evaluated: dict[str, Any] = next((p for p in reversed(w.points) if p.get("accuracy_sampled") is not None), {})
         at = f" at step {evaluated['step']}" if evaluated else ""
         cells = [w.config.get("seed", "–"), f"{last.get('step', 0)} of {w.config.get('steps', '?')}", number(last, "reward", "{:.3f}"), _accuracy(evaluated) + at, number(last, "clip_fraction", "{:.2%}"), number(last, "seconds", "{:.0f} s")]
         rows.append([w.label, *cells])

@@ -15,11 +15,13 @@ import subprocess
 import sys
 import threading
 from functools import lru_cache
+from typing import Any
 
 # %% ../nbs/lib/verify.ipynb #ae3e4c7e
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
-def _boxed(text):
+def _boxed(text: str) -> str | None:
+    opened: list[tuple[int, bool]]; content: str | None
     opened, last, content = [], -1, None
     for brace in _BRACE.finditer(text):
         if brace[0] == "{" or brace[0].startswith(r"\boxed"):
@@ -38,8 +40,8 @@ _RATIO = r"[0-9]+(?::[0-9]+)+"
 _NUMBER = rf"{_SIGN}(?<![A-Za-z0-9_])(?P<size>(?:{_FRACTION}|{_RATIO}|{_DIGITS})(?:\s?\\?%)?)"
 _LAST_NUMBER, _HASHES = re.compile(_NUMBER), re.compile(rf"####[ \t]*{_NUMBER}[ \t.]*$", re.MULTILINE)
 
-def _last(pattern, text):
-    found = None
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found: re.Match[str] | None = None
     for found in pattern.finditer(text):
         pass
     return found and ("-" if found["sign"] else "") + found["size"]
@@ -56,18 +58,18 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|\\[,;:! ]|[ ~\u00a0\u2009\u202f])(?
 _MIXED = re.compile(r"^(-?)([0-9]+) ([0-9]+)/([0-9]+)")
 _WORDS = re.compile(rf"^([-\u2212]?(?:\\?[$\u20ac\u00a3])?(?:{_DIGITS}))(?: [^\W\d_]{{2,}}\.?)+$")
 
-def _tidy(text):
+def _tidy(text: str) -> str:
     text = _MIXED.sub(r"\1\2\\frac{\3}{\4}", text.strip().rstrip(".,;: \\"))
     return _WORDS.sub(r"\1", _THOUSANDS.sub("", text))
 
 # %% ../nbs/lib/verify.ipynb #02c1981d
-def _serve():
+def _serve() -> None:
     import faulthandler, json, logging, os, signal, sys
     from math_verify import parse, verify
     logging.disable()  # math-verify warns that its own time limits are off
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     quiet = open(os.devnull, "w")
-    read = lambda text: parse(r"\boxed{%s}" % text, parsing_timeout=None)
+    read: Any = lambda text: parse(r"\boxed{%s}" % text, parsing_timeout=None)
     verify(read(r"\frac{1}{2}"), read("0.5"), timeout_seconds=None)  # the grammar is built on first use
     print("ready", flush=True)
     for line in sys.stdin:
@@ -78,24 +80,26 @@ def _serve():
         print(json.dumps(bool(equal)), flush=True)
 
 # %% ../nbs/lib/verify.ipynb #c1b0a91b
+_server: subprocess.Popen[str] | None
 _lock, _server = threading.Lock(), None
 
-def _start():
+def _start() -> subprocess.Popen[str]:
     server = subprocess.Popen([sys.executable, "-c", inspect.getsource(_serve) + "\n_serve()"], text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert server.stdout is not None
     if server.stdout.readline() != "ready\n":
         raise RuntimeError(f"math-verify did not start (exit code {server.wait()}); "
                            f"run {sys.executable} -c 'import math_verify' to see why")
     return server
 
-def _stop():
+def _stop() -> None:
     global _server
     server, _server = _server, None
     if server is not None:
         server.kill()
         server.communicate()
 
-def _forget():
+def _forget() -> None:
     global _lock, _server
     _lock, _server = threading.Lock(), None
 
@@ -105,7 +109,7 @@ if hasattr(os, "register_at_fork"):
 
 # %% ../nbs/lib/verify.ipynb #a1c556e7
 @lru_cache(maxsize=65536)
-def _ask(answer, gold, timeout):
+def _ask(answer: str, gold: str, timeout: float) -> bool:
     global _server
     with _lock:
         if _server is not None and _server.poll() is not None:
@@ -113,6 +117,7 @@ def _ask(answer, gold, timeout):
         try:
             _server = _server or _start()
             print(json.dumps([answer, gold, timeout]), file=_server.stdin, flush=True)
+            assert _server.stdout is not None
             reply = _server.stdout.readline()
         except BaseException:
             _stop()
@@ -124,7 +129,7 @@ def _ask(answer, gold, timeout):
 # %% ../nbs/lib/verify.ipynb #52428a1a
 _PERCENT = re.compile(r"\s?\\?%$")
 
-def _equal(found, gold, timeout):
+def _equal(found: str, gold: str, timeout: float) -> bool:
     if found == gold or not found or len(found) > 500:
         return bool(found) and found == gold
     if _ask(found, gold, timeout):

@@ -8,14 +8,17 @@ __all__ = ['lora_ranks', 'sampler_mismatch', 'logprobs_mode', 'as_rollout', 'imp
 # %% ../nbs/lib/vllm_sampler.ipynb #7424386f
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_mask, check_positive_int
 from .checkpoint import quiet_files
 from .decoding import StopStrings
+from .logprobs import CausalLM
 from .losses import kl_penalty
 from .models import model_source
 from .rollout import Rollout, check_cut, check_tokenizer, encode_prompts, end_tokens
@@ -55,20 +58,20 @@ def as_rollout(tokenizer: PreTrainedTokenizerBase, # with pad
                ) -> Rollout:
     "A rollout of responses that were sampled elsewhere."
     kept, finished = [], []
-    for ids, logps in responses:
+    for ids, own in responses:
         over = (i in ends or (stop.may_end(i) and stop.ended(ids[: n + 1])) for n, i in enumerate(ids))
         n = next((n + 1 for n, ended in enumerate(over) if ended), None)
-        finished.append(n is not None); kept.append((ids[:n], logps[:n]))
+        finished.append(n is not None); kept.append((ids[:n], own[:n]))
     lengths = torch.tensor([len(ids) for ids, _ in kept]); T = int(lengths.max()); mask = torch.arange(T) < lengths[:, None]
     tokens, logps = torch.full((len(kept), T), tokenizer.pad_token_id), torch.zeros(len(kept), T)
     tokens[mask], logps[mask] = torch.tensor([i for ids, _ in kept for i in ids]), torch.tensor([float(x) for _, row in kept for x in row])
     texts = tokenizer.batch_decode([ids for ids, _ in kept], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Rollout(*(x.to(device) for x in (prompt_ids, prompt_mask, tokens, mask, logps)), texts, torch.tensor(finished, device=device))
+    return Rollout(prompt_ids.to(device), prompt_mask.to(device), tokens.to(device), mask.to(device), logps.to(device), texts, torch.tensor(finished, device=device))
 
 # %% ../nbs/lib/vllm_sampler.ipynb #74be8a03
 lora_ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512) # that vLLM can reserve room for
 
-def import_vllm(): # the module
+def import_vllm() -> Any: # the module
     "vLLM. Raises ImportError with the remedy where it is missing."
     try: import vllm
     except ImportError as error:
@@ -78,6 +81,8 @@ def import_vllm(): # the module
 # %% ../nbs/lib/vllm_sampler.ipynb #d0a04923
 class _Engine:
     "An engine whose weights follow a policy."
+    llm: Any; adapter: Any; folder: tempfile.TemporaryDirectory[str] | None
+
     def __init__(self,
                  model: str, # a hub name or a folder: what the policy started from
                  tokenizer: PreTrainedTokenizerBase, # the trainer's, with pad and EOS
@@ -91,8 +96,8 @@ class _Engine:
                  sleep: bool = True, # free that memory between calls
                  seed: int = 0, # of the engine
                  device: torch.device | str = "cpu", # of the rollouts
-                 **options, # passed on to `vllm.LLM`
-                 ):
+                 **options: Any, # passed on to `vllm.LLM`
+                 ) -> None:
         vllm = import_vllm()
         check_tokenizer(tokenizer); check_cut(top_p, top_k)
         if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; call with greedy=True for the most likely token")
@@ -107,17 +112,17 @@ class _Engine:
         self.ends = sorted({tokenizer.eos_token_id})
         self._rest()
 
-    def _rest(self):
+    def _rest(self) -> None:
         if self.sleeps and not self.asleep: self.llm.sleep(level=1); self.asleep = True
 
-    def _rise(self):
+    def _rise(self) -> None:
         if self.asleep: self.llm.wake_up(); self.asleep = False
 
 # %% ../nbs/lib/vllm_sampler.ipynb #34357579
 class VLLMSampler(_Engine):
     "Samples with vLLM. Raises ImportError where it is missing, ValueError for options out of range."
     def sync(self,
-             model: nn.Module, # the policy, plain or with adapters
+             model: CausalLM, # the policy, plain or with adapters
              ) -> None:
         "Give the engine the policy's present weights. Raises ValueError when adapters meet an engine without room for them, or the other way round."
         adapted = isinstance(model, PeftModel)
@@ -139,12 +144,12 @@ class VLLMSampler(_Engine):
         self.folder = folder
 
     def __call__(self,
-                 prompts: list[str], # one per group
+                 prompts: Sequence[str | list[int]], # one per group
                  group_size: int = 1, # responses per prompt
                  max_new_tokens: int = 256, # longest response, EOS included
                  greedy: bool = False, # most likely token instead of sampling
                  seed: int = 0, # of the random numbers
-                 stop: list[str] = (), # texts that end a response; what completes one stays in the response
+                 stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
                  ) -> Rollout: # log-probabilities are vLLM's; see `comparable`
         "Sample `group_size` responses to each prompt. Raises ValueError for options out of range or prompts too long."
         for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
@@ -157,5 +162,5 @@ class VLLMSampler(_Engine):
         try: outputs = self.llm.generate([dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)], requests, use_tqdm=False, lora_request=self.adapter)
         finally: self._rest()
         responses = [(list(one.token_ids), [at[i].logprob for i, at in zip(one.token_ids, one.logprobs)]) for output in outputs for one in sorted(output.outputs, key=lambda one: one.index)]
-        wide = (x.repeat_interleave(group_size, 0) for x in (ids, mask))
-        return as_rollout(self.tokenizer, *wide, responses, self.ends, stops, self.device)
+        wide_ids, wide_mask = (x.repeat_interleave(group_size, 0) for x in (ids, mask))
+        return as_rollout(self.tokenizer, wide_ids, wide_mask, responses, self.ends, stops, self.device)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
@@ -17,6 +18,7 @@ from plotly.graph_objects import FigureWidget
 from plotly.offline import get_plotlyjs
 from .checkpoint import write_whole
 from .report import _figure
+from .traces import Trace
 from .widget_page import page_fragment, whole_page
 from .widget_parts import Control, Panel, View, live_control
 
@@ -24,14 +26,14 @@ from .widget_parts import Control, Panel, View, live_control
 _style = {name: part for name, part in _figure("", "", "").layout.to_plotly_json().items() if name not in ("template", "title")}
 
 def axis(title: str = "", # with its unit
-         **more, # plotly's own options, e.g. range, domain, anchor
-         ) -> dict:
+         **more: Any, # plotly's own options, e.g. range, domain, anchor
+         ) -> dict[str, Any]:
     "An axis in the library's style."
     return {**_style["xaxis"], "title": {"text": title, "standoff": 8}, **more}
 
 def figure_layout(height: int = 360, # pixels
-                  **more, # plotly's own options, e.g. xaxis=axis("token"), yaxis2=axis("nats")
-                  ) -> dict:
+                  **more: Any, # plotly's own options, e.g. xaxis=axis("token"), yaxis2=axis("nats")
+                  ) -> dict[str, Any]:
     "A plotly layout in the library's style."
     return {**_style, "height": height, "margin": dict(l=10, r=14, t=34, b=10), **more}
 
@@ -42,7 +44,7 @@ def _same(a: object, b: object) -> bool:
         return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     return a == b
 
-def _changed(old: Mapping, new: Mapping) -> dict:
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     "What must be set to come from `old` to `new`."
     return {k: v for k, v in new.items() if not _same(old.get(k), v)} | {k: None for k in old if k not in new}
 
@@ -61,42 +63,48 @@ def update_figure(figure: FigureWidget, # as `old` left it
     if not kept: figure.add_traces(new.data)
 
 # %% ../nbs/lib/widget_base.ipynb #5226a9b5
+_Made = TypeVar("_Made", bound="_Settings")
+
 class _Settings:
     "What a widget is: settings, and what there is to see for them."
+    controls: dict[str, Control]; live: dict[str, Any]; values: dict[str, Any] # by name
     title = "" # of the widget and its page
     main = "" # the control that stays when the widget is stored in a notebook
     has_figure = True # False: plotly is left out
-    trace = None # the response that is drawn, where there is one
+    trace: Trace | None = None # the response that is drawn, where there is one
 
     def __init__(self,
                  *controls: Control, # in the order they stand in
-                 **values, # settings that differ from the controls' own, by name
-                 ):
+                 **values: Any, # settings that differ from the controls' own, by name
+                 ) -> None:
         self.controls, self.live, self._quiet, self._shown = {c.name: c for c in controls}, {}, False, View()
         self.values = {c.name: c.value for c in controls}
         self.values = self._with(values)
 
-    def view(self, values: Mapping) -> View:
+    def view(self, values: Mapping[str, Any]) -> View:
         "What there is to see for these settings; every widget has its own."
         raise NotImplementedError
 
-    def applies(self, values: Mapping) -> set[str]:
+    def applies(self, values: Mapping[str, Any]) -> set[str]:
         "The controls that matter for these settings; the others are hidden."
         return set(self.controls)
 
-    def page_axes(self) -> dict[str, Sequence]:
+    def page_axes(self) -> Mapping[str, Sequence[Any]]:
         "The controls that a page keeps, in their order, and the values that each may take there."
         return {}
 
-    def _with(self, values: Mapping) -> dict:
+    if TYPE_CHECKING:
+        def refresh(self) -> None: ...
+
+    def _with(self, values: Mapping[str, Any]) -> dict[str, Any]:
         "The settings with some of them changed and checked. Raises ValueError for a name or a value that no control takes."
         for name in values:
             if name not in self.controls: raise ValueError(f"{name}={values[name]!r}: {type(self).__name__} has no such control; it has {', '.join(self.controls)}")
         return {**self.values, **{name: self.controls[name].check(v) for name, v in values.items()}}
 
-    def set(self,
-            **values, # settings, by name
-            ) -> "Explorer": # the widget itself
+    def set(self: _Made,
+            **values: Any, # settings, by name
+            ) -> _Made: # the widget itself
         "Move the controls from code. Raises ValueError for a name or a value that no control takes."
         self.values, self._quiet = self._with(values), True
         try:
@@ -107,7 +115,7 @@ class _Settings:
 
     def change(self,
                name: str, # of the control
-               **fields, # of `Control`, e.g. options, low, high, value
+               **fields: Any, # of `Control`, e.g. options, low, high, value
                ) -> None:
         "Change a control, e.g. the options of a choice. Its value becomes the new control's where the present one does not fit."
         control = replace(self.controls[name], **fields)
@@ -116,7 +124,7 @@ class _Settings:
         self.controls[name], self.values[name], self._quiet = control, value, True
         try:
             if (live := self.live.get(name)) is not None:
-                if control.kind == "choice": live.options = list(control.options.items())
+                if control.kind == "choice": live.options = list((control.options or {}).items())
                 elif control.kind in ("whole", "number"): live.min, live.max = min(live.min, control.low), max(live.max, control.high); live.min, live.max = control.low, control.high
                 live.value = value
         finally: self._quiet = False
@@ -141,7 +149,7 @@ class _Live(_Settings):
 
     def _arranged(self) -> ipywidgets.Box:
         "The live controls, group by group."
-        def row(children, **layout): return ipywidgets.Box(children, layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", overflow="visible", **layout))
+        def row(children: list[Any], **layout: Any) -> ipywidgets.Box: return ipywidgets.Box(children, layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", overflow="visible", **layout))
         groups = {group: [self.live[name] for name, c in self.controls.items() if c.group == group] for group in dict.fromkeys(c.group for c in self.controls.values())}
         return row([row(members, align_items="center", align_content="flex-start", flex="1 1 420px" if len(groups) > 1 and group else "1 1 100%", min_width="0") for group, members in groups.items()])
 
@@ -177,27 +185,27 @@ class _Live(_Settings):
 class Explorer(_Live):
     "A widget: controls and a view of them. `.widget` is live, `.figure()` static, `.to_html(path)` a page; shows itself in a notebook."
     def picture(self,
-                **values, # settings that differ from the present ones
+                **values: Any, # settings that differ from the present ones
                 ) -> View:
         "What there is to see for these settings, as data. Raises ValueError for a name or a value that no control takes."
         return self.view(self._with(values))
 
     def figure(self,
-               **values, # settings that differ from the present ones
+               **values: Any, # settings that differ from the present ones
                ) -> go.Figure:
         "The figure for these settings, static. Raises ValueError for a name or a value that no control takes."
         v = self.picture(**values)
         return go.Figure(data=v.data, layout={"template": "none", **v.layout})
 
     def html(self,
-             axes: Mapping[str, Sequence] | None = None, # control name -> values; default: `page_axes`
+             axes: Mapping[str, Sequence[Any]] | None = None, # control name -> values; default: `page_axes`
              ) -> str: # HTML
         "The widget as HTML that works with no kernel, to stand on a page; its figure needs that page's plotly."
         return page_fragment(self.title, self.controls, self.page_axes() if axes is None else axes, self.values, self.view, self.applies)
 
     def to_html(self,
                 path: str | Path, # the file to be written
-                axes: Mapping[str, Sequence] | None = None, # control name -> values; default: `page_axes`
+                axes: Mapping[str, Sequence[Any]] | None = None, # control name -> values; default: `page_axes`
                 ) -> Path: # the file
         "Write the widget as one page that stays interactive offline. Raises ValueError for an axis that lacks the present value."
         path = Path(path); page = whole_page(self.title, self.html(axes), get_plotlyjs() if self.has_figure else "", self.subject)
@@ -213,7 +221,7 @@ class Explorer(_Live):
 
     def __repr__(self) -> str: return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         live = dict(version_major=2, version_minor=0, model_id=self.widget.model_id)
         short = self.trace is None or len(self.trace.tokens) <= 256
         still = self.html({name: values for name, values in self.page_axes().items() if name == self.main} if short else {})

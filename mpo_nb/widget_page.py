@@ -12,9 +12,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import product
+from typing import Any, cast
 import numpy as np
 from .report import _css
 from .strip import _character
+from .traces import Trace
 from .widget_parts import Control, View, painted_strip, panel_style, strip_script, strip_template
 
 # %% ../nbs/lib/widget_page.ipynb #523fd3c6
@@ -28,7 +30,7 @@ def _plain(x: object) -> object:
 
 class _Pool:
     "Parts as JSON texts, each stored once."
-    def __init__(self): self.numbers: dict[str, int] = {}
+    def __init__(self) -> None: self.numbers: dict[str, int] = {}
     def _number(self, plain: object) -> int: return self.numbers.setdefault(json.dumps(plain, separators=(",", ":")), len(self.numbers))
     def add(self, part: object) -> int:
         "The number of a part; a dictionary's long lists are numbered, and stand under '$'."
@@ -38,12 +40,13 @@ class _Pool:
         return self._number({k: v for k, v in plain.items() if k not in lists} | ({"$": {k: self._number(v) for k, v in lists.items()}} if lists else {}))
 
 # %% ../nbs/lib/widget_page.ipynb #6dcfccda
-def page_states(axes: Mapping[str, Sequence], # control name -> values on the page
-                values: Mapping, # of all controls; those without an axis stay as they are
-                view: Callable[[Mapping], View], # what the widget shows
-                applies: Callable[[Mapping], set[str]], # controls that matter
-                ) -> dict: # JSON: pool, states, index
+def page_states(axes: Mapping[str, Sequence[Any]], # control name -> values on the page
+                values: Mapping[str, Any], # of all controls; those without an axis stay as they are
+                view: Callable[[Mapping[str, Any]], View], # what the widget shows
+                applies: Callable[[Mapping[str, Any]], set[str]], # controls that matter
+                ) -> dict[str, Any]: # JSON: pool, states, index
     "Every combination of the axes as numbers of parts; `index` runs with the last axis fastest."
+    states: list[dict[str, Any]]; seen: dict[str, int]; index: list[int]; templates: dict[int, tuple[int, Trace | None]]
     pool, states, seen, index, templates = _Pool(), [], {}, [], {}
     for combination in product(*axes.values()):
         now = {**values, **dict(zip(axes, combination))}
@@ -88,7 +91,7 @@ page_style = """.mpo-controls,.mpo-controls>div{display:flex;flex-wrap:wrap;gap:
 .mpo-controls input[type=range]{width:12em}.mpo-controls :focus-visible{outline:2px solid currentColor;outline-offset:2px}.mpo-controls output{min-width:2.5em;font-variant-numeric:tabular-nums}
 .mpo-plot{width:100%}.mpo-plot[hidden]{display:none}"""
 
-def _axis_html(control: Control, values: Sequence, at: int) -> str:
+def _axis_html(control: Control, values: Sequence[Any], at: int) -> str:
     "One control of a page; a script reads its position in the axis."
     name = f'data-axis="{escape(control.name)}"'
     if control.kind in ("choice", "switch", "text"):
@@ -99,10 +102,10 @@ def _axis_html(control: Control, values: Sequence, at: int) -> str:
 # %% ../nbs/lib/widget_page.ipynb #df118f72
 def page_fragment(title: str, # of the widget
                   controls: Mapping[str, Control], # by name
-                  axes: Mapping[str, Sequence], # control name -> values on the page; the current value among them
-                  values: Mapping, # of all controls
-                  view: Callable[[Mapping], View], # what the widget shows
-                  applies: Callable[[Mapping], set[str]], # controls that matter
+                  axes: Mapping[str, Sequence[Any]], # control name -> values on the page; the current value among them
+                  values: Mapping[str, Any], # of all controls
+                  view: Callable[[Mapping[str, Any]], View], # what the widget shows
+                  applies: Callable[[Mapping[str, Any]], set[str]], # controls that matter
                   ) -> str: # HTML without a head
     "A widget as HTML with its states and its script. Raises ValueError for an axis that lacks the current value."
     for name, offered in axes.items():
@@ -114,7 +117,7 @@ def page_fragment(title: str, # of the widget
     name = "mpo-" + hashlib.sha1(text.encode()).hexdigest()[:10]
     groups = dict.fromkeys(controls[n].group for n in axes)
     inputs = "".join('<div>' + "".join(_axis_html(controls[n], v, list(v).index(values[n])) for n, v in axes.items() if controls[n].group == g) + "</div>" for g in groups)
-    static = "".join(painted_strip(now.trace, s).html for s in now.strips)
+    static = "".join(painted_strip(cast(Trace, now.trace), s).html for s in now.strips)
     return f"""<div class="mpo-widget" id="{name}" role="group" aria-label="{escape(title)}"><style>{panel_style}{page_style}</style><div class="mpo-controls" hidden>{inputs}</div>
 <p class="mpo-summary" aria-live="polite">{escape(now.summary)}</p><div class="mpo-strips">{static}</div><div class="mpo-extra">{now.extra}</div><div class="mpo-plot" role="img" aria-label="{escape(now.alt)}" hidden></div>
 <script type="application/json">{text}</script><script>(() => {{ {strip_script}{page_script}

@@ -10,10 +10,11 @@ __all__ = ['paint_script', 'strip_script', 'panel_script', 'panel_style', 'Contr
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, cast
 import anywidget
 import ipywidgets
 import traitlets
-from .strip import TokenStrip, _down, _legend, _row, _up, strip_style, token_strip
+from .strip import TokenStrip, Values, _down, _legend, _row, _up, strip_style, token_strip
 from .traces import Trace
 
 # %% ../nbs/lib/widget_parts.ipynb #9cb70ba0
@@ -22,8 +23,8 @@ class Control:
     "One labelled setting of a widget."
     name: str # keyword, e.g. "k"
     label: str # what stands beside it, with its unit
-    value: object # at first; its type says which kind of control this is
-    options: Mapping[str, object] | None = None # label -> value, for a choice
+    value: Any # at first; its type says which kind of control this is
+    options: Mapping[str, Any] | None = None # label -> value, for a choice
     low: float | None = None # smallest number
     high: float | None = None # largest number
     step: float | None = None # of a slider
@@ -36,66 +37,67 @@ class Control:
         return {bool: "switch", int: "whole", float: "number", str: "text"}[type(self.value)]
 
     def check(self,
-              value: object, # a setting
-              ) -> object: # the same, as this control's type
+              value: Any, # a setting
+              ) -> Any: # the same, as this control's type
         "The value, if this control takes it; raises ValueError naming what it takes."
-        def wrong(takes): return ValueError(f"{self.name}={value!r}; {takes}")
+        def wrong(takes: str) -> ValueError: return ValueError(f"{self.name}={value!r}; {takes}")
         if self.kind == "choice":
-            if value not in list(self.options.values()): raise wrong(f"choose one of {', '.join(map(repr, self.options.values()))}")
+            if value not in list((self.options or {}).values()): raise wrong(f"choose one of {', '.join(map(repr, (self.options or {}).values()))}")
             return value
         if self.kind in ("switch", "text"):
             if not isinstance(value, type(self.value)): raise wrong(f"pass a {type(self.value).__name__}")
             return value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high or (self.kind == "whole" and int(value) != value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not cast(float, self.low) <= value <= cast(float, self.high) or (self.kind == "whole" and int(value) != value):
             raise wrong(f"pass a {'whole ' if self.kind == 'whole' else ''}number from {self.low:g} to {self.high:g}")
         return type(self.value)(value)
 
     def text(self,
-             value: object, # a setting
+             value: Any, # a setting
              ) -> str:
         "A value as it is read."
-        if self.kind == "choice": return next(label for label, v in self.options.items() if v == value)
+        if self.kind == "choice": return next(label for label, v in (self.options or {}).items() if v == value)
         return f"{value:g}" if self.kind in ("whole", "number") else str(value)
 
 # %% ../nbs/lib/widget_parts.ipynb #09e0a0ff
 def live_control(control: Control, # what is to be set
-                 value: object, # at first
+                 value: Any, # at first
                  ) -> ipywidgets.DOMWidget:
     "The control as an ipywidget, with its label, reachable by keyboard."
-    look = dict(description=control.label, style={"description_width": "initial"}, layout=ipywidgets.Layout(width="auto", min_width="0", max_width="100%", margin="2px 18px 2px 0"))
-    slider = dict(continuous_update=False, min=control.low, max=control.high, layout=ipywidgets.Layout(flex=f"1 1 {200 + 7 * len(control.label)}px", max_width="560px", min_width="0", margin="2px 18px 2px 0"))
-    if control.kind == "choice": return ipywidgets.Dropdown(options=list(control.options.items()), value=value, **look)
+    look: dict[str, Any] = dict(description=control.label, style={"description_width": "initial"}, layout=ipywidgets.Layout(width="auto", min_width="0", max_width="100%", margin="2px 18px 2px 0"))
+    slider: dict[str, Any] = dict(continuous_update=False, min=control.low, max=control.high, layout=ipywidgets.Layout(flex=f"1 1 {200 + 7 * len(control.label)}px", max_width="560px", min_width="0", margin="2px 18px 2px 0"))
+    if control.kind == "choice": return ipywidgets.Dropdown(options=list((control.options or {}).items()), value=value, **look)
     if control.kind == "switch": return ipywidgets.Checkbox(value=value, indent=False, **look)
     if control.kind == "text": return ipywidgets.Text(value=value, continuous_update=False, **look)
     if control.kind == "whole": return ipywidgets.IntSlider(value=value, step=int(control.step or 1), **look | slider)
-    return ipywidgets.FloatSlider(value=value, step=control.step or (control.high - control.low) / 100, readout_format=".2f", **look | slider)
+    return ipywidgets.FloatSlider(value=value, step=control.step or (cast(float, control.high) - cast(float, control.low)) / 100, readout_format=".2f", **look | slider)
 
 # %% ../nbs/lib/widget_parts.ipynb #43020c2f
-def _short(values: list) -> list:
+def _short(values: list[float]) -> list[float | None]:
     "Numbers to six significant digits, None for what is not finite."
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values]
 
 def strip_state(trace: Trace, # the response
                 title: str = "", # above the strip
-                values=None, # T numbers that colour the tokens, list or tensor; None for no colour
-                blocks=None, # T block ids, -1 outside; None for one block
-                ratio=None, # T importance ratios
-                clipped=None, # T bools
+                values: Values | None = None, # T numbers that colour the tokens, list or tensor; None for no colour
+                blocks: Values | None = None, # T block ids, -1 outside; None for one block
+                ratio: Values | None = None, # T importance ratios
+                clipped: Values | None = None, # T bools
                 label: str = "credit", # what the values are
                 limit: float | None = None, # the value drawn at full strength; default: the largest
-                ) -> dict: # JSON
+                ) -> dict[str, Any]: # JSON
     "The numbers of one strip, as `token_strip` takes them. Raises ValueError for lists that do not fit the tokens."
     T = len(trace.tokens)
-    value, ratio = (_row(x, T, name, math.nan) for x, name in ((values, "values"), (ratio, "ratio")))
+    value, ratios = (_row(x, T, name, math.nan) for x, name in ((values, "values"), (ratio, "ratio")))
     cut = [int(c) for c in _row(clipped, T, "clipped", False)]
     limit = max((abs(v) for v in value if math.isfinite(v)), default=0.0) if limit is None else limit
-    return dict(title=title, label=label, limit=limit, values=_short(value), blocks=[int(b) for b in _row(blocks, T, "blocks", 0)], ratio=_short(ratio), clipped=cut, legend=_legend(label, limit, blocks is not None, any(cut)))
+    return dict(title=title, label=label, limit=limit, values=_short(value), blocks=[int(b) for b in _row(blocks, T, "blocks", 0)], ratio=_short(ratios), clipped=cut, legend=_legend(label, limit, blocks is not None, any(cut)))
 
 def painted_strip(trace: Trace, # the response
-                  state: dict, # from `strip_state`
+                  state: dict[str, Any], # from `strip_state`
                   first: int = 256, # tokens shown at most
                   ) -> TokenStrip:
     "A strip painted in Python, for places without a script; a longer response is cut, and the title says so."
+    known: dict[str, Any]
     T, known = len(trace.tokens), {name: [math.nan if v is None else v for v in state[name][:first]] for name in ("values", "blocks", "ratio", "clipped")}
     if T > first: trace = Trace(trace.tokens[:first], *(getattr(trace, name)[:first] for name in ("token_ids", "mask", "logps", "old_logps", "entropies")))
     return token_strip(trace, **known, label=state["label"], limit=state["limit"], title=state["title"] + (f" (the first {first} of {T:,} tokens)" if T > first else ""), numbers=T <= 64)
@@ -111,9 +113,9 @@ def strip_template(trace: Trace, # the response
 class View:
     "What a widget shows for one setting of its controls."
     trace: Trace | None = None # the response that the strips draw
-    strips: list[dict] = field(default_factory=list) # from `strip_state`, drawn side by side
-    data: list[dict] = field(default_factory=list) # plotly traces
-    layout: dict = field(default_factory=dict) # plotly layout
+    strips: list[dict[str, Any]] = field(default_factory=list) # from `strip_state`, drawn side by side
+    data: list[dict[str, Any]] = field(default_factory=list) # plotly traces
+    layout: dict[str, Any] = field(default_factory=dict) # plotly layout
     summary: str = "" # what there is to see, in sentences; plain text
     extra: str = "" # further HTML of your own, e.g. a table, escaped; a click on data-pick="3" sets `picked` to 3
     alt: str = "" # what the figure shows, for those who do not see it
@@ -218,21 +220,21 @@ class Panel(anywidget.AnyWidget):
     _esm = panel_script
     _css = panel_style
     template = traitlets.Unicode().tag(sync=True) # tokens, not painted
-    states = traitlets.List().tag(sync=True) # one for each strip
+    states: Any = traitlets.List().tag(sync=True) # one for each strip
     summary = traitlets.Unicode().tag(sync=True)
     extra = traitlets.Unicode().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
-    values = traitlets.Dict().tag(sync=True) # of the controls
+    values: Any = traitlets.Dict().tag(sync=True) # of the controls
     shown = traitlets.Int().tag(sync=True) # counts the views; the browser draws when it moves
     picked = traitlets.Int(-1).tag(sync=True) # from the browser: the data-pick that was clicked
 
     def show(self,
              view: View, # what is to be seen
-             values: Mapping, # of the controls
+             values: Mapping[str, Any], # of the controls
              ) -> None:
         "Send a view; tokens that are there already are not sent again."
         with self.hold_sync():
-            template = strip_template(view.trace) if view.strips else ""
+            template = strip_template(cast(Trace, view.trace)) if view.strips else ""
             if template != self.template: self.template = template
             self.states, self.summary, self.extra, self.alt, self.values = view.strips, view.summary, view.extra, view.alt, dict(values)
             self.shown += 1

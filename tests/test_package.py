@@ -70,6 +70,11 @@ def test_wheel_holds_the_tiny_model(contents):
     assert sum(tiny.values()) < 4_000_000, f"the tiny model takes {sum(tiny.values()):,} bytes; the limit is 4,000,000"
 
 
+def test_wheel_says_that_it_is_typed(contents):
+    "PEP 561: without this file a type checker takes every name of an installed package for Any."
+    assert "mpo_nb/py.typed" in contents
+
+
 def test_wheel_holds_sample_traces(contents):
     assert any(name.startswith("mpo_nb/assets/traces/") and name.endswith(".jsonl") for name in contents)
 
