@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import check_mask, check_positive_int, sentence_blocks
+from .blocks import block_sizes, check_mask, check_positive_int, sentence_blocks
 from .traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
@@ -32,9 +32,9 @@ def check_trl(version: str | None, # as `installed_trl` gives it
               ) -> None:
     "Raise ImportError where TRL is missing or older than the lowest of `trl_versions`; warn where it is newer than the highest."
     low, high = trl_versions
-    if version is None: raise ImportError(f"BlockGRPOTrainer needs TRL, which is not installed; run: pip install 'trl>={low}'")
-    if _release(version) < _release(low): raise ImportError(f"BlockGRPOTrainer needs TRL {low} or newer, and {version} is installed; run: pip install -U 'trl>={low}'")
-    if _release(version) > _release(high): warnings.warn(f"BlockGRPOTrainer is tested with TRL {low} to {high}, and {version} is installed; if it fails, run: pip install 'trl=={high}.*'", stacklevel=3)
+    if version is None: raise ImportError(f"mpo_nb.trl needs TRL, which is not installed; run: pip install 'trl>={low}'")
+    if _release(version) < _release(low): raise ImportError(f"mpo_nb.trl needs TRL {low} or newer, and {version} is installed; run: pip install -U 'trl>={low}'")
+    if _release(version) > _release(high): warnings.warn(f"mpo_nb.trl is tested with TRL {low} to {high}, and {version} is installed; if it fails, run: pip install 'trl=={high}.*'", stacklevel=3)
 
 # %% ../nbs/lib/trl.ipynb #57c13478
 class _Missing:
@@ -108,7 +108,9 @@ def _check_settings(s) -> None:
     for name in ("k", "future", "reduce"):
         if getattr(s, name) is not None and name not in _takes[space]:
             raise ValueError(f"{name}={getattr(s, name)!r} means nothing to action_space={space!r}; leave it out, or choose {' or '.join(a for a, takes in _takes.items() if name in takes)}")
-    if "k" in _takes[space]: check_positive_int("k", s.k) if s.k is not None else _needs_k(space)
+    if "k" in _takes[space]:
+        if s.k is None: raise ValueError(f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)")
+        check_positive_int("k", s.k)
     if space == "window": WindowActions(s.k, s.future if s.future is not None else 0.2) # raises for a share outside [0, 1)
     if s.reduce not in (None, "mean", "sum"): raise ValueError(f"reduce={s.reduce!r}; choose 'mean' (geometric mean over the block) or 'sum' (joint ratio)")
     if level not in ("token", "sequence"): raise ValueError(f"importance_sampling_level={level!r}; leave it out: action_space={space!r} sets it")
@@ -117,8 +119,6 @@ def _check_settings(s) -> None:
     if s.loss_type not in _losses: raise ValueError(f"loss_type={s.loss_type!r} has no form for action_space={space!r}; choose {', '.join(_losses)}, or action_space='token' or 'sequence'")
     if s.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"): # goes when the lowest TRL is 1.14
         raise ValueError(f"use_liger_kernel=True replaces the loss by a fused one of tokens, so action_space={space!r} would be ignored; leave it out, or use TRL 1.14 or newer, where it touches the model's layers only")
-
-def _needs_k(space: str): raise ValueError(f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)")
 
 # %% ../nbs/lib/trl.ipynb #e37819c6
 @dataclass
@@ -142,7 +142,7 @@ def action_lengths(actions: ActionSpace, # windows or blocks
                    ) -> tuple[Tensor, Tensor]: # scalars: tokens in all actions, number of actions
     "What the mean length of an action is made of; a window at the end of a response is shorter."
     m = check_mask(mask)
-    if not isinstance(actions, WindowActions): return m.sum(), actions.weight(m).sum()
+    if not isinstance(actions, WindowActions): return m.sum(), (block_sizes(actions.ids(m)) > 0).sum()
     left = m.flip(1).cumsum(1).flip(1)
     return (left.clamp(max=actions.k) * m).sum(), m.sum()
 

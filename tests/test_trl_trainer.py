@@ -1,5 +1,6 @@
 "`BlockGRPOTrainer` is TRL's trainer but for the ratio: to the last bit where the action is a token or a response, `policy_loss` elsewhere."
 import configparser
+import csv
 import functools
 import gc
 import importlib.metadata
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -338,13 +340,19 @@ def test_options_of_trl_are_untouched(name):
 
 
 def test_lora():
-    "Adapters move, the base model does not."
+    "Adapters move, the base model does not; a checkpoint holds them and the settings, and training goes on from it."
     from peft import LoraConfig
-    trainer = trainer_of(action_space="block", k=4, max_steps=4, peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    trainer = trainer_of(action_space="block", k=4, max_steps=4, save_strategy="steps", save_steps=2, peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     before = {k: p.detach().clone() for k, p in trainer.model.named_parameters()}
     after, _ = outcome(trainer)
     changed = {k for k, p in after.items() if not torch.equal(p, before[k])}
     assert changed and all("lora_" in k for k in changed)
+    checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
+    saved = torch.load(checkpoint / "training_args.bin", weights_only=False)
+    assert type(saved) is BlockGRPOConfig and (saved.action_space, saved.k, saved.reduce) == ("block", 4, "mean") and (checkpoint / "adapter_model.safetensors").is_file()
+    again = trainer_of(action_space="block", k=4, max_steps=4, peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 4 and [row["step"] for row in again.state.log_history if "loss" in row] == [1, 2, 3, 4]
 
 
 def test_sentences_train_and_are_read_back():
@@ -502,6 +510,26 @@ def test_the_lowest_trl(root, tmp_path):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     passed = int(done.stdout.rsplit(" passed", 1)[0].split()[-1])
     assert passed >= 60, done.stdout[-2000:]
+
+
+# What it costs
+
+def test_the_cost_is_what_the_page_says(root):
+    with open(root / "benchmarks" / "trl_blocks.csv", newline="") as f:
+        rows = {row.pop("case"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(f)}
+    assert rows["TRL, token"]["ratio"] == 1 and all(row["ratio"] < 1.1 and row["ratio_of_best"] < 1.1 for row in rows.values())
+    assert all(row["hand_over_ms"] < (4 if case == "sentence" else 1.5) and row["training_seconds"] > 0.2 for case, row in rows.items())
+
+
+def test_the_cost_can_be_measured_again(root, monkeypatch, tmp_path):
+    spec = importlib.util.spec_from_file_location("trl_blocks", root / "benchmarks" / "trl_blocks.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.long_responses("sentence", rounds=1) > 0 == script.long_responses("token")
+    monkeypatch.setattr(script, "STEPS", 2)
+    monkeypatch.setattr(script, "WARM", 0)
+    training, pairs, ours_alone = script.measure("block k=4", str(tmp_path))
+    assert len(training) == len(ours_alone) == 2 and len(pairs) == 1 and min(training) > min(ours_alone) > 0
 
 
 # Texts of tokens
