@@ -171,12 +171,16 @@ class Trace(_Views):
         return cls(tokens, [], [], torch.min(delta - old, torch.zeros(())).tolist(), (-old).tolist(), entropies.tolist(), prompt, advantage=advantage, note="made-up numbers", **more)
 
 # %% ../nbs/lib/traces.ipynb #683c98ad
-def load_traces(path: str | Path, # a run folder, or a traces.jsonl
+def load_traces(path: str | Path, # a run folder or a traces.jsonl; or what TRL or verl logged, see `mpo_nb.completions`
                 ) -> list[Trace]: # in the order they were recorded
     "The traces of a run. Raises FileNotFoundError where there is no file, ValueError for a line that is no trace."
     file = Path(path) / "traces.jsonl" if Path(path).is_dir() else Path(path)
+    if file.name != "traces.jsonl" or not file.exists():
+        from mpo_nb.completions import load_logged
+        logged = load_logged(path)
+        if logged is not None: return logged
     if not file.exists():
-        why = "that folder holds no traces.jsonl: the run recorded none (trace_every=0), or has not finished a step" if Path(path).is_dir() else "there is no such file; pass a run folder, e.g. runs/tour/mpo, or a traces.jsonl"
+        why = "that folder holds no traces.jsonl: the run recorded none (trace_every=0), or has not finished a step; nor does it hold TRL's completions or verl's rollouts" if Path(path).is_dir() else "there is no such file; pass a run folder, e.g. runs/tour/mpo, or a traces.jsonl"
         raise FileNotFoundError(f"path={str(path)!r}: {why}")
     found = []
     for n, row in enumerate(read_lines(file)):
