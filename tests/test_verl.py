@@ -34,6 +34,7 @@ def verl():
     if folder is None:
         pytest.skip(WHY_NOT)
     process = Verl(folder)
+    process.version()  # it has imported verl
     yield process
     process.close()
 
