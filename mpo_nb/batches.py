@@ -74,12 +74,19 @@ class Batch:
     macro: Tensor | None = None # (B, T) ids of the blocks that values are averaged over
     learnt: Tensor | None = None # (B, T) bool, the tokens that the loss is over; None: all that the policy produced
     extra: dict = field(default_factory=dict) # further metrics of the step
+    first: int = 0 # which of the whole batch's responses the first one here is, where several processes hold parts of it
+
+    def own(self,
+            rows: Tensor, # (n,) numbers of responses in the whole batch
+            ) -> Tensor: # (m,) row numbers here, in the same order
+        "Those of the responses that lie here."
+        return rows[(rows >= self.first) & (rows < self.first + len(self.problems))] - self.first
 
     def inputs(self,
                rows: Tensor, # (n,) row numbers
                ) -> dict: # what `Recipe.loss` reads, except logps and entropy
         "The loss's view of some rows, as wide as the longest of them."
-        T = int(self.rollout.lengths[rows].max())
+        T = int(self.rollout.lengths[rows].max()) if len(rows) else 0
         wide = dict(old_logps=self.old_logps, ref_logps=self.ref_logps, blocks=self.blocks, mask=self.rollout.mask if self.learnt is None else self.learnt, values=self.values, returns=self.returns, macro=self.macro)
         advantages = self.advantages[rows] if self.advantages.ndim == 1 else self.advantages[rows][:, :T]
         return {name: x[rows][:, :T] for name, x in wide.items() if x is not None} | dict(advantages=advantages)

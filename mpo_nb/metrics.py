@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from .losses import PolicyLoss
+from .processes import Processes
 from .tasks import Task, score
 
 # %% ../nbs/lib/metrics.ipynb #98f48d5d
@@ -29,13 +30,14 @@ def accuracy_interval(correct: int, # number of right responses
 def held_out_accuracy(task: Task, # for its test problems and reward
                       n: int, # how many of the test problems, from the first
                       sample: Callable[[list[dict], bool], list[str]], # sample(problems, greedy) -> one response each
+                      processes: Processes | None = None, # that share the problems; default: one
                       ) -> dict[str, float]: # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
     "Sampled and greedy accuracy on held-out problems with 95% intervals, one response per problem."
-    problems = [task.test[i] for i in range(min(n, len(task.test)))]
-    found = {}
+    processes, n, found = processes or Processes(), min(n, len(task.test)), {}
+    problems = [task.test[i] for i in processes.share(n)]
     for how in ("sampled", "greedy"):
-        correct = sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy")))
-        found |= dict(zip((f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"), accuracy_interval(correct, len(problems))))
+        with processes.together(): correct = sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy"))) if problems else 0
+        found |= dict(zip((f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"), accuracy_interval(int(processes.sum(correct)), n)))
     return found
 
 # %% ../nbs/lib/metrics.ipynb #712a5868
@@ -62,6 +64,15 @@ class UpdateMetrics:
         A = (advantages[:, None] if advantages.ndim == 1 else advantages).expand(mask.shape)
         self.parts.append(torch.stack([x[mask].float() for x in (out.ratio, out.clipped & (A < 0), out.clipped & (A > 0), entropy.detach())]).cpu())
         self.losses.setdefault(update, []).append((float(out.loss.detach()), float(out.approx_kl) * int(mask.sum())))
+
+    def share(self,
+              processes: Processes, # that saw parts of the step
+              ) -> None:
+        "Take in what the other processes saw."
+        if not processes.many: return
+        self.parts = [processes.gather(torch.cat(self.parts, 1).T if self.parts else torch.zeros(0, 4)).T]
+        seen, self.losses = processes.gather_list(sorted(self.losses.items())), {}
+        for update, losses in sorted(seen, key=lambda found: found[0]): self.losses.setdefault(update, []).extend(losses)
 
     def result(self) -> dict[str, float]:
         "The step's numbers; empty when no token was trained on."
