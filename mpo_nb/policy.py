@@ -9,6 +9,7 @@ __all__ = ['Setup', 'Policy']
 import json
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from .critic import Critic
 from .faults import Interruptible, MemoryBudget
 from .mtp import MTPModules
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
+from .processes import Processes, check_several
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
 from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollout
@@ -50,13 +52,16 @@ class Setup:
         self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or min(256, (context or 512) // 2))
         for problems in (self.task.train, self.task.test):
             encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, context)
-        self.device, self.run, self.interrupt = resolve_device(config.device), Run(config.output), Interruptible()
-        earlier = None if config.overwrite else self.run.config
-        if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))
+        self.processes = Processes(config.device)
+        check_several(self.processes, config)
+        self.device = self.processes.device or resolve_device(config.device)
+        self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
+        earlier = None if config.overwrite else self.processes.tell(self.run.config)
+        if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else self.processes.tell(choose_precision(self.device, shape.hidden_size)))
         c = self.config
         if c.sampler == "vllm" and self.recipe.advantage == "boundary": raise ValueError(f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use sampler='transformers'")
         if c.sampler == "vllm": import_vllm()
-        self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe)), c.overwrite)
+        with self.processes.together(): self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe), processes=self.processes.world), c.overwrite)
         with torch.random.fork_rng():
             torch.manual_seed(c.seed) # of adapters and heads that begin at random: a run that is begun again begins with the same
             self._take_model(model)
@@ -64,7 +69,7 @@ class Setup:
     def _take_model(self, model: nn.Module | None):
         "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
         c = self.config
-        if model is None: model, _ = load(c.model, c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not c.progress)
+        if model is None: model, _ = load(c.model, str(self.device) if self.processes.many else c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not (c.progress and self.processes.main))
         elif c.lora_rank: model = add_lora(model, c.lora_rank, c.lora_alpha, c.lora_targets)
         self.model = model if c.quantization != "none" else model.to(self.device)
         self._prepare_model()
@@ -114,6 +119,8 @@ class Setup:
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
             self.rows.rows = min(self.rows.rows, state["rows"])
             self.scaler.load_state_dict(state["scaler"])
+            if state.get("processes", 1) != self.processes.world: self.processes.say(f"Step {self.done} was taken by {state.get('processes', 1)} processes; the run goes on with {self.processes.world}.")
+        self.processes.same(self.trained)
         self.run.rewind(self.done)
 
     def _autocast(self):
@@ -132,6 +139,7 @@ class Policy(Setup):
                group_size: int, # responses per problem
                seed: int, # of the random numbers
                greedy: bool = False, # the most likely token instead
+               places: Sequence[int] | None = None, # which of a larger batch's problems these are
                ) -> Rollout:
         "Responses of the policy as it stands."
         c = self.config
@@ -139,7 +147,7 @@ class Policy(Setup):
             if self.moved: self.engine.sync(self.model); self.moved = False
             return self.engine(self.render(problems), group_size, c.max_new_tokens, greedy, seed, self.stop)
         with self._autocast():
-            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
+            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding, places)
 
     def finish(self,
                starts: list[list[int]], # prompts and parts of responses, as token ids
@@ -149,13 +157,17 @@ class Policy(Setup):
                ) -> tuple[list[list[list[int]]], int]: # token ids of each start's continuations, and how many tokens were sampled
         "Continuations of half-written responses."
         c, context = self.config, getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        order, parts, found, sampled = sorted(range(len(starts)), key=lambda i: -rooms[i]), [], [None] * len(starts), 0
-        for i in order: # parts that may grow by the same number of tokens without leaving the model's context
-            if parts and len(starts[i]) + rooms[parts[-1][0]] <= context: parts[-1].append(i)
+        whole, found, sampled = self.processes.gather_list([(len(s), room) for s, room in zip(starts, rooms)]), [None] * len(starts), 0
+        first, parts = sum(self.processes.gather(torch.tensor([len(starts)]))[: self.processes.rank].tolist()), []
+        for i in sorted(range(len(whole)), key=lambda i: -whole[i][1]): # parts that may grow by the same number of tokens without leaving the model's context
+            if parts and whole[i][0] + whole[parts[-1][0]][1] <= context: parts[-1].append(i)
             else: parts.append([i])
-        for number, part in enumerate(parts):
+        for number, all_of_it in enumerate(parts):
+            room, places = whole[all_of_it[0]][1], [j for j, i in enumerate(all_of_it) if first <= i < first + len(starts)]
+            part = [all_of_it[j] - first for j in places]
+            if not part: continue
             with self._autocast():
-                r = rollout(self.model, self.tokenizer, [starts[i] for i in part], continuations, rooms[part[0]], c.temperature, False, seed + number, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
+                r = rollout(self.model, self.tokenizer, [starts[i] for i in part], continuations, room, c.temperature, False, seed + number, self.rows, c.top_p, c.top_k, self.stop, c.decoding, places if self.processes.many else None)
             lengths, ids = r.lengths.tolist(), r.ids.tolist()
             for j, i in enumerate(part): found[i] = [ids[row][: min(lengths[row], rooms[i])] for row in range(j * continuations, (j + 1) * continuations)]
             sampled += sum(lengths)
