@@ -6,7 +6,10 @@
 __all__ = ['launched', 'is_first', 'bundles', 'Processes', 'check_several']
 
 # %% ../nbs/lib/processes.ipynb #a7c01d13
+import ctypes
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -46,6 +49,7 @@ class _Place:
         "Wait for the others; an hour's silence counts as a fault, because scoring and sampling take long on one of them at times."
         if device not in ("auto", "cpu", "cuda"): raise ValueError(f"device={device!r} with several processes: each takes a device of its own; use device='auto', 'cuda' or 'cpu'")
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=1))
+        if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG: no training on after a launcher that was killed
         self.rank, self.world, self.device = state.process_index, state.num_processes, torch.device(state.device.type, state.device.index if state.device.type != "cpu" else None)
 
     @property

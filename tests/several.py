@@ -1,0 +1,150 @@
+"What test_processes.py runs in several processes, and in one for comparison."
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+
+import mpo_nb.trainer
+from mpo_nb.evaluate import fingerprint
+from mpo_nb.processes import launched
+from mpo_nb.trainer import TrainConfig, Trainer
+
+SMALL = dict(steps=1, prompts_per_step=3, group_size=4, epochs=1, minibatches=2, max_new_tokens=32, eval_every=0, eval_problems=5, checkpoint_every=1, trace_groups=3,
+             max_grad_norm=1e9, precision="float32", progress=False, mtp_warmup_steps=2, mtp_warmup_problems=4, device="cpu")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Recorded(Trainer):
+    "Keeps the responses that it samples and the gradients of its updates; or takes its part of responses that were kept."
+    def __init__(self, config, taken=None, **given):
+        self.taken, self.kept, self.gradients = taken, {}, []
+        super().__init__(config, **given)
+        step = self.optimizer.step
+
+        def recorded(*args, **kwargs):
+            self.gradients.append(torch.cat([whole(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trained]))
+            return step(*args, **kwargs)
+        self.optimizer.step = recorded
+
+    def sample(self, problems, group_size, seed, greedy=False, places=None):
+        if group_size == 1:
+            return super().sample(problems, group_size, seed, greedy, places)
+        if self.taken is None:
+            self.kept[seed] = super().sample(problems, group_size, seed, greedy, places)
+            return self.kept[seed]
+        found = self.taken[seed]
+        return found if places is None else found.rows(torch.tensor([i for p in places for i in range(p * group_size, (p + 1) * group_size)]))
+
+
+def whole(x):
+    "A tensor that may lie in pieces on several processes."
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def train(folder: Path, options: dict, taken=None, trainer=Recorded) -> Recorded:
+    run = trainer(TrainConfig(output=str(folder), **SMALL | options), *([taken] if trainer is Recorded else []))
+    run.fit()
+    return run
+
+
+def compare(jobs: Path):
+    "Each configuration of a file, on the responses that one process sampled."
+    for name, options in json.loads((jobs / "jobs.json").read_text()).items():
+        taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
+        run = train(jobs / "several" / name, options, taken)
+        same = run.processes.gather_list([fingerprint(run.model)])
+        if run.processes.main:
+            torch.save(dict(gradients=run.gradients, same=len(set(same)) == 1), jobs / f"{name}.found")
+
+
+def outcome(work) -> str:
+    "What was raised."
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def faults(folder: Path):
+    "One process of two fails, in several ways; writes down what each of them met."
+    rank, said = int(os.environ["RANK"]), {}
+
+    class Scoring(Trainer):
+        def sample(self, *args, **kwargs):
+            if rank == 1:
+                raise ValueError("no words today")
+            return super().sample(*args, **kwargs)
+
+    class NotFinite(Trainer):
+        def accumulate(self, batch, rows, step, *args):
+            if rank == 1:
+                self._fail("the loss", batch, batch.kept, step)
+            return super().accumulate(batch, rows, step, *args)
+
+    class SmallMemory(Recorded):
+        def accumulate(self, batch, rows, step, tokens=None, scales=None):
+            if rank == 1 and tokens > 100:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().accumulate(batch, rows, step, tokens, scales)
+
+    class Interrupted(Trainer):
+        def sample(self, problems, group_size, *args, **kwargs):
+            if rank == 1 and self.done == 1 and group_size > 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)  # as the launcher passes it on
+            return super().sample(problems, group_size, *args, **kwargs)
+
+    def fit(name, kind, **options):
+        said[name] = outcome(lambda: train(folder / name, options, trainer=kind))
+    fit("scoring", Scoring)
+    fit("not finite", NotFinite)
+    fit("interrupted", Interrupted)
+    fit("plain", Trainer)
+    fit("memory", SmallMemory)
+    fit("another configuration", Trainer)
+    said["another configuration"] = outcome(lambda: train(folder / "plain", dict(lr=1e-3), trainer=Trainer))
+    for name, options in dict(vllm=dict(sampler="vllm"), problems=dict(prompts_per_step=1, minibatches=1), device=dict(device="cuda:0")).items():
+        said[name] = outcome(lambda: Trainer(TrainConfig(output=str(folder / name), **SMALL | options)))
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+
+
+def launch(*arguments, processes: int = 2, extra=(), module=False) -> subprocess.Popen:
+    "Several processes of this file, or of the command line, in a session of their own."
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no",
+               "--dynamo_backend", "no", *(extra or ["--multi_gpu"]), *(["-m", "mpo_nb.cli"] if module else [__file__]), *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def end(started: subprocess.Popen):
+    "Kill a launcher and all that it started."
+    family = [p for p in psutil.Process(started.pid).children(recursive=True)] if started.poll() is None else []
+    for process in (*family, started):
+        try:
+            process.kill()
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            pass
+    psutil.wait_procs(family, timeout=10)
+    started.communicate()
+
+
+def finish(started: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
+    "Exit status and words; a launch that takes longer hangs, and is ended."
+    try:
+        said, _ = started.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        end(started)
+        raise AssertionError(f"the processes hang: not done after {seconds} s") from None
+    return started.returncode, said
+
+
+if __name__ == "__main__":
+    assert launched()
+    torch.set_num_threads(1)
+    {"compare": compare, "faults": faults}[sys.argv[1]](Path(sys.argv[2]))
