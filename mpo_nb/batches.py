@@ -98,11 +98,12 @@ def forward(model: nn.Module, # the policy, or the reference
             entropy_grad: bool = False, # whether the entropy carries a gradient
             mtp: MTPModules | None = None, # modules that look ahead
             critic: Critic | None = None, # a value head
+            share: bool = True, # whether a prompt of several responses may be read once, where that is faster
             ) -> tuple[Tensor, Tensor, Tensor | None]: # logps (b, T), or (b, T, k) with modules; entropy (b, T); values (b, T) with a critic
     "Log-probabilities, entropies and values of a rollout's responses."
     P, hidden = part.prompt_ids.shape[1], None
-    if mtp is not None or (critic is not None and critic.trunk is None):
-        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), whole=mtp is not None)
+    if mtp is not None or (critic is not None and critic.trunk is None) or not share:
+        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), **({} if share else dict(least=2.0)), whole=mtp is not None)
     own = hidden if mtp is None else hidden[:, P - 1 :]
     values = None if critic is None else critic.values(part, own)
     if mtp is None: return *response_logps(model, part.prompt_ids, part.prompt_mask, part.ids, part.mask, config.temperature, entropy_grad=entropy_grad, chunk_elements=config.chunk_elements, hidden=own), values

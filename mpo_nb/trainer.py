@@ -23,6 +23,7 @@ from .mtp import WarmUp, warm_up
 from .montecarlo import sampled_advantages
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb, rollout_metrics
 from .policy import Policy
+from .sharding import whole_tensor
 from .tasks import score
 from .traces import Trace, token_texts
 
@@ -46,9 +47,8 @@ class _Sampling(Policy):
         dead = dead_groups(shaped, c.group_size).repeat_interleave(c.group_size)
         kept = (~dead if recipe.drop_dead_groups else torch.ones_like(dead)).nonzero()[:, 0].cpu()
         recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm")) or self.mtp is not None
-        with self.processes.together():
-            seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
-            old, ref = seen if recompute else r.logps, self.frozen(r, reference=True)[0] if recipe.kl else None
+        with self.processes.together(): seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
+        with self.processes.together(): old, ref = seen if recompute else r.logps, self.frozen(r, reference=True)[0] if recipe.kl else None
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
         own = old[..., 0] if old.ndim == 3 else old # the backbone's
         draw = lambda mask: recipe.blocks(mask, tokens, own, draw_seed(c.seed, step, "blocks"))
@@ -99,17 +99,22 @@ class _Updating(_Sampling):
         "The gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
         c, recipe, found, scale = self.config, self.recipe, [], scales or self.scales(batch, rows)
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens):
-            inputs = batch.inputs(micro)
-            with self._autocast(): logps, entropy, values = forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp, self.critic)
+        def passed(micro): # a pass of the model over some rows
+            with self._autocast(): return self.shards.through(lambda: forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp, self.critic, share=not self.in_pieces))
+        micros, failed = micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens), None
+        for micro in micros:
+            inputs, (logps, entropy, values) = batch.inputs(micro), passed(micro)
             for kept, new in ((batch.logps, logps if self.mtp is None else logps[..., 0]), (batch.entropy, entropy)): kept[micro, :new.shape[1]] = new.detach()
             out, judgement = recipe.loss(inputs | scale | dict(logps=logps, entropy=entropy)), 0.0
             if values is not None:
                 error = value_loss(values, inputs["values"], inputs["returns"], inputs["mask"], recipe.value_clip, inputs.get("macro"), scale["judged"])
                 out.loss, judgement = out.loss + recipe.value_coef * error, float(error.detach())
-            if not out.loss.isfinite(): self._fail("the loss", batch, micro, step)
-            self.scaler.scale(out.loss).backward()
+            if not out.loss.isfinite(): failed = micro if failed is None else failed
+            if failed is None or self.in_pieces: self.scaler.scale(out.loss * self.processes.world if self.in_pieces else out.loss).backward() # pieces get the mean over processes
             found.append((out, inputs["mask"], inputs["advantages"], entropy, judgement))
+        if self.in_pieces: # the others have as many passes as the one that has most
+            for _ in range(int(self.processes.largest(len(micros))) - len(micros)): (passed(torch.tensor([0]))[0].sum() * 0.0).backward()
+        if failed is not None: self._fail("the loss", batch, failed, step)
         return found
 
     def update(self,
@@ -126,12 +131,12 @@ class _Updating(_Sampling):
         for number, part in enumerate(order):
             self.moved, rows = True, batch.own(part)
             scales = self.scales(batch, rows)
-            with self.processes.together(): micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens, scales), lengths[rows])
-            self.processes.add_gradients(self.trained)
+            with self.processes.together(): micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens, scales), lengths[rows]) if not self.in_pieces else self.accumulate(batch, rows, step, self.memory.tokens, scales)
+            if not self.in_pieces: self.processes.add_gradients(self.trained)
             for *seen, judgement in micro: meter.add(*seen, number); judgements[number] = judgements.get(number, 0.0) + judgement
             if number == 0: mismatch = self._check_logps(batch, rows)
             self.scaler.unscale_(self.optimizer)
-            norm = float(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm))
+            norm = float(whole_tensor(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm)))
             # In float16 a scale that is too large overflows: the scaler skips the update and halves the scale.
             if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1): self._fail("the gradient", batch, rows, step)
             self.scaler.step(self.optimizer); self.scaler.update()
@@ -202,7 +207,9 @@ class Trainer(_Updating):
     def save(self):
         "Write a checkpoint of the last step taken."
         state = dict(seconds=self.seconds, memory=self.memory.tokens, rows=self.rows.rows, scaler=self.scaler.state_dict(), processes=self.processes.world)
-        if self.run.writes: self.run.save(self.done, self.model, self.tokenizer, self.optimizer, state, self.config.keep_checkpoints, self.parts)
+        model, optimizer = self.shards.gathered(self.optimizer)
+        with self.processes.together():
+            if self.run.writes: self.run.save(self.done, model, self.tokenizer, optimizer, state, self.config.keep_checkpoints, self.parts)
 
     def step(self,
              step: int, # 0 evaluates only
@@ -226,8 +233,8 @@ class Trainer(_Updating):
             row |= dict(seconds=self.seconds, peak_memory_mb=self.processes.largest(peak_memory_mb(self.device)))
             with self.processes.together():
                 self.run.append(self.run.traces_path, records); self.run.append(self.run.metrics_path, [row])
-                self.done = step
-                if step and (step % c.checkpoint_every == 0 or step == c.steps): self.save()
+            self.done = step
+            if step and (step % c.checkpoint_every == 0 or step == c.steps): self.save()
         return row
 
     def fit(self,
