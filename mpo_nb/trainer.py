@@ -102,6 +102,7 @@ class _Updating(_Sampling):
         def passed(micro): # a pass of the model over some rows
             with self._autocast(): return self.shards.through(lambda: forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp, self.critic, share=not self.in_pieces))
         micros, failed = micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens), None
+        missing = int(self.processes.largest(len(micros))) - len(micros) if self.in_pieces else 0 # passes that another process has more
         for micro in micros:
             inputs, (logps, entropy, values) = batch.inputs(micro), passed(micro)
             for kept, new in ((batch.logps, logps if self.mtp is None else logps[..., 0]), (batch.entropy, entropy)): kept[micro, :new.shape[1]] = new.detach()
@@ -112,8 +113,7 @@ class _Updating(_Sampling):
             if not out.loss.isfinite(): failed = micro if failed is None else failed
             if failed is None or self.in_pieces: self.scaler.scale(out.loss * self.processes.world if self.in_pieces else out.loss).backward() # pieces get the mean over processes
             found.append((out, inputs["mask"], inputs["advantages"], entropy, judgement))
-        if self.in_pieces: # the others have as many passes as the one that has most
-            for _ in range(int(self.processes.largest(len(micros))) - len(micros)): (passed(torch.tensor([0]))[0].sum() * 0.0).backward()
+        for _ in range(missing): (passed(torch.tensor([0]))[0].sum() * 0.0).backward()
         if failed is not None: self._fail("the loss", batch, failed, step)
         return found
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import psutil
 import torch
 
-import mpo_nb.trainer
-from mpo_nb.evaluate import fingerprint
 from mpo_nb.processes import launched
 from mpo_nb.trainer import TrainConfig, Trainer
 
@@ -54,12 +52,13 @@ def train(folder: Path, options: dict, taken=None, trainer=Recorded) -> Recorded
 
 def compare(jobs: Path):
     "Each configuration of a file, on the responses that one process sampled."
-    for name, options in json.loads((jobs / "jobs.json").read_text()).items():
+    way = "pieces" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else "several"
+    for name, options in json.loads((jobs / f"{way}.json").read_text()).items():
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
-        run = train(jobs / "several" / name, options, taken)
-        same = run.processes.gather_list([fingerprint(run.model)])
+        run = train(jobs / way / name, options, taken)
+        same = run.processes.gather_list([[float(whole(p.detach()).double().abs().sum()) for p in run.trained]])
         if run.processes.main:
-            torch.save(dict(gradients=run.gradients, same=len(set(same)) == 1), jobs / f"{name}.found")
+            torch.save(dict(gradients=run.gradients, same=all(weights == same[0] for weights in same)), jobs / way / f"{name}.found")
 
 
 def outcome(work) -> str:

@@ -35,28 +35,58 @@ def assert_close(found: list[dict], wanted: list[dict], tolerance: float = 1e-5)
             assert x == y or abs(x - y) <= tolerance * max(1.0, abs(y)), f"step {a['step']}, {name}: {x} in several processes, {y} in one"
 
 
+PIECES = {name: dict(JOBS[name], checkpoint_every=1) for name in ("penalties", "adapters", "many_small", "empty", "random", "recomputed", "vineppo")}
+
+
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
-    "Every job in one process, whose responses are kept, and then in two on the same responses."
-    folder = tmp_path_factory.mktemp("jobs")
-    (folder / "jobs.json").write_text(json.dumps(JOBS))
+def one(tmp_path_factory):
+    "Every job in one process, whose responses are kept."
+    folder, found = tmp_path_factory.mktemp("jobs"), {}
     torch.set_num_threads(1)
-    one = {}
     for name, options in JOBS.items():
-        one[name] = train(folder / "one" / name, options)
-        torch.save(one[name].kept, folder / f"{name}.rollouts")
-    status, said = finish(launch("compare", folder), 300)
+        run = train(folder / "one" / name, options)
+        found[name] = run.gradients
+        torch.save(run.kept, folder / f"{name}.rollouts")
+    return folder, found
+
+
+def together(one, way: str, jobs: dict, seconds: float, *extra):
+    "The jobs in two processes, on the responses that one process sampled."
+    folder, wanted = one
+    (folder / f"{way}.json").write_text(json.dumps(jobs))
+    status, said = finish(launch("compare", folder, extra=extra), seconds)
     assert status == 0, said
-    return folder, one
+    return folder, way, wanted
+
+
+@pytest.fixture(scope="module")
+def several(one):
+    return together(one, "several", JOBS, 300, "--multi_gpu")
+
+
+@pytest.fixture(scope="module")
+def pieces(one):
+    return together(one, "pieces", PIECES, 300, "--use_fsdp", "--fsdp_version", "2")
+
+
+def check_same(name: str, found):
+    "Gradients of every update and metrics of every step are those of one process."
+    folder, way, wanted = found
+    found = torch.load(folder / way / f"{name}.found", weights_only=False)
+    assert found["same"], "the two processes ended with different weights"
+    assert len(found["gradients"]) == len(wanted[name]) and any(float(g.norm()) > 0 for g in wanted[name])
+    for a, b in zip(found["gradients"], wanted[name]):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1e-2, float(b.abs().max())))
+    assert_close(numbers(read_lines(folder / way / name / "metrics.jsonl")), numbers(read_lines(folder / "one" / name / "metrics.jsonl")))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JOBS)
-def test_two_processes_give_the_gradients_and_metrics_of_one(name, compared):
-    folder, one = compared
-    found, wanted = torch.load(folder / f"{name}.found", weights_only=False), one[name].gradients
-    assert found["same"], "the two processes ended with different weights"
-    assert len(found["gradients"]) == len(wanted) and any(float(g.norm()) > 0 for g in wanted)
-    for a, b in zip(found["gradients"], wanted):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1e-2, float(b.abs().max())))
-    assert_close(numbers(read_lines(folder / "several" / name / "metrics.jsonl")), numbers(read_lines(folder / "one" / name / "metrics.jsonl")))
+def test_two_processes_give_the_gradients_and_metrics_of_one(name, several):
+    check_same(name, several)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PIECES)
+def test_pieces_give_the_gradients_and_metrics_of_the_whole(name, pieces):
+    check_same(name, pieces)
