@@ -14,6 +14,7 @@ from mpo_nb.trainer import TrainConfig, Trainer
 
 SMALL = dict(steps=1, prompts_per_step=3, group_size=4, epochs=1, minibatches=2, max_new_tokens=32, eval_every=0, eval_problems=5, checkpoint_every=1, trace_groups=3,
              max_grad_norm=1e9, precision="float32", progress=False, mtp_warmup_steps=2, mtp_warmup_problems=4, device="cpu")
+FAULTY = dict(steps=3, checkpoint_every=1)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -86,7 +87,7 @@ def faults(folder: Path):
                 self._fail("the loss", batch, batch.kept, step)
             return super().accumulate(batch, rows, step, *args)
 
-    class SmallMemory(Recorded):
+    class SmallMemory(Trainer):
         def accumulate(self, batch, rows, step, tokens=None, scales=None):
             if rank == 1 and tokens > 100:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -100,13 +101,15 @@ def faults(folder: Path):
             return super().sample(problems, group_size, *args, **kwargs)
 
     def fit(name, kind, **options):
-        said[name] = outcome(lambda: train(folder / name, options, trainer=kind))
+        said[name] = outcome(lambda: train(folder / name, FAULTY | options, trainer=kind))
+
     fit("scoring", Scoring)
     fit("not finite", NotFinite)
     fit("interrupted", Interrupted)
+    said["stopped"] = said["interrupted"]
     fit("plain", Trainer)
     fit("memory", SmallMemory)
-    fit("another configuration", Trainer)
+    fit("interrupted", Trainer)  # taken up again
     said["another configuration"] = outcome(lambda: train(folder / "plain", dict(lr=1e-3), trainer=Trainer))
     for name, options in dict(vllm=dict(sampler="vllm"), problems=dict(prompts_per_step=1, minibatches=1), device=dict(device="cuda:0")).items():
         said[name] = outcome(lambda: Trainer(TrainConfig(output=str(folder / name), **SMALL | options)))
@@ -146,4 +149,4 @@ def finish(started: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
 if __name__ == "__main__":
     assert launched()
     torch.set_num_threads(1)
-    {"compare": compare, "faults": faults}[sys.argv[1]](Path(sys.argv[2]))
+    {"compare": compare, "faults": faults, "run": lambda folder: Trainer(TrainConfig(output=str(folder), **json.loads(sys.argv[3]))).fit()}[sys.argv[1]](Path(sys.argv[2]))
