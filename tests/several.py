@@ -1,15 +1,19 @@
 "What test_processes.py runs in several processes, and in one for comparison."
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
+import traceback
 from pathlib import Path
 
 import psutil
 import torch
 
-from mpo_nb.processes import launched
+from lab import free_port
 from mpo_nb.trainer import TrainConfig, Trainer
 
 SMALL = dict(steps=1, prompts_per_step=3, group_size=4, epochs=1, minibatches=2, max_new_tokens=32, eval_every=0, eval_problems=5, checkpoint_every=1, trace_groups=3,
@@ -53,7 +57,7 @@ def train(folder: Path, options: dict, taken=None, trainer=Recorded) -> Recorded
 
 def compare(jobs: Path):
     "Each configuration of a file, on the responses that one process sampled."
-    way = "pieces" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else "several"
+    way = "pieces" if os.environ["ACCELERATE_USE_FSDP"] == "true" else "several"
     for name, options in json.loads((jobs / f"{way}.json").read_text()).items():
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
         run = train(jobs / way / name, options, taken)
@@ -116,22 +120,20 @@ def faults(folder: Path):
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 
 
-def launch(*arguments, processes: int = 2, extra=(), module=False) -> subprocess.Popen:
-    "Several processes of this file, or of the command line, in a session of their own."
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no",
-               "--dynamo_backend", "no", *(extra or ["--multi_gpu"]), *(["-m", "mpo_nb.cli"] if module else [__file__]), *map(str, arguments)]
+def launch(*arguments) -> subprocess.Popen:
+    "Two processes of the command line, started as users start them, in a session of their own."
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no",
+               "--dynamo_backend", "no", "-m", "mpo_nb.cli", *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def end(started: subprocess.Popen):
     "Kill a launcher and all that it started."
-    family = [p for p in psutil.Process(started.pid).children(recursive=True)] if started.poll() is None else []
+    family = psutil.Process(started.pid).children(recursive=True) if started.poll() is None else []
     for process in (*family, started):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             process.kill()
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            pass
     psutil.wait_procs(family, timeout=10)
     started.communicate()
 
@@ -146,7 +148,50 @@ def finish(started: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
     return started.returncode, said
 
 
-if __name__ == "__main__":
-    assert launched()
+def run(folder: Path, options: dict):
+    Trainer(TrainConfig(output=str(folder), **options)).fit()
+
+
+def begin(work: str, arguments: tuple, env: dict, log: str):
+    "What a process of `Together` does."
+    os.environ.update(env)
+    with open(log, "a") as said:
+        os.dup2(said.fileno(), 1); os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
-    {"compare": compare, "faults": faults, "run": lambda folder: Trainer(TrainConfig(output=str(folder), **json.loads(sys.argv[3]))).fit()}[sys.argv[1]](Path(sys.argv[2]))
+    try:
+        globals()[work](*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # without waiting for each other at the door, as killed processes do not
+
+
+class Together:
+    "Two processes of a function of this file, begun with everything imported: what a launcher sets, without its seconds."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["several", "transformers.models.llama.modeling_llama"])
+
+    def __init__(self, work: str, *arguments, log: Path, pieces: bool = False):
+        self.log, env = log, dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), OMP_NUM_THREADS="1", ACCELERATE_USE_FSDP=str(pieces).lower())
+        self.all = [self.context.Process(target=begin, args=(work, arguments, env | dict(RANK=str(rank), LOCAL_RANK=str(rank)), str(log))) for rank in (0, 1)]
+        for process in self.all:
+            process.start()
+
+    @property
+    def going(self) -> bool:
+        return all(process.is_alive() for process in self.all)
+
+    def kill(self):
+        for process in self.all:
+            process.kill()
+        for process in self.all:
+            process.join(20)
+
+    def finish(self, seconds: float):
+        "Wait for both. Fails when one does, or when they take longer than they may: then they hang."
+        deadline = time.time() + seconds
+        while any(process.is_alive() for process in self.all) and all(process.exitcode in (None, 0) for process in self.all) and time.time() < deadline:
+            time.sleep(0.02)
+        codes = [process.exitcode for process in self.all]
+        self.kill()
+        assert codes == [0, 0], f"exit statuses {codes} (None: not done after {seconds} s):\n{self.log.read_text()}"

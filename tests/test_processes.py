@@ -14,7 +14,7 @@ from mpo_nb.checkpoint import Run, read_lines
 from mpo_nb.metrics import clock_metrics
 from mpo_nb.recipes import recipes
 from mpo_nb.trainer import TrainConfig, Trainer
-from several import end, finish, launch, train
+from several import Together, end, finish, launch, train
 
 KL = dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')
 JOBS = {name: dict(recipe=name) for name in recipes if name not in ("grpo", "gspo_token", "tepo", "spo_chain")} | dict(  # each of these four takes the way of another one
@@ -52,23 +52,22 @@ def one(tmp_path_factory):
     return folder, found
 
 
-def together(one, way: str, jobs: dict, seconds: float, *extra):
+def together(one, way: str, jobs: dict):
     "The jobs in two processes, on the responses that one process sampled."
     folder, wanted = one
     (folder / f"{way}.json").write_text(json.dumps(jobs))
-    status, said = finish(launch("compare", folder, extra=extra), seconds)
-    assert status == 0, said
+    Together("compare", folder, log=folder / f"{way}.log", pieces=way == "pieces").finish(200)
     return folder, way, wanted
 
 
 @pytest.fixture(scope="module")
 def several(one):
-    return together(one, "several", JOBS, 300, "--multi_gpu")
+    return together(one, "several", JOBS)
 
 
 @pytest.fixture(scope="module")
 def pieces(one):
-    return together(one, "pieces", PIECES, 300, "--use_fsdp", "--fsdp_version", "2")
+    return together(one, "pieces", PIECES)
 
 
 def check_same(name: str, found):
@@ -99,9 +98,8 @@ def test_pieces_give_the_gradients_and_metrics_of_the_whole(name, pieces):
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    status, said = finish(launch("faults", folder, extra=["--multi_gpu"]), 180)
-    assert status == 0, said
-    return folder, [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)], said
+    Together("faults", folder, log=folder / "log").finish(120)
+    return folder, [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)], (folder / "log").read_text()
 
 
 @pytest.mark.slow
@@ -145,19 +143,18 @@ def content(folder) -> tuple[list, list]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    "What two processes write when nothing interrupts them, started from the command line."
+    "What two processes write when nothing interrupts them."
     folder = tmp_path_factory.mktemp("whole")
-    status, said = finish(launch(*LINE, "--output", folder, module=True))
-    assert status == 0 and said.count("5 lines of metrics") == 1, said
-    return folder
+    Together("run", folder / "run", RUN, log=folder / "log").finish(60)
+    return folder / "run"
 
 
 def after(started, folder, step: int):
     "Wait until a step is written down."
     deadline = time.time() + 90
     while not any(row["step"] >= step for row in read_lines(folder / "metrics.jsonl")):
-        if started.poll() is not None or time.time() > deadline:
-            end(started)
+        if not (started.going if isinstance(started, Together) else started.poll() is None) or time.time() > deadline:
+            started.kill()
             raise AssertionError(f"step {step} was not reached")
         time.sleep(0.02)
 
@@ -165,14 +162,14 @@ def after(started, folder, step: int):
 @pytest.mark.slow
 def test_interrupted_killed_and_taken_up_again(uninterrupted, tmp_path):
     wanted, moments = content(uninterrupted), random.Random(0)
-    started = launch(*LINE, "--output", tmp_path, module=True)
+    started = launch(*LINE, "--output", tmp_path)
     after(started, tmp_path, 1)
     os.kill(started.pid, signal.SIGINT)  # the terminal's Ctrl-C: the launcher passes it on
     status, said = finish(started)
     rows, saved = read_lines(tmp_path / "metrics.jsonl"), Run(tmp_path).checkpoints()
     assert status != 0 and said.count("Stopped; step") == 1 and saved[-1][0] == rows[-1]["step"], said
 
-    started = launch(*LINE, "--output", tmp_path, module=True)
+    started = launch(*LINE, "--output", tmp_path)
     workers = []
     while not workers:
         assert started.poll() is None
@@ -190,8 +187,8 @@ def test_interrupted_killed_and_taken_up_again(uninterrupted, tmp_path):
     one = tmp_path.with_name("taken up by one")
     shutil.copytree(tmp_path, one)
 
-    status, said = finish(launch(*LINE, "--output", tmp_path, module=True))
-    assert status == 0 and content(tmp_path) == wanted, said
+    Together("run", tmp_path, RUN, log=tmp_path / "log").finish(60)
+    assert content(tmp_path) == wanted
     assert json.loads((tmp_path / "config.json").read_text())["processes"] == 2
     assert json.loads((Run(tmp_path).checkpoints()[-1][1] / "state.json").read_text())["processes"] == 2
     assert_close(numbers(Trainer(TrainConfig(output=str(one), **RUN)).fit()), wanted[0], 1e-3)
@@ -201,13 +198,11 @@ def test_interrupted_killed_and_taken_up_again(uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_pieces_are_killed_and_taken_up_again(uninterrupted, tmp_path):
     "Checkpoints hold the whole model: two processes with pieces of it go on where a run with pieces was killed, and a whole model after them."
-    options, extra = json.dumps(RUN), ["--use_fsdp", "--fsdp_version", "2"]
-    started = launch("run", tmp_path, options, extra=extra)
+    started = Together("run", tmp_path, RUN, log=tmp_path / "log", pieces=True)
     after(started, tmp_path, 2)
-    end(started)
+    started.kill()
     one = tmp_path.with_name("whole again")
     shutil.copytree(tmp_path, one)
-    status, said = finish(launch("run", tmp_path, options, extra=extra))
-    assert status == 0, said
+    Together("run", tmp_path, RUN, log=tmp_path / "log", pieces=True).finish(60)
     assert_close(numbers(read_lines(tmp_path / "metrics.jsonl")), content(uninterrupted)[0], 1e-3)
     assert_close(numbers(Trainer(TrainConfig(output=str(one), **RUN)).fit()), content(uninterrupted)[0], 1e-3)
