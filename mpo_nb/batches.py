@@ -77,12 +77,19 @@ class Batch:
     macro: Tensor | None = None # (B, T) ids of the blocks that values are averaged over
     learnt: Tensor | None = None # (B, T) bool, the tokens that the loss is over; None: all that the policy produced
     extra: dict[str, float] = field(default_factory=dict) # further metrics of the step
+    first: int = 0 # which of the whole batch's responses the first one here is, where several processes hold parts of it
+
+    def own(self,
+            rows: Tensor, # (n,) numbers of responses in the whole batch
+            ) -> Tensor: # (m,) row numbers here, in the same order
+        "Those of the responses that lie here."
+        return rows[(rows >= self.first) & (rows < self.first + len(self.problems))] - self.first
 
     def inputs(self,
                rows: Tensor, # (n,) row numbers
                ) -> dict[str, Tensor]: # what `Recipe.loss` reads, except logps and entropy
         "The loss's view of some rows, as wide as the longest of them."
-        T = int(self.rollout.lengths[rows].max())
+        T = int(self.rollout.lengths[rows].max()) if len(rows) else 0
         wide = dict(old_logps=self.old_logps, ref_logps=self.ref_logps, blocks=self.blocks, mask=self.rollout.mask if self.learnt is None else self.learnt, values=self.values, returns=self.returns, macro=self.macro)
         advantages = self.advantages[rows] if self.advantages.ndim == 1 else self.advantages[rows][:, :T]
         return {name: x[rows][:, :T] for name, x in wide.items() if x is not None} | dict(advantages=advantages)
@@ -94,11 +101,12 @@ def forward(model: CausalLM, # the policy, or the reference
             entropy_grad: bool = False, # whether the entropy carries a gradient
             mtp: MTPModules | None = None, # modules that look ahead
             critic: Critic | None = None, # a value head
+            share: bool = True, # whether a prompt of several responses may be read once, where that is faster
             ) -> tuple[Tensor, Tensor, Tensor | None]: # logps (b, T), or (b, T, k) with modules; entropy (b, T); values (b, T) with a critic
     "Log-probabilities, entropies and values of a rollout's responses."
     P, hidden = part.prompt_ids.shape[1], None
-    if mtp is not None or (critic is not None and critic.trunk is None):
-        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), whole=mtp is not None)
+    if mtp is not None or (critic is not None and critic.trunk is None) or not share:
+        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), **({} if share else dict(least=2.0)), whole=mtp is not None)
     own = hidden if mtp is None or hidden is None else hidden[:, P - 1 :]
     values = None if critic is None else critic.values(part, own)
     if mtp is None: return *response_logps(model, part.prompt_ids, part.prompt_mask, part.ids, part.mask, config.temperature, entropy_grad=entropy_grad, chunk_elements=config.chunk_elements, hidden=own), values

@@ -64,7 +64,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, # made with the same parame
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../nbs/lib/checkpoint.ipynb #5c3313ee
-free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite")
+free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite", "processes")
 
 class Saveable(Protocol):
     "Whatever has a `save_pretrained`, as models, tokenizers and modules do."
@@ -75,8 +75,9 @@ class Run:
     "A run folder: its files, and the only code that writes them."
     def __init__(self,
                  path: str | Path, # the folder; need not exist
+                 writes: bool = True, # False: only reads, as all processes of a run but the main one
                  ):
-        self.path = Path(path)
+        self.path, self.writes = Path(path), writes
         self.metrics_path, self.traces_path, self.checkpoints_path = self.path / "metrics.jsonl", self.path / "traces.jsonl", self.path / "checkpoints"
 
     @property
@@ -95,6 +96,7 @@ class Run:
               overwrite: bool = False, # delete an earlier run instead of continuing it
               ) -> None:
         "Create the folder, or check that it holds the same configuration. Raises ValueError naming the first difference."
+        if not self.writes: return
         if overwrite and (self.config is not None or self.checkpoints_path.exists()): self.clear()
         earlier = self.config
         if earlier is None and self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
@@ -121,6 +123,7 @@ class Run:
                rows: Sequence[Mapping[str, Any]], # plain values
                ) -> None:
         "Append lines in one write. NaN and infinity become null, which every JSON reader understands."
+        if not self.writes: return
         text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
         try:
             with open(path, "a", encoding="utf8") as f: f.write(text)
@@ -135,7 +138,7 @@ class Run:
                step: int, # the last step to keep
                ) -> None:
         "Drop the lines of later steps, whole files at a time."
-        for path in (self.metrics_path, self.traces_path):
+        for path in (self.metrics_path, self.traces_path) if self.writes else ():
             if path.exists(): write_whole(path, "".join(json.dumps(row) + "\n" for row in read_lines(path) if row["step"] <= step))
 
     def save(self,

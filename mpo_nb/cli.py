@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser
 from .blocks import check_positive_int
 from .memory import plan_memory
+from .processes import is_first, launched
 from .report import write_report
 from .trainer import TrainConfig, Trainer
 
@@ -81,7 +82,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
         work(); return 0
     except KeyboardInterrupt: return 130
     except (ValueError, FloatingPointError, OSError) as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        if is_first(): print(f"{command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 
 def main(argv: list[str] | None = None, # arguments; default: those of the process
@@ -89,9 +90,12 @@ def main(argv: list[str] | None = None, # arguments; default: those of the proce
     "`mpo-train`: train a model, and write report.html into its run folder; or, with --dry_run, only say what would be done."
     def work() -> None:
         config, dry = train_config(argv)
+        if dry and not is_first(): return
         if dry: print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), plan_memory(config), sep="\n"); return
-        rows = Trainer(config).fit()
-        print(f"{len(rows)} lines of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
+        trainer = Trainer(config)
+        rows = trainer.fit()
+        if trainer.processes.main: print(f"{len(rows)} lines of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
+        trainer.processes.end()
     return _guarded("mpo-train", work)
 
 # %% ../nbs/lib/cli.ipynb #b60a7023
@@ -126,6 +130,7 @@ def tour(argv: list[str] | None = None, # arguments; default: those of the proce
     parser.add_argument("--overwrite", action="store_true", help="train again where a tour is finished")
     options = parser.parse_args(argv)
     def work() -> None:
+        if launched(): raise ValueError("mpo-tour is two runs of one process; start it without a launcher")
         check_positive_int("steps", options.steps)
         configs = {name: tour_config(name, **vars(options)) for name in ("grpo", "mpo")}
         metrics = {}
@@ -135,3 +140,6 @@ def tour(argv: list[str] | None = None, # arguments; default: those of the proce
         report = write_report({name: config.output for name, config in configs.items()}, Path(options.output) / "report.html")
         print(f"\n{closing_table(metrics)}\n\nThe report, one file that opens in any browser: {report}")
     return _guarded("mpo-tour", work)
+
+# %% ../nbs/lib/cli.ipynb #5e0cc7ab
+if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())

@@ -17,6 +17,7 @@ from .advantages import block_gae, distribute, gae
 from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
 from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient
+from .processes import Processes
 from .rollout import Rollout
 
 # %% ../nbs/lib/critic.ipynb #fd83cc6d
@@ -71,9 +72,10 @@ class Targets:
 def whiten(x: Tensor, # (B, T)
            mask: Tensor, # (B, T)
            eps: float = 1e-8, # added to the standard deviation
+           kept: Tensor | None = None, # (n,) the kept values of the whole batch, when this is a part of it
            ) -> Tensor: # mean 0 and standard deviation 1 over the kept tokens, 0 elsewhere
     "Advantages on one scale, as PPO's implementations use them."
-    m = check_mask(mask, x=x); kept = x[m]
+    m = check_mask(mask, x=x); kept = x[m] if kept is None else kept
     return torch.where(m, (x - kept.mean()) / (kept.std(unbiased=False) + eps), torch.zeros((), dtype=x.dtype, device=x.device))
 
 def critic_targets(final_rewards: Tensor, # (B,) one per response
@@ -83,6 +85,7 @@ def critic_targets(final_rewards: Tensor, # (B,) one per response
                    lam: float = 1.0, # lambda
                    macro: int | tuple[int, ...] = 1, # tokens per block; several: sizes to draw from
                    seed: int = 0, # of the drawn sizes
+                   processes: Processes | None = None, # that hold the other parts of the batch, for which sizes are drawn too; default: one
                    ) -> Targets:
     "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae` and `fixed_blocks`."
     m = check_mask(mask, values=values)
@@ -91,7 +94,8 @@ def critic_targets(final_rewards: Tensor, # (B,) one per response
     if macro == 1:
         advantages, returns = gae(rewards, values, m, gamma, lam)
         return Targets(advantages, returns, None)
-    ids = fixed_blocks(m, macro) if isinstance(macro, int) else random_blocks(m.cpu(), tuple(macro), generator=torch.Generator().manual_seed(seed)).to(m.device)
+    draw = lambda whole: random_blocks(whole, tuple(macro), generator=torch.Generator().manual_seed(seed))
+    ids = fixed_blocks(m, macro) if isinstance(macro, int) else (processes or Processes()).drawn(draw, m.cpu()).to(m.device)
     advantages, returns = block_gae(rewards, values, ids, gamma, lam)
     return Targets(distribute(advantages, ids), spread(returns, ids), ids)
 

@@ -9,32 +9,40 @@ __all__ = ['T', 'Interruptible', 'out_of_memory', 'MemoryBudget']
 import gc
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from .processes import Processes
 
 # %% ../nbs/lib/faults.ipynb #bf80bfb1
 class Interruptible:
-    "Turns the first Ctrl-C inside `shield()` into a flag; outside it raises KeyboardInterrupt as usual."
-    def __init__(self) -> None: self.shielded = self.asked = False
+    "Turns the first Ctrl-C inside `shield()` into a flag; outside it raises KeyboardInterrupt as usual. With several processes every first one is a flag, and they stop together."
+    def __init__(self,
+                 processes: Processes | None = None, # of the run; default: one
+                 ) -> None: self.shielded, self.asked, self.processes = False, 0.0, processes or Processes()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals."
         if threading.current_thread() is not threading.main_thread():
             yield; return
-        self.shielded = self.asked = False
+        self.shielded, self.asked = False, 0.0
         earlier = signal.signal(signal.SIGINT, self._handle)
         try: yield
         finally: signal.signal(signal.SIGINT, earlier)
 
     def _handle(self, *_: Any) -> None:
-        if not self.shielded or self.asked: raise KeyboardInterrupt
-        self.asked = True
-        tqdm.write("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
+        many, now = self.processes.many, time.monotonic()
+        if many and self.asked and now - self.asked < 2: return # the launcher passes on what the terminal has sent already
+        if not (self.shielded or many) or self.asked:
+            self.shielded |= many # where the others are is not known, so nothing can be saved
+            raise KeyboardInterrupt
+        self.asked = now
+        self.processes.say("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -42,7 +50,13 @@ class Interruptible:
         self.shielded = True
         yield
         self.shielded = False
-        if self.asked: raise KeyboardInterrupt
+        if self._anyone(): raise KeyboardInterrupt
+
+    def check(self) -> None:
+        "A place that several processes reach: when one of them was interrupted, all raise KeyboardInterrupt. Nothing with one."
+        if self.processes.many and self._anyone(): raise KeyboardInterrupt
+
+    def _anyone(self) -> bool: return bool(self.processes.sum(bool(self.asked)))
 
 # %% ../nbs/lib/faults.ipynb #c4c916e3
 _OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)

@@ -86,5 +86,5 @@ def sampled_advantages(policy: Policy, # with its recipe
     ids = boundary_blocks(policy, batch, recipe.boundaries)
     found = boundary_values(policy, batch, ids, recipe.continuations, draw_seed(policy.config.seed, step, "values"))
     advantages = distribute(boundary_advantages(found.values.to(rewards.dtype), rewards, ids, per="block"), ids)
-    responses = int(batch.rollout.mask.sum())
-    return advantages, dict(value_tokens=float(found.tokens), value_tokens_share=found.tokens / (found.tokens + responses), value_places=float(found.places), value_mean=float(found.values[block_sizes(ids) > 0].mean()))
+    tokens, responses, places = policy.processes.sum(found.tokens, int(batch.rollout.mask.sum()), found.places)
+    return advantages, dict(value_tokens=float(tokens), value_tokens_share=tokens / (tokens + responses), value_places=float(places), value_mean=float(policy.processes.gather(found.values[block_sizes(ids) > 0]).mean()))

@@ -9,7 +9,7 @@ __all__ = ['Setup', 'Policy']
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -26,8 +26,10 @@ from .faults import Interruptible, MemoryBudget
 from .logprobs import CausalLM
 from .mtp import MTPModules
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
+from .processes import Processes, check_several
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
+from .sharding import Shards, Whole, check_shards, wants_shards
 from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollout
 from .tasks import Task, load_task
 from .vllm_sampler import VLLMSampler, import_vllm
@@ -56,13 +58,18 @@ class Setup:
         self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or min(256, (context or 512) // 2))
         for problems in (self.task.train, self.task.test):
             encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, context)
-        self.device, self.run, self.interrupt = resolve_device(config.device), Run(config.output), Interruptible()
-        earlier = None if config.overwrite else self.run.config
-        if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else choose_precision(self.device, shape.hidden_size))
+        self.processes = Processes(config.device)
+        check_several(self.processes, config)
+        self.in_pieces = self.processes.many and wants_shards()
+        if self.in_pieces: check_shards(config, self.recipe)
+        self.device = self.processes.device or resolve_device(config.device)
+        self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
+        earlier = None if config.overwrite else self.processes.tell(self.run.config)
+        if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else self.processes.tell(choose_precision(self.device, shape.hidden_size)))
         c = self.config
         if c.sampler == "vllm" and self.recipe.advantage == "boundary": raise ValueError(f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use sampler='transformers'")
         if c.sampler == "vllm": import_vllm()
-        self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe)), c.overwrite)
+        with self.processes.together(): self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe), processes=self.processes.world), c.overwrite)
         with torch.random.fork_rng():
             torch.manual_seed(c.seed) # of adapters and heads that begin at random: a run that is begun again begins with the same
             self._take_model(model)
@@ -70,9 +77,9 @@ class Setup:
     def _take_model(self, model: CausalLM | None) -> None:
         "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
         c = self.config
-        if model is None: model, _ = load(c.model, c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not c.progress)
+        if model is None: model, _ = load(c.model, "cpu" if self.in_pieces else str(self.device) if self.processes.many else c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not (c.progress and self.processes.main))
         elif c.lora_rank: model = add_lora(model, c.lora_rank, c.lora_alpha, c.lora_targets)
-        self.model = model if c.quantization != "none" else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
+        self.model = model if c.quantization != "none" or self.in_pieces else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
         self._prepare_model()
         self._restore()
 
@@ -98,6 +105,8 @@ class Setup:
         self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl and not c.lora_rank else None
         self.critic = Critic(self.model, self.recipe.critic, c.critic_trunk_gradient).to(self.device) if self.recipe.critic else None
         self.parts = [part for part in (self.mtp, self.critic) if part is not None] # saved beside the model
+        self._load_weights()
+        self.shards, self.reference_shards = (Shards(m, self.processes) if self.in_pieces and m is not None else Whole(m) for m in (self.model, self.reference))
         head = [] if self.critic is None else list(self.critic.head.parameters())
         own = [p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad and not any(p is q for q in head)]
         self.trained = own + head
@@ -108,18 +117,24 @@ class Setup:
         schedule = "constant_with_warmup" if c.schedule == "constant" else c.schedule
         self.lr_scale = get_scheduler(schedule, self.optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1).lr_lambdas[0]
 
+    def _load_weights(self) -> None:
+        "The weights of the last whole checkpoint, if there is one; the main process's on all."
+        for _, folder in self.run.checkpoints()[-1:]:
+            load_state(self.model, folder)
+            for part in self.parts: part.load_weights(folder)
+        if not self.in_pieces: self.processes.same(p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad)
+
     def _restore(self) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
         self.done, self.seconds, self.checked, saved = -1, 0.0, False, self.run.checkpoints()
         if saved:
             self.done, folder = saved[-1]
-            load_state(self.model, folder)
-            for part in self.parts: part.load_weights(folder)
-            load_optimizer(self.optimizer, folder / "optimizer.safetensors")
+            load_optimizer(self.optimizer, folder / "optimizer.safetensors"); self.shards.place(self.optimizer)
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
             self.rows.rows = min(self.rows.rows, state["rows"])
             self.scaler.load_state_dict(state["scaler"])
+            if state.get("processes", 1) != self.processes.world: self.processes.say(f"Step {self.done} was taken by {state.get('processes', 1)} processes; the run goes on with {self.processes.world}.")
         self.run.rewind(self.done)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -138,6 +153,7 @@ class Policy(Setup):
                group_size: int, # responses per problem
                seed: int, # of the random numbers
                greedy: bool = False, # the most likely token instead
+               places: Sequence[int] | None = None, # which of a larger batch's problems these are
                ) -> Rollout:
         "Responses of the policy as it stands."
         c = self.config
@@ -145,7 +161,7 @@ class Policy(Setup):
             if self.moved: self.engine.sync(self.model); self.moved = False
             return self.engine(self.render(problems), group_size, c.max_new_tokens, greedy, seed, self.stop)
         with self._autocast():
-            return rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
+            return self.shards.whole(lambda: rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding, places))
 
     def finish(self,
                starts: list[list[int]], # prompts and parts of responses, as token ids
@@ -155,17 +171,23 @@ class Policy(Setup):
                ) -> tuple[list[list[list[int]]], int]: # token ids of each start's continuations, and how many tokens were sampled
         "Continuations of half-written responses."
         c, context = self.config, getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        parts: list[list[int]]; found: list[list[list[int]]]
-        order, parts, found, sampled = sorted(range(len(starts)), key=lambda i: -rooms[i]), [], [[]] * len(starts), 0
-        for i in order: # parts that may grow by the same number of tokens without leaving the model's context
-            if parts and len(starts[i]) + rooms[parts[-1][0]] <= context: parts[-1].append(i)
+        parts: list[list[int]] = []; found: list[list[list[int]]] = [[]] * len(starts)
+        whole, sampled = self.processes.gather_list([(len(s), room) for s, room in zip(starts, rooms)]), 0
+        first = sum(self.processes.gather(torch.tensor([len(starts)]))[: self.processes.rank].tolist())
+        for i in sorted(range(len(whole)), key=lambda i: -whole[i][1]): # parts that may grow by the same number of tokens without leaving the model's context
+            if parts and whole[i][0] + whole[parts[-1][0]][1] <= context: parts[-1].append(i)
             else: parts.append([i])
-        for number, part in enumerate(parts):
+        def finish_part(number, all_of_it):
+            nonlocal sampled
+            room, places = whole[all_of_it[0]][1], [j for j, i in enumerate(all_of_it) if first <= i < first + len(starts)]
+            part = [all_of_it[j] - first for j in places]
+            if not part: return
             with self._autocast():
-                r = rollout(self.model, self.tokenizer, [starts[i] for i in part], continuations, rooms[part[0]], c.temperature, False, seed + number, self.rows, c.top_p, c.top_k, self.stop, c.decoding)
+                r = rollout(self.model, self.tokenizer, [starts[i] for i in part], continuations, room, c.temperature, False, seed + number, self.rows, c.top_p, c.top_k, self.stop, c.decoding, places if self.processes.many else None)
             lengths, ids = r.lengths.tolist(), r.ids.tolist()
             for j, i in enumerate(part): found[i] = [ids[row][: min(lengths[row], rooms[i])] for row in range(j * continuations, (j + 1) * continuations)]
             sampled += sum(lengths)
+        self.shards.whole(lambda: [finish_part(number, part) for number, part in enumerate(parts)])
         return found, sampled
 
     def frozen(self,
@@ -175,5 +197,6 @@ class Policy(Setup):
         "Log-probabilities of responses under the policy, or the reference: the policy with its adapters off, where it has them."
         model = self.reference if reference and self.reference is not None else self.model
         mtp, critic = (None, None) if reference else (self.mtp, self.critic)
+        shards = self.shards if model is self.model else self.reference_shards
         with self._autocast(), adapters_off(model) if reference else nullcontext():
-            return self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic), r.prompt_mask.sum(1) + r.lengths)
+            return shards.whole(lambda: self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic), r.prompt_mask.sum(1) + r.lengths))

@@ -193,6 +193,12 @@ def _batches(decode: Callable[[int, int, int, int], _T], n: int, group_size: int
     return parts
 
 # %% ../nbs/lib/rollout.ipynb #9e2fd766
+def _uniform(n: int, group_size: int, width: int, seed: int, places: Sequence[int] | None) -> Tensor: # (n * group_size, width)
+    "The random numbers of n prompts' responses, or of those at `places` in a larger draw. Raises ValueError when their number differs."
+    if places is not None and len(places) != n: raise ValueError(f"places has {len(places)} entries for {n} prompts; give one for each")
+    whole = torch.rand((n if places is None else max(places) + 1) * group_size, width, generator=torch.Generator().manual_seed(seed))
+    return whole if places is None else whole.view(-1, group_size, width)[list(places)].flatten(0, 1)
+
 def rollout(model: CausalLM, # a causal language model of transformers
             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
             prompts: Sequence[str | list[int]], # one per group; or lists of token ids
@@ -206,6 +212,7 @@ def rollout(model: CausalLM, # a causal language model of transformers
             top_k: int = 0, # sample from this many most likely tokens; 0 for all
             stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
             decoding: str = "auto", # dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it
+            places: Sequence[int] | None = None, # which prompts of a larger call these are, rising: they get the random numbers that they have there
             ) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, or a tokenizer without pad or EOS."
     check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
@@ -214,7 +221,7 @@ def rollout(model: CausalLM, # a causal language model of transformers
     if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; use greedy=True for the most likely token")
     ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))
     device, training = next(model.parameters()).device, model.training
-    u = None if greedy else torch.rand(len(ids) * group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)).to(device)
+    u = None if greedy else _uniform(len(ids), group_size, max_new_tokens, seed, places).to(device)
     how = _How(temperature, top_p, top_k, end_tokens(model, tokenizer), StopStrings(tokenizer, stop), max_new_tokens, tokenizer.pad_token_id)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 from .checkpoint import Run
 from .config import TrainConfig
+from .processes import launched
 
 # %% ../nbs/lib/sweep.ipynb #cb30ee55
 def finished(config: TrainConfig, # of a run
@@ -43,6 +44,7 @@ def _train(config: TrainConfig) -> str | None: # what went wrong
 # %% ../nbs/lib/sweep.ipynb #112b0b0e
 def _check(configs: Mapping[str, TrainConfig], workers: int, threads: int) -> None:
     "Raise ValueError for what cannot be swept."
+    if launched(): raise ValueError("sweep under a launcher of several processes: a sweep starts runs of one process each, side by side; start it with plain python")
     if not configs: raise ValueError("configs is empty; give a name and a TrainConfig for each run")
     for name, value in (("workers", workers), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
