@@ -110,7 +110,7 @@ def _dump_files(path: Path) -> list[Path]:
     if not found: raise FileNotFoundError(f"path={str(path)!r}: {'that folder holds' if path.is_dir() else 'there is no such file or folder, so there are'} no files like 10.jsonl; pass the folder that trainer.rollout_data_dir or trainer.validation_data_dir named, or one of its files")
     return found
 
-def _dump_rows(file: Path) -> list[dict]:
+def _dump_rows(file: Path) -> list[dict[str, Any]]:
     "The rows of a file of verl's; a last line that is still being written is left out."
     try: rows = read_lines(file)
     except ValueError: raise ValueError(f"{file} holds a line that is not JSON; pass what verl writes into trainer.rollout_data_dir") from None
@@ -121,9 +121,9 @@ def _dump_rows(file: Path) -> list[dict]:
 
 def _text(value: object) -> str | None: return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-def _groups(rows: list[dict]) -> list[list[dict]]:
+def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     "Rows that answer the same prompt, in the order of the groups' first ones."
-    found = {}
+    found: dict[tuple[Any, Any], list[tuple[tuple[int, int], int, dict[str, Any]]]] = {}
     for i, row in enumerate(rows):
         parts = row["uid"].rsplit("_", 2) if isinstance(row.get("uid"), str) else []
         known = len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
@@ -132,9 +132,9 @@ def _groups(rows: list[dict]) -> list[list[dict]]:
     return [[row for _, _, row in sorted(group, key=lambda x: x[:2])] for group in found.values()]
 
 # %% ../nbs/lib/completions.ipynb #5966c83d
-def _right(row: dict, pass_mark: float | None) -> bool | None:
+def _right(row: dict[str, Any], pass_mark: float | None) -> bool | None:
     "Whether a response is right, where that is known; verl's older writer turned numpy's booleans into text."
-    if pass_mark is not None: return row["score"] >= pass_mark
+    if pass_mark is not None: return cast(bool, row["score"] >= pass_mark)
     acc = row.get("acc")
     if isinstance(acc, str): acc = {"True": True, "False": False}.get(acc)
     return bool(acc) if isinstance(acc, Real) and acc in (0, 1) else None
@@ -147,7 +147,7 @@ def _group_advantages(scores: list[float], advantage: str | None) -> list[float]
     return (leave_one_out(r, len(r)) if advantage == "leave-one-out" else group_advantages(r, len(r), "std" if advantage == "group-std" else "none", eps=1e-6)).tolist()
 
 def load_verl_rollouts(path: str | Path, # the folder of trainer.rollout_data_dir or trainer.validation_data_dir, or one file
-                       tokenizer=None, # of the model, for its own tokens; default: words, digits and signs
+                       tokenizer: PreTrainedTokenizerBase | None = None, # of the model, for its own tokens; default: words, digits and signs
                        pass_mark: float | None = None, # score from which a response counts as right; None: `acc`, where the reward function returned it
                        advantage: str | None = None, # "group-std" | "group-mean" | "leave-one-out": from the scores of each group; None: not known
                        ) -> list[Trace]: # step by step, group by group

@@ -12,6 +12,7 @@ import importlib.metadata
 import re
 import warnings
 from dataclasses import dataclass, field
+from typing import Any, cast
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
@@ -39,7 +40,7 @@ def check_trl(version: str | None, # as `installed_trl` gives it
 # %% ../nbs/lib/trl.ipynb #57c13478
 class _Missing:
     "Stands where a class of TRL's would: making one raises ImportError."
-    def __new__(cls, *args, **kwargs): check_trl(installed_trl()); raise ImportError(f"TRL came after {__name__} was imported; start Python anew")
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Missing": check_trl(installed_trl()); raise ImportError(f"TRL came after {__name__} was imported; start Python anew")
 
 def trl_classes(version: str | None, # as `installed_trl` gives it
                 ) -> tuple[type, type]: # GRPOConfig and GRPOTrainer, or what stands in for them
@@ -48,6 +49,7 @@ def trl_classes(version: str | None, # as `installed_trl` gives it
     trl = importlib.import_module("trl") # the package, not this module: names of packages are absolute
     return trl.GRPOConfig, trl.GRPOTrainer
 
+GRPOConfig: Any; GRPOTrainer: Any
 GRPOConfig, GRPOTrainer = trl_classes(installed_trl())
 
 # %% ../nbs/lib/trl.ipynb #1933bcfb
@@ -67,9 +69,10 @@ def moved_old_logps(logps: Tensor, # (B, T) log pi_theta, in nats, with its grap
 class TokenRows:
     "Token ids to texts, a list for each row, remembered by token id."
     def __init__(self,
-                 tokenizer, # of transformers, or a processor that has one
-                 ):
-        self.tokenizer, self.texts = getattr(tokenizer, "tokenizer", tokenizer), {}
+                 tokenizer: Any, # of transformers, or a processor that has one
+                 ) -> None:
+        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        self.texts: dict[int, str] = {}
 
     def __call__(self,
                  ids: Tensor, # (B, T) token ids
@@ -86,10 +89,10 @@ class TokenRows:
         return [next(left) if kept else "" for kept in mask]
 
 # %% ../nbs/lib/trl.ipynb #a0febfca
-_takes = {"token": (), "window": ("k", "future"), "block": ("k", "reduce"), "sentence": ("reduce",), "sequence": ()}
+_takes: dict[str, tuple[str, ...]] = {"token": (), "window": ("k", "future"), "block": ("k", "reduce"), "sentence": ("reduce",), "sequence": ()}
 _losses = ("grpo", "bnpo", "dr_grpo", "dapo")
 
-def make_actions(args, # a BlockGRPOConfig
+def make_actions(args: Any, # a BlockGRPOConfig
                  mask: Tensor, # (B, T)
                  tokens: list[list[str]] | None = None, # decoded text of each token, for sentences
                  ) -> ActionSpace:
@@ -101,7 +104,7 @@ def make_actions(args, # a BlockGRPOConfig
     return BlockActions(sentence_blocks(mask, tokens), args.reduce)
 
 # %% ../nbs/lib/trl.ipynb #d3581b72
-def _check_settings(s) -> None:
+def _check_settings(s: Any) -> None:
     "Raise ValueError, naming argument, value and remedy, for settings that do not go together."
     space, level = s.action_space, s.importance_sampling_level
     if space not in _takes: raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
@@ -122,14 +125,14 @@ def _check_settings(s) -> None:
 
 # %% ../nbs/lib/trl.ipynb #e37819c6
 @dataclass
-class BlockGRPOConfig(GRPOConfig):
+class BlockGRPOConfig(GRPOConfig): # type: ignore[misc]  # TRL's class, known at run time only
     "TRL's GRPOConfig with an action space. Raises ValueError for settings that do not go together, ImportError without TRL."
     action_space: str = field(default="token", metadata=dict(help="What the importance ratio belongs to: token, window, block, sentence or sequence.")) # "token" | "window" | "block" | "sentence" | "sequence"
     k: int | None = field(default=None, metadata=dict(help="Tokens per window or block.")) # at least 1
     future: float | None = field(default=None, metadata=dict(help="Window only: share of the later tokens, in [0, 1); 0.2 where it is left out.")) # None: 0.2
     reduce: str | None = field(default=None, metadata=dict(help="Block and sentence: mean (geometric mean over the block) or sum (joint ratio).")) # None: "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_settings(self)
         if self.action_space == "window" and self.future is None: self.future = 0.2
         if "reduce" in _takes[self.action_space] and self.reduce is None: self.reduce = "mean"
@@ -142,35 +145,35 @@ def action_lengths(actions: ActionSpace, # windows or blocks
                    ) -> tuple[Tensor, Tensor]: # scalars: tokens in all actions, number of actions
     "What the mean length of an action is made of; a window at the end of a response is shorter."
     m = check_mask(mask)
-    if not isinstance(actions, WindowActions): return m.sum(), (block_sizes(actions.ids(m)) > 0).sum()
+    if not isinstance(actions, WindowActions): return m.sum(), (block_sizes(cast(BlockActions, actions).ids(m)) > 0).sum()
     left = m.flip(1).cumsum(1).flip(1)
     return (left.clamp(max=actions.k) * m).sum(), m.sum()
 
 # %% ../nbs/lib/trl.ipynb #52bdd22c
-class BlockGRPOTrainer(GRPOTrainer):
+class BlockGRPOTrainer(GRPOTrainer): # type: ignore[misc]  # TRL's class, known at run time only
     "TRL's GRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless `args` is a BlockGRPOConfig, ImportError without TRL."
-    def __init__(self, model, reward_funcs=None, args=None, *rest, **kwargs):
+    def __init__(self, model: Any, reward_funcs: Any = None, args: BlockGRPOConfig | None = None, *rest: Any, **kwargs: Any) -> None:
         check_trl(installed_trl())
         if not isinstance(args, BlockGRPOConfig): raise TypeError(f"args is a {type(args).__name__}; pass BlockGRPOConfig(action_space=...), which takes all that GRPOConfig takes")
-        self._handed, self._moved, self._read = None, None, False
+        self._handed: dict[str, Any] | None = None; self._moved: Tensor | None = None; self._read = False
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._rows = TokenRows(self.processing_class)
 
-    def _compute_loss(self, model, inputs):
-        if self.args.action_space in ("token", "sequence"): return super()._compute_loss(model, inputs)
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        if self.args.action_space in ("token", "sequence"): return cast(Tensor, super()._compute_loss(model, inputs))
         self._handed = dict(inputs) # a batch is used more than once, so its own dictionary stays as it is
         try:
-            loss = super()._compute_loss(model, self._handed)
+            loss: Tensor = super()._compute_loss(model, self._handed)
             self._check_read(loss)
             return loss
         finally: self._handed = self._moved = None
 
-    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self._handed is not None: self._hand_over(self._handed, out[0])
         return out
 
-    def _hand_over(self, inputs: dict, logps: Tensor) -> None:
+    def _hand_over(self, inputs: dict[str, Any], logps: Tensor) -> None:
         "Replace the old log-probabilities in `inputs` by those that give the action's ratio, and log what it is."
         mask = inputs["completion_mask"].bool() & inputs.get("tool_mask", inputs["completion_mask"]).bool()
         old = inputs.get("old_per_token_logps")

@@ -9,13 +9,15 @@ __all__ = ['loss_agg_modes', 'policy_losses', 'verl_normalizer', 'verl_loss', 'g
 # %% ../nbs/lib/verl.ipynb #ffbb518e
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any, cast
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from .actions import ActionSpace, BlockActions, WindowActions
 from .blocks import check_mask, sentence_blocks
 from .losses import policy_loss
@@ -51,7 +53,7 @@ def verl_normalizer(mask: Tensor, # (B, T) of the piece
     return aggregate, max(1, total) * scale / dp_size
 
 # %% ../nbs/lib/verl.ipynb #695e2a43
-def _clip(config) -> tuple[float, float, float]:
+def _clip(config: Any) -> tuple[float, float, float]:
     "Lower and upper clip range and the dual clip of verl's ActorConfig."
     if config is None: raise ValueError("config=None; pass verl's ActorConfig, which has the clip range: the actor hands it to its policy loss")
     low, high = (config.clip_ratio if getattr(config, name) is None else getattr(config, name) for name in ("clip_ratio_low", "clip_ratio_high"))
@@ -65,7 +67,7 @@ def verl_loss(actions: ActionSpace, # granularity of the ratio
               advantages: Tensor, # (B, T)
               response_mask: Tensor, # (B, T), 1 on tokens that the policy produced
               loss_agg_mode: str = "token-mean", # one of `loss_agg_modes`
-              config=None, # verl's ActorConfig: clip_ratio, clip_ratio_low, clip_ratio_high, clip_ratio_c, global_batch_info
+              config: Any = None, # verl's ActorConfig: clip_ratio, clip_ratio_low, clip_ratio_high, clip_ratio_c, global_batch_info
               rollout_is_weights: Tensor | None = None, # (B, T), at least 0: weights against the rollout engine's own probabilities
               ) -> tuple[Tensor, dict[str, float]]: # loss, metrics by verl's names
     "A policy loss of verl at any granularity; `partial(verl_loss, actions)` can be registered. Raises ValueError for shapes or settings that do not fit."
@@ -92,14 +94,15 @@ def given_blocks(ids: Tensor, # (B, T) block ids of the responses, from `mpo_nb.
 
 def _blocks() -> Tensor:
     "The block ids at hand."
-    if _given.get() is not None: return _given.get()
+    ids = _given.get()
+    if ids is not None: return ids
     raise RuntimeError("loss_mode='lpo' has no block ids: verl hands its policy losses no tokens. Set actor.policy_loss._target_=mpo_nb.verl.BlockLossConfig, which gives them to verl's actor workers (verl 0.8 to 0.9.1), or call the loss inside mpo_nb.verl.given_blocks(ids)")
 
 # %% ../nbs/lib/verl.ipynb #6b954481
 def _padded(x: Tensor) -> Tensor: return x.to_padded_tensor(0) if x.is_nested else x
 
-def response_sentences(data, # verl's micro-batch: `responses` and `response_mask`, nested or padded
-                       tokenizer, # of the model
+def response_sentences(data: Mapping[str, Tensor], # verl's micro-batch: `responses` and `response_mask`, nested or padded
+                       tokenizer: PreTrainedTokenizerBase, # of the model
                        ) -> Tensor: # (B, T) block ids
     "The sentences of a micro-batch's responses."
     mask = _padded(data["response_mask"]).bool()
@@ -107,39 +110,39 @@ def response_sentences(data, # verl's micro-batch: `responses` and `response_mas
     rows = [row[:n] for row, n in zip(_padded(data["responses"]).tolist(), lengths.tolist())]
     return sentence_blocks(mask, [token_texts(tokenizer, row) for row in rows])
 
-def ppo_loss_with_sentences(config, # verl's ActorConfig, with `model_config.tokenizer`
-                            model_output, # of verl's engine
-                            data, # verl's micro-batch
-                            dp_group=None, # of verl's engine
-                            ) -> tuple[Tensor, dict]: # verl's loss, verl's metrics
+def ppo_loss_with_sentences(config: Any, # verl's ActorConfig, with `model_config.tokenizer`
+                            model_output: Any, # of verl's engine
+                            data: Mapping[str, Tensor], # verl's micro-batch
+                            dp_group: Any = None, # of verl's engine
+                            ) -> tuple[Tensor, dict[str, Any]]: # verl's loss, verl's metrics
     "verl's `ppo_loss`, where `lpo` knows the sentences. Any other loss is verl's `ppo_loss` as it is."
     from verl.workers.utils.losses import ppo_loss
-    if config.policy_loss.loss_mode != "lpo": return ppo_loss(config, model_output, data, dp_group)
-    with given_blocks(response_sentences(data, config.model_config.tokenizer)): return ppo_loss(config, model_output, data, dp_group)
+    if config.policy_loss.loss_mode != "lpo": return cast(tuple[Tensor, dict[str, Any]], ppo_loss(config, model_output, data, dp_group))
+    with given_blocks(response_sentences(data, config.model_config.tokenizer)): return cast(tuple[Tensor, dict[str, Any]], ppo_loss(config, model_output, data, dp_group))
 
 def use_sentences() -> list[str]: # the modules that were changed: none in a process without actor workers
     "verl's actor workers of this process call `ppo_loss_with_sentences` from now on."
     found = [name for name in ("verl.workers.engine_workers", "verl.trainer.distillation.losses") if hasattr(sys.modules.get(name), "ppo_loss")]
-    for name in found: sys.modules[name].ppo_loss = ppo_loss_with_sentences
+    for name in found: setattr(sys.modules[name], "ppo_loss", ppo_loss_with_sentences)
     return found
 
 # %% ../nbs/lib/verl.ipynb #0536fc97
-_options = {"mpo": dict(k=4, future=0.2, joint=False, tail="renormalise"), "mpo_block": dict(k=4, reduce="mean"), "lpo": dict(reduce="mean")}
+_options: dict[str, dict[str, Any]] = {"mpo": dict(k=4, future=0.2, joint=False, tail="renormalise"), "mpo_block": dict(k=4, reduce="mean"), "lpo": dict(reduce="mean")}
 
-def _chosen(loss_mode: str, policy_loss_config) -> dict:
+def _chosen(loss_mode: str, policy_loss_config: Any) -> dict[str, Any]:
     "The options of a loss: what was set, else the default."
     found = {name: getattr(policy_loss_config, name, None) for name in _options[loss_mode]}
     return {name: default if found[name] is None else found[name] for name, default in _options[loss_mode].items()}
 
-def _actions(loss_mode: str, policy_loss_config, blocks: Callable[[], Tensor] = _blocks) -> ActionSpace:
+def _actions(loss_mode: str, policy_loss_config: Any, blocks: Callable[[], Tensor] = _blocks) -> ActionSpace:
     "The action space that a configuration asks for."
     o = _chosen(loss_mode, policy_loss_config)
     if loss_mode == "mpo": return WindowActions(**o)
     return BlockActions(o["k"] if loss_mode == "mpo_block" else blocks(), o["reduce"])
 
-def _registered(loss_mode: str) -> Callable:
+def _registered(loss_mode: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
     "The loss of that name, with verl's signature."
-    def loss(old_log_prob, log_prob, advantages, response_mask, loss_agg_mode="token-mean", config=None, rollout_is_weights=None):
+    def loss(old_log_prob: Tensor, log_prob: Tensor, advantages: Tensor, response_mask: Tensor, loss_agg_mode: str = "token-mean", config: Any = None, rollout_is_weights: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
         return verl_loss(_actions(loss_mode, getattr(config, "policy_loss", None)), old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
     loss.__name__ = loss.__qualname__ = f"mpo_nb_{loss_mode}"
     return loss
@@ -147,7 +150,7 @@ def _registered(loss_mode: str) -> Callable:
 policy_losses = {loss_mode: _registered(loss_mode) for loss_mode in _options} # what is registered, by name
 
 # %% ../nbs/lib/verl.ipynb #262bac9b
-def _need_verl():
+def _need_verl() -> None:
     "Raise ImportError with the command where verl cannot be imported."
     if _missing is not None: raise ImportError(f"verl cannot be imported ({_missing}); run: pip install verl") from _missing
 
@@ -161,7 +164,7 @@ def register() -> list[str]: # the names
     return list(policy_losses)
 
 @dataclass
-class BlockLossConfig(PolicyLossConfig):
+class BlockLossConfig(PolicyLossConfig): # type: ignore[misc]  # verl's class, known at run time only
     "verl's PolicyLossConfig with the options of block actions: the `_target_` of actor.policy_loss. Raises ValueError for an option that does not fit, ImportError without verl."
     k: int | None = None # mpo: tokens per window; mpo_block: tokens per block; default 4
     future: float | None = None # mpo: share of the later tokens, in [0, 1); default 0.2
@@ -169,7 +172,7 @@ class BlockLossConfig(PolicyLossConfig):
     tail: str | None = None # mpo: the last windows, "renormalise" | "truncate"; default "renormalise"
     reduce: str | None = None # mpo_block, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _need_verl()
         read = _options.get(self.loss_mode, {})
         for name in ("k", "future", "joint", "tail", "reduce"):
