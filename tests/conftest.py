@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,16 +84,21 @@ def browser(chromium):
 
 
 @pytest.fixture(scope="session")
-def site(root, tmp_path_factory) -> Path:
-    "The site, built from a copy of the project."
-    copy = tmp_path_factory.mktemp("docs")
-    for name in ("settings.ini", "_quarto.yml"):
-        shutil.copy(root / name, copy)
-    for folder in ("nbs", "mpo_nb", "scripts"):
-        shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
-    done = subprocess.run([sys.executable, "scripts/docs.py"], cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 0, f"scripts/docs.py failed:\n{done.stdout}{done.stderr}"
-    return copy / "_docs"
+def site(root, tmp_path_factory, worker_id) -> Path:
+    "The site, built from a copy of the project: once, by the first of several workers that needs it."
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    copy, built = shared / "site", shared / "site" / "_docs"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.mkdir()
+            for name in ("settings.ini", "_quarto.yml"):
+                shutil.copy(root / name, copy)
+            for folder in ("nbs", "mpo_nb", "scripts"):
+                shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
+            done = subprocess.run([sys.executable, "scripts/docs.py"], cwd=copy, capture_output=True, text=True)
+            assert done.returncode == 0, f"scripts/docs.py failed:\n{done.stdout}{done.stderr}"
+    return built
 
 
 @pytest.fixture(scope="session")
