@@ -8,6 +8,7 @@ __all__ = ['option_groups', 'train_parser', 'read_options', 'train_config', 'mai
 # %% ../nbs/lib/cli.ipynb #3b02875e
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass
@@ -16,10 +17,14 @@ from typing import Any, cast
 import shtab
 import yaml
 from transformers import HfArgumentParser
+from . import __version__
 from .blocks import check_positive_int
+from .config import option_values
 from .memory import plan_memory
 from .processes import is_first, launched
+from .recipes import recipes
 from .report import write_report
+from .tasks import task_names
 from .trainer import TrainConfig, Trainer
 
 # %% ../nbs/lib/cli.ipynb #7de1dde0
@@ -33,17 +38,43 @@ def train_parser() -> HfArgumentParser:
         default = dict(default_factory=f.default_factory) if callable(f.default_factory) else dict(default=f.default)
         grouped.setdefault(name, []).append((f.name, f.type, field(**default, metadata=f.metadata)))
     kinds = [make_dataclass("_" + name.title().replace(" ", ""), members, namespace=dict(_argument_group_name=name)) for name, members in grouped.items()]
-    parser = HfArgumentParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo")
+    parser = HfArgumentParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo", formatter_class=_Help, allow_abbrev=False)
+    for action in parser._actions: _describe(action)
     parser.add_argument("--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win").complete = shtab.FILE # type: ignore[attr-defined]  # where shtab looks for it
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the resolved configuration and the memory that the run will need, and train nothing")
-    shtab.add_argument_to(parser, "--print_completion", help="print a completion script: eval \"$(mpo-train --print_completion bash)\"")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="train nothing; print the resolved configuration, as a file that --config reads, and the memory that the run will need").option_strings[1:] = []
+    parser.add_argument("--version", action="version", version=f"mpo_nb {__version__}")
+    shtab.add_argument_to(parser, "--print_completion", help="print a completion script: write it to a file, and `source` that file in ~/.bashrc", preamble=_shell_functions())
     return parser
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    "Help with defaults, but for options that have none."
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.nargs == 0: return action.help
+        return f"{action.help} (default: none)" if action.default in ("", []) else super()._get_help_string(action)
+
+def _describe(action: argparse.Action) -> None:
+    "One spelling in help and completion (both are parsed), a short word for the value, and the values or files to choose from."
+    name, kinds = action.dest, {int: "N", float: "X", str: "TEXT"}
+    if action.option_strings[0].startswith("--"): del action.option_strings[1:]
+    if action.nargs == 0: action.help = "show none" if name == "progress" else action.help
+    elif name == "recipe": action.choices, action.metavar = tuple(recipes), "NAME"
+    elif name in option_values: action.choices = option_values[name]
+    else: action.metavar = "JSON" if name.endswith("_options") else "true|false" if isinstance(action.default, bool) else kinds[cast(Any, action.type)]
+    if name in _completed: action.metavar, action.complete = _completed[name] # type: ignore[attr-defined]
+
+_completed = dict(model=("MODEL", shtab.FILE), output=("FOLDER", shtab.DIRECTORY), task=("NAME", dict(bash="_mpo_train_task")), device=("NAME", dict(bash="_mpo_train_device"))) # field -> word for its value, how it is completed
+
+def _shell_functions() -> dict[str, str]:
+    "What completes the values of options that also take others than those listed, by shell."
+    return dict(bash="\n".join(f'_mpo_train_{name}() {{ compgen -W "{" ".join(words)}" -- "$1"; }}' for name, words in (("task", task_names()), ("device", ["auto", "cpu", "cuda"]))))
 
 # %% ../nbs/lib/cli.ipynb #c8179151
 def read_options(path: str | Path, # a YAML file
                  ) -> dict[str, Any]: # field of TrainConfig -> value
-    "Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another kind; OSError where there is no file."
-    text = Path(path).read_text(encoding="utf8")
+    "Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another kind; OSError for a file that cannot be read."
+    try: text = Path(path).read_text(encoding="utf8")
+    except OSError as error: raise OSError(f"--config {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError: raise ValueError(f"--config {path} is not text in UTF-8") from None
     try: options = yaml.safe_load(text)
     except yaml.YAMLError as error: raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     options = {} if options is None else options
@@ -72,15 +103,26 @@ def train_config(argv: list[str] | None = None, # arguments; default: those of t
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False); first.add_argument("--config")
     parser, path = train_parser(), first.parse_known_args(argv)[0].config
     if path is not None: parser.set_defaults(**read_options(path))
-    *groups, own = parser.parse_args_into_dataclasses(argv)
+    *groups, own, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if unknown: raise ValueError(_no_option(unknown[0], parser))
     return TrainConfig(**{f.name: getattr(g, f.name) for g in groups for f in fields(g)}), own.dry_run
+
+def _no_option(word: str, parser: argparse.ArgumentParser) -> str:
+    "What to say of a word that no option takes."
+    options = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    near = [option for option in options if option.startswith(name)][:3] or difflib.get_close_matches(name, options, 1)
+    if not word.startswith("-"): return f"{word!r} belongs to no option; write `--name value`"
+    return f"{word.partition('=')[0]} is no option" + (f"; did you mean --{' or --'.join(near)}?" if near else "; mpo-train --help lists them")
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
 def _guarded(command: str, work: Callable[[], None]) -> int:
     "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status."
     try:
-        work(); return 0
+        work(); sys.stdout.flush(); return 0
     except KeyboardInterrupt: return 130
+    except BrokenPipeError: # the program that read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1
     except (ValueError, FloatingPointError, OSError) as error:
         if is_first(): print(f"{command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -91,7 +133,9 @@ def main(argv: list[str] | None = None, # arguments; default: those of the proce
     def work() -> None:
         config, dry = train_config(argv)
         if dry and not is_first(): return
-        if dry: print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), plan_memory(config), sep="\n"); return
+        if dry:
+            plan = "\n".join(f"# {line}".rstrip() for line in str(plan_memory(config)).splitlines())
+            print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), plan, sep="\n"); return
         trainer = Trainer(config)
         rows = trainer.fit()
         if trainer.processes.main: print(f"{len(rows)} lines of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
