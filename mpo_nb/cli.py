@@ -41,7 +41,7 @@ def train_parser() -> HfArgumentParser:
     parser = HfArgumentParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo", formatter_class=_Help, allow_abbrev=False)
     for action in parser._actions: _describe(action)
     parser.add_argument("--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win").complete = shtab.FILE # type: ignore[attr-defined]  # where shtab looks for it
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="train nothing; print the resolved configuration, as a file that --config reads, and the memory that the run will need").option_strings[1:] = []
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="train nothing; print the resolved configuration, as a file that --config reads, and the memory that the run will need").option_strings = ["--dry_run"]
     parser.add_argument("--version", action="version", version=f"mpo_nb {__version__}")
     shtab.add_argument_to(parser, "--print_completion", help="print a completion script: write it to a file, and `source` that file in ~/.bashrc", preamble=_shell_functions())
     return parser
@@ -55,7 +55,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def _describe(action: argparse.Action) -> None:
     "One spelling in help and completion (both are parsed), a short word for the value, and the values or files to choose from."
     name, kinds = action.dest, {int: "N", float: "X", str: "TEXT"}
-    if action.option_strings[0].startswith("--"): del action.option_strings[1:]
+    if action.option_strings[0].startswith("--"): action.option_strings = action.option_strings[:1]
     if action.nargs == 0: action.help = "show none" if name == "progress" else action.help
     elif name == "recipe": action.choices, action.metavar = tuple(recipes), "NAME"
     elif name in option_values: action.choices = option_values[name]
