@@ -94,7 +94,8 @@ def critic_targets(final_rewards: Tensor, # (B,) one per response
     if macro == 1:
         advantages, returns = gae(rewards, values, m, gamma, lam)
         return Targets(advantages, returns, None)
-    draw = lambda whole: random_blocks(whole, tuple(macro), generator=torch.Generator().manual_seed(seed))
+    sizes = (macro,) if isinstance(macro, int) else tuple(macro)
+    draw = lambda whole: random_blocks(whole, sizes, generator=torch.Generator().manual_seed(seed))
     ids = fixed_blocks(m, macro) if isinstance(macro, int) else (processes or Processes()).drawn(draw, m.cpu()).to(m.device)
     advantages, returns = block_gae(rewards, values, ids, gamma, lam)
     return Targets(distribute(advantages, ids), spread(returns, ids), ids)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 import torch
 from torch import Tensor
+from .batches import Batch
 from .losses import PolicyLoss, kl_penalty
 from .processes import Processes
 from .tasks import Task, score
@@ -53,7 +54,7 @@ def dead_groups(rewards: Tensor, # (B,), groups consecutive
     return (r == r[:, :1]).all(1)
 
 # %% ../nbs/lib/metrics.ipynb #b1f0e6a1
-def rollout_metrics(batch, # a `Batch`: one step's responses, or this process's part of them
+def rollout_metrics(batch: Batch, # one step's responses, or this process's part of them
                     task: Task, # for its pass mark and format
                     own: Tensor, # (B, T) the policy's log-probabilities when the batch was sampled, nats
                     processes: Processes, # that hold the batch

@@ -177,7 +177,7 @@ class Policy(Setup):
         for i in sorted(range(len(whole)), key=lambda i: -whole[i][1]): # parts that may grow by the same number of tokens without leaving the model's context
             if parts and whole[i][0] + whole[parts[-1][0]][1] <= context: parts[-1].append(i)
             else: parts.append([i])
-        def finish_part(number, all_of_it):
+        def finish_part(number: int, all_of_it: list[int]) -> None:
             nonlocal sampled
             room, places = whole[all_of_it[0]][1], [j for j, i in enumerate(all_of_it) if first <= i < first + len(starts)]
             part = [all_of_it[j] - first for j in places]
@@ -187,7 +187,9 @@ class Policy(Setup):
             lengths, ids = r.lengths.tolist(), r.ids.tolist()
             for j, i in enumerate(part): found[i] = [ids[row][: min(lengths[row], rooms[i])] for row in range(j * continuations, (j + 1) * continuations)]
             sampled += sum(lengths)
-        self.shards.whole(lambda: [finish_part(number, part) for number, part in enumerate(parts)])
+        def finish_all() -> None:
+            for number, part in enumerate(parts): finish_part(number, part)
+        self.shards.whole(finish_all)
         return found, sampled
 
     def frozen(self,

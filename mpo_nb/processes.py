@@ -11,16 +11,17 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import broadcast, broadcast_object_list, gather, gather_object, reduce
 from torch import Tensor
 from tqdm.auto import tqdm
+from .config import TrainConfig
 
 # %% ../nbs/lib/processes.ipynb #a7c01d17
 _sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE") # what mpirun sets
@@ -36,6 +37,8 @@ def is_first() -> bool:
 
 class _Place:
     "This process's place among those of a run."
+    device: torch.device | None
+
     def __init__(self,
                  device: str | None = None, # cpu, cuda, or auto, which each has one of; None: this process alone, whatever others there are
                  ):
@@ -45,12 +48,12 @@ class _Place:
         elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
             warnings.warn("accelerate launch was asked for several processes and started one, as it does with --cpu where no --mpirun_hostfile is given; use --multi_gpu, which starts them on CPUs too")
 
-    def _meet(self, device: str):
+    def _meet(self, device: str) -> None:
         "Wait for the others; an hour's silence counts as a fault, because scoring and sampling take long on one of them at times."
         if device not in ("auto", "cpu", "cuda"): raise ValueError(f"device={device!r} with several processes: each takes a device of its own; use device='auto', 'cuda' or 'cpu'")
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=1))
         if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG: no training on after a launcher that was killed
-        self.rank, self.world, self.device = state.process_index, state.num_processes, torch.device(state.device.type, state.device.index if state.device.type != "cpu" else None)
+        self.rank, self.world, self.device = state.process_index, state.num_processes, torch.device("cpu") if state.device.type == "cpu" else state.device
 
     @property
     def many(self) -> bool:
@@ -79,6 +82,8 @@ class _Place:
         if self.many: PartialState().wait_for_everyone(); PartialState().destroy_process_group()
 
 # %% ../nbs/lib/processes.ipynb #a7c01d20
+_T = TypeVar("_T")
+
 class _Telling(_Place):
     def sum(self,
             *numbers: float, # of this process
@@ -114,14 +119,14 @@ class _Telling(_Place):
         return torch.ones_like(rows[0], dtype=torch.bool), *rows
 
     def gather_list(self,
-                    items: list, # that pickle can carry
-                    ) -> list: # those of all, in the order of the processes
+                    items: list[_T], # that pickle can carry
+                    ) -> list[_T]: # those of all, in the order of the processes
         "Lists from everybody, joined."
         return gather_object(items) if self.many else items
 
     def tell(self,
-             value: Any, # the main process's counts
-             ) -> Any: # the same on all
+             value: _T, # the main process's counts
+             ) -> _T: # the same on all
         "What the main process says."
         return broadcast_object_list([value])[0] if self.many else value
 
@@ -142,7 +147,7 @@ def bundles(parameters: Iterable[Tensor], # in order
             most: int = 2**24, # numbers in a bundle
             ) -> Iterator[list[Tensor]]: # neighbours of one type; a larger parameter goes alone
     "Parameters that travel together."
-    found, size = [], 0
+    found: list[Tensor] = []; size = 0
     for p in parameters:
         if found and (size + p.numel() > most or p.dtype != found[0].dtype):
             yield found
@@ -160,7 +165,7 @@ class _Adding(_Drawing):
             for p in parameters: broadcast(p.data)
 
     def add_gradients(self,
-                      parameters: list[Tensor], # trained, in the same order on all
+                      parameters: Sequence[Tensor], # trained, in the same order on all
                       ) -> None:
         "Add up everybody's gradients, in place."
         if not self.many: return
@@ -175,7 +180,7 @@ _kinds = dict(FloatingPointError=FloatingPointError, ValueError=ValueError, OSEr
 class Processes(_Adding):
     "The processes of a run: this one's place among them, and what they tell each other. Raises ValueError for a device that only one of them could have."
     @contextmanager
-    def together(self):
+    def together(self) -> Iterator[None]:
         "A block whose errors are raised on every process at its end. No messages inside it."
         if not self.many:
             yield; return
@@ -191,7 +196,7 @@ class Processes(_Adding):
 
 # %% ../nbs/lib/processes.ipynb #a7c01d35
 def check_several(processes: Processes, # of a run
-                  config, # its TrainConfig
+                  config: TrainConfig, # its options
                   ) -> None:
     "Raises ValueError for what several processes cannot do, naming the remedy."
     if not processes.many: return

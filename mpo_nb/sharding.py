@@ -8,10 +8,13 @@ __all__ = ['T', 'wants_shards', 'whole_tensor', 'Whole', 'Shards', 'check_shards
 # %% ../nbs/lib/sharding.ipynb #5ba7d013
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
+from .config import TrainConfig
 from .processes import Processes
+from .recipes import Recipe
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d014
 T = TypeVar("T")
@@ -30,8 +33,8 @@ class Whole:
     "A model that is not in pieces."
     sharded = False
     def __init__(self,
-                 model: nn.Module, # a causal language model
-                 ): self.model = model
+                 model: nn.Module | None, # a causal language model; None: there is none, as a run without a reference has none
+                 ) -> None: self.model = model
 
     def through(self,
                 work: Callable[[], T], # a pass with a graph, whose outputs are returned
@@ -47,7 +50,7 @@ class Whole:
 
     def gathered(self,
                  optimizer: torch.optim.Optimizer, # of the model
-                 ) -> tuple: # a model and an optimiser that `Run.save` can write
+                 ) -> tuple[Any, Any]: # a model and an optimiser that `Run.save` can write
         "What a checkpoint is made of."
         return self.model, optimizer
 
@@ -59,65 +62,68 @@ class Whole:
 # %% ../nbs/lib/sharding.ipynb #5ba7d020
 class _Root(nn.Module):
     "Runs a piece of work as its forward pass."
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(); self.model = model
 
     def forward(self, work: Callable[[], T]) -> T: return work()
 
 class _Written:
     "Looks to `Run.save` like a model or an optimiser, and holds what was gathered of it."
-    def __init__(self, owner, tensors: dict):
+    def __init__(self, owner: Any, tensors: dict[Any, Any]) -> None:
         self.owner, self.tensors = owner, tensors
         if hasattr(owner, "peft_config"): self.peft_config = owner.peft_config
 
-    def save_pretrained(self, folder, **options): self.owner.save_pretrained(folder, state_dict=self.tensors, **options)
-    def state_dict(self) -> dict: return dict(state=self.tensors)
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None: self.owner.save_pretrained(folder, state_dict=self.tensors, **options)
+    def state_dict(self) -> dict[str, Any]: return dict(state=self.tensors)
 
 class Shards(Whole):
     "A model in pieces over all processes. Raises ImportError where PyTorch is too old."
     sharded = True
+    model: nn.Module
+
     def __init__(self,
                  model: nn.Module, # the same weights on every process; on the CPU or their device
                  processes: Processes, # several
-                 ):
+                 ) -> None:
         try: from torch.distributed.fsdp import FSDPModule, fully_shard
         except ImportError: raise ImportError(f"--use_fsdp with torch {torch.__version__}: sharding here is torch.distributed.fsdp.fully_shard, of torch 2.6 or newer; pip install -U torch, or launch with --multi_gpu") from None
         from torch.distributed.device_mesh import init_device_mesh
         super().__init__(model)
+        assert processes.device is not None # several have met, each with its own
         mesh, layers = init_device_mesh(processes.device.type, (processes.world,)), set(getattr(model, "_no_split_modules", None) or ())
         self.layers = [m for m in model.modules() if type(m).__name__ in layers]
         self.root, self.world = _Root(model), processes.world
         for module in (*self.layers, self.root): fully_shard(module, mesh=mesh)
-        self.units: list[FSDPModule] = [self.root, *self.layers]
+        self.units = cast(list[FSDPModule], [self.root, *self.layers]) # which `fully_shard` has made of them
 
-    def through(self, work: Callable[[], T]) -> T: return self.root(work)
+    def through(self, work: Callable[[], T]) -> T: return cast(T, self.root(work))
 
     def whole(self, work: Callable[[], T]) -> T:
-        def gathered():
+        def gathered() -> T:
             for unit in self.units: unit.unshard()
             return work()
         for unit in self.units: unit.set_reshard_after_forward(False, recurse=False)
         try:
-            with torch.no_grad(): return self.root(gathered)
+            with torch.no_grad(): return cast(T, self.root(gathered))
         finally:
             for unit in self.units: unit.reshard()
-            for layer in self.layers: layer.set_reshard_after_forward(True, recurse=False)
+            for unit in self.units[1:]: unit.set_reshard_after_forward(True, recurse=False)
 
-    def gathered(self, optimizer: torch.optim.Optimizer) -> tuple:
-        put = lambda x: whole_tensor(x.detach()).cpu()
+    def gathered(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        put: Callable[[Tensor], Tensor] = lambda x: whole_tensor(x.detach()).cpu()
         weights = {name: put(x) for name, x in self.model.state_dict().items()}
         state = {i: {name: put(x) for name, x in entries.items()} for i, entries in optimizer.state_dict()["state"].items()}
         return _Written(self.model, weights), _Written(optimizer, state)
 
     def place(self, optimizer: torch.optim.Optimizer) -> None:
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
         for p, entries in optimizer.state.items():
             for name, x in entries.items():
-                if x.shape == p.shape and not hasattr(x, "full_tensor"): entries[name] = distribute_tensor(x.to(p.device), p.device_mesh, p.placements)
+                if x.shape == p.shape and not hasattr(x, "full_tensor"): entries[name] = distribute_tensor(x.to(p.device), cast(DTensor, p).device_mesh, cast(DTensor, p).placements)
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d022
-def check_shards(config, # a TrainConfig
-                 recipe, # its Recipe
+def check_shards(config: TrainConfig, # a run's
+                 recipe: Recipe, # what it trains with
                  ) -> None:
     "Raises ValueError for what a model in pieces cannot do, naming the remedy."
     why = dict(source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "", recipe="its critic stands outside the pieces" if recipe.critic else "",

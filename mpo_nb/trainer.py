@@ -9,7 +9,7 @@ __all__ = ['Trainer', 'TrainConfig']
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -53,8 +53,8 @@ class _Sampling(Policy):
         tokens = [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)] if recipe.actions == "sentence" else None
         assert old is not None # the trainer's where they are recomputed, the sampler's otherwise
         own = old[..., 0] if old.ndim == 3 else old # the backbone's
-        draw = lambda mask: recipe.blocks(mask, tokens, own, draw_seed(c.seed, step, "blocks"))
-        blocks = self.processes.drawn(draw, r.mask) if recipe.actions == "random" else draw(r.mask)
+        draw: Callable[[Tensor], Tensor | None] = lambda mask: recipe.blocks(mask, tokens, own, draw_seed(c.seed, step, "blocks"))
+        blocks = self.processes.drawn(cast(Callable[[Tensor], Tensor], draw), r.mask) if recipe.actions == "random" else draw(r.mask) # None only where actions are no blocks, as random ones are
         batch = Batch(r, problems, rewards, shaped, old, ref, blocks, dead, kept, own.clone(), torch.full_like(own, math.nan), first=mine.start * c.group_size)
         if recipe.confident is not None: batch.learnt = r.mask & (own.exp() < recipe.confident)
         return self.judge(batch, shaped, values, step)
@@ -84,7 +84,7 @@ class _Updating(_Sampling):
     def scales(self,
                batch: Batch, # the step's responses
                rows: Tensor, # (n,) one minibatch's, here
-               ) -> dict: # what `Recipe.loss` divides by, and `value_loss` under "judged"
+               ) -> dict[str, Any]: # what `Recipe.loss` divides by, and `value_loss` under "judged"
         "The denominators of a minibatch's loss: those of all processes together."
         recipe, limit, whole = self.recipe, self.config.max_new_tokens, batch.inputs(rows)
         count = loss_count(whole["mask"], recipe.aggregate, recipe.action_space(whole), limit) if len(rows) else 0.0
@@ -102,7 +102,7 @@ class _Updating(_Sampling):
         "The gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
         c, recipe, found, scale = self.config, self.recipe, [], scales or self.scales(batch, rows)
         self.optimizer.zero_grad(set_to_none=True)
-        def passed(micro): # a pass of the model over some rows
+        def passed(micro: Tensor) -> tuple[Tensor, Tensor, Tensor | None]: # a pass of the model over some rows
             with self._autocast(): return self.shards.through(lambda: forward(self.model, batch.rollout.rows(micro), c, recipe.entropy > 0, self.mtp, self.critic, share=not self.in_pieces))
         micros, failed = micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens), None
         missing = int(self.processes.largest(len(micros))) - len(micros) if self.in_pieces else 0 # passes that another process has more
@@ -200,6 +200,7 @@ class Trainer(_Updating):
         return found
 
     def _warm_up(self) -> WarmUp:
+        assert self.mtp is not None # `warm_up` has looked
         c, path = self.config, self.run.path / "mtp"
         r = self.sample(step_problems(self.task, c.seed, 1, c.mtp_warmup_problems), c.group_size, draw_seed(c.seed, 0, "warm-up"))
         rows = [dict(input_ids=p[m.bool()].tolist() + ids[:n].tolist(), labels=[-100] * int(m.sum()) + ids[:n].tolist()) for p, m, ids, n in zip(r.prompt_ids, r.prompt_mask, r.ids, r.lengths.tolist())]
