@@ -16,15 +16,16 @@ from dataclasses import asdict, replace
 from typing import Any, cast
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 from .actions import WindowActions
-from .batches import frozen_forward
+from .batches import draw_seed, frozen_forward, step_problems
 from .checkpoint import Run, load_optimizer
 from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
 from .critic import Critic
 from .faults import Interruptible, MemoryBudget
 from .logprobs import CausalLM
-from .mtp import MTPModules
+from .mtp import MTPModules, WarmUp, warm_up
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
 from .processes import Processes, check_several
 from .prompts import prompt_format, render_prompt
@@ -61,7 +62,7 @@ class Setup:
         self.processes = Processes(config.device)
         check_several(self.processes, config)
         self.in_pieces = self.processes.many and wants_shards()
-        if self.in_pieces: check_shards(config, self.recipe)
+        if self.in_pieces: check_shards(config, self.recipe, len(self.task.test), self.processes.world)
         self.device = self.processes.device or resolve_device(config.device)
         self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
         earlier = None if config.overwrite else self.processes.tell(self.run.config)
@@ -202,3 +203,20 @@ class Policy(Setup):
         shards = self.shards if model is self.model else self.reference_shards
         with self._autocast(), adapters_off(model) if reference else nullcontext():
             return shards.whole(lambda: self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic), r.prompt_mask.sum(1) + r.lengths))
+
+    def warm_up(self) -> WarmUp | None: # None where nothing is to be done
+        "Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run, resumable. The main process does it for all."
+        if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.tell(self.run.checkpoints()): return None
+        with self.processes.together(): found = self._warm_up() if self.processes.main else None
+        self.processes.same(self.mtp.parameters())
+        return found
+
+    def _warm_up(self) -> WarmUp:
+        assert self.mtp is not None # `warm_up` has looked
+        c, path = self.config, self.run.path / "mtp"
+        r = self.sample(step_problems(self.task, c.seed, 1, c.mtp_warmup_problems), c.group_size, draw_seed(c.seed, 0, "warm-up"))
+        rows = [dict(input_ids=p[m.bool()].tolist() + ids[:n].tolist(), labels=[-100] * int(m.sum()) + ids[:n].tolist()) for p, m, ids, n in zip(r.prompt_ids, r.prompt_mask, r.ids, r.lengths.tolist())]
+        found = warm_up(self.model, self.mtp, rows, c.mtp_warmup_steps, lr=c.mtp_warmup_lr, seed=c.seed, output=str(path), checkpoint_every=c.checkpoint_every, precision="bfloat16" if c.precision == "bfloat16" else "float32", progress=c.progress)
+        shares = ", ".join(f"{b:.2f} to {a:.2f}" for b, a in zip(found.before[1:], found.after[1:]))
+        tqdm.write(f"Warm-up: tokens that a module's first guess gets right, from 1 to {c.k - 1} ahead: {shares}; of the backbone's own, {found.after[0]:.2f}.")
+        return found

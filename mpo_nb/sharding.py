@@ -124,9 +124,13 @@ class Shards(Whole):
 # %% ../nbs/lib/sharding.ipynb #5ba7d022
 def check_shards(config: TrainConfig, # a run's
                  recipe: Recipe, # what it trains with
+                 held_out: int = 1, # problems that there are to evaluate on
+                 processes: int = 1, # that share them
                  ) -> None:
     "Raises ValueError for what a model in pieces cannot do, naming the remedy."
     why = dict(source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "", recipe="its critic stands outside the pieces" if recipe.critic else "",
                quantization="packed weights are not cut into pieces" if config.quantization != "none" else "", precision="loss scaling is not supported on pieces; use precision='bfloat16'" if config.precision == "float16" else "")
     for name, reason in why.items():
         if reason: raise ValueError(f"{name}={getattr(config, name)!r} with --use_fsdp: {reason}; or launch with --multi_gpu, where each process holds the whole model")
+    least = min(config.eval_problems, held_out)
+    if config.eval_every and least < processes: raise ValueError(f"eval_problems={least} with --use_fsdp and {processes} processes: all gather the model to sample; use at least {processes}, or eval_every=0")

@@ -9,6 +9,7 @@ __all__ = ['Trainer', 'TrainConfig']
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from .checkpoint import Run
 from .config import TrainConfig
 from .critic import critic_targets, explained_variance, value_loss, whiten
 from .losses import PolicyLoss, loss_count
-from .mtp import WarmUp, warm_up
 from .montecarlo import sampled_advantages
 from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb, rollout_metrics
 from .policy import Policy
@@ -117,7 +117,8 @@ class _Updating(_Sampling):
             if failed is None or self.in_pieces: self.scaler.scale(out.loss * self.processes.world if self.in_pieces else out.loss).backward() # pieces get the mean over processes
             found.append((out, inputs["mask"], inputs["advantages"], entropy, judgement))
         for _ in range(missing): (passed(torch.tensor([0]))[0].sum() * 0.0).backward()
-        if failed is not None: self._fail("the loss", batch, failed, step)
+        with self.processes.together() if self.in_pieces else nullcontext():
+            if failed is not None: self._fail("the loss", batch, failed, step)
         return found
 
     def update(self,
@@ -135,8 +136,10 @@ class _Updating(_Sampling):
         for number, part in enumerate(order):
             self.moved, rows = True, batch.own(part)
             scales = self.scales(batch, rows)
-            with self.processes.together(): micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens, scales), lengths[rows]) if not self.in_pieces else self.accumulate(batch, rows, step, self.memory.tokens, scales)
-            if not self.in_pieces: self.processes.add_gradients(self.trained)
+            if self.in_pieces: micro = self.accumulate(batch, rows, step, self.memory.tokens, scales)
+            else:
+                with self.processes.together(): micro = self.memory.run(lambda tokens: self.accumulate(batch, rows, step, tokens, scales), lengths[rows])
+                self.processes.add_gradients(self.trained)
             for out, mask, advantages, entropy, judgement in micro: meter.add(out, mask, advantages, entropy, number); judgements[number] = judgements.get(number, 0.0) + judgement
             if number == 0: mismatch = self._check_logps(batch, rows)
             self.scaler.unscale_(self.optimizer)
@@ -191,23 +194,6 @@ class Trainer(_Updating):
         seed, mine = draw_seed(self.config.seed, 0, "evaluation"), self.processes.share(min(self.config.eval_problems, len(self.task.test)))
         places = mine if self.processes.many else None
         return held_out_accuracy(self.task, self.config.eval_problems, lambda problems, greedy: self.sample(problems, 1, seed, greedy, places).texts, self.processes)
-
-    def warm_up(self) -> WarmUp | None: # None where nothing is to be done
-        "Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run, resumable. The main process does it for all."
-        if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.tell(self.run.checkpoints()): return None
-        with self.processes.together(): found = self._warm_up() if self.processes.main else None
-        self.processes.same(self.mtp.parameters())
-        return found
-
-    def _warm_up(self) -> WarmUp:
-        assert self.mtp is not None # `warm_up` has looked
-        c, path = self.config, self.run.path / "mtp"
-        r = self.sample(step_problems(self.task, c.seed, 1, c.mtp_warmup_problems), c.group_size, draw_seed(c.seed, 0, "warm-up"))
-        rows = [dict(input_ids=p[m.bool()].tolist() + ids[:n].tolist(), labels=[-100] * int(m.sum()) + ids[:n].tolist()) for p, m, ids, n in zip(r.prompt_ids, r.prompt_mask, r.ids, r.lengths.tolist())]
-        found = warm_up(self.model, self.mtp, rows, c.mtp_warmup_steps, lr=c.mtp_warmup_lr, seed=c.seed, output=str(path), checkpoint_every=c.checkpoint_every, precision="bfloat16" if c.precision == "bfloat16" else "float32", progress=c.progress)
-        shares = ", ".join(f"{b:.2f} to {a:.2f}" for b, a in zip(found.before[1:], found.after[1:]))
-        tqdm.write(f"Warm-up: tokens that a module's first guess gets right, from 1 to {c.k - 1} ahead: {shares}; of the backbone's own, {found.after[0]:.2f}.")
-        return found
 
     def save(self) -> None:
         "Write a checkpoint of the last step taken."

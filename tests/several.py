@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -79,17 +80,21 @@ def faults(folder: Path):
     "One process of two fails, in several ways; writes down what each of them met."
     rank, said = int(os.environ["RANK"]), {}
 
+    def no_words(problem, response):
+        raise ValueError("no words today")
+
     class Scoring(Trainer):
-        def sample(self, *args, **kwargs):
+        def collect(self, step):
             if rank == 1:
-                raise ValueError("no words today")
-            return super().sample(*args, **kwargs)
+                self.task = replace(self.task, reward=no_words)
+            return super().collect(step)
 
     class NotFinite(Trainer):
-        def accumulate(self, batch, rows, step, *args):
+        def collect(self, step):
+            batch = super().collect(step)
             if rank == 1:
-                self._fail("the loss", batch, batch.kept, step)
-            return super().accumulate(batch, rows, step, *args)
+                batch.advantages[0] = torch.nan
+            return batch
 
     class SmallMemory(Trainer):
         def accumulate(self, batch, rows, step, tokens=None, scales=None):
@@ -107,16 +112,21 @@ def faults(folder: Path):
     def fit(name, kind, **options):
         said[name] = outcome(lambda: train(folder / name, FAULTY | options, trainer=kind))
 
+    def refuse(**options):
+        for name, option in options.items():
+            said[name] = outcome(lambda: Trainer(TrainConfig(output=str(folder / name), **SMALL | option)))
     fit("scoring", Scoring)
     fit("not finite", NotFinite)
     fit("interrupted", Interrupted)
     said["stopped"] = said["interrupted"]
     fit("plain", Trainer)
-    fit("memory", SmallMemory)
+    if os.environ["ACCELERATE_USE_FSDP"] != "true":
+        fit("memory", SmallMemory)
     fit("interrupted", Trainer)  # taken up again
     said["another configuration"] = outcome(lambda: train(folder / "plain", dict(lr=1e-3), trainer=Trainer))
-    for name, options in dict(vllm=dict(sampler="vllm"), problems=dict(prompts_per_step=1, minibatches=1), device=dict(device="cuda:0")).items():
-        said[name] = outcome(lambda: Trainer(TrainConfig(output=str(folder / name), **SMALL | options)))
+    refuse(vllm=dict(sampler="vllm"), problems=dict(prompts_per_step=1, minibatches=1), device=dict(device="cuda:0"))
+    if os.environ["ACCELERATE_USE_FSDP"] == "true":
+        refuse(critic=dict(recipe="ppo"), modules=dict(recipe="mpo", source="mtp"), float16=dict(precision="float16"), packed=dict(quantization="4bit", lora_rank=4), held_out=dict(eval_every=1, eval_problems=1))
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 
 
