@@ -97,7 +97,7 @@ class Environment:
         self.folder, self.bin, self.python = folder, folder / "bin", folder / "bin" / "python"
 
     def pip(self, *words):
-        run(sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "-q", *words)
+        run(sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "-qq", *words)
 
     def install(self, *words):
         self.pip("install", "--no-compile", *words)
@@ -132,7 +132,7 @@ def cuda_packages(plan: dict) -> str:
     torch, here = plan["install"][0]["metadata"], plan["environment"] | {"extra": ""}
     needed = [r.name for r in map(Requirement, torch.get("requires_dist", [])) if r.marker is None or r.marker.evaluate(here)]
     cuda = [name for name in needed if name.startswith(("nvidia-", "cuda-"))]
-    return f"its torch, {torch['version']}, brings {cuda[0]} and {len(cuda) - 1} more CUDA packages" if cuda else ""
+    return f"its torch {torch['version']} brings {cuda[0]} and {len(cuda) - 1} more CUDA packages" if cuda else ""
 
 
 # The checks on one Python
@@ -270,7 +270,7 @@ def try_python(board: Board, minor: str, python: str, source: Path, files: list[
     board.attempt(name, "constraints", check_constraints, first, folder, "no build" not in why)
     for kind, env, install, words in (("wheel", first, install_wheel, (wheel, folder)), ("sdist", second, install_sdist, (sdist, first))):
         row, empty = f"{name}, {kind}", folder / f"from-{kind}"
-        say(row + ("" if kind == "sdist" else ": with every requirement" if full else f": without torch, for {why}"))
+        say(row + ("" if kind == "sdist" else ": with every requirement" if full else f": without torch, as {why}"))
         empty.mkdir()
         if board.attempt(row, "install", install, env, *words, full):
             check_installed(board, row, env, empty, full)
@@ -294,8 +294,14 @@ def check_everything(board: Board, source: Path, out: Path, work: Path, asked: l
         reasons = dict(zip(pythons, pool.map(lambda minor: try_python(board, minor, pythons[minor], source, files, work / minor, asked), pythons)))
     if "" not in reasons.values():
         board.failures.append("no Python got the whole check, with torch: name one with --full, e.g. --full 3.12, to download what its torch brings")
+    return left_out({minor: reasons.get(minor, "no such Python is on this machine") for minor in minors})
+
+
+def left_out(reasons: dict[str, str]) -> list[str]:
+    "What was not tried, and why, in words: one line for each reason."
     light = f"{', '.join(sorted(NEED_TORCH))} and the modules that import them, the commands' help, the README's example, the training step"
-    return [f"Python {minor}: {light}; for {why}" for minor, why in reasons.items() if why] + [f"Python {minor}: everything; this machine has none" for minor in minors if minor not in reasons]
+    shared = {why: [minor for minor in reasons if reasons[minor] == why] for why in reasons.values() if why}
+    return [f"Python {', '.join(minors)}: {why}" + (f". Left out: {light}" if "torch" in why else "") for why, minors in shared.items()]
 
 
 def supported(wheel: Path) -> list[str]:
@@ -313,11 +319,11 @@ def main() -> int:
     out = ROOT / "dist"
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
-        left_out = check_everything(board, Path(folder) / "source", out, Path(folder) / "pythons", options.full)
+        notes = check_everything(board, Path(folder) / "source", out, Path(folder) / "pythons", options.full)
     for columns in ((*file_checks, "as the wheel"), ("sources", "constraints", "oldest Python"), ("install", "starts", "place", "compiles", "imports", "commands", "example", "training")):
         print("\n" + board.table(columns))
-    print("\n" + "\n".join([f"Left out on {text}." for text in left_out] + [f"FAILED: {text}" for text in board.failures]))
-    say("everything else holds" if left_out and not board.failures else "everything holds" if not board.failures else f"{len(board.failures)} failed")
+    print("\n" + "\n".join([f"{text}." for text in notes] + [f"FAILED: {text}" for text in board.failures]))
+    say("everything that was tried holds" if not board.failures else f"{len(board.failures)} failed")
     return 1 if board.failures else 0
 
 

@@ -171,7 +171,9 @@ def plan(*requires: str) -> dict:
 def test_cuda_packages_decide_what_a_python_gets():
     assert not release_check.cuda_packages(plan("sympy>=1.13", 'nvidia-nccl-cu13==2.29; platform_system == "Windows"', 'cuda-bindings; extra == "x"'))
     told = release_check.cuda_packages(plan("sympy", 'cuda-toolkit[cublas]==13.0.3; platform_system == "Linux"', "nvidia-nccl-cu13"))
-    assert told == "its torch, 2.13.0, brings cuda-toolkit and 1 more CUDA packages"
+    assert told == "its torch 2.13.0 brings cuda-toolkit and 1 more CUDA packages"
+    lines = release_check.left_out({"3.10": told, "3.11": "", "3.12": told, "3.13": "no such Python is on this machine"})
+    assert lines[0].startswith(f"Python 3.10, 3.12: {told}. Left out: accelerate, ") and lines[1:] == ["Python 3.13: no such Python is on this machine"]
 
 
 def test_pythons_of_this_machine_are_found():
