@@ -60,6 +60,14 @@ class Whole:
         "Cut a state as its parameters are cut."
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d020
+def _fully_shard() -> Callable[..., Any]:
+    "FSDP2. Raises ImportError where PyTorch is too old for it."
+    try:
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+        FSDPModule.set_reshard_after_forward
+    except (ImportError, AttributeError): raise ImportError(f"--use_fsdp with torch {torch.__version__}: sharding needs torch.distributed.fsdp.fully_shard and its set_reshard_after_forward, which this torch lacks; pip install -U torch, or launch with --multi_gpu") from None
+    return fully_shard
+
 class _Root(nn.Module):
     "Runs a piece of work as its forward pass."
     def __init__(self, model: nn.Module) -> None:
@@ -85,8 +93,8 @@ class Shards(Whole):
                  model: nn.Module, # the same weights on every process; on the CPU or their device
                  processes: Processes, # several
                  ) -> None:
-        try: from torch.distributed.fsdp import FSDPModule, fully_shard
-        except ImportError: raise ImportError(f"--use_fsdp with torch {torch.__version__}: sharding here is torch.distributed.fsdp.fully_shard, of torch 2.6 or newer; pip install -U torch, or launch with --multi_gpu") from None
+        fully_shard = _fully_shard()
+        from torch.distributed.fsdp import FSDPModule
         from torch.distributed.device_mesh import init_device_mesh
         super().__init__(model)
         assert processes.device is not None # several have met, each with its own
@@ -127,7 +135,8 @@ def check_shards(config: TrainConfig, # a run's
                  held_out: int = 1, # problems that there are to evaluate on
                  processes: int = 1, # that share them
                  ) -> None:
-    "Raises ValueError for what a model in pieces cannot do, naming the remedy."
+    "Raises ValueError for what a model in pieces cannot do, naming the remedy; ImportError where PyTorch is too old."
+    _fully_shard()
     why = dict(source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "", recipe="its critic stands outside the pieces" if recipe.critic else "",
                quantization="packed weights are not cut into pieces" if config.quantization != "none" else "", precision="loss scaling is not supported on pieces; use precision='bfloat16'" if config.precision == "float16" else "")
     for name, reason in why.items():

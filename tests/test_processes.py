@@ -11,8 +11,14 @@ import pytest
 import torch
 
 from mpo_nb.checkpoint import Run, read_lines
+from mpo_nb.cli import tour
+from mpo_nb.config import configured_recipe
 from mpo_nb.metrics import clock_metrics
+from mpo_nb.models import load
+from mpo_nb.processes import Processes
 from mpo_nb.recipes import recipes
+from mpo_nb.sharding import check_shards
+from mpo_nb.sweep import sweep
 from mpo_nb.trainer import TrainConfig, Trainer
 from several import Together, end, finish, launch, train
 
@@ -209,3 +215,34 @@ def test_pieces_are_killed_and_taken_up_again(uninterrupted, tmp_path):
     Together("run", tmp_path, RUN, log=tmp_path / "log", pieces=True).finish(60)
     assert_close(numbers(read_lines(tmp_path / "metrics.jsonl")), content(uninterrupted)[0], 1e-3)
     assert_close(numbers(Trainer(TrainConfig(output=str(one), **RUN)).fit()), content(uninterrupted)[0], 1e-3)
+
+
+# Before anything is started
+
+def test_a_torch_without_fsdp2_is_told_of(monkeypatch):
+    monkeypatch.delattr(torch.distributed.fsdp, "fully_shard")
+    config = TrainConfig()
+    with pytest.raises(ImportError, match="--use_fsdp with torch .* pip install -U torch, or launch with --multi_gpu"):
+        check_shards(config, configured_recipe(config))
+
+
+def test_a_launch_that_began_one_process_only_says_so(monkeypatch):
+    "accelerate launch --cpu without MPI."
+    for name, value in dict(ACCELERATE_MIXED_PRECISION="no", MASTER_ADDR="127.0.0.1").items():
+        monkeypatch.setenv(name, value)
+    with pytest.warns(UserWarning, match="asked for several processes and started one.*use --multi_gpu"):
+        assert not Processes("cpu").many
+
+
+def test_a_sweep_and_a_tour_are_not_for_launchers(monkeypatch, tmp_path, capsys):
+    for name, value in dict(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="start it with plain python"):
+        sweep({"one": TrainConfig(output=str(tmp_path / "run"))})
+    assert tour(["--output", str(tmp_path)]) == 2 and "start it without a launcher" in capsys.readouterr().err
+
+
+def test_layers_of_adapters_are_found(tmp_path):
+    "A model with adapters is cut layer by layer too."
+    model, _ = load("tiny", device="cpu", precision="float32", lora_rank=2, quiet=True)
+    assert set(model._no_split_modules) == {"LlamaDecoderLayer"}
