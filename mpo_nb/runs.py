@@ -124,7 +124,7 @@ def compare_ratios(traces: list[Trace], # of all runs; those without log-probabi
     traces = [t for t in traces if t.tokens and math.isfinite(t.advantage) and not t.delta[t.mask_tensor].isnan().any()]
     found = []
     for label, r in recipes.items() if traces else ():
-        r = replace(r, aggregate="token-mean", kl=0.0, entropy=0.0); batch = _stack(traces, r); out = r.loss(batch); c, control = spread_factor(r, batch), None
+        r = replace(r, aggregate="token-mean", kl=0.0, entropy=0.0, source="backbone"); batch = _stack(traces, r); out = r.loss(batch); c, control = spread_factor(r, batch), None
         if c < 1 and r.surrogate == "ppo":
             wide = (1 - max(0.0, 1 - r.clip[0]) ** (1 / c), (1 + r.clip[1]) ** (1 / c) - 1)
             control = float(replace(r, actions=TokenActions(), clip=wide).loss(batch).clip_fraction)
@@ -133,8 +133,8 @@ def compare_ratios(traces: list[Trace], # of all runs; those without log-probabi
 
 def token_and_run_recipes(runs: list[RunData], # as read
                           ) -> dict[str, Recipe]: # label -> recipe, a token-level one first
-    "The recipes of runs, each action space once; a token-level one is added where none of them is."
-    found = {r.label: r.recipe for r in runs if r.recipe is not None}
+    "The recipes of runs, each action space once, on the backbone's probabilities, which are what traces hold; a token-level one is added where none of them is."
+    found = {r.label: replace(r.recipe, source="backbone") for r in runs if r.recipe is not None}
     if not any(isinstance(r.actions, TokenActions) for r in found.values()):
         found = {"token level": replace(next((r for r in found.values() if r.surrogate == "ppo"), recipe("grpo")), name="token level", actions=TokenActions())} | found
     kept: dict[str, Recipe] = {}

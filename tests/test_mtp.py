@@ -469,3 +469,15 @@ def test_a_recipe_is_told_what_it_lacks():
         recipe("mpo", source="mtp").loss(batch)
     with pytest.raises(ValueError, match=r"shape \(2, 5, 4\) and source='backbone'"):
         recipe("mpo").loss(batch | dict(logps=torch.ones(2, 5, 4), old_logps=torch.ones(2, 5, 4)))
+
+
+@pytest.mark.slow
+def test_from_the_shell_to_the_report_and_the_browser(tmp_path):
+    "A finished run whose windows looked ahead is drawn from its traces, which hold the backbone's probabilities."
+    from mpo_nb.cli import main
+    from mpo_nb.widgets import RolloutBrowser, TrainingMonitor
+    output = tmp_path / "run"
+    assert main(f"--source mtp --k 3 --steps 1 --prompts_per_step 4 --group_size 4 --mtp_warmup_steps 2 --mtp_warmup_problems 4 --eval_problems 8 --progress false --output {output}".split()) == 0
+    assert "token level" in (output / "report.html").read_text()
+    for widget in (RolloutBrowser, TrainingMonitor):
+        assert widget(str(output)).to_html(tmp_path / f"{widget.__name__}.html").stat().st_size > 10_000
