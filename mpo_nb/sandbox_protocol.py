@@ -17,7 +17,7 @@ class Gone(BaseException):
 
 class Remote:
     "The stand-in for an object of the other process: what is done to it is asked of that process."
-    def __init__(self, link: "Link", number: int) -> None:
+    def __init__(self, link: "Any", number: int) -> None: # link: a Link, which is defined further down
         self.__dict__.update(_link=link, _number=number)
 
     def __getattr__(self, name: str) -> "Any":

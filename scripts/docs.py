@@ -54,7 +54,7 @@ def symbols(module: Path) -> dict[str, tuple[int, str]]:
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in public:
             found[node.name] = node.lineno, (ast.get_docstring(node) or "").split("\n")[0]
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             target, value = node.targets[0] if isinstance(node, ast.Assign) else node.target, ast.unparse(node.value)
             if isinstance(target, ast.Name) and target.id in public:
                 found[target.id] = node.lineno, f"`{value}`" if len(value) < 120 else ""
