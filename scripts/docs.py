@@ -91,7 +91,7 @@ def write_reference(pages: Path):
     import nbformat
     from nbdev.config import get_config
     config, lines = get_config(), ["---", "title: Every symbol", "subtitle: What each module of the package exports, with a link to its page", "toc-depth: 2", "---", ""]
-    listed = re.findall(r"\blib/\w+(?=\.ipynb)", (ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    listed = dict.fromkeys(re.findall(r"\blib/\w+(?=\.ipynb)", (ROOT / "_quarto.yml").read_text(encoding="utf-8"))) # the navigation bar names some too
     for page in listed:
         title, subtitle = re.match(r"# (.*)\n> (.*)", nbformat.read(ROOT / "nbs" / f"{page}.ipynb", as_version=4).cells[0].source).groups()
         module, text = Path(page).name, (pages / f"{page}.ipynb").read_text(encoding="utf-8")

@@ -44,6 +44,7 @@ def test_every_notebook_has_a_page(root, site):
     notebooks = [p.relative_to(root / "nbs") for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
     missing = [str(n) for n in notebooks if not (site / n.with_suffix(".html")).is_file()]
     assert not missing, f"no page for {missing}"
+    assert all((site / name).exists() for name in ("404.html", "reference.html", "search.json"))
 
 
 def test_links_within_the_site_lead_somewhere(site, pages):
@@ -66,7 +67,6 @@ def test_links_within_the_site_lead_somewhere(site, pages):
 def test_no_page_asks_another_host(site, pages):
     asked = [f"{path.relative_to(site)}: {link}" for path, page in pages.items() for tag, name, link, rel in page.links
              if (tag, name) in REQUESTS and urlsplit(link).netloc and rel != "canonical"]
-    assert all((site / name).exists() for name in ("404.html", "reference.html", "search.json"))
     asked += [f"{path.relative_to(site)}: {found}" for path in sorted(site.rglob("*.css"))
               for found in re.findall(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^\"')\s]+", path.read_text(encoding="utf-8"))]
     assert not asked, "\n".join(asked)
@@ -81,6 +81,8 @@ def test_pages_draw_the_stored_figures(site, pages):
             assert (path.parent / script[1]).is_file()
     raw = [str(path.relative_to(site)) for path, page in pages.items() if re.search(r"\\\(|\\\[", re.sub(r"<(script|pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL))]
     assert not raw, f"formulas left as TeX on {raw}"
+    links = [str(path.relative_to(site)) for path, page in pages.items() if re.search(r"\]\s*\((?:\.\./)*\w+/\w+\.ipynb\)", re.sub(r"<(?!/?(?:pre|script)\b)[^>]*>", "", re.sub(r"<(script|pre)\b.*?</\1>", "", page.text, flags=re.DOTALL)))]
+    assert not links, f"links left as Markdown on {links}"
 
 
 def test_pages_are_light_and_share_one_plotly(site, pages):
@@ -98,6 +100,8 @@ def test_images_have_a_text(site, pages):
 
 def test_every_symbol_has_its_documentation_and_source(root, site, pages):
     "On the reference page and on its module's own."
+    headings = re.findall(r"<h2[^>]*>(mpo_nb\.\w+)", pages[site / "reference.html"].text)
+    assert len(headings) == len(set(headings)) > 50, "a module stands on the reference page twice, or is missing"
     reference, settings = pages[site / "reference.html"], ConfigParser()
     settings.read(root / "settings.ini")
     for module in sorted((root / "mpo_nb").glob("*.py")):
