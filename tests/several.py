@@ -1,5 +1,6 @@
 "What test_processes.py runs in several processes, and in one for comparison."
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -167,6 +168,7 @@ def begin(work: str, arguments: tuple, env: dict, log: str):
     os.environ.update(env)
     with open(log, "a") as said:
         os.dup2(said.fileno(), 1); os.dup2(said.fileno(), 2)
+    faulthandler.enable()  # a process that dies in native code says where it was
     torch.set_num_threads(1)
     try:
         globals()[work](*arguments)
