@@ -104,7 +104,7 @@ class Run:
             fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
             for key in {**earlier, **config}:
                 if key not in fixed and earlier.get(key) != config.get(key):
-                    raise ValueError(f"output={str(self.path)!r} holds a run with {key}={earlier.get(key)!r}, not {config.get(key)!r}; choose another folder, or overwrite=True to delete that run")
+                    raise ValueError(f"output={str(self.path)!r} holds a run with {key}={earlier.get(key)!r}, not {config.get(key)!r}; choose another folder, or overwrite=True (--overwrite) to delete that run")
         self.checkpoints_path.mkdir(parents=True, exist_ok=True)
         for leftover in self.checkpoints_path.glob(".*"): shutil.rmtree(leftover, ignore_errors=True)
         write_whole(self.path / "config.json", json.dumps(config, indent=1))

@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None, # arguments; default: those of the proce
             print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), plan, sep="\n"); return
         trainer = Trainer(config)
         rows = trainer.fit()
-        if trainer.processes.main: print(f"{len(rows)} lines of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
+        if trainer.processes.main: print(f"{len(rows)} line{'s' * (len(rows) != 1)} of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
         trainer.processes.end()
     return _guarded("mpo-train", work)
 

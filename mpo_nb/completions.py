@@ -57,10 +57,13 @@ def _read(file: Path) -> list[dict[str, Any]]:
     if missing: raise ValueError(f"{file} has no column {', '.join(missing)}; pass what TRL's GRPOTrainer logs with log_completions=True")
     return cast(list[dict[str, Any]], rows)
 
+def _tables(folder: Path) -> list[Path]:
+    "TRL's tables in a folder, in the order of their steps."
+    return sorted(folder.glob("completions_*.parquet")) or sorted((folder / "completions").glob("completions_*.parquet"))
+
 def _files(path: Path) -> list[Path]:
-    "The tables under a path, in the order of their steps."
-    if path.is_file(): return [path]
-    found = sorted(path.glob("completions_*.parquet")) or sorted((path / "completions").glob("completions_*.parquet"))
+    "The tables that a path stands for."
+    found = [path] if path.is_file() else _tables(path)
     if not found: raise FileNotFoundError(f"path={str(path)!r}: {'that folder holds' if path.is_dir() else 'there is no such file or folder, so there are'} no completions_*.parquet; pass the output_dir of a run with log_completions=True, its folder completions, or one of the files")
     return found
 
@@ -103,10 +106,13 @@ def load_completions(path: str | Path, # TRL's output_dir, its folder completion
 # %% ../nbs/lib/completions.ipynb #ff9b5e19
 _needed = ("input", "output", "score")
 
+def _dumps(folder: Path) -> list[Path]:
+    "verl's files in a folder, in the order of their steps."
+    return sorted((p for p in folder.glob("*.jsonl") if p.stem.isdecimal()), key=lambda p: int(p.stem))
+
 def _dump_files(path: Path) -> list[Path]:
-    "The files under a path, in the order of their steps."
-    if path.is_file(): return [path]
-    found = sorted((p for p in path.glob("*.jsonl") if p.stem.isdecimal()), key=lambda p: int(p.stem))
+    "The files that a path stands for."
+    found = [path] if path.is_file() else _dumps(path)
     if not found: raise FileNotFoundError(f"path={str(path)!r}: {'that folder holds' if path.is_dir() else 'there is no such file or folder, so there are'} no files like 10.jsonl; pass the folder that trainer.rollout_data_dir or trainer.validation_data_dir named, or one of its files")
     return found
 
@@ -168,8 +174,8 @@ def load_logged(path: str | Path, # a file or folder
                 ) -> list[Trace] | None: # None where neither TRL nor verl wrote there
     "What TRL or verl logged there, whichever it was, with the options' defaults. Raises ValueError for a file that is not what its name says."
     path = Path(path)
-    if path.suffix == ".parquet" or any(path.glob("completions_*.parquet")) or any((path / "completions").glob("completions_*.parquet")): return load_completions(path)
-    if path.is_dir() and any(p.stem.isdecimal() for p in path.glob("*.jsonl")): return load_verl_rollouts(path)
+    if path.suffix == ".parquet" or _tables(path): return load_completions(path)
+    if _dumps(path): return load_verl_rollouts(path)
     if not path.is_file() or path.suffix != ".jsonl": return None
     with open(path, encoding="utf8") as f: first = f.readline()
     try: row = json.loads(first)

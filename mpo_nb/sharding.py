@@ -6,11 +6,14 @@
 __all__ = ['T', 'wants_shards', 'whole_tensor', 'Whole', 'Shards', 'check_shards']
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d013
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 import torch
+import torch.nn.functional as F
+from accelerate.utils import gather
 from torch import Tensor, nn
 from .config import TrainConfig
 from .processes import Processes
@@ -26,7 +29,12 @@ def wants_shards() -> bool:
 def whole_tensor(x: Tensor, # whole, or in pieces on all processes, which must all ask
                  ) -> Tensor:
     "A tensor put together."
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
+    if not hasattr(x, "full_tensor"): return x
+    pieces = cast(Any, x) # a DTensor, a class that is not to be imported where nothing is in pieces
+    if not pieces.placements[0].is_shard(0): return cast(Tensor, pieces.full_tensor()) # a sum, as a norm is
+    own = pieces.to_local()
+    missing = math.ceil(len(x) / pieces.device_mesh.size()) - len(own) # rows, on the last processes
+    return cast(Tensor, gather(F.pad(own, (0, 0) * (x.dim() - 1) + (0, missing)))[: len(x)])
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d017
 class Whole:

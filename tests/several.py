@@ -2,6 +2,7 @@
 import contextlib
 import faulthandler
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,8 @@ import psutil
 import torch
 
 from lab import free_port
+from mpo_nb.processes import Processes
+from mpo_nb.sharding import whole_tensor
 from mpo_nb.trainer import TrainConfig, Trainer
 
 SMALL = dict(steps=1, prompts_per_step=3, group_size=4, epochs=1, minibatches=2, max_new_tokens=32, eval_every=0, eval_problems=5, checkpoint_every=1, trace_groups=3,
@@ -32,7 +35,7 @@ class Recorded(Trainer):
         step = self.optimizer.step
 
         def recorded(*args, **kwargs):
-            self.gradients.append(torch.cat([whole(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trained]))
+            self.gradients.append(torch.cat([whole_tensor(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trained]))
             return step(*args, **kwargs)
         self.optimizer.step = recorded
 
@@ -44,11 +47,6 @@ class Recorded(Trainer):
             return self.kept[seed]
         found = self.taken[seed]
         return found if places is None else found.rows(torch.tensor([i for p in places for i in range(p * group_size, (p + 1) * group_size)]))
-
-
-def whole(x):
-    "A tensor that may lie in pieces on several processes."
-    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def train(folder: Path, options: dict, taken=None, trainer=Recorded) -> Recorded:
@@ -63,9 +61,27 @@ def compare(jobs: Path):
     for name, options in json.loads((jobs / f"{way}.json").read_text()).items():
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
         run = train(jobs / way / name, options, taken)
-        same = run.processes.gather_list([[float(whole(p.detach()).double().abs().sum()) for p in run.trained]])
+        same = run.processes.gather_list([[float(whole_tensor(p.detach()).double().abs().sum()) for p in run.trained]])
         if run.processes.main:
             torch.save(dict(gradients=run.gradients, same=all(weights == same[0] for weights in same)), jobs / way / f"{name}.found")
+
+
+SHAPES = [(4, 3), (5, 3), (1, 4), (7,), (2, 2, 2)]
+
+
+def put_together(folder: Path):
+    "Tensors of even and uneven length, cut in two and gathered, and a sum of both processes' parts; without the collective that gloo cannot do safely."
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+    rank, mesh = Processes("cpu").rank, init_device_mesh("cpu", (2,))
+    summed = whole_tensor(DTensor.from_local(torch.tensor(float(rank + 1)), mesh, [Partial()]))
+    DTensor.full_tensor = None
+    found = []
+    for shape in SHAPES:
+        given = torch.arange(float(math.prod(shape))).reshape(shape)
+        for x in (given, given.bfloat16(), given.long()):
+            found.append(bool(torch.equal(whole_tensor(distribute_tensor(x, mesh, [Shard(0)])), x)))
+    (folder / f"together-{rank}.json").write_text(json.dumps(dict(found=found, summed=float(summed))))
 
 
 def outcome(work) -> str:

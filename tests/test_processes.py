@@ -20,7 +20,7 @@ from mpo_nb.recipes import recipes
 from mpo_nb.sharding import check_shards
 from mpo_nb.sweep import sweep
 from mpo_nb.trainer import TrainConfig, Trainer
-from several import Together, end, finish, launch, train
+from several import SHAPES, Together, end, finish, launch, train
 
 KL = dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')
 JOBS = {name: dict(recipe=name) for name in recipes if name not in ("grpo", "gspo_token", "tepo", "spo_chain")} | dict(  # each of these four takes the way of another one
@@ -97,6 +97,13 @@ def test_two_processes_give_the_gradients_and_metrics_of_one(name, several):
 @pytest.mark.parametrize("name", PIECES)
 def test_pieces_give_the_gradients_and_metrics_of_the_whole(name, pieces):
     check_same(name, pieces)
+
+
+def test_pieces_are_put_together(tmp_path):
+    Together("put_together", tmp_path, log=tmp_path / "log", pieces=True).finish(60)
+    for rank in (0, 1):
+        said = json.loads((tmp_path / f"together-{rank}.json").read_text())
+        assert said["found"] == [True] * 3 * len(SHAPES) and said["summed"] == 3
 
 
 # One fails: all fail, and say the same

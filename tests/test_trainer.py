@@ -277,7 +277,7 @@ def test_folder_of_another_configuration(tmp_path, monkeypatch):
     Trainer(small(tmp_path)).fit()
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     no_weights(monkeypatch)
-    with pytest.raises(ValueError, match=r"holds a run with k=4, not 2; choose another folder, or overwrite=True"):
+    with pytest.raises(ValueError, match=r"holds a run with k=4, not 2; choose another folder, or overwrite=True \(--overwrite\)"):
         Trainer(small(tmp_path, k=2))
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}, "the refused run changed the folder"
 
