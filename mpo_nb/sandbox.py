@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,26 +61,42 @@ def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, folder: 
                                 env={}, pass_fds=[*passed, *([filter_end] if bwrap else [])], start_new_session=True)
 
 # %% ../nbs/lib/sandbox.ipynb #65178828
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    "End a process that nobody has waited for, and what it started."
+    try:
+        os.kill(process.pid, signal.SIGSTOP)  # it starts nothing from here on
+        with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
+            children = file.read().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+    except OSError:  # gone already, or a system that keeps no such list
+        pass
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _kill(process)
     process.wait()
     for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()
 
-def _watch(worker: subprocess.Popen[bytes], judge: subprocess.Popen[bytes], deadline: float, most: int) -> tuple[bytes | str, bytes]:
-    "The verdict's line, b'' without one, 'timeout' or 'output'; and what was printed."
+def _watch(worker: subprocess.Popen[bytes], judge: subprocess.Popen[bytes], deadline: float, most: int, stop: socket.socket | None) -> tuple[bytes | str, bytes]:
+    "The verdict's line, b'' without one or when `stop` ends, 'timeout' or 'output'; and what was printed."
     line, printed = b"", b""
     with selectors.DefaultSelector() as pipes:
         for pipe in cast(tuple[IO[bytes], ...], (judge.stdout, judge.stderr, worker.stdout)):
             pipes.register(pipe, selectors.EVENT_READ)
+        if stop:
+            pipes.register(stop, selectors.EVENT_READ)
         while True:
             ready = pipes.select(max(0, deadline - time.monotonic()))
             if not ready:
                 return "timeout", printed
+            if any(key.fileobj is stop for key, _ in ready):
+                return b"", printed
             for key, _ in sorted(ready, key=lambda pair: pair[0].fileobj is judge.stdout):
                 data = os.read(key.fd, 1 << 16)
                 if not data:
@@ -124,7 +140,7 @@ def _reason(line: bytes | str, worker: subprocess.Popen[bytes], timeout: float) 
     return f"timeout: more than {ceil(timeout)} s of CPU" if sign == signal.SIGXCPU else f"exited early (signal {sign})" if sign > 0 else f"exited early (status {code})"
 
 # %% ../nbs/lib/sandbox.ipynb #c0196873
-def _run(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, bwrap: str | None, live: set[subprocess.Popen[bytes]]) -> CodeResult:
+def _run(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, bwrap: str | None, stop: socket.socket | None = None) -> CodeResult:
     start, memory, cpu = time.monotonic(), memory_mb << 20, ceil(timeout)
     inner = None if bwrap or platform.machine() not in CALLS or platform.system() != "Linux" else call_filter(platform.machine())
     limits = {"RLIMIT_AS": (memory, memory), "RLIMIT_CPU": (cpu, cpu + 1), "RLIMIT_FSIZE": (TMP_BYTES // 2,) * 2, "RLIMIT_NOFILE": (64, 64),
@@ -137,11 +153,9 @@ def _run(program: str, test: str, entry_point: str | None, timeout: float, memor
             for role, text, end in (("program", program, theirs), ("test", test, ours)):
                 errors = subprocess.PIPE if role == "test" else subprocess.STDOUT
                 side = _start((role, text, entry_point, limits, bool(bwrap), inner), end, bwrap, folder, errors)
-                closing.callback(live.discard, side)
                 closing.callback(_end, side)
-                live.add(side)
                 sides.append(side)
-        line, printed = _watch(sides[0], sides[1], start + timeout, _MOST_OUTPUT)
+        line, printed = _watch(sides[0], sides[1], start + timeout, _MOST_OUTPUT, stop)
         reason = _reason(line, sides[0], timeout)
     passed = line == b"pass passed\n"
     if line[:6] == b"fault ":
@@ -173,7 +187,7 @@ def check_sandbox(
     if platform.machine() not in CALLS:
         raise RuntimeError(_REMEDY.format(f"Its filter of system calls is known for {' and '.join(CALLS)}, not for {platform.machine()}"))
     if path not in _started:
-        tried = _run(_PROBE, "assert walls() == (1, 2)", None, 30.0, 512, path, set())
+        tried = _run(_PROBE, "assert walls() == (1, 2)", None, 30.0, 512, path)
         if not tried:
             what = "could not start" if tried.reason.startswith(("exited", "no verdict", "timeout")) else "does not hold"
             raise RuntimeError(_REMEDY.format(f"{path} {what}: {tried.output.strip() or tried.reason}"[:400]))
@@ -190,9 +204,9 @@ def code_passes(
     unsafe_code: bool = False,  # run without walls, where bubblewrap is missing
 ) -> CodeResult:
     "Run a program against a test, from any thread. RuntimeError without bubblewrap, ValueError on a bad argument or a test that is no test."
-    return _passes(program, test, entry_point, timeout, memory_mb, unsafe_code, set())
+    return _passes(program, test, entry_point, timeout, memory_mb, unsafe_code)
 
-def _passes(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, unsafe_code: bool, live: set[subprocess.Popen[bytes]]) -> CodeResult:
+def _passes(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, unsafe_code: bool, stop: socket.socket | None = None) -> CodeResult:
     for name, text in (("program", program), ("test", test)):
         if not isinstance(text, str):
             raise ValueError(f"{name}={text!r:.80} is no text; give Python source as a string")
@@ -202,7 +216,7 @@ def _passes(program: str, test: str, entry_point: str | None, timeout: float, me
         raise ValueError(f"timeout={timeout!r}; give a positive number of seconds")
     if not memory_mb >= 64:
         raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more")
-    return _run(program, test, entry_point, timeout, memory_mb, check_sandbox(unsafe_code), live)
+    return _run(program, test, entry_point, timeout, memory_mb, check_sandbox(unsafe_code), stop)
 
 # %% ../nbs/lib/sandbox.ipynb #9e59a76c
 def run_programs(
@@ -215,21 +229,24 @@ def run_programs(
 ) -> list[CodeResult]:  # a CodeResult for each job, in their order
     "Run many programs side by side. Errors as in `code_passes`; on Ctrl-C all that run are ended."
     check_sandbox(unsafe_code)
-    live: set[subprocess.Popen[bytes]] = set()
-    run: Callable[[tuple[Any, ...]], CodeResult] = lambda job: _passes(*cast(tuple[str, str, str | None], (*job, *[None] * (3 - len(job)))), timeout, memory_mb, unsafe_code, live)
+    ring, stop = socket.socketpair() # every program that runs ends when `ring` is closed
+    run: Callable[[tuple[Any, ...]], CodeResult] = lambda job: _passes(*cast(tuple[str, str, str | None], (*job, *[None] * (3 - len(job)))), timeout, memory_mb, unsafe_code, stop)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(workers or cores) as pool:
-        waiting = [pool.submit(run, job) for job in jobs]
-        results: Iterable[CodeResult] = (job.result() for job in waiting)
-        if progress:
-            from tqdm.auto import tqdm
-            results = tqdm(results, total=len(waiting), desc="programs")
+    with ring, stop, ThreadPoolExecutor(workers or cores) as pool:
         try:
+            waiting = [pool.submit(run, job) for job in jobs]
+            results: Iterable[CodeResult] = map(_result, waiting)
+            if progress:
+                from tqdm.auto import tqdm
+                results = tqdm(results, total=len(waiting), desc="programs")
             return list(results)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            while not all(job.done() for job in waiting):  # one may have been about to start
-                for side in list(live):
-                    side.kill()
-                time.sleep(0.02)
+            ring.close()
+            pool.shutdown(cancel_futures=True)
             raise
+
+def _result(job: Future[CodeResult]) -> CodeResult:
+    "A future's result; looked for twice a second, because a Ctrl-C that comes just before the wait does not end it."
+    while not wait([job], 0.5).done:
+        pass
+    return job.result()

@@ -207,8 +207,8 @@ def alive(pids):
     return {pid for pid in pids if os.path.exists(f"/proc/{pid}") and "(zombie)" not in Path(f"/proc/{pid}/status").read_text()}
 
 
-def gone(pids):
-    end = time.monotonic() + 60
+def gone(pids, seconds=60):
+    end = time.monotonic() + seconds
     while (left := alive(pids)) and time.monotonic() < end:
         time.sleep(0.05)
     return not left
@@ -246,6 +246,32 @@ def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, unsafe_code, root):
         trainer.kill()
     assert time.monotonic() - start < 20 and gone(inner)
     assert how == signal.SIGKILL or errors.rstrip().endswith("KeyboardInterrupt")
+
+
+MOMENTS = """
+import ctypes, os, random, signal, subprocess, sys, time
+from test_sandbox import gone, processes
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a trainer leaves behind becomes ours
+how, moments = int(sys.argv[1]), random.Random(0)
+trainer = "from mpo_nb.sandbox import *\\ncheck_sandbox()\\nprint(flush=True)\\nrun_programs([('while True: pass', 'assert 1')] * 8, workers=3, timeout=100)"
+for trial in range(15):
+    started = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    started.stdout.readline()
+    time.sleep(moments.uniform(0, 0.06))
+    started.send_signal(how)
+    try: status = started.wait(20)
+    except subprocess.TimeoutExpired: sys.exit(f"trial {trial}: the trainer did not end")
+    if status == 0 or not gone(processes(os.getpid()), 20): sys.exit(f"trial {trial}: exit status {status}, and something is left")
+"""
+
+
+@walled
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_the_moment_in_which_programs_start_leaves_nothing_either(how, root):
+    "bubblewrap's processes are not bound to each other from the first instruction on."
+    done = subprocess.run([sys.executable, "-c", MOMENTS, str(int(how))], cwd=root / "tests", env=dict(os.environ, PYTHONPATH=str(root)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @walled
