@@ -2,6 +2,7 @@
 import re
 import sys
 from configparser import ConfigParser
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import nbformat
@@ -11,7 +12,7 @@ import torch
 import mpo_nb.memory
 import mpo_nb.models
 import mpo_nb.tasks
-from mpo_nb.memory import cards, context_bytes
+from mpo_nb.memory import cards, context_bytes, plan_memory
 
 SHAPES = {"Qwen/Qwen2.5-0.5B-Instruct": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, tie_word_embeddings=True),
           "Qwen/Qwen2.5-1.5B-Instruct": dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, tie_word_embeddings=True),
@@ -110,6 +111,7 @@ def planned(code, monkeypatch, tmp_path, model: str, card: str):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=capacity))
     monkeypatch.setattr(mpo_nb.memory, "present_device", lambda device: (name, capacity - context_bytes))
+    monkeypatch.setattr(mpo_nb.memory, "plan_memory", partial(plan_memory, cards={}))  # of the other cards nothing is asked here
     monkeypatch.setattr(mpo_nb.memory, "load_shape", lambda asked: Qwen2Config(vocab_size=151936, num_key_value_heads=2, max_position_embeddings=32768, **SHAPES[asked]))
     monkeypatch.setattr(mpo_nb.models, "load_tokenizer", lambda asked: LongPrompts())
     load_task, rows = mpo_nb.tasks.load_task, [dict(question=f"What is {i} + {i}?", answer=f"#### {2 * i}") for i in range(8)]

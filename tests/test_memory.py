@@ -186,7 +186,8 @@ def test_no_advice_where_nothing_is_enough():
     assert halvings(100, 30) == [50, 30] and halvings(8, 8) == []
 
 
-def test_the_plan_prints_every_part_and_every_card():
+def test_the_plan_prints_every_part_and_every_card(monkeypatch):
+    monkeypatch.setattr(memory, "present_device", lambda device: ("this machine's CPU", 10**15))
     plan = plan_memory(replace(TrainConfig(**SIZES), precision="auto"), LARGE, device="cpu", prompt_tokens=256)
     said = str(plan)
     for word in ("weights", "gradients", "Adam's means", "low-precision copies", "activations", "key-value cache", "T4", "L4", "A100 40 GB", "A100 80 GB", "H100", "this machine's CPU"):
@@ -197,7 +198,8 @@ def test_the_plan_prints_every_part_and_every_card():
     assert "use precision='float16'" in str(plan_memory(TrainConfig(**SIZES), LARGE, prompt_tokens=256, cards={"T4": (1000.0, False)}))
 
 
-def test_a_large_model_takes_no_memory():
+def test_a_large_model_takes_no_memory(monkeypatch):
+    monkeypatch.setattr(memory, "present_device", lambda device: ("a machine that needs no advice", 10**15))
     psutil = pytest.importorskip("psutil")
     seven = LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32)
     before = psutil.Process().memory_info().rss

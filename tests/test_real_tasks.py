@@ -316,14 +316,17 @@ def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, smollm2
     from mpo_nb.traces import load_traces
     from mpo_nb.trainer import TrainConfig, Trainer
     files = dict(train=str(data_dir / "gsm8k_train.jsonl"), test=str(data_dir / "gsm8k_test_a.jsonl"), n_train=64, n_test=8)
-    config = TrainConfig(model=str(smollm2), task="gsm8k", task_options=files, recipe="mpo", k=4, lora_rank=4, lr=1e-4, steps=2, prompts_per_step=2, group_size=4, epochs=1, max_new_tokens=64,
+    unpacked = tmp_path / "model"  # a GGUF file is read for seconds whenever it is opened
+    for part in load(smollm2, precision="bfloat16", quiet=True):
+        part.save_pretrained(unpacked)
+    config = TrainConfig(model=str(unpacked), task="gsm8k", task_options=files, recipe="mpo", k=4, lora_rank=4, lr=1e-4, steps=2, prompts_per_step=2, group_size=4, epochs=1, max_new_tokens=64,
                          precision="bfloat16", eval_every=0, output=str(tmp_path / "run"), progress=False)
     rows = Trainer(config).fit()
     assert [row["step"] for row in rows] == [1, 2] and all(0 <= row["train_format"] <= 1 and row["mismatch_max"] < 3 for row in rows)
     trace = load_traces(tmp_path / "run")[0]
     assert trace.prompt.startswith("<|im_start|>system") and "after ####" in trace.prompt and trace.prompt.rstrip().endswith("assistant")
     results = []
-    for name, source in (("before", str(smollm2)), ("after", tmp_path / "run" / "checkpoints" / "step-000002")):
+    for name, source in (("before", unpacked), ("after", tmp_path / "run" / "checkpoints" / "step-000002")):
         model, tokenizer = load(source, precision="bfloat16", quiet=True)
         results.append(evaluate(model, tokenizer, load_task("gsm8k", **files), n=4, k=None, max_new_tokens=64, output=tmp_path / f"{name}.jsonl", progress=False))
     assert all(len(r.records) == 4 and 0 <= r.accuracy <= 1 for r in results)
