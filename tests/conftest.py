@@ -47,16 +47,13 @@ TIERS = {
 }
 
 
-# Files that take minutes, the longest first: begun first, they leave no worker alone at the end.
-LONGEST = ("test_memory", "test_resume", "test_site_browser", "test_docs", "test_processes", "test_sandbox", "test_critic", "test_learn", "test_trl_trainer", "test_real_tasks", "test_trainer")
-# Files that share a fixture which takes long stay with one worker.
-TOGETHER = {"test_docs": "site", "test_site_browser": "site"}
+# Files that take a minute or more, the longest first: begun first, they leave no worker alone at the end.
+LONGEST = ("test_memory", "test_site_browser", "test_resume", "test_processes", "test_widgets_browser", "test_real_tasks", "test_critic", "test_models", "test_trainer", "test_learn", "test_sandbox", "test_trl_trainer", "test_sweep", "test_gpu_check",
+           "test_monitor_browser_lab", "test_types", "test_package", "test_rollout")
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
     for name, (available, reason) in TIERS.items():
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and not available():
