@@ -1,4 +1,5 @@
 "A stranger's program: attacks on the verdict and on the machine, what is right, what is refused, and what is left behind."
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from code_attacks import ATTACKS, RIGHT, TESTS, WRONG
 
@@ -204,7 +206,12 @@ def processes(parent):
 
 
 def alive(pids):
-    return {pid for pid in pids if os.path.exists(f"/proc/{pid}") and "(zombie)" not in Path(f"/proc/{pid}/status").read_text()}
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.add(pid)
+    return found
 
 
 def gone(pids, seconds=60):
