@@ -61,8 +61,8 @@ def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, folder: 
                                 env={}, pass_fds=[*passed, *([filter_end] if bwrap else [])], start_new_session=True)
 
 # %% ../nbs/lib/sandbox.ipynb #65178828
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    "End a process that nobody has waited for, and what it started."
+def _end(process: subprocess.Popen[bytes]) -> None:
+    "End a side, with what it started."
     try:
         os.kill(process.pid, signal.SIGSTOP)  # it starts nothing from here on
         with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="ascii") as file:
@@ -75,14 +75,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    _kill(process)
     process.wait()
     for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()
 
+# %% ../nbs/lib/sandbox.ipynb #651788e1
 def _watch(worker: subprocess.Popen[bytes], judge: subprocess.Popen[bytes], deadline: float, most: int, stop: socket.socket | None) -> tuple[bytes | str, bytes]:
     "The verdict's line, b'' without one or when `stop` ends, 'timeout' or 'output'; and what was printed."
     line, printed = b"", b""

@@ -6,14 +6,11 @@
 __all__ = ['T', 'wants_shards', 'whole_tensor', 'Whole', 'Shards', 'check_shards']
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d013
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 import torch
-import torch.nn.functional as F
-from accelerate.utils import gather
 from torch import Tensor, nn
 from .config import TrainConfig
 from .processes import Processes
@@ -27,14 +24,12 @@ def wants_shards() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 def whole_tensor(x: Tensor, # whole, or in pieces on all processes, which must all ask
+                 processes: Processes, # those of the run
                  ) -> Tensor:
     "A tensor put together."
     if not hasattr(x, "full_tensor"): return x
     pieces = cast(Any, x) # a DTensor, a class that is not to be imported where nothing is in pieces
-    if not pieces.placements[0].is_shard(0): return cast(Tensor, pieces.full_tensor()) # a sum, as a norm is
-    own = pieces.to_local()
-    missing = math.ceil(len(x) / pieces.device_mesh.size()) - len(own) # rows, on the last processes
-    return cast(Tensor, gather(F.pad(own, (0, 0) * (x.dim() - 1) + (0, missing)))[: len(x)])
+    return processes.gather(pieces.to_local()) if pieces.placements[0].is_shard(0) else cast(Tensor, pieces.full_tensor()) # or a sum, as a norm is
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d017
 class Whole:
@@ -108,7 +103,7 @@ class Shards(Whole):
         assert processes.device is not None # several have met, each with its own
         mesh, layers = init_device_mesh(processes.device.type, (processes.world,)), set(getattr(model, "_no_split_modules", None) or ())
         self.layers = [m for m in model.modules() if type(m).__name__ in layers]
-        self.root, self.world = _Root(model), processes.world
+        self.root, self.processes = _Root(model), processes
         for module in (*self.layers, self.root): fully_shard(module, mesh=mesh)
         self.units = cast(list[FSDPModule], [self.root, *self.layers]) # which `fully_shard` has made of them
 
@@ -126,7 +121,7 @@ class Shards(Whole):
             for unit in self.units[1:]: unit.set_reshard_after_forward(True, recurse=False)
 
     def gathered(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        put: Callable[[Tensor], Tensor] = lambda x: whole_tensor(x.detach()).cpu()
+        put: Callable[[Tensor], Tensor] = lambda x: whole_tensor(x.detach(), self.processes).cpu()
         weights = {name: put(x) for name, x in self.model.state_dict().items()}
         state = {i: {name: put(x) for name, x in entries.items()} for i, entries in optimizer.state_dict()["state"].items()}
         return _Written(self.model, weights), _Written(optimizer, state)

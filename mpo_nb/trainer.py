@@ -143,7 +143,7 @@ class _Updating(_Sampling):
             for out, mask, advantages, entropy, judgement in micro: meter.add(out, mask, advantages, entropy, number); judgements[number] = judgements.get(number, 0.0) + judgement
             if number == 0: mismatch = self._check_logps(batch, rows)
             self.scaler.unscale_(self.optimizer)
-            norm = float(whole_tensor(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm)))
+            norm = float(whole_tensor(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm), self.processes))
             # In float16 a scale that is too large overflows: the scaler skips the update and halves the scale.
             if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1): self._fail("the gradient", batch, rows, step)
             self.scaler.step(self.optimizer); self.scaler.update()

@@ -35,7 +35,7 @@ class Recorded(Trainer):
         step = self.optimizer.step
 
         def recorded(*args, **kwargs):
-            self.gradients.append(torch.cat([whole_tensor(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trained]))
+            self.gradients.append(torch.cat([whole_tensor(torch.zeros_like(p) if p.grad is None else p.grad, self.processes).flatten() for p in self.trained]))
             return step(*args, **kwargs)
         self.optimizer.step = recorded
 
@@ -61,7 +61,7 @@ def compare(jobs: Path):
     for name, options in json.loads((jobs / f"{way}.json").read_text()).items():
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
         run = train(jobs / way / name, options, taken)
-        same = run.processes.gather_list([[float(whole_tensor(p.detach()).double().abs().sum()) for p in run.trained]])
+        same = run.processes.gather_list([[float(whole_tensor(p.detach(), run.processes).double().abs().sum()) for p in run.trained]])
         if run.processes.main:
             torch.save(dict(gradients=run.gradients, same=all(weights == same[0] for weights in same)), jobs / way / f"{name}.found")
 
@@ -73,15 +73,15 @@ def put_together(folder: Path):
     "Tensors of even and uneven length, cut in two and gathered, and a sum of both processes' parts; without the collective that gloo cannot do safely."
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
-    rank, mesh = Processes("cpu").rank, init_device_mesh("cpu", (2,))
-    summed = whole_tensor(DTensor.from_local(torch.tensor(float(rank + 1)), mesh, [Partial()]))
+    processes, mesh = Processes("cpu"), init_device_mesh("cpu", (2,))
+    summed = whole_tensor(DTensor.from_local(torch.tensor(float(processes.rank + 1)), mesh, [Partial()]), processes)
     DTensor.full_tensor = None
     found = []
     for shape in SHAPES:
         given = torch.arange(float(math.prod(shape))).reshape(shape)
         for x in (given, given.bfloat16(), given.long()):
-            found.append(bool(torch.equal(whole_tensor(distribute_tensor(x, mesh, [Shard(0)])), x)))
-    (folder / f"together-{rank}.json").write_text(json.dumps(dict(found=found, summed=float(summed))))
+            found.append(bool(torch.equal(whole_tensor(distribute_tensor(x, mesh, [Shard(0)]), processes), x)))
+    (folder / f"together-{processes.rank}.json").write_text(json.dumps(dict(found=found, summed=float(summed))))
 
 
 def outcome(work) -> str:

@@ -191,18 +191,7 @@ print(json.dumps(seen))
 
 def processes(parent):
     "All living descendants of a process."
-    children = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, rest = int(stat.parent.name), stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if rest[0] != "Z":
-            children.setdefault(int(rest[1]), []).append(pid)
-    found = list(children.get(parent, []))
-    for pid in found:
-        found += children.get(pid, [])
-    return set(found)
+    return alive(child.pid for child in psutil.Process(parent).children(recursive=True))
 
 
 def alive(pids):
