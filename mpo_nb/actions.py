@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .blocks import block_mean, block_sizes, block_sum, check_mask, check_positive_int, fixed_blocks, spread
+from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_gaps, check_mask, check_positive_int
+from .blocks import cut_at_gaps, fixed_blocks, place_in_turn, spread, turn_blocks
 
 # %% ../nbs/lib/actions.ipynb #bdb043a4
 class ActionSpace:
@@ -97,6 +98,18 @@ def _over_kept(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> T
     order = m.long().cumsum(1) - 1
     return _kept(f(_pack(x, m, order), lengths).gather(1, order.clamp(min=0)), m)
 
+def _over_turns(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> Tensor:
+    "The same with each turn, a run of kept tokens without a hole, in a row of its own."
+    place = place_in_turn(m) # (B, T)
+    turn = (place == 0).flatten().cumsum(0).view_as(place) - 1 # (B, T), counted over the whole batch
+    turns, longest = int((place == 0).sum()), int(place.amax()) + 1 if place.numel() else 0
+    if not longest: return _kept(x, m)
+    slot = torch.where(m, turn * longest + place, turns * longest).flatten() # (B * T,), the last one for what is dropped
+    rows = x.new_zeros(turns * longest + 1).scatter(0, slot, _kept(x, m).flatten())[:-1].view(turns, longest)
+    lengths = torch.zeros(turns + 1, dtype=torch.long, device=m.device).scatter_add(0, torch.where(m, turn, turns).flatten(), m.long().flatten())[:-1]
+    found = f(rows, lengths[:, None]).flatten()
+    return _kept(found[slot.clamp(max=turns * longest - 1)].view_as(x), m)
+
 # %% ../nbs/lib/actions.ipynb #2fb3dcf5
 class _Linear(torch.autograd.Function):
     "apply(x, f, transpose): f(x), a linear map, whose derivative is `transpose`."
@@ -128,9 +141,11 @@ class WindowActions(ActionSpace):
     beta: tuple[float, ...] | None = None # k weights of your own, non-negative, summing to 1; overrides future
     joint: bool = False # all weights 1: the joint ratio, a product over the window
     tail: str = "renormalise" # the last k-1 windows: "renormalise" | "truncate" (joint always truncates)
+    gaps: str = "skip" # a hole in the mask, such as a tool's reply: "skip", a window reaches across it | "end", the window ends there
 
     def __post_init__(self) -> None:
         check_positive_int("k", self.k)
+        check_gaps(self.gaps)
         weights = window_beta(self.k, self.future) if self.beta is None else tuple(float(b) for b in self.beta)
         if self.joint and self.beta is not None: raise ValueError("beta and joint=True contradict each other: joint means every weight is 1; pass one of them")
         if self.tail not in ("renormalise", "truncate"): raise ValueError(f"tail={self.tail!r}; choose 'renormalise' or 'truncate'")
@@ -161,7 +176,8 @@ class WindowActions(ActionSpace):
             def forward(v: Tensor) -> Tensor: return _weighted_window(v, self.weights, rescale=rescale)
             def transposed(v: Tensor) -> Tensor: return _weighted_window(v, self.weights, back=True, rescale=rescale)
             return _linear(x, transposed, forward) if back else _linear(x, forward, transposed)
-        return _over_kept(apply, x, m)
+        over = _over_turns if self.gaps == "end" else _over_kept
+        return over(apply, at_least_float32(x), m).to(x.dtype)
 
     def log_ratio(self,
                   delta: Tensor, # (B, T), or (B, T, k): column n holds the window's own log-ratio for its n-th later token
@@ -174,11 +190,15 @@ class WindowActions(ActionSpace):
     def _own_terms(self, delta: Tensor, m: Tensor) -> Tensor:
         "The same sum where each window brings its k terms along: those of multi-token prediction, which are no shifted copies of one another."
         if delta.shape[2] != self.k: raise ValueError(f"delta has shape {tuple(delta.shape)}; a window of k={self.k} takes one column per token, (B, T, {self.k})")
-        left = m.flip(1).long().cumsum(1).flip(1)[..., None] # kept tokens from here on
+        if self.gaps == "end":
+            turns = turn_blocks(m)
+            left = (spread(block_sizes(turns), turns) - place_in_turn(m))[..., None] # kept tokens of the turn from here on
+        else: left = m.flip(1).long().cumsum(1).flip(1)[..., None] # kept tokens from here on
         exists = m[..., None] & (torch.arange(self.k, device=m.device) < left)
-        beta = torch.where(exists, torch.tensor(self.weights, dtype=delta.dtype, device=delta.device), 0)
+        wide = at_least_float32(delta)
+        beta = torch.where(exists, torch.tensor(self.weights, dtype=wide.dtype, device=delta.device), 0)
         if not (self.joint or self.tail == "truncate"): beta = beta / torch.where(m, beta.sum(-1), 1)[..., None]
-        return (_kept(delta, exists) * beta).sum(-1)
+        return (_kept(wide, exists) * beta).sum(-1).to(delta.dtype)
 
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
         m = check_mask(mask, weight=weight)
@@ -190,22 +210,25 @@ class BlockActions(ActionSpace):
     "Every token of a block shares the block's ratio: LPO (sentences), disjoint MPO (`blocks=k`)."
     blocks: int | Tensor # tokens per block, or block ids (B, T) from `mpo_nb.blocks`
     reduce: str = "mean" # "mean": geometric mean over the block | "sum": joint ratio
+    gaps: str = "skip" # a hole in the mask, such as a tool's reply: "skip", a block reaches across it | "end", the block ends there
 
     def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"): raise ValueError(f"reduce={self.reduce!r}; choose 'mean' or 'sum'")
+        check_gaps(self.gaps)
         if not isinstance(self.blocks, Tensor): check_positive_int("blocks", self.blocks)
         elif self.blocks.ndim != 2 or self.blocks.is_floating_point(): raise ValueError(f"blocks has shape {tuple(self.blocks.shape)} and type {self.blocks.dtype}; pass ids (B, T) of whole numbers, or an int")
 
     def ids(self, mask: Tensor) -> Tensor:
         "Block ids (B, T) under this mask. Raises ValueError when given ids do not cover the kept tokens."
-        if not isinstance(self.blocks, Tensor): return fixed_blocks(mask, self.blocks)
+        if not isinstance(self.blocks, Tensor): return fixed_blocks(mask, self.blocks, self.gaps)
         m = check_mask(mask, blocks=self.blocks)
         if bool((m & (self.blocks < 0)).any()): raise ValueError("blocks is -1 on a token that the mask keeps; make the ids from the same mask")
-        return torch.where(m, self.blocks, -1)
+        return cut_at_gaps(torch.where(m, self.blocks, -1), m, self.gaps)
 
     def _map(self, mask: Tensor, **one: Tensor) -> Tensor:
         (x,), ids = one.values(), self.ids(check_mask(mask, **one))
-        return spread((block_mean if self.reduce == "mean" else block_sum)(x, ids), ids)
+        reduced = (block_mean if self.reduce == "mean" else block_sum)(at_least_float32(x), ids)
+        return spread(reduced, ids).to(x.dtype)
 
     def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(mask, delta=delta)
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(mask, weight=weight)
@@ -220,8 +243,8 @@ class SequenceActions(ActionSpace):
     "The whole response is one action, its ratio the geometric mean over its tokens: GSPO (arXiv 2507.18071)."
     def _map(self, mask: Tensor, **one: Tensor) -> Tensor:
         (x,), m = one.values(), check_mask(mask, **one)
-        mean = _kept(x, m).sum(1, keepdim=True) / m.sum(1, keepdim=True).clamp(min=1)
-        return _kept(mean.expand_as(x), m)
+        mean = _kept(at_least_float32(x), m).sum(1, keepdim=True) / m.sum(1, keepdim=True).clamp(min=1)
+        return _kept(mean.to(x.dtype).expand_as(x), m)
 
     def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(mask, delta=delta)
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(mask, weight=weight)

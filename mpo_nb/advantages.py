@@ -9,13 +9,13 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
 # %% ../nbs/lib/advantages.ipynb #ba22c033
 import torch
 from torch import Tensor
-from .blocks import block_mean, block_sizes, block_sum, check_mask, spread
+from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(rewards: Tensor, # (B,)
             group_size: int, # responses per prompt
             ) -> Tensor: # (B / group_size, group_size)
-    "Rewards as one row per group. Raises ValueError for a group of one, a wrong count, or a reward that is not finite."
+    "Rewards as one row per group, in float32 at least. Raises ValueError for a group of one, a wrong count, or a reward that is not finite."
     if rewards.ndim != 1: raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
         raise ValueError(f"group_size={group_size!r}; a group compares responses to one prompt: use at least 2")
@@ -23,7 +23,11 @@ def _groups(rewards: Tensor, # (B,)
     if not rewards.is_floating_point(): rewards = rewards.float()
     bad = (~torch.isfinite(rewards)).nonzero().flatten().tolist()
     if bad: raise ValueError(f"rewards[{bad[0]}]={rewards[bad[0]].item()} is not finite ({len(bad)} such); check the reward function on that response")
-    return rewards.view(-1, group_size)
+    return at_least_float32(rewards).view(-1, group_size)
+
+def _as_given(x: Tensor, rewards: Tensor) -> Tensor:
+    "Back in the type of the rewards, where that is one of fractions."
+    return x.to(rewards.dtype) if rewards.is_floating_point() else x
 
 # %% ../nbs/lib/advantages.ipynb #a9bd2d6a
 def group_advantages(rewards: Tensor, # (B,) one reward per response; groups are consecutive
@@ -35,7 +39,8 @@ def group_advantages(rewards: Tensor, # (B,) one reward per response; groups are
     if scale not in ("std", "none"): raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
     r = _groups(rewards, group_size)
     centred = r - r.mean(1, keepdim=True)
-    return (centred / (r.std(1, keepdim=True) + eps) if scale == "std" else centred).flatten()
+    if scale == "std": centred = centred / (r.std(1, keepdim=True) + eps)
+    return _as_given(centred.flatten(), rewards)
 
 # %% ../nbs/lib/advantages.ipynb #ea475549
 def leave_one_out(rewards: Tensor, # (B,) one reward per response; groups are consecutive
@@ -43,7 +48,8 @@ def leave_one_out(rewards: Tensor, # (B,) one reward per response; groups are co
                   ) -> Tensor: # (B,)
     "Each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740). Raises ValueError like `group_advantages`."
     r = _groups(rewards, group_size)
-    return ((r - r.mean(1, keepdim=True)) * (group_size / (group_size - 1))).flatten()
+    centred = (r - r.mean(1, keepdim=True)) * (group_size / (group_size - 1))
+    return _as_given(centred.flatten(), rewards)
 
 # %% ../nbs/lib/advantages.ipynb #66a7efcf
 def overlong_penalty(lengths: Tensor, # (B,) response lengths in tokens
@@ -65,7 +71,7 @@ def gae(rewards: Tensor, # (B, T) reward received at each token
     m = check_mask(mask, rewards=rewards, values=values)
     for name, rate in (("gamma", gamma), ("lam", lam)):
         if not 0 <= rate <= 1: raise ValueError(f"{name}={rate}; it must be in [0, 1]")
-    r, v = (torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device)) for x in (rewards, values))
+    r, v = (torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device)) for x in map(at_least_float32, (rewards, values)))
     advantage, next_value, steps = torch.zeros_like(v[:, :1]), torch.zeros_like(v[:, :1]), []
     for t in reversed(range(v.shape[1])):
         kept = m[:, t : t + 1]
@@ -73,7 +79,8 @@ def gae(rewards: Tensor, # (B, T) reward received at each token
         advantage, next_value = torch.where(kept, current, advantage), torch.where(kept, v[:, t : t + 1], next_value)
         steps.append(torch.where(kept, current, torch.zeros_like(current)))
     advantages = torch.cat(steps[::-1], 1) if steps else torch.zeros_like(v)
-    return advantages, torch.where(m, advantages + v, torch.zeros_like(v))
+    returns = torch.where(m, advantages + v, torch.zeros_like(v))
+    return advantages.to(values.dtype), returns.to(values.dtype)
 
 # %% ../nbs/lib/advantages.ipynb #1e82cb1f
 def block_gae(rewards: Tensor, # (B, T) reward received at each token

@@ -68,7 +68,7 @@ class Batch:
     old_logps: Tensor # (B, T) log pi_old, nats; (B, T, k) where MTP modules look ahead
     ref_logps: Tensor | None # (B, T) of the reference, for a recipe with a KL penalty
     blocks: Tensor | None # (B, T) ids, for a recipe whose actions are read from the text
-    dead: Tensor # (B,) bool, in a group without a reward difference
+    dead: Tensor # (B,) bool, in a group without a difference: in correctness where the recipe drops such groups (DAPO), else in the shaped reward
     kept: Tensor # (b,) the rows that are trained on
     logps: Tensor # (B, T) as the last pass over the responses saw them; old_logps before that
     entropy: Tensor # (B, T) the same, nats; NaN before that

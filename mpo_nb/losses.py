@@ -13,31 +13,37 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from .actions import ActionSpace, TokenActions, WindowActions
-from .blocks import check_mask
+from .blocks import at_least_float32, check_mask
 
 # %% ../nbs/lib/losses.ipynb #0a822d2d
 @dataclass
 class _Surrogate:
     objective: Tensor # (B, T), to be maximised, carries the graph
-    ratio: Tensor # (B, T)
+    ratio: Tensor # (B, T), without a graph
     clipped: Tensor # (B, T) bool: the action's gradient is cut (ppo, gmpo) or its weight capped (cispo)
     credit: Callable[[], Tensor] # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
 
+def _free_objective(log_ratio: Tensor, A: Tensor, cut: Tensor) -> Tensor:
+    "R A with its gradient where `cut` is False. Where it is True, R is put to 1: a ratio that overflows there would leave 0 * inf = NaN in the gradient."
+    return torch.where(cut, 0, log_ratio).exp() * A
+
 def _ppo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
-    ratio = actions.log_ratio(delta, m).exp()
-    free, bounded = ratio * A, ratio.detach().clamp(1 - clip[0], 1 + clip[1]) * A
-    clipped = bounded < free
-    objective = torch.where(clipped, bounded, free) # their minimum
+    log_ratio = actions.log_ratio(delta, m)
+    ratio = log_ratio.detach().exp()
+    bounded = ratio.clamp(1 - clip[0], 1 + clip[1]) * A
+    clipped = bounded < ratio * A
     if dual_clip is not None:
-        cut = (A < 0) & (objective < dual_clip * A)
-        objective, clipped = torch.where(cut, dual_clip * A, objective), clipped | cut
+        below = (A < 0) & (torch.where(clipped, bounded, ratio * A) < dual_clip * A)
+        bounded, clipped = torch.where(below, dual_clip * A, bounded), clipped | below
+    free = _free_objective(log_ratio, A, clipped | (A == 0))
+    objective = torch.where(clipped, bounded, free) # their minimum, or the dual clip's bound
     return _Surrogate(objective, ratio, clipped, lambda: actions.credit(torch.where(clipped, 0, free.detach()) * scale, m))
 
 # %% ../nbs/lib/losses.ipynb #7fb1bf71
 def _none(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
-    ratio = actions.log_ratio(delta, m).exp()
-    objective = ratio * A
-    return _Surrogate(objective, ratio, torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m))
+    log_ratio = actions.log_ratio(delta, m)
+    objective = _free_objective(log_ratio, A, A == 0)
+    return _Surrogate(objective, log_ratio.detach().exp(), torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m))
 
 # %% ../nbs/lib/losses.ipynb #4e3c0b01
 def _cispo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
@@ -48,10 +54,10 @@ def _cispo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Ten
 # %% ../nbs/lib/losses.ipynb #c0468183
 def _gmpo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
     limited = torch.where(A > 0, delta.clamp(max=clip[1]), torch.where(A < 0, delta.clamp(min=-clip[0]), delta))
-    ratio = actions.log_ratio(limited, m).exp()
+    log_ratio = actions.log_ratio(limited, m)
     clipped = m & (((A > 0) & (delta > clip[1])) | ((A < 0) & (delta < -clip[0])))
-    objective = ratio * A
-    return _Surrogate(objective, ratio, clipped, lambda: actions.credit(objective.detach() * scale, m) * ~clipped)
+    objective = _free_objective(log_ratio, A, A == 0)
+    return _Surrogate(objective, log_ratio.detach().exp(), clipped, lambda: torch.where(clipped, 0, actions.credit(objective.detach() * scale, m)))
 
 surrogates: dict[str, Callable[..., _Surrogate]] = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
 
@@ -93,12 +99,15 @@ def aggregate_tokens(x: Tensor, # (B, T) per-token values
                      max_length: int | None = None, # L_max in tokens, for "seq-mean-token-sum-norm"
                      normalizer: float | None = None, # denominator of the whole batch, when this is a part of it
                      ) -> Tensor: # scalar
-    "One number from one per token. Raises ValueError like `loss_normalizer`."
+    "One number from one per token; half types are summed in float32. Raises ValueError like `loss_normalizer`."
     m = check_mask(mask, x=x)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
-    x = torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    if aggregate == "seq-mean-token-mean": return (x.sum(1) / m.sum(1).clamp(min=1)).sum() / total
-    return (x * _token_scale(m, aggregate, actions, x)).sum() / total if aggregate == "block-mean" else x.sum() / total
+    wide = at_least_float32(x)
+    wide = torch.where(m, wide, torch.zeros((), dtype=wide.dtype, device=x.device))
+    if aggregate == "seq-mean-token-mean": summed = (wide.sum(1) / m.sum(1).clamp(min=1)).sum()
+    elif aggregate == "block-mean": summed = (wide * _token_scale(m, aggregate, actions, wide)).sum()
+    else: summed = wide.sum()
+    return (summed / total).to(x.dtype)
 
 # %% ../nbs/lib/losses.ipynb #8bb119aa
 @dataclass
@@ -149,16 +158,17 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
                 max_length: int | None = None, # L_max in tokens, for "seq-mean-token-sum-norm"
                 normalizer: float | None = None, # denominator of the whole batch, when this is a micro-batch of it
                 ) -> PolicyLoss:
-    "The clipped policy-gradient loss at any granularity: log R = W delta. Raises ValueError for shapes or options that do not fit."
+    "The clipped policy-gradient loss at any granularity: log R = W delta. Half types are computed in float32. Raises ValueError for shapes or options that do not fit."
     check_clip(clip, surrogate, dual_clip)
+    dtype, logps, old_logps = logps.dtype, at_least_float32(logps), at_least_float32(old_logps)
     m, A = _check_loss_inputs(logps, old_logps, advantages, mask, normalizer, actions, surrogate)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
     delta, scale = logps - old_logps.to(logps.dtype), _token_scale(m, aggregate, actions, logps) / total
     s = surrogates[surrogate](actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale)
     own = delta.detach()[..., 0] if delta.ndim == 3 else delta.detach()
     kept, d = m.count_nonzero().clamp(min=1), torch.where(m, own, 0)
-    return PolicyLoss(loss=-(s.objective * scale).sum(), ratio=s.ratio.detach(), clipped=s.clipped,
-                      clip_fraction=s.clipped.count_nonzero() / kept, approx_kl=(d.expm1() - d).sum() / kept, _credit=s.credit)
+    return PolicyLoss(loss=-(s.objective * scale).sum().to(dtype), ratio=s.ratio.detach().to(dtype), clipped=s.clipped,
+                      clip_fraction=s.clipped.count_nonzero() / kept, approx_kl=(d.expm1() - d).sum() / kept, _credit=lambda: s.credit().to(dtype))
 
 # %% ../nbs/lib/losses.ipynb #aad82e58
 def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
@@ -173,10 +183,11 @@ def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
     "Estimate of KL(pi_theta || pi_ref) on the sampled tokens. Raises ValueError for an unknown estimator."
     if estimator not in ("k1", "k2", "k3"): raise ValueError(f"estimator={estimator!r}; choose 'k1', 'k2' or 'k3'")
     m = check_mask(mask, logps=logps, ref_logps=ref_logps)
+    dtype, logps, ref_logps = logps.dtype, at_least_float32(logps), at_least_float32(ref_logps)
     zero = torch.zeros((), dtype=logps.dtype, device=logps.device)
     x = torch.where(m, ref_logps.to(logps.dtype), zero) - torch.where(m, logps, zero)
     value = {"k1": lambda: -x, "k2": lambda: x.square() / 2, "k3": lambda: x.exp() - x - 1}[estimator]()
-    return aggregate_tokens(value, m, aggregate, actions, max_length, normalizer)
+    return aggregate_tokens(value, m, aggregate, actions, max_length, normalizer).to(dtype)
 
 def entropy_bonus(entropy: Tensor, # (B, T) entropy of the policy at each position, in nats
                   mask: Tensor, # (B, T)

@@ -46,7 +46,7 @@ def held_out_accuracy(task: Task, # for its test problems and reward
     return found
 
 # %% ../nbs/lib/metrics.ipynb #712a5868
-def dead_groups(rewards: Tensor, # (B,), groups consecutive
+def dead_groups(rewards: Tensor, # (B,), groups consecutive: rewards, or correctness for a recipe that drops what it cannot compare (DAPO)
                 group_size: int, # responses per prompt
                 ) -> Tensor: # (B / group_size,) bool
     "Which groups have no reward difference, and so no signal."

@@ -33,7 +33,7 @@ class Recipe:
     kl: float = 0.0 # coefficient of the KL penalty to the reference model; 0 loads no reference
     kl_estimator: str = "k3" # "k1" | "k2" | "k3"
     entropy: float = 0.0 # coefficient of the entropy bonus
-    drop_dead_groups: bool = False # leave groups without a reward difference out of the loss and its mean (DAPO)
+    drop_dead_groups: bool = False # leave groups that are all right or all wrong out of the loss and its mean (DAPO); whether a response is right says the task's pass mark
     overlong_buffer: float = 0.0 # share of the length limit over which DAPO's overlong penalty grows; 0 is off
     critic: str = "" # for "gae": "shared" | "separate" trunk of the value head
     gamma: float = 1.0 # for "gae": discount

@@ -45,7 +45,10 @@ class _Sampling(Policy):
             rewards = torch.tensor(score(self.task, problems, r.texts), device=self.device)
         shaped = rewards
         if recipe.overlong_buffer: shaped = rewards + overlong_penalty(r.lengths, c.max_new_tokens, max(1, round(recipe.overlong_buffer * c.max_new_tokens)))
-        dead = dead_groups(shaped, c.group_size).repeat_interleave(c.group_size)
+        signal = (rewards >= self.task.pass_mark) if recipe.drop_dead_groups else shaped # DAPO, section 3.2: 0 < correct < G
+        dead = dead_groups(signal, c.group_size).repeat_interleave(c.group_size)
+        if recipe.drop_dead_groups and bool(dead.all()) and not bool(dead_groups(rewards, c.group_size).all()):
+            warnings.warn(f"recipe={c.recipe!r} drops groups that are all right or all wrong, and every group of this step is, though its rewards differ: a response counts as right from pass_mark={self.task.pass_mark:g} of task {self.task.name!r} on. Lower the task's pass_mark, or train with drop_dead_groups=False")
         kept = (~dead if recipe.drop_dead_groups else torch.ones_like(dead)).nonzero()[:, 0].cpu()
         recompute = c.old_logps == "recompute" or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm")) or self.mtp is not None
         with self.processes.together(): seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
