@@ -54,6 +54,8 @@ setup(
     extras_require=extras,
     entry_points={
         "console_scripts": shlex.split(cfg["console_scripts"]),
+        # verl imports this wherever it is imported itself, driver and Ray workers: installing is registering.
+        "verl.plugins": [f"{cfg['lib_name']} = {cfg['lib_name']}.verl"],
         # nbdev reads this, where it is installed, to link symbols in notebooks to their pages.
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
     },

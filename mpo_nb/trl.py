@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import block_sizes, check_mask, check_positive_int, sentence_blocks
+from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, place_in_turn, sentence_blocks, spread, turn_blocks
 from .traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
@@ -89,7 +89,7 @@ class TokenRows:
         return [next(left) if kept else "" for kept in mask]
 
 # %% ../nbs/lib/trl.ipynb #a0febfca
-_takes: dict[str, tuple[str, ...]] = {"token": (), "window": ("k", "future"), "block": ("k", "reduce"), "sentence": ("reduce",), "sequence": ()}
+_takes: dict[str, tuple[str, ...]] = {"token": (), "window": ("k", "future", "gaps"), "block": ("k", "reduce", "gaps"), "sentence": ("reduce", "gaps"), "sequence": ()}
 _losses = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 def make_actions(args: Any, # a BlockGRPOConfig
@@ -97,24 +97,25 @@ def make_actions(args: Any, # a BlockGRPOConfig
                  tokens: list[list[str]] | None = None, # decoded text of each token, for sentences
                  ) -> ActionSpace:
     "The action space that the settings name. Raises ValueError for sentences without their texts."
-    if args.action_space == "window": return WindowActions(args.k, args.future)
-    if args.action_space == "block": return BlockActions(args.k, args.reduce)
+    if args.action_space == "window": return WindowActions(args.k, args.future, gaps=args.gaps)
+    if args.action_space == "block": return BlockActions(args.k, args.reduce, args.gaps)
     if args.action_space != "sentence": return TokenActions() if args.action_space == "token" else SequenceActions()
     if tokens is None: raise ValueError("tokens=None; action_space='sentence' finds its boundaries in the tokens' texts: pass TokenRows(tokenizer)(ids, mask)")
-    return BlockActions(sentence_blocks(mask, tokens), args.reduce)
+    return BlockActions(sentence_blocks(mask, tokens, args.gaps), args.reduce)
 
 # %% ../nbs/lib/trl.ipynb #d3581b72
 def _check_settings(s: Any) -> None:
     "Raise ValueError, naming argument, value and remedy, for settings that do not go together."
     space, level = s.action_space, s.importance_sampling_level
     if space not in _takes: raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
-    for name in ("k", "future", "reduce"):
+    for name in ("k", "future", "reduce", "gaps"):
         if getattr(s, name) is not None and name not in _takes[space]:
             raise ValueError(f"{name}={getattr(s, name)!r} means nothing to action_space={space!r}; leave it out, or choose {' or '.join(a for a, takes in _takes.items() if name in takes)}")
     if "k" in _takes[space]:
         if s.k is None: raise ValueError(f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)")
         check_positive_int("k", s.k)
     if space == "window": WindowActions(s.k, s.future if s.future is not None else 0.2) # raises for a share outside [0, 1)
+    if s.gaps is not None: check_gaps(s.gaps)
     if s.reduce not in (None, "mean", "sum"): raise ValueError(f"reduce={s.reduce!r}; choose 'mean' (geometric mean over the block) or 'sum' (joint ratio)")
     if level not in ("token", "sequence"): raise ValueError(f"importance_sampling_level={level!r}; leave it out: action_space={space!r} sets it")
     if level == "sequence" and space != "sequence": raise ValueError(f"importance_sampling_level='sequence' contradicts action_space={space!r}; leave it out, or say action_space='sequence'")
@@ -132,9 +133,12 @@ class BlockGRPOConfig(GRPOConfig): # type: ignore[misc]  # TRL's class, known at
     future: float | None = field(default=None, metadata=dict(help="Window only: share of the later tokens, in [0, 1); 0.2 where it is left out.")) # None: 0.2
     reduce: str | None = field(default=None, metadata=dict(help="Block and sentence: mean (geometric mean over the block) or sum (joint ratio).")) # None: "mean"
 
+    gaps: str | None = field(default=None, metadata=dict(help="Window, block and sentence, where a tool's reply interrupts a completion: end (an action ends there) or skip (it reaches across).")) # None: "end"
+
     def __post_init__(self) -> None:
         _check_settings(self)
         if self.action_space == "window" and self.future is None: self.future = 0.2
+        if "gaps" in _takes[self.action_space] and self.gaps is None: self.gaps = "end"
         if "reduce" in _takes[self.action_space] and self.reduce is None: self.reduce = "mean"
         if self.action_space == "sequence": self.importance_sampling_level = "sequence"
         super().__post_init__()
@@ -143,10 +147,13 @@ class BlockGRPOConfig(GRPOConfig): # type: ignore[misc]  # TRL's class, known at
 def action_lengths(actions: ActionSpace, # windows or blocks
                    mask: Tensor, # (B, T)
                    ) -> tuple[Tensor, Tensor]: # scalars: tokens in all actions, number of actions
-    "What the mean length of an action is made of; a window at the end of a response is shorter."
+    "What the mean length of an action is made of; a window at the end of a response, or of a turn, is shorter."
     m = check_mask(mask)
     if not isinstance(actions, WindowActions): return m.sum(), (block_sizes(cast(BlockActions, actions).ids(m)) > 0).sum()
-    left = m.flip(1).cumsum(1).flip(1)
+    if actions.gaps == "end":
+        turns = turn_blocks(m)
+        left = spread(block_sizes(turns), turns) - place_in_turn(m)
+    else: left = m.flip(1).cumsum(1).flip(1)
     return (left.clamp(max=actions.k) * m).sum(), m.sum()
 
 # %% ../nbs/lib/trl.ipynb #52bdd22c
@@ -155,11 +162,24 @@ class BlockGRPOTrainer(GRPOTrainer): # type: ignore[misc]  # TRL's class, known 
     def __init__(self, model: Any, reward_funcs: Any = None, args: BlockGRPOConfig | None = None, *rest: Any, **kwargs: Any) -> None:
         check_trl(installed_trl())
         if not isinstance(args, BlockGRPOConfig): raise TypeError(f"args is a {type(args).__name__}; pass BlockGRPOConfig(action_space=...), which takes all that GRPOConfig takes")
-        self._handed: dict[str, Any] | None = None; self._moved: Tensor | None = None; self._read = False
+        self._handed: dict[str, Any] | None = None; self._moved: Tensor | None = None; self._read = False; self._computed = False
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._rows = TokenRows(self.processing_class)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        "TRL's, and a RuntimeError unless the loss came through `_compute_loss`: before the first update, so that nothing is trained token by token under another name."
+        self._computed = False
+        loss = super().training_step(*args, **kwargs)
+        if not self._computed and self.args.action_space not in ("token", "sequence"): raise RuntimeError(self._elsewhere())
+        return loss
+
+    def _elsewhere(self) -> str:
+        theirs = next(c for c in type(self).__mro__ if "compute_loss" in vars(c))
+        return (f"action_space={self.args.action_space!r} does not reach the loss: {theirs.__module__}.{theirs.__qualname__} computes it without TRL's `_compute_loss`, where the action space goes in. "
+                "Something has replaced TRL's trainer, as `import unsloth` does; import mpo_nb.trl in a process without it, or choose action_space='token'")
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._computed = True
         if self.args.action_space in ("token", "sequence"): return cast(Tensor, super()._compute_loss(model, inputs))
         self._handed = dict(inputs) # a batch is used more than once, so its own dictionary stays as it is
         try:

@@ -127,7 +127,7 @@ def use_sentences() -> list[str]: # the modules that were changed: none in a pro
     return found
 
 # %% ../nbs/lib/verl.ipynb #0536fc97
-_options: dict[str, dict[str, Any]] = {"mpo": dict(k=4, future=0.2, joint=False, tail="renormalise"), "mpo_block": dict(k=4, reduce="mean"), "lpo": dict(reduce="mean")}
+_options: dict[str, dict[str, Any]] = {"mpo": dict(k=4, future=0.2, joint=False, tail="renormalise", gaps="end"), "mpo_block": dict(k=4, reduce="mean", gaps="end"), "lpo": dict(reduce="mean", gaps="end")}
 
 def _chosen(loss_mode: str, policy_loss_config: Any) -> dict[str, Any]:
     "The options of a loss: what was set, else the default."
@@ -138,7 +138,7 @@ def _actions(loss_mode: str, policy_loss_config: Any, blocks: Callable[[], Tenso
     "The action space that a configuration asks for."
     o = _chosen(loss_mode, policy_loss_config)
     if loss_mode == "mpo": return WindowActions(**o)
-    return BlockActions(o["k"] if loss_mode == "mpo_block" else blocks(), o["reduce"])
+    return BlockActions(o["k"] if loss_mode == "mpo_block" else blocks(), o["reduce"], o["gaps"])
 
 def _registered(loss_mode: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
     "The loss of that name, with verl's signature."
@@ -172,10 +172,12 @@ class BlockLossConfig(PolicyLossConfig): # type: ignore[misc]  # verl's class, k
     tail: str | None = None # mpo: the last windows, "renormalise" | "truncate"; default "renormalise"
     reduce: str | None = None # mpo_block, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
 
+    gaps: str | None = None # where a tool's reply interrupts a response: "end", an action ends there | "skip", it reaches across; default "end"
+
     def __post_init__(self) -> None:
         _need_verl()
         read = _options.get(self.loss_mode, {})
-        for name in ("k", "future", "joint", "tail", "reduce"):
+        for name in ("k", "future", "joint", "tail", "reduce", "gaps"):
             if getattr(self, name) is not None and name not in read: raise ValueError(f"policy_loss.{name}={getattr(self, name)!r} means nothing to loss_mode={self.loss_mode!r}, which reads {', '.join(read) or 'no option of blocks'}; leave it out, or choose loss_mode={' or '.join(m for m in _options if name in _options[m])}")
         if read: _actions(self.loss_mode, self, blocks=lambda: torch.zeros(1, 1, dtype=torch.long)) # its own checks
         if self.loss_mode == "lpo": use_sentences()
