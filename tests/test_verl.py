@@ -149,14 +149,15 @@ def test_mpo_with_k_1_is_vanilla(verl, mode, mask, seed, dual, weighted, parts, 
 def test_a_block_that_holds_all_is_gspo(verl, mask, seed):
     batch = draw(mask, seed, per_token=False)
     for mode in ["seq-mean-token-mean"] if older(verl, "0.9.1") else MODES:
-        mine = verl.loss("mpo_block", *batch, mode, policy_loss=dict(loss_mode="mpo_block", k=mask.shape[1]), clip_ratio_c=OFF, **CLIP)
+        mine = verl.loss("mpo_block", *batch, mode, policy_loss=dict(loss_mode="mpo_block", k=mask.shape[1], gaps="skip"), clip_ratio_c=OFF, **CLIP)
         theirs = verl.loss("gspo", *batch, mode, **CLIP)
         same(mine, theirs, tol=1e-7 if mode == "seq-mean-token-mean" else 1e-12)
     assert mine[2] == pytest.approx(theirs[2], abs=1e-6)
 
 
-WINDOWS = {"mpo": (dict(k=3, future=0.3), WindowActions(3, 0.3)), "mpo joint": (dict(k=2, joint=True), WindowActions(2, joint=True)), "mpo defaults": ({}, WindowActions(4, 0.2)),
-           "mpo_block": (dict(k=2, reduce="sum"), BlockActions(2, "sum")), "mpo_block defaults": ({}, BlockActions(4))}
+WINDOWS = {"mpo": (dict(k=3, future=0.3), WindowActions(3, 0.3, gaps="end")), "mpo joint": (dict(k=2, joint=True), WindowActions(2, joint=True, gaps="end")),
+           "mpo defaults": ({}, WindowActions(4, 0.2, gaps="end")), "mpo across": (dict(k=3, gaps="skip"), WindowActions(3)),
+           "mpo_block": (dict(k=2, reduce="sum"), BlockActions(2, "sum", "end")), "mpo_block defaults": ({}, BlockActions(4, gaps="end")), "mpo_block across": (dict(k=2, gaps="skip"), BlockActions(2))}
 
 
 @all_modes
@@ -197,12 +198,12 @@ def sentence_batch(seed=0):
     old, new, A = ([torch.randn(len(r), generator=g, dtype=torch.double) * s for r in ids] for s in (1.0, 1.0, 1.0))
     pad = lambda rows: torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True)
     mask = pad(kept).bool()
-    return dict(ids=ids, masks=kept, old=old, advantages=A, log_probs=new), mask, [pad(x) for x in (old, new, A)], sentence_blocks(mask, [list(t.replace("!", ";")) for t in IDS])
+    return dict(ids=ids, masks=kept, old=old, advantages=A, log_probs=new), mask, [pad(x) for x in (old, new, A)], sentence_blocks(mask, [list(t.replace("!", ";")) for t in IDS], "end")
 
 
 def test_sentences_through_ppo_loss(verl):
     rows, mask, (old, new, A), ids = sentence_batch()
-    assert ids.max() == 1
+    assert ids.max() == 2 # a reply that the policy did not write ends a sentence
     value, grads, metrics = verl.update(dict(loss_mode="lpo"), **rows, tokenizer=str(tiny_model_path()))
     loss, grad, _ = ours(old, new, A, mask, "token-mean", BlockActions(ids), clip=(0.2, 0.2), dual_clip=3.0)
     close(value, loss, tol=1e-12)
@@ -211,7 +212,7 @@ def test_sentences_through_ppo_loss(verl):
     assert NAMES | {"actor/pg_loss"} <= metrics.keys()
 
 
-@pytest.mark.parametrize("loss_mode, actions", [("mpo", WindowActions(3)), ("mpo_block", BlockActions(3))])
+@pytest.mark.parametrize("loss_mode, actions", [("mpo", WindowActions(3, gaps="end")), ("mpo_block", BlockActions(3, gaps="end"))])
 def test_the_other_losses_through_ppo_loss(verl, loss_mode, actions):
     rows, mask, (old, new, A), _ = sentence_batch(1)
     value, grads, _ = verl.update(dict(loss_mode=loss_mode, k=3), **rows, tokenizer=str(tiny_model_path()))
@@ -297,7 +298,7 @@ def test_without_verl(monkeypatch):
             need()
     config = SimpleNamespace(clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=3.0, policy_loss=SimpleNamespace(loss_mode="mpo", k=3))
     old, new, A, m = draw(AWKWARD, 0)
-    same((module.policy_losses["mpo"](old, new, A, m, config=config)[0], torch.zeros(1)), (ours(old, new, A, m, "token-mean", WindowActions(3), dual_clip=3.0)[0], torch.zeros(1)))
+    same((module.policy_losses["mpo"](old, new, A, m, config=config)[0], torch.zeros(1)), (ours(old, new, A, m, "token-mean", WindowActions(3, gaps="end"), dual_clip=3.0)[0], torch.zeros(1)))
     for wrong, message in ((dict(config=None), "ActorConfig"), (dict(config=config, loss_agg_mode="block-mean"), "block-mean")):
         with pytest.raises(ValueError, match=message):
             module.policy_losses["mpo"](old, new, A, m, **wrong)
