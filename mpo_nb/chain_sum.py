@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from .tasks import Task
+from .tasks import Task, response_limits
 
 # %% ../nbs/lib/chain_sum.ipynb #839c73d7
 def _draw(
@@ -82,7 +82,7 @@ def chain_sum(
     rng = random.Random(seed)
     test = chain_problems(n_test, terms, held_out=True, rng=rng)
     train = chain_problems(n_train, terms, held_out=False, rng=rng)
-    return Task("chain_sum", train, test, chain_reward, description="chains of single-digit sums, worked step by step", max_new_tokens=48)
+    return Task("chain_sum", train, test, chain_reward, description="chains of single-digit sums, worked step by step", max_new_tokens=response_limits["chain_sum"])
 
 # %% ../nbs/lib/chain_sum.ipynb #b2cb299c
 def demonstration(

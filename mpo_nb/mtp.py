@@ -26,7 +26,7 @@ from .mtp_parts import Depth, MTPParts, scale_gradient
 # %% ../nbs/lib/mtp.ipynb #9758c62c
 class MTPModules(MTPParts):
     "K-1 multi-token prediction modules on a backbone (MPO, arXiv 2602.14386; DeepSeek-V3, arXiv 2412.19437). Raises ValueError for an option or architecture that cannot be."
-    def _shared(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+    def of_backbone(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
         "A part of the backbone that the modules use, with the share of the gradient that the backbone is to get."
         if self.trunk_gradient == 1: return module
         return lambda x: functional_call(module, {name: scale_gradient(p, self.trunk_gradient) for name, p in module.named_parameters()}, (x,))
@@ -43,7 +43,7 @@ class MTPModules(MTPParts):
         for n, depth in enumerate(self.depths, 1):
             if self.options["merge"] == "eh_proj":
                 later = torch.cat([input_ids[:, n:], torch.zeros_like(input_ids[:, :n])], 1)[:, : hidden.shape[1]]
-                tokens = self._shared(trunk.embed_tokens)(later).to(before.dtype)
+                tokens = self.of_backbone(trunk.embed_tokens)(later).to(before.dtype)
                 x = depth.eh_proj(torch.cat([depth.hidden_norm(before), depth.token_norm(tokens)], -1))
             else: x = base
             before = depth.decoder(inputs_embeds=x, attention_mask=read, position_ids=positions(read), use_cache=False).last_hidden_state
@@ -58,7 +58,7 @@ class MTPModules(MTPParts):
         "What each column of `future_logps` is computed from, the backbone's first."
         B, L = input_ids.shape
         output = self.model.get_output_embeddings()
-        heads = [output] + [depth.head if hasattr(depth, "head") else self._shared(output) for depth in self.depths]
+        heads = [output] + [depth.head if hasattr(depth, "head") else self.of_backbone(output) for depth in self.depths]
         dtypes = [output.weight.dtype] + [getattr(depth, "head", output).weight.dtype for depth in self.depths]
         states = self.states(hidden[:, : L - 1], input_ids, attention_mask) # one depth at a time
         for n, head in enumerate(heads):

@@ -32,7 +32,7 @@ from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
 from .sharding import Shards, Whole, check_shards, wants_shards
 from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollout
-from .tasks import Task, load_task
+from .tasks import Task, load_task, response_limit
 from .vllm_sampler import VLLMSampler, import_vllm
 
 # %% ../nbs/lib/policy.ipynb #d3f20386
@@ -55,8 +55,7 @@ class Setup:
         self.stop = tuple(config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
         context = getattr(shape, "max_position_embeddings", None)
-        # Where neither the user nor the task says how long a response may be: 256 tokens, or half of a short context.
-        self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or min(256, (context or 512) // 2))
+        self.config = config = replace(config, max_new_tokens=response_limit(config.max_new_tokens, self.task.max_new_tokens, context))
         for problems in (self.task.train, self.task.test):
             encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, context)
         self.processes = Processes(config.device)

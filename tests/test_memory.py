@@ -84,6 +84,13 @@ CASES = {
     "eager": (LLAMA, dict(attention="eager")), "penalty": (LLAMA, dict(recipe_options={"kl": 0.04})), "entropy": (LLAMA, dict(recipe_options={"entropy": 0.01})), "small chunks": (LLAMA, dict(chunk_elements=2**14)),
     "adapters": (QWEN, dict(lora_rank=8)), "adapters, bfloat16": (QWEN, dict(lora_rank=8, precision="bfloat16")),
     "adapters, bfloat16, checkpointing": (QWEN, dict(lora_rank=8, precision="bfloat16", gradient_checkpointing=True, micro_batch_tokens=4096)), "sampling": (QWEN, dict(group_size=32, minibatches=64, lora_rank=4)),
+    "modules side by side": (LLAMA, dict(recipe="mpo", k=3, source="mtp", mtp_warmup_steps=0)), "modules in a chain": (QWEN, dict(recipe="mpo", k=3, source="mtp", mtp_head="shared", mtp_merge="eh_proj", mtp_warmup_steps=0)),
+    "modules, one micro-batch": (QWEN, dict(recipe="mpo", k=2, source="mtp", mtp_warmup_steps=0, prompts_per_step=8, group_size=2, micro_batch_tokens=4096)),
+    "modules, a tenth for the trunk": (LLAMA, dict(recipe="mpo", k=2, source="mtp", mtp_head="shared", mtp_trunk_gradient=0.1, mtp_warmup_steps=0)),
+    "modules, adapters, checkpointing": (QWEN, dict(recipe="mpo", k=2, source="mtp", mtp_warmup_steps=0, lora_rank=8, gradient_checkpointing=True)),
+    "a critic on the trunk": (LLAMA, dict(recipe="ppo", recipe_options={"critic": "shared"})), "a critic of its own": (LLAMA, dict(recipe="ppo", recipe_options={"critic": "separate"})),
+    "a critic of its own, one micro-batch": (QWEN, dict(recipe="ppo", recipe_options={"critic": "separate"}, prompts_per_step=8, group_size=2, micro_batch_tokens=4096)),
+    "a critic of its own, adapters": (QWEN, dict(recipe="ppo", recipe_options={"critic": "separate"}, lora_rank=8, precision="bfloat16")),
     "few rows": (QWEN, dict(group_size=32, minibatches=64, max_rows=16, lora_rank=4)), "top-p": (QWEN, dict(group_size=32, minibatches=64, lora_rank=4, top_p=0.9)),
 }
 
