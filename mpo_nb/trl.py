@@ -97,11 +97,12 @@ def make_actions(args: Any, # a BlockGRPOConfig
                  tokens: list[list[str]] | None = None, # decoded text of each token, for sentences
                  ) -> ActionSpace:
     "The action space that the settings name. Raises ValueError for sentences without their texts."
-    if args.action_space == "window": return WindowActions(args.k, args.future, gaps=args.gaps)
-    if args.action_space == "block": return BlockActions(args.k, args.reduce, args.gaps)
+    gaps = getattr(args, "gaps", None) or "skip" # a BlockGRPOConfig has it filled in
+    if args.action_space == "window": return WindowActions(args.k, args.future, gaps=gaps)
+    if args.action_space == "block": return BlockActions(args.k, args.reduce, gaps)
     if args.action_space != "sentence": return TokenActions() if args.action_space == "token" else SequenceActions()
     if tokens is None: raise ValueError("tokens=None; action_space='sentence' finds its boundaries in the tokens' texts: pass TokenRows(tokenizer)(ids, mask)")
-    return BlockActions(sentence_blocks(mask, tokens, args.gaps), args.reduce)
+    return BlockActions(sentence_blocks(mask, tokens, gaps), args.reduce)
 
 # %% ../nbs/lib/trl.ipynb #d3581b72
 def _check_settings(s: Any) -> None:

@@ -1,6 +1,7 @@
 "`BlockGRPOTrainer` is TRL's trainer but for the ratio: to the last bit where the action is a token or a response, `policy_loss` elsewhere."
 import configparser
 import csv
+import dataclasses
 import functools
 import gc
 import importlib.metadata
@@ -214,6 +215,19 @@ def test_a_tools_tokens_never_count():
         close(found[0][0], stub(y, config=space(name))._compute_loss(None, short), tol=1e-12)
 
 
+@pytest.mark.parametrize("name", SPACES)
+def test_actions_end_at_a_tools_reply_where_they_are_told_to(name):
+    mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1, 0, 0, 0]])
+    x, inputs = batch_for(mask, 3)
+    y = leaf(x.detach())
+    found = stub(x, config=space(name) | dict(gaps="end"))._compute_loss(None, inputs)
+    actions = dataclasses.replace(actions_of(name, inputs, mask), gaps="end")
+    wanted = policy_loss(y, inputs["old_per_token_logps"], inputs["advantages"], mask, actions, CLIP, aggregate="seq-mean-token-mean").loss
+    same(found, x, wanted, y)
+    across = stub(leaf(x.detach()), config=space(name))._compute_loss(None, inputs)
+    assert found != across
+
+
 def test_accumulation_and_first_pass():
     "Loss types are divided by the accumulation steps; without old log-probabilities every ratio is 1, and its gradient is W's."
     mask = torch.ones(3, 6, dtype=torch.long).tril(3)
@@ -398,6 +412,23 @@ def test_a_run_with_a_tools_tokens(monkeypatch):
         assert not mask[:, 6:9].any() and mask[:, :6].all() and all(row[6:9] == ["", "", ""] for row in tokens)
 
 
+def test_a_loss_that_is_computed_elsewhere_is_refused_before_the_first_update():
+    "What a package does that puts its own trainer in TRL's place: a compute_loss that never comes by `_compute_loss`."
+    class Elsewhere(BlockGRPOTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            ids, mask = (torch.cat([inputs["prompt_" + x], inputs["completion_" + x]], 1) for x in ("ids", "mask"))
+            return model(input_ids=ids, attention_mask=mask).logits.square().mean()
+    for wanted, settings in ((True, dict(action_space="sentence")), (True, dict(action_space="block", k=2)), (False, {})):
+        trainer = trainer_of(cls=Elsewhere, max_steps=1, **settings)
+        before = [p.detach().clone() for p in trainer.model.parameters()]
+        if not wanted:
+            trainer.train()
+            continue
+        with pytest.raises(RuntimeError, match=f"action_space='{settings['action_space']}' does not reach the loss.*Elsewhere computes it"):
+            trainer.train()
+        assert all(torch.equal(p, q) for p, q in zip(before, trainer.model.parameters()))
+
+
 # Settings and versions
 
 @pytest.mark.parametrize("wrong, message", [
@@ -408,7 +439,7 @@ def test_a_run_with_a_tools_tokens(monkeypatch):
     (dict(action_space="sentence", k=4), "k=4 means nothing"), (dict(action_space="sequence", k=4), "k=4 means nothing"),
     (dict(action_space="block", k=4, future=0.2), "future=0.2 means nothing to action_space='block'; leave it out, or choose window"), (dict(future=0.0), "future=0.0 means nothing"),
     (dict(action_space="window", k=4, future=1.0), "future=1.0; the share"), (dict(action_space="window", k=4, reduce="mean"), "reduce='mean' means nothing to action_space='window'; leave it out, or choose block or sentence"),
-    (dict(action_space="sequence", reduce="sum"), "reduce='sum' means nothing"), (dict(action_space="sentence", reduce="max"), "reduce='max'; choose 'mean'"),
+    (dict(action_space="sequence", reduce="sum"), "reduce='sum' means nothing"), (dict(gaps="end"), "gaps='end' means nothing"), (dict(action_space="block", k=2, gaps="cut"), "gaps='cut'; choose 'skip'"), (dict(action_space="sentence", reduce="max"), "reduce='max'; choose 'mean'"),
     (dict(importance_sampling_level="sequence"), "importance_sampling_level='sequence' contradicts action_space='token'; leave it out, or say action_space='sequence'"),
     (dict(action_space="window", k=4, importance_sampling_level="sequence"), "contradicts action_space='window'"), (dict(importance_sampling_level="sentence"), "importance_sampling_level='sentence'; leave it out"),
     *((dict(action_space="sentence", loss_type=x), f"loss_type='{x}' has no form for action_space='sentence'; choose grpo, bnpo, dr_grpo, dapo, or") for x in ("cispo", "sapo", "vespo", "luspo", "none such")),
