@@ -274,13 +274,13 @@ def odd(completions, **_): return [sum(c in "13579" for c in text) / 12 for text
 def exact(completions, answer, **_): return [TASK.reward({"answer": a}, c) for a, c in zip(answer, completions, strict=True)]
 
 
-def trainer_of(kind="ours", *, callbacks=(), rollout_func=None, peft_config=None, reward=odd, eval_dataset=None, **options):
+def trainer_of(kind="ours", *, cls=None, callbacks=(), rollout_func=None, peft_config=None, reward=odd, eval_dataset=None, **options):
     "A trainer on the tiny model; ten steps of 8 responses, two passes over each batch. Its output folder is a new one."
-    cls, config = (BlockGRPOTrainer, BlockGRPOConfig) if kind == "ours" else (GRPOTrainer, GRPOConfig)
+    own, config = (BlockGRPOTrainer, BlockGRPOConfig) if kind == "ours" else (GRPOTrainer, GRPOConfig)
     given = dict(max_steps=10, per_device_train_batch_size=8, num_generations=4, max_completion_length=8, learning_rate=1e-3, num_iterations=2, logging_steps=1, seed=3, gradient_checkpointing=False,
                  bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no") | options
     extra = {} if rollout_func is None else dict(rollout_func=rollout_func)
-    trainer = cls(model=tiny_model_path(), reward_funcs=reward, args=config(output_dir=tempfile.mkdtemp(), **given), train_dataset=Dataset.from_list(TASK.train), eval_dataset=eval_dataset, peft_config=peft_config,
+    trainer = (cls or own)(model=tiny_model_path(), reward_funcs=reward, args=config(output_dir=tempfile.mkdtemp(), **given), train_dataset=Dataset.from_list(TASK.train), eval_dataset=eval_dataset, peft_config=peft_config,
                   processing_class=char_tokenizer(), callbacks=list(callbacks), **extra)
     trainer.remove_callback(PrinterCallback)
     return trainer
