@@ -10,6 +10,7 @@ __all__ = ['TMP_BYTES', 'PACKAGE_ENVIRONMENT', 'CALLS', 'SOCKETS', 'python_path'
 import importlib.metadata
 import importlib.util
 import json
+import mmap
 import os
 import re
 import struct
@@ -96,6 +97,16 @@ def _own_files() -> tuple[list[str], list[str]]:
     data = [place for place in (*beside, *zones, "/usr/lib/locale", "/etc/ld.so.cache") if os.path.exists(place)]
     hidden = [os.path.join(place, name) for place in code for name in _PACKAGES if os.path.isdir(os.path.join(place, name))]
     return list(dict.fromkeys([python_path(), *code, *libraries, *data])), hidden
+
+@lru_cache
+def _beside() -> list[str]:
+    "Folders of libraries that the executable finds from its own place: without /proc the loader does not know that place."
+    python = python_path()
+    with open(python, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"$ORIGIN") < 0:
+            return []
+    folders = [os.path.dirname(library) for library in _libraries([python])]
+    return sorted({folder for folder in folders if folder.startswith(os.path.dirname(os.path.dirname(python)) + "/")})
 
 def _bound(paths: Iterable[str]) -> list[str]:
     "bubblewrap's arguments that show these paths, each once, and none that lies in another."
@@ -185,6 +196,8 @@ def wall_arguments(
              "--uid", "65534", "--gid", "65534"]
     for name, value in PACKAGE_ENVIRONMENT.items() if packages else ():
         walls += ["--setenv", name, value]
+    if _beside():
+        walls += ["--setenv", "LD_LIBRARY_PATH", ":".join(_beside())]
     return [*walls, *_folders(tuple(packages))]
 
 # %% ../nbs/lib/sandbox_walls.ipynb #7c22f3cf
