@@ -138,12 +138,16 @@ def _check_packages(packages: Sequence[str]) -> None:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"packages={tuple(packages)!r}: {name!r} is no package's name; give names as `import` takes them, such as 'numpy'")
 
+@lru_cache
+def _brought_by() -> dict[str, list[str]]:
+    return dict(importlib.metadata.packages_distributions())
+
 def _distribution(package: str) -> importlib.metadata.Distribution | None:
     "What pip installed under this name, or what brought a package of this name (PIL is brought by pillow)."
     try:
         return importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(package)
+        names = _brought_by().get(package)
     return importlib.metadata.distribution(names[0]) if names else None
 
 def _imported_from(package: str) -> list[str]:
