@@ -292,7 +292,7 @@ class Checks:
         unsafe_code: bool = False,  # whether to do without walls, with a warning; the process of its own and its limits remain
     ) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.bwrap = check_sandbox(unsafe_code)
+        self.bwrap, self.process = check_sandbox(unsafe_code), os.getpid()
         self.source, self.packages, self.memory = _worker_source(prepare, check), tuple(packages), memory_mb << 20
         self.pool = ThreadPoolExecutor(workers or min(cores, 4), "checks")
         self.own, self.lock = threading.local(), threading.Lock()
@@ -370,7 +370,9 @@ class Checks:
         return said
 
     def close(self) -> None:
-        "End all workers."
+        "End all workers; in a fork of the process that has them, nothing."
+        if os.getpid() != self.process:
+            return
         atexit.unregister(self.close)
         self.pool.shutdown(wait=False, cancel_futures=True)
         with self.lock:

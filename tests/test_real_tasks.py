@@ -331,7 +331,7 @@ def test_gym_options_that_will_not_do(options, message):
     pytest.importorskip("reasoning_gym")
     try:
         with pytest.raises(ValueError, match=message):
-            load_task("gym", dataset="gcd", **dict(n_train=2, n_test=2) | options)
+            game_tasks.gym("gcd", **dict(n_train=2, n_test=2) | options)
     except RuntimeError as error:  # no sandbox on this machine
         assert "bubblewrap" in str(error)
 
