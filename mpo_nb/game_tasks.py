@@ -115,10 +115,12 @@ def countdown(n_train: int = 2000, # problems to learn from
 # %% ../nbs/lib/game_tasks.ipynb #2c75c585
 gym_template = "{question}\n\nThink step by step, and end with the answer in <answer> </answer>."
 
+
 def _options(dataset: str, options: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    "The data set's options as reasoning-gym takes them, and the modules of one's own that its classes come from. ValueError for a name that is not there."
+    "A data set's options as reasoning-gym takes them, and the user's modules that it comes from."
     from reasoning_gym.composite import DatasetSpec
     from reasoning_gym.factory import DATASETS
+
     if dataset == "composite" and isinstance(options.get("datasets"), (list, tuple)):
         parts = [DatasetSpec(**dict(part)) if isinstance(part, dict) else part for part in options["datasets"]]
         options = {**options, "datasets": parts}
@@ -128,15 +130,22 @@ def _options(dataset: str, options: dict[str, Any]) -> tuple[dict[str, Any], tup
             raise ValueError(f"dataset={name!r} is none of reasoning-gym's; there are {', '.join(sorted(DATASETS))}")
     modules = {DATASETS[name][0].__module__ for name in names}
     if "__main__" in modules:
-        raise ValueError(f"dataset={dataset!r} is registered by the program that runs; register it in a module that can be imported, as its checker runs in another process")
+        raise ValueError(
+            f"dataset={dataset!r} is registered by the program that runs; register it in a module "
+            "that can be imported, as its checker runs in another process"
+        )
     return options, tuple(sorted(module for module in modules if module.partition(".")[0] != "reasoning_gym"))
+
 
 def _created(dataset: str, options: dict[str, Any]) -> Any:
     import reasoning_gym
-    try: return reasoning_gym.create_dataset(dataset, **options)
+
+    try:
+        return reasoning_gym.create_dataset(dataset, **options)
     except (TypeError, ValueError, AssertionError, KeyError, AttributeError, IndexError) as error:
         given = ", ".join(f"{name}={value!r:.100}" for name, value in options.items() if name != "seed")
         raise ValueError(f"reasoning-gym's {dataset!r} refuses {given}: {error}") from None
+
 
 def _whole(**numbers: int) -> None:
     for name, value in numbers.items():
@@ -144,26 +153,37 @@ def _whole(**numbers: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
 
-def _sides(dataset: str, n_train: int, n_test: int, seed: int, options: dict[str, Any]) -> tuple[tuple[Any, dict[str, Any]], tuple[Any, dict[str, Any]], tuple[str, ...]]:
+
+def _sides(
+    dataset: str, n_train: int, n_test: int, seed: int, options: dict[str, Any]
+) -> tuple[tuple[Any, dict[str, Any]], tuple[Any, dict[str, Any]], tuple[str, ...]]:
     "Training and held-out data set, not yet filled, each with its options; and modules of one's own."
-    try: import reasoning_gym  # noqa: F401
-    except ImportError: raise ImportError("the task gym needs the package reasoning-gym; pip install 'mpo_nb[gym]'") from None
+    try:
+        import reasoning_gym  # noqa: F401
+    except ImportError:
+        raise ImportError("the task gym needs the package reasoning-gym; pip install 'mpo_nb[gym]'") from None
     _whole(n_train=n_train, n_test=n_test, seed=seed)
     options, modules = _options(dataset, options)
     # Neighbouring seeds of reasoning-gym share problems: entry i of seed s is entry i-1 of seed s+1.
     train, test = ({**options, "size": n, "seed": s} for n, s in ((n_train, seed), (n_test, seed + 10**6)))
     return (_created(dataset, train), train), (_created(dataset, test), test), modules
 
-def _problems(made: Any, template: str) -> list[dict[str, Any]]:
-    return [dict(prompt=fill(template, "question", entry["question"]), answer=str(entry["answer"]), entry=entry) for entry in made]
 
-def gym_problems(dataset: str, # a name of reasoning-gym, such as chain_sum, gcd or countdown
-                 n_train: int = 1000, # problems to learn from
-                 n_test: int = 200, # held-out problems
-                 seed: int = 0, # which problems
-                 template: str = gym_template, # the user turn; {question} stands for the problem
-                 **options: Any, # the data set's own
-                 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]: # (train, test), without what is in both
+def _problems(made: Any, template: str) -> list[dict[str, Any]]:
+    return [
+        dict(prompt=fill(template, "question", entry["question"]), answer=str(entry["answer"]), entry=entry)
+        for entry in made
+    ]
+
+
+def gym_problems(
+    dataset: str,  # a name of reasoning-gym, such as chain_sum, gcd or countdown
+    n_train: int = 1000,  # problems to learn from
+    n_test: int = 200,  # held-out problems
+    seed: int = 0,  # which problems
+    template: str = gym_template,  # the user turn; {question} stands for the problem
+    **options: Any,  # the data set's own
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # (train, test), without what is in both
     "The problems of a data set, to be read: needs no sandbox, and rewards nothing. Errors as in `gym`."
     (train, _), (test, _), _ = _sides(dataset, n_train, n_test, seed, options)
     held = _problems(test, template)
@@ -173,15 +193,20 @@ def gym_problems(dataset: str, # a name of reasoning-gym, such as chain_sum, gcd
 def _prepare_checker(dataset: str, options: dict[str, Any], modules: Sequence[str], entry: dict[str, Any]) -> Any:
     import importlib
     import reasoning_gym
+
     for module in modules:
         importlib.import_module(module)
     made = reasoning_gym.create_dataset(dataset, **options)
-    try: made.score_answer(entry["answer"], entry)
-    except Exception: pass
+    try:
+        made.score_answer(entry["answer"], entry)
+    except Exception:
+        pass
     return made
+
 
 def _check_answer(made: Any, answer: str, entry: dict[str, Any]) -> Any:
     return made.score_answer(answer, entry)
+
 
 @lru_cache
 def _checkers(modules: tuple[str, ...], unsafe_code: bool, process: int) -> Checks:
@@ -189,32 +214,50 @@ def _checkers(modules: tuple[str, ...], unsafe_code: bool, process: int) -> Chec
     packages = (*with_requirements("reasoning-gym"), *{module.partition(".")[0] for module in modules})
     return Checks(_prepare_checker, _check_answer, packages, unsafe_code=unsafe_code)
 
-_told: set[str] = set() # data sets of which a failure was told
+
+_told: set[str] = set()  # data sets of which a failure was told
+
 
 def _tell(dataset: str, answer: str, reason: str) -> None:
     if dataset not in _told:
         _told.add(dataset)
-        warnings.warn(f"gym:{dataset}: the checker gave no score for the answer {answer!r:.80} ({reason}); such answers score 0, and this is said once", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"gym:{dataset}: the checker gave no score for the answer {answer!r:.80} ({reason}); "
+            "such answers score 0, and this is said once",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 # %% ../nbs/lib/game_tasks.ipynb #8aba8c84
-def gym(dataset: str, # a name of reasoning-gym, such as chain_sum, gcd or countdown
-        n_train: int = 1000, # problems to learn from
-        n_test: int = 200, # held-out problems
-        seed: int = 0, # which problems
-        template: str = gym_template, # the user turn; {question} stands for the problem
-        timeout: float = 2.0, # seconds for the checker of one answer, after which it scores 0
-        unsafe_code: bool = False, # run checkers without walls, where bubblewrap is missing
-        **options: Any, # the data set's own
-        ) -> Task: # reward from reasoning-gym's checker, in [0, 1]
-    "A data set of reasoning-gym. Raises ImportError without the package, ValueError for a name or an option that it does not know, RuntimeError without a sandbox."
+def gym(
+    dataset: str,  # a name of reasoning-gym, such as chain_sum, gcd or countdown
+    n_train: int = 1000,  # problems to learn from
+    n_test: int = 200,  # held-out problems
+    seed: int = 0,  # which problems
+    template: str = gym_template,  # the user turn; {question} stands for the problem
+    timeout: float = 2.0,  # seconds for the checker of one answer, after which it scores 0
+    unsafe_code: bool = False,  # run checkers without walls, where bubblewrap is missing
+    **options: Any,  # the data set's own
+) -> Task:  # reward from reasoning-gym's checker, in [0, 1]
+    """A data set of reasoning-gym.
+
+    ImportError without the package, ValueError for an unknown name or option, RuntimeError without a sandbox.
+    """
     (train, _), (test, own), modules = _sides(dataset, n_train, n_test, seed, options)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ValueError(f"timeout={timeout!r}; give a positive number of seconds")
-    try: pickle.dumps(own)
-    except Exception as error: raise ValueError(f"reasoning-gym's {dataset!r}: its options go to another process, and these cannot ({error}); give plain values") from None
+    try:
+        pickle.dumps(own)
+    except Exception as error:
+        raise ValueError(
+            f"reasoning-gym's {dataset!r}: its options go to another process, "
+            f"and these cannot ({error}); give plain values"
+        ) from None
     recipe = (dataset, own, modules, test[0])
-    try: _checkers(modules, unsafe_code, os.getpid()).ready(recipe)
-    except RuntimeError as error: raise RuntimeError(f"checkers of reasoning-gym run what a model wrote: {error}") from None
+    try:
+        _checkers(modules, unsafe_code, os.getpid()).ready(recipe)
+    except RuntimeError as error:
+        raise RuntimeError(f"checkers of reasoning-gym run what a model wrote: {error}") from None
     held = _problems(test, template)
 
     def rewards(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
@@ -231,5 +274,13 @@ def gym(dataset: str, # a name of reasoning-gym, such as chain_sum, gcd or count
         "One problem and its response, or as many of each."
         return rewards([problem], [response])[0] if isinstance(response, str) else rewards(problem, response)
 
-    return Task(f"gym_{dataset}", apart(_problems(train, template), held), held, reward, batched=True, description=f"{dataset} of reasoning-gym",
-                formatted=lambda problem, response: answer_in(response) is not None, max_new_tokens=256)
+    return Task(
+        f"gym_{dataset}",
+        apart(_problems(train, template), held),
+        held,
+        reward,
+        batched=True,
+        description=f"{dataset} of reasoning-gym",
+        formatted=lambda problem, response: answer_in(response) is not None,
+        max_new_tokens=256,
+    )

@@ -34,7 +34,8 @@ from .sandbox_walls import CALLS, PACKAGE_ENVIRONMENT, call_filter, package_path
 def _send(end: int, message: bytes) -> None:
     data = struct.pack("=I", len(message)) + message
     while data:
-        data = data[os.write(end, data):]
+        data = data[os.write(end, data) :]
+
 
 def _take(end: int, count: int, deadline: float) -> bytes:
     data, waiting = b"", select.poll()
@@ -49,27 +50,56 @@ def _take(end: int, count: int, deadline: float) -> bytes:
         data += part
     return data
 
+
 def _receive(end: int, deadline: float, most: int) -> bytes:
-    "A message. TimeoutError when the time is up, EOFError when the other side has ended, ValueError for one that is too long."
-    length, = struct.unpack("=I", _take(end, 4, deadline))
+    "A message. TimeoutError when the time is up, EOFError when the other side has ended, ValueError if too long."
+    (length,) = struct.unpack("=I", _take(end, 4, deadline))
     if length > most:
         raise ValueError(f"a message of {length} bytes")
     return _take(end, length, deadline)
 
 # %% ../nbs/lib/sandbox_checks.ipynb #9e287fa5
-_FORMULA = ("abs", "complex", "divmod", "float", "int", "max", "min", "pow", "round", "sum", "str", "list", "tuple", "set", "dict", "range", "len", "sorted")
+_FORMULA = (
+    "abs",
+    "complex",
+    "divmod",
+    "float",
+    "int",
+    "max",
+    "min",
+    "pow",
+    "round",
+    "sum",
+    "str",
+    "list",
+    "tuple",
+    "set",
+    "dict",
+    "range",
+    "len",
+    "sorted",
+)
+
 
 def _careful(node: Any, builtin: frozenset[str]) -> None:
     "Raises ValueError for what is no formula."
     import ast
+
     for part in ast.walk(node):
         name = getattr(part, "id", getattr(part, "attr", "")) if isinstance(part, (ast.Name, ast.Attribute)) else ""
         own = isinstance(part, (ast.Lambda, ast.NamedExpr, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp))
-        if own or name.startswith("_") or name in builtin or name in ("lambdify", "preview", "source", "test", "doctest"):
+        if (
+            own
+            or name.startswith("_")
+            or name in builtin
+            or name in ("lambdify", "preview", "source", "test", "doctest")
+        ):
             raise ValueError(f"an answer is no program: {type(part).__name__} {name}".strip())
+
 
 def _is_plain(node: Any) -> bool:
     import ast
+
     letters, functions = ("Symbol", "Float", "Integer"), ("Rational", "sqrt", "exp", "log", "sin", "cos", "tan")
     named: set[int] = set()
     calls = False
@@ -80,55 +110,95 @@ def _is_plain(node: Any) -> bool:
                 return False
             calls = True
             named |= {id(value) for value in part.args if name in letters}
-        elif not isinstance(part, (ast.Expression, ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.List, ast.Tuple, ast.Name, ast.Load)):
+        elif not isinstance(
+            part,
+            (
+                ast.Expression,
+                ast.Constant,
+                ast.BinOp,
+                ast.UnaryOp,
+                ast.operator,
+                ast.unaryop,
+                ast.List,
+                ast.Tuple,
+                ast.Name,
+                ast.Load,
+            ),
+        ):
             return False
     texts = [part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, (str, bytes))]
     return not calls or all(id(text) in named for text in texts)  # sympy would read any other text as a formula again
 
+
 def _lock_eval(excused: set[str]) -> None:
     import ast, builtins
+
     refused, run = frozenset(dir(builtins)) - {*_FORMULA, "True", "False", "None"}, builtins.eval
+
     def formula(source: Any, /, globals: Any = None, locals: Any = None) -> Any:
         plain = False
         if isinstance(source, (str, bytes)):
             excused.add("parsing")
-            try: tree = ast.parse(source.strip(), mode="eval")
-            finally: excused.discard("parsing")
+            try:
+                tree = ast.parse(source.strip(), mode="eval")
+            finally:
+                excused.discard("parsing")
             _careful(tree, refused)
             plain = _is_plain(tree)
-        if plain: excused.add("plain")
-        try: return run(source, {} if globals is None else globals, locals)  # not the checker's own names, among which is the right answer
-        finally: excused.discard("plain")
+        if plain:
+            excused.add("plain")
+        try:
+            return run(
+                source, {} if globals is None else globals, locals
+            )  # not the caller's names: one is the right answer
+        finally:
+            excused.discard("plain")
+
     run_program = builtins.exec
+
     def names(source: Any, globals: Any = None, /, *more: Any, **options: Any) -> None:
         if globals is None:
             raise ValueError("exec without a namespace")
         if source == "from sympy import *":  # so begins each `parse_expr`
             excused.add("names")
-        try: run_program(source, globals, *more, **options)
-        finally: excused.discard("names")
+        try:
+            run_program(source, globals, *more, **options)
+        finally:
+            excused.discard("names")
+
     builtins.eval, builtins.exec = formula, names
+
 
 def _limit_reader(memory: int, code: bytes | None) -> None:
     import ctypes, resource
+
     for name, value in (("RLIMIT_AS", memory), ("RLIMIT_FSIZE", 0), ("RLIMIT_NPROC", 0), ("RLIMIT_CORE", 0)):
         try:
             resource.setrlimit(getattr(resource, name), (value, value))
         except (ValueError, OSError):  # macOS has no limit of memory
             pass
     if code:
+
         class Program(ctypes.Structure):
             _fields_ = [("count", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
+
         prctl = ctypes.CDLL(None).prctl
-        if prctl(38, 1, 0, 0, 0) or prctl(22, 2, ctypes.byref(Program(len(code) // 8, code)), 0, 0):  # no new privileges; the filter
+        if prctl(38, 1, 0, 0, 0) or prctl(
+            22, 2, ctypes.byref(Program(len(code) // 8, code)), 0, 0
+        ):  # no new privileges; the filter
             os._exit(3)
 
-def _read_answers(end: int, prepared: dict[int, Any], check: Callable[..., Any], memory: int, code: bytes | None) -> None:
+
+def _read_answers(
+    end: int, prepared: dict[int, Any], check: Callable[..., Any], memory: int, code: bytes | None
+) -> None:
     "What a reader does, until the worker ends it."
     for other in range(3, 256):
         if other != end:
-            try: os.close(other)
-            except OSError: pass
+            try:
+                os.close(other)
+            except OSError:
+                pass
     os.dup2(0, 1)  # 0 is /dev/null
     os.dup2(0, 2)
     excused: set[str] = set()
@@ -136,10 +206,12 @@ def _read_answers(end: int, prepared: dict[int, Any], check: Callable[..., Any],
     _limit_reader(memory, code)
     heard: list[str] = []
     reply: list[Any]
+
     def hook(event: str, args: Any) -> None:
         if event in ("compile", "exec", "pickle.find_class") and not heard and not excused:
             heard.append(event)
             _send(end, b"!")
+
     sys.addaudithook(hook)
     while True:
         key, answer = pickle.loads(_receive(end, float("inf"), 1 << 30))
@@ -148,28 +220,36 @@ def _read_answers(end: int, prepared: dict[int, Any], check: Callable[..., Any],
             number = float("nan" if isinstance(value, (str, bytes)) else value)
             reply = ["value", number] if 0 <= number <= 1 else ["raised", f"it returned {value!r:.80}"]
         except BaseException as error:
-            try: reply = ["raised", f"{type(error).__name__}: {error}"[:300]]
-            except BaseException: reply = ["raised", "an exception that cannot be printed"]
+            try:
+                reply = ["raised", f"{type(error).__name__}: {error}"[:300]]
+            except BaseException:
+                reply = ["raised", "an exception that cannot be printed"]
         _send(end, json.dumps(reply).encode())
 
 # %% ../nbs/lib/sandbox_checks.ipynb #ec9a82c4
 def _start_reader(*task: Any) -> tuple[int, int]:
     "A fork that reads answers: its number, and the socket to it."
     import socket
+
     ours, theirs = socket.socketpair()
     child = os.fork()
     if not child:
-        try: _read_answers(theirs.detach(), *task)
-        finally: os._exit(1)
+        try:
+            _read_answers(theirs.detach(), *task)
+        finally:
+            os._exit(1)
     theirs.close()
     return child, ours.detach()
+
 
 def _end_reader(reader: tuple[int, int]) -> int:
     "Its exit status, minus the signal's number if one ended it."
     import signal
+
     os.kill(reader[0], signal.SIGKILL)
     os.close(reader[1])
     return os.waitstatus_to_exitcode(os.waitpid(reader[0], 0)[1])
+
 
 def _ask_reader(end: int, job: bytes, seconds: float) -> tuple[bytes, bool]:
     "The reply, b'' where there is none, and whether the reader may stay."
@@ -184,16 +264,20 @@ def _ask_reader(end: int, job: bytes, seconds: float) -> tuple[bytes, bool]:
         return b"", False
     return reply, stays and reply.startswith(b'["value"')
 
+
 def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, code: bytes | None) -> None:
     "What a worker does, until the trainer ends it or itself."
     import gc, shutil
+
     jobs, replies, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0), os.dup2(2, 1)
     prepared: dict[int, Any] = {}
     reader: tuple[int, int] | None = None
     while True:
-        try: key, recipe, answer, seconds = pickle.loads(_receive(jobs, float("inf"), 1 << 30))
-        except EOFError: os._exit(0)
+        try:
+            key, recipe, answer, seconds = pickle.loads(_receive(jobs, float("inf"), 1 << 30))
+        except EOFError:
+            os._exit(0)
         if recipe is not None:
             prepared[key] = prepare(*pickle.loads(recipe))
             for name in os.listdir("."):  # what the imports left, such as matplotlib's list of fonts
@@ -209,15 +293,36 @@ def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, 
         reply, stays = _ask_reader(reader[1], answer, seconds)
         if not stays:
             status = _end_reader(reader)
-            reader, reply = None, reply or json.dumps(["raised", f"the process that read it ended with status {status}"]).encode()
+            reader, reply = (
+                None,
+                reply or json.dumps(["raised", f"the process that read it ended with status {status}"]).encode(),
+            )
         _send(replies, (b"-" if os.listdir(".") else b"+") + reply)
 
 # %% ../nbs/lib/sandbox_checks.ipynb #08b18e25
-_SHARED = (_send, _take, _receive, _careful, _is_plain, _lock_eval, _limit_reader, _read_answers, _start_reader, _end_reader, _ask_reader, _serve)
+_SHARED = (
+    _send,
+    _take,
+    _receive,
+    _careful,
+    _is_plain,
+    _lock_eval,
+    _limit_reader,
+    _read_answers,
+    _start_reader,
+    _end_reader,
+    _ask_reader,
+    _serve,
+)
+
 
 @lru_cache
 def _worker_source(prepare: Callable[..., Any], check: Callable[..., Any]) -> str:
-    parts = ["from __future__ import annotations", "import json, os, pickle, select, struct, sys, time", f"_FORMULA = {_FORMULA!r}"]
+    parts = [
+        "from __future__ import annotations",
+        "import json, os, pickle, select, struct, sys, time",
+        f"_FORMULA = {_FORMULA!r}",
+    ]
     parts += [inspect.getsource(function) for function in (*_SHARED, prepare, check)]
     parts.append("memory, code, path = pickle.loads(_receive(0, float('inf'), 1 << 30))\nsys.path += path")
     parts.append(f"_serve({prepare.__name__}, {check.__name__}, memory, code)")
@@ -228,30 +333,44 @@ def _worker_source(prepare: Callable[..., Any], check: Callable[..., Any]) -> st
 def with_requirements(
     distribution: str,  # a name as pip knows it, such as "reasoning-gym"
 ) -> tuple[str, ...]:  # names as `import` takes them
-    "The packages that a distribution brings, and those of all that it requires. PackageNotFoundError where it is not installed."
+    "The packages of a distribution and of all that it requires. PackageNotFoundError where it is not installed."
     importlib.metadata.distribution(distribution)
     waiting, found = [distribution], set[str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name in found:
             continue
-        try: wanted = importlib.metadata.distribution(name).requires or []
-        except importlib.metadata.PackageNotFoundError: continue
+        try:
+            wanted = importlib.metadata.distribution(name).requires or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
         found.add(name)
         for requirement in map(Requirement, wanted):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     brought = importlib.metadata.packages_distributions()
-    return tuple(sorted(package for package, by in brought.items() if package.isidentifier() and found & set(map(canonicalize_name, by))))
+    return tuple(
+        sorted(
+            package
+            for package, by in brought.items()
+            if package.isidentifier() and found & set(map(canonicalize_name, by))
+        )
+    )
 
 # %% ../nbs/lib/sandbox_checks.ipynb #20f6955b
 @dataclass(frozen=True)
 class Checked:
     "What a checker says of one answer."
+
     value: float  # from 0 to 1; 0 where there is a reason
     reason: str = ""  # why there is no number: "timeout: ...", what the checker raised, or how its process ended
 
-_START, _GRACE = 120.0, 5.0  # seconds for the imports; seconds beyond an answer's limit after which a worker is given up
+
+_START, _GRACE = (
+    120.0,
+    5.0,
+)  # seconds: for the imports; beyond an answer's limit, until a worker is given up
+
 
 @dataclass
 class _Worker:
@@ -273,23 +392,29 @@ class _Worker:
 
     def end(self) -> None:
         for pipe in (self.process.stdin, self.process.stdout):
-            if pipe: pipe.close()
+            if pipe:
+                pipe.close()
         self.process.kill()  # bubblewrap takes with it what runs inside
         self.process.wait()
         self.errors.close()
-        if self.folder: self.folder.cleanup()
+        if self.folder:
+            self.folder.cleanup()
 
 # %% ../nbs/lib/sandbox_checks.ipynb #8c877a50
 class Checks:
-    "A trusted checker that reads texts of a model behind walls, several at a time. RuntimeError, with the remedy, where the walls cannot stand."
+    "A trusted checker of untrusted texts, behind walls. RuntimeError, with the remedy, where the walls cannot stand."
+
     def __init__(
         self,
-        prepare: Callable[..., Any],  # prepare(*recipe) -> what `check` needs; a function whose source stands alone, trusted, run once for each recipe in each worker
+        prepare: Callable[
+            ..., Any
+        ],  # prepare(*recipe) -> what `check` needs; trusted, its source stands alone
         check: Callable[..., Any],  # check(prepared, *answer) -> a number from 0 to 1; its source stands alone too
         packages: Sequence[str] = (),  # what the two import, as `wall_arguments` takes it
         memory_mb: int = 2048,  # address space of the process that reads an answer; what the imports need is part of it
-        workers: int | None = None,  # processes at most; None: as many as this process may use cores, and no more than 4
-        unsafe_code: bool = False,  # whether to do without walls, with a warning; the process of its own and its limits remain
+        workers: int
+        | None = None,  # processes at most; None: one for each core, and no more than 4
+        unsafe_code: bool = False,  # whether to do without walls, with a warning; the limits remain
     ) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.bwrap, self.process = check_sandbox(unsafe_code), os.getpid()
@@ -313,7 +438,7 @@ class Checks:
         answers: Sequence[tuple[Any, ...]],  # what `check` is called with, besides
         timeout: float = 2.0,  # seconds for each answer
     ) -> list[Checked]:  # in the order of the answers
-        "Check answers. A checker that raises, hangs, dies or returns what is no number from 0 to 1 gives a value of 0 and a reason."
+        "Check answers. Where a checker raises, hangs, dies or returns no number from 0 to 1: 0, and a reason."
         key = self.key(recipe)
         return self.wait([self.pool.submit(self.one, key, answer, timeout) for answer in answers])
 
@@ -390,6 +515,7 @@ def _checked(reply: list[Any] | None) -> Checked:
         return Checked(value)
     return Checked(0.0, str(value)[:300])
 
+
 def _start_worker(bwrap: str | None, source: str, packages: tuple[str, ...], memory: int) -> _Worker:
     "A process that has no text yet. It dies with the thread that started it."
     known = platform.machine() in CALLS and platform.system() == "Linux"
@@ -405,13 +531,24 @@ def _start_worker(bwrap: str | None, source: str, packages: tuple[str, ...], mem
     else:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=0, env={} if bwrap else PACKAGE_ENVIRONMENT,
-                                   cwd=folder.name if folder else None, pass_fds=passed, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=0,
+            env={} if bwrap else PACKAGE_ENVIRONMENT,
+            cwd=folder.name if folder else None,
+            pass_fds=passed,
+            start_new_session=True,
+        )
     finally:
         for end in passed:
             os.close(end)
     worker = _Worker(process, errors, folder)
     assert process.stdin
-    try: _send(process.stdin.fileno(), pickle.dumps((memory, code, package_path(packages))))
-    except OSError: pass  # it has ended: the first question finds that, and says why
+    try:
+        _send(process.stdin.fileno(), pickle.dumps((memory, code, package_path(packages))))
+    except OSError:
+        pass  # it has ended: the first question finds that, and says why
     return worker

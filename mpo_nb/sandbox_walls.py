@@ -22,9 +22,11 @@ from functools import lru_cache
 # %% ../nbs/lib/sandbox_walls.ipynb #5fea21f8
 TMP_BYTES = 64 << 20
 
+
 def python_path() -> str:
     "The interpreter that programs run in: this one, or the one that this virtual environment was made from."
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
 
 @lru_cache
 def _asked() -> tuple[list[str], list[str]]:
@@ -39,13 +41,14 @@ def _asked() -> tuple[list[str], list[str]]:
 # %% ../nbs/lib/sandbox_walls.ipynb #86629904
 _ELF_64_LITTLE, _PT_INTERP = b"\x7fELF\2\1", 3
 
+
 def _loader(program: str) -> str | None:
     "The path of the loader that an executable names; None where it needs none."
     with open(program, "rb") as file:
         head = file.read(64)
         if head[:6] != _ELF_64_LITTLE:
             return None
-        offset, = struct.unpack_from("<Q", head, 32)  # of the table of segments
+        (offset,) = struct.unpack_from("<Q", head, 32)  # of the table of segments
         size, count = struct.unpack_from("<HH", head, 54)
         file.seek(offset)
         segments = file.read(size * count)
@@ -56,7 +59,9 @@ def _loader(program: str) -> str | None:
                 return file.read(length).rstrip(b"\0").decode()
     return None
 
+
 _RESOLVED = re.compile(r"^\s*(?:\S.* => )?(/.*) \(0x[0-9a-f]+\)$", re.MULTILINE)
+
 
 def _libraries(binaries: Iterable[str]) -> list[str]:
     "The library files that the loader maps for these binaries, at the paths where it looks for them."
@@ -65,22 +70,28 @@ def _libraries(binaries: Iterable[str]) -> list[str]:
         return []
     found[loader] = None
     for binary in binaries:
-        listed = subprocess.run([loader, "--list", binary], env={}, capture_output=True, text=True, errors="surrogateescape")
+        listed = subprocess.run(
+            [loader, "--list", binary], env={}, capture_output=True, text=True, errors="surrogateescape"
+        )
         for path in _RESOLVED.findall(listed.stdout):
             plain = os.path.normpath(path)  # $ORIGIN/../.. of a conda prefix
             found[plain if os.path.realpath(plain) == os.path.realpath(path) else path] = None
     return list(found)
+
 
 def _binaries(folder: str) -> list[str]:
     "The extension modules and libraries in a folder and under it, or the file itself."
     if os.path.isfile(folder):
         return [folder] * folder.endswith(".so")
     tops = os.walk(folder)
-    return [os.path.join(top, name) for top, _, names in tops for name in names if name.endswith(".so") or ".so." in name]
+    return [
+        os.path.join(top, name) for top, _, names in tops for name in names if name.endswith(".so") or ".so." in name
+    ]
 
 # %% ../nbs/lib/sandbox_walls.ipynb #f7902f7f
 _PACKAGES = ("site-packages", "dist-packages")
 _POINTLESS = ("_tkinter", "_curses", "_curses_panel", "readline", "nis")  # extension modules
+
 
 @lru_cache
 def _own_files() -> tuple[list[str], list[str]]:
@@ -93,14 +104,21 @@ def _own_files() -> tuple[list[str], list[str]]:
         modules = [name for name in names if name.endswith(".so") and name.partition(".")[0] not in _POINTLESS]
         binaries += [os.path.join(place, name) for name in modules]
     libraries = _libraries(binaries)
-    beside = [os.path.join(os.path.dirname(library), "libgcc_s.so.1") for library in libraries if os.path.basename(library).startswith("libc.")]
+    beside = [
+        os.path.join(os.path.dirname(library), "libgcc_s.so.1")
+        for library in libraries
+        if os.path.basename(library).startswith("libc.")
+    ]
     data = [place for place in (*beside, *zones, "/usr/lib/locale", "/etc/ld.so.cache") if os.path.exists(place)]
-    hidden = [os.path.join(place, name) for place in code for name in _PACKAGES if os.path.isdir(os.path.join(place, name))]
+    hidden = [
+        os.path.join(place, name) for place in code for name in _PACKAGES if os.path.isdir(os.path.join(place, name))
+    ]
     return list(dict.fromkeys([python_path(), *code, *libraries, *data])), hidden
+
 
 @lru_cache
 def _beside() -> list[str]:
-    "Folders of libraries that the executable finds from its own place: without /proc the loader does not know that place."
+    "Folders of libraries that the executable finds from its own place, which the loader takes from /proc."
     python = python_path()
     with open(python, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(b"$ORIGIN") < 0:
@@ -108,11 +126,13 @@ def _beside() -> list[str]:
     folders = [os.path.dirname(library) for library in _libraries([python])]
     return sorted({folder for folder in folders if folder.startswith(os.path.dirname(os.path.dirname(python)) + "/")})
 
+
 def _bound(paths: Iterable[str]) -> list[str]:
     "bubblewrap's arguments that show these paths, each once, and none that lies in another."
     paths = list(dict.fromkeys(paths))
     inner = {path for path in paths for other in paths if path.startswith(other + "/")}
     return [part for path in paths if path not in inner for part in ("--ro-bind", path, path)]
+
 
 @lru_cache
 def _folders(packages: tuple[str, ...]) -> list[str]:
@@ -136,11 +156,16 @@ def _check_packages(packages: Sequence[str]) -> None:
         raise ValueError(f"packages={packages!r} is one string; give a tuple of names, such as ({packages!r},)")
     for name in packages:
         if not isinstance(name, str) or not name.isidentifier():
-            raise ValueError(f"packages={tuple(packages)!r}: {name!r} is no package's name; give names as `import` takes them, such as 'numpy'")
+            raise ValueError(
+                f"packages={tuple(packages)!r}: {name!r} is no package's name; "
+                "give names as `import` takes them, such as 'numpy'"
+            )
+
 
 @lru_cache
 def _brought_by() -> dict[str, list[str]]:
     return dict(importlib.metadata.packages_distributions())
+
 
 def _distribution(package: str) -> importlib.metadata.Distribution | None:
     "What pip installed under this name, or what brought a package of this name (PIL is brought by pillow)."
@@ -149,6 +174,7 @@ def _distribution(package: str) -> importlib.metadata.Distribution | None:
     except importlib.metadata.PackageNotFoundError:
         names = _brought_by().get(package)
     return importlib.metadata.distribution(names[0]) if names else None
+
 
 def _imported_from(package: str) -> list[str]:
     "The file or the folders that `import package` would read."
@@ -161,6 +187,7 @@ def _imported_from(package: str) -> list[str]:
     folders = spec.submodule_search_locations
     return [os.path.abspath(path) for path in (folders or [spec.origin or ""])]
 
+
 @lru_cache
 def _files_of(package: str) -> tuple[str, ...]:
     found = _imported_from(package)
@@ -171,6 +198,7 @@ def _files_of(package: str) -> tuple[str, ...]:
             found.append(path)
     return tuple(dict.fromkeys(found))
 
+
 def package_files(
     packages: Sequence[str],  # names as `import` takes them, such as ("numpy",)
 ) -> list[str]:  # absolute paths
@@ -178,6 +206,7 @@ def package_files(
     _check_packages(packages)
     wanted = [name for name in packages if name not in sys.stdlib_module_names]
     return list(dict.fromkeys(path for name in wanted for path in _files_of(name)))
+
 
 def package_path(
     packages: Sequence[str],  # as in `package_files`
@@ -190,14 +219,30 @@ def package_path(
 # %% ../nbs/lib/sandbox_walls.ipynb #42e665e4
 PACKAGE_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+
 def wall_arguments(
     bwrap: str,  # path of bubblewrap
     packages: Sequence[str] = (),  # installed packages to be in sight too, such as ("numpy",)
 ) -> list[str]:  # the beginning of a command line, to be followed by --seccomp and what is to run inside
-    "bubblewrap with no network, no environment, no folders but what Python needs, and namespaces of its own. ValueError as in `package_files`."
+    "bubblewrap with no network, no environment, no files but what Python needs. ValueError as in `package_files`."
     _check_packages(packages)
-    walls = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8",
-             "--uid", "65534", "--gid", "65534"]
+    walls = [
+        bwrap,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        "--setenv",
+        "HOME",
+        "/tmp",
+        "--setenv",
+        "LANG",
+        "C.UTF-8",
+        "--uid",
+        "65534",
+        "--gid",
+        "65534",
+    ]
     for name, value in PACKAGE_ENVIRONMENT.items() if packages else ():
         walls += ["--setenv", name, value]
     if _beside():
@@ -217,13 +262,17 @@ CALLS = {  # architecture: its number in the kernel's audit.h, then the refused 
 }
 _EVERYWHERE = {"clone3": 435, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429,
                "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "mount_setattr": 442, "memfd_secret": 447}
-SOCKETS = {"x86_64": {"socket": 41, "socketpair": 53}, "aarch64": {"socket": 198, "socketpair": 199}}  # allowed within a machine only
+SOCKETS = {  # allowed within a machine only
+    "x86_64": {"socket": 41, "socketpair": 53},
+    "aarch64": {"socket": 198, "socketpair": 199},
+}
 _STARTING = "clone", "fork", "vfork", "clone3"
 
 # %% ../nbs/lib/sandbox_walls.ipynb #7f7e713a
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # refused with EPERM
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _AF_UNIX = 0, 4, 16, 1  # places in the kernel's struct seccomp_data; its low 32 bits are the family
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # places in the kernel's struct seccomp_data
+_AF_UNIX = 1  # the kernel looks at the low 32 bits only, as the filter does
 
 @lru_cache
 def call_filter(
@@ -235,7 +284,8 @@ def call_filter(
     named = {**calls, **_EVERYWHERE}
     numbers = [number for name, number in named.items() if not (may_start and name in _STARTING)]
     count, sockets = len(numbers), SOCKETS[machine]
-    steps = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER), (_AT_LEAST, count + 5, 0, 1 << 30)]
+    steps = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL)]
+    steps += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, count + 5, 0, 1 << 30)]
     steps += [(_EQUAL, count + 4 - i, 0, number) for i, number in enumerate(numbers)]
     steps += [(_EQUAL, 1, 0, sockets["socket"]), (_EQUAL, 0, 2, sockets["socketpair"])]
     steps += [(_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, _AF_UNIX)]
