@@ -195,7 +195,7 @@ recipes: dict[str, Callable[..., Recipe]] = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_
 
 # %% ../nbs/lib/recipes.ipynb #cdddfce5
 def recipe(name: str, # one of `recipes`
-           /, **options: Any, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
+           **options: Any, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
            ) -> Recipe:
     "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
     if not isinstance(name, str) or name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")

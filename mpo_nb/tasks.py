@@ -195,7 +195,6 @@ def task_names() -> list[str]:  # in alphabetical order
 # %% ../nbs/lib/tasks.ipynb #f1255c94
 def load_task(
     name: str,  # a registered name, "gym:NAME" for a data set of reasoning-gym, or "module:function" for one of your own
-    /,
     **options: Any,  # the builder's keyword arguments, such as terms=4
 ) -> Task:
     "Build a task by name. Raises ValueError on an unknown name (lists them), an unknown option or one of the wrong type; TypeError if no Task comes back."
