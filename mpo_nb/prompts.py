@@ -156,8 +156,9 @@ _clock_macro = (
 def _clock(template: str, day: str) -> dict[str, Any]:
     "Options that make it some day for a template: its text with a clock of its own, and what that clock says."
     now = datetime.fromisoformat(day)
-    words = [ast.literal_eval(word) for _, kind, word in Environment().lex(template) if kind == "string"]
-    return dict(chat_template=_clock_macro + template, clock_dates={word: now.strftime(word) for word in words if "%" in word})
+    literals = [word for _, kind, word in Environment().lex(template) if kind == "string" and "%" in word]
+    formats = [ast.literal_eval(word.replace("\r", "\\r").replace("\n", "\\n")) for word in literals]
+    return dict(chat_template=_clock_macro + template, clock_dates={word: now.strftime(word) for word in formats})
 
 def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str, Any], parts: bool, open_turn: bool = True
@@ -174,7 +175,6 @@ class _Shape:
     "What a template makes of turns of some roles."
     parts: bool  # contents are to be given as lists of parts
     written: str  # of the probes
-    controls: tuple[str, ...]  # control tokens, the longest first
 
 @lru_cache(maxsize=256)
 def _shape(tokenizer: PreTrainedTokenizerBase, template: str, options: str, roles: tuple[str, ...], size: int) -> _Shape:
@@ -189,8 +189,8 @@ def _shape(tokenizer: PreTrainedTokenizerBase, template: str, options: str, role
             continue
         lost = [turn["role"] for turn in turns if turn["content"] not in written]
         if not lost:
-            return _Shape(parts, written, control_tokens(tokenizer, written))
-        reason = reason or f"leaves out the {lost[0]}'s turn of the turns {list(roles)}"
+            return _Shape(parts, written)
+        reason = reason or f"leaves out or changes the {lost[0]}'s turn of the turns {list(roles)}"
     raise ValueError(_refused(reason, roles))
 
 def _refused(reason: str, roles: Sequence[str]) -> str:
@@ -199,14 +199,24 @@ def _refused(reason: str, roles: Sequence[str]) -> str:
 
 _framing = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
-def control_tokens(
-    tokenizer: PreTrainedTokenizerBase,  # its special tokens
-    written: str = "",  # what a chat template writes; empty for plain text
-) -> tuple[str, ...]:  # the longest first
-    "Special tokens that frame a text or a turn, and that no problem's text may stand for."
+@lru_cache(maxsize=64)
+def _controls(tokenizer: PreTrainedTokenizerBase, templates: str, size: int) -> tuple[str, ...]:
+    "See `control_tokens`; `templates` and `size` say when to look anew."
+    written = templates
+    for roles in (("system", "user"), ("user",), ("user", "assistant", "user")) if templates else ():
+        try:
+            written += _shape(tokenizer, template_text(tokenizer, {}), "{}", roles, size).written
+        except ValueError:
+            continue  # a role that the template does not know
     framing = {tokenizer.special_tokens_map.get(name) for name in _framing}
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1]
     return tuple(sorted({t for t in added if t in framing or t in written}, key=lambda t: (-len(t), t)))
+
+def control_tokens(
+    tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
+) -> tuple[str, ...]:  # the longest first
+    "Special tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
+    return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), len(tokenizer))
 
 # %% ../nbs/lib/prompts.ipynb #fdbf00b8
 class PromptText(str):
@@ -257,13 +267,14 @@ def _chat(tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str
     "A conversation as the template writes it. Raises ValueError for one that it refuses, changes or leaves out."
     text, known = template_text(tokenizer, options), json.dumps(dict(options), sort_keys=True)
     shape = _shape(tokenizer, text, known, tuple(turn["role"] for turn in turns), len(tokenizer))
-    turns = [dict(turn, content=_marked(turn["content"], shape.controls)) for turn in turns]
+    controls = control_tokens(tokenizer)
+    turns = [dict(turn, content=_marked(turn["content"], controls)) for turn in turns]
     try:
         written = _apply(tokenizer, turns, options, shape.parts)
     except Exception as error:
         raise ValueError(_refused(f"refuses {turns[-1]['content']!r:.80} ({error})", [turns[0]["role"]])) from None
     _check_written(written, turns)
-    return _unmarked(written, shape.controls, chat=True)
+    return _unmarked(written, controls, chat=True)
 
 def _plain(tokenizer: PreTrainedTokenizerBase, task: Task, turns: Turns) -> PromptText:
     "Turns as plain text. Raises ValueError for more than a system turn and the user's."
@@ -361,7 +372,7 @@ def prompt_tokens(
 ) -> list[list[int]]:  # ids of each, without padding
     """Token ids of prompts: texts begin as the tokenizer begins a text, once, and none is ended. Raises ValueError for
     what is neither text nor ids."""
-    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
         check_texts(name, prompts)
     prompts = list(prompts)
     for i, prompt in enumerate(prompts):
