@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from .checkpoint import read_lines
+from .checks import check_texts
 from .estimates import mcnemar, mean_interval, pass_at_k, paired_interval, sign_flip
 
 # %% ../nbs/lib/compare.ipynb #56899429
@@ -43,11 +44,13 @@ def measures(records: Sequence[dict[str, Any]], # of an evaluation
 # %% ../nbs/lib/compare.ipynb #ed1903d2
 def text_table(rows: Sequence[Sequence[str]]) -> str: # the first row holds the heads
     "Columns of equal width, the first to the left and the rest to the right."
+    rows = [check_texts(f"rows[{i}]", row, blank=True) for i, row in enumerate(rows)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("   ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows)
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str: # the first row holds the heads
     "The same in Markdown."
+    rows = [check_texts(f"rows[{i}]", row, blank=True) for i, row in enumerate(rows)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" + "|--:" * (len(rows[0]) - 1) + "|", *lines[1:]])
 
