@@ -31,7 +31,7 @@ from .processes import Processes, check_several
 from .prompts import pin_clock, prompt_format, render_prompt
 from .recipes import Recipe
 from .sharding import Shards, Whole, check_shards, wants_shards
-from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollout
+from .rollout import Rollout, RowBudget, check_tokenizer, prompt_lengths, rollout
 from .tasks import Task, load_task
 from .vllm_sampler import VLLMSampler, import_vllm
 
@@ -57,8 +57,9 @@ class Setup:
         context = getattr(shape, "max_position_embeddings", None)
         # Where neither the user nor the task says how long a response may be: 256 tokens, or half of a short context.
         self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or min(256, (context or 512) // 2))
-        for problems in (self.task.train, self.task.test):
-            encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, context)
+        for split, problems in (("train", self.task.train), ("test", self.task.test)):
+            texts = (self.render([problem])[0] for problem in problems)
+            prompt_lengths(self.tokenizer, texts, config.max_new_tokens, context, f"{split} prompts")
         self.processes = Processes(config.device)
         check_several(self.processes, config)
         self.in_pieces = self.processes.many and wants_shards()
