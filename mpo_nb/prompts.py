@@ -10,14 +10,15 @@ __all__ = ['prompt_formats', 'Turns', 'prompt_format', 'template_names', 'templa
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, cast
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
-from .tasks import Task
+from .checks import check_texts
+from .tasks import Task, prompt_turns
 
 # %% ../nbs/lib/prompts.ipynb #ae7eb8b4
 prompt_formats = ("auto", "chat", "plain")
@@ -155,8 +156,9 @@ _clock_macro = (
 def _clock(template: str, day: str) -> dict[str, Any]:
     "Options that make it some day for a template: its text with a clock of its own, and what that clock says."
     now = datetime.fromisoformat(day)
-    words = [ast.literal_eval(word) for _, kind, word in Environment().lex(template) if kind == "string"]
-    return dict(chat_template=_clock_macro + template, clock_dates={word: now.strftime(word) for word in words if "%" in word})
+    literals = [word for _, kind, word in Environment().lex(template) if kind == "string" and "%" in word]
+    formats = [ast.literal_eval(word.replace("\r", "\\r").replace("\n", "\\n")) for word in literals]
+    return dict(chat_template=_clock_macro + template, clock_dates={word: now.strftime(word) for word in formats})
 
 def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str, Any], parts: bool, open_turn: bool = True
@@ -173,7 +175,6 @@ class _Shape:
     "What a template makes of turns of some roles."
     parts: bool  # contents are to be given as lists of parts
     written: str  # of the probes
-    controls: tuple[str, ...]  # control tokens, the longest first
 
 @lru_cache(maxsize=256)
 def _shape(tokenizer: PreTrainedTokenizerBase, template: str, options: str, roles: tuple[str, ...], size: int) -> _Shape:
@@ -188,8 +189,8 @@ def _shape(tokenizer: PreTrainedTokenizerBase, template: str, options: str, role
             continue
         lost = [turn["role"] for turn in turns if turn["content"] not in written]
         if not lost:
-            return _Shape(parts, written, control_tokens(tokenizer, written))
-        reason = reason or f"leaves out the {lost[0]}'s turn of the turns {list(roles)}"
+            return _Shape(parts, written)
+        reason = reason or f"leaves out or changes the {lost[0]}'s turn of the turns {list(roles)}"
     raise ValueError(_refused(reason, roles))
 
 def _refused(reason: str, roles: Sequence[str]) -> str:
@@ -198,14 +199,24 @@ def _refused(reason: str, roles: Sequence[str]) -> str:
 
 _framing = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
-def control_tokens(
-    tokenizer: PreTrainedTokenizerBase,  # its special tokens
-    written: str = "",  # what a chat template writes; empty for plain text
-) -> tuple[str, ...]:  # the longest first
-    "Special tokens that frame a text or a turn, and that no problem's text may stand for."
+@lru_cache(maxsize=64)
+def _controls(tokenizer: PreTrainedTokenizerBase, templates: str, size: int) -> tuple[str, ...]:
+    "See `control_tokens`; `templates` and `size` say when to look anew."
+    written = templates
+    for roles in (("system", "user"), ("user",), ("user", "assistant", "user")) if templates else ():
+        try:
+            written += _shape(tokenizer, template_text(tokenizer, {}), "{}", roles, size).written
+        except ValueError:
+            continue  # a role that the template does not know
     framing = {tokenizer.special_tokens_map.get(name) for name in _framing}
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1]
     return tuple(sorted({t for t in added if t in framing or t in written}, key=lambda t: (-len(t), t)))
+
+def control_tokens(
+    tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
+) -> tuple[str, ...]:  # the longest first
+    "Special tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
+    return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), len(tokenizer))
 
 # %% ../nbs/lib/prompts.ipynb #fdbf00b8
 class PromptText(str):
@@ -256,32 +267,49 @@ def _chat(tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str
     "A conversation as the template writes it. Raises ValueError for one that it refuses, changes or leaves out."
     text, known = template_text(tokenizer, options), json.dumps(dict(options), sort_keys=True)
     shape = _shape(tokenizer, text, known, tuple(turn["role"] for turn in turns), len(tokenizer))
-    turns = [dict(turn, content=_marked(turn["content"], shape.controls)) for turn in turns]
+    controls = control_tokens(tokenizer)
+    turns = [dict(turn, content=_marked(turn["content"], controls)) for turn in turns]
     try:
         written = _apply(tokenizer, turns, options, shape.parts)
     except Exception as error:
         raise ValueError(_refused(f"refuses {turns[-1]['content']!r:.80} ({error})", [turns[0]["role"]])) from None
     _check_written(written, turns)
-    return _unmarked(written, shape.controls, chat=True)
+    return _unmarked(written, controls, chat=True)
+
+def _plain(tokenizer: PreTrainedTokenizerBase, task: Task, turns: Turns) -> PromptText:
+    "Turns as plain text. Raises ValueError for more than a system turn and the user's."
+    *above, last = turns
+    if len(above) > 1 or any(turn["role"] not in ("system", "developer") for turn in above):
+        raise ValueError(
+            f"the problem's prompt is a chat of {len(turns)} turns, which plain text cannot hold; use a tokenizer with a "
+            "chat template, and prompt_format='chat'"
+        )
+    controls = control_tokens(tokenizer)
+    text = getattr(task, "plain", "{prompt}").replace("{prompt}", _marked(last["content"], controls))
+    return _unmarked("\n\n".join([turn["content"] for turn in above] + [text]), controls, chat=False)
 
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase,  # of the model that will read it
     task: Task,  # for its plain frame
-    problem: dict[str, Any],  # needs "prompt"
+    problem: dict[str, Any],  # needs "prompt": a text, or the messages of a chat
     format: str = "auto",  # auto, chat or plain
     system: str = "",  # a system turn before the prompt (chat), or text above it (plain); empty for none
     options: Mapping[str, Any] | None = None,  # what the chat template reads besides, e.g. {"enable_thinking": False}
 ) -> PromptText:  # the exact text that is tokenised
-    "A problem as the model reads it. Raises ValueError for a format that cannot be, options that nothing reads, or turns that the template refuses, changes or leaves out."
+    """A problem as the model reads it. Raises ValueError for a format that cannot be, options that nothing reads, two
+    system turns, or turns that the template refuses, changes or leaves out."""
     options = {} if options is None else options
     check_template_options(tokenizer, options, format)
-    turns = [dict(role="user", content=problem["prompt"])]
-    if prompt_format(tokenizer, format) == "plain":
-        controls = control_tokens(tokenizer)
-        text = getattr(task, "plain", "{prompt}").replace("{prompt}", _marked(turns[0]["content"], controls))
-        return _unmarked(f"{system}\n\n{text}" if system else text, controls, chat=False)
+    turns: Turns = [dict(turn) for turn in prompt_turns(problem["prompt"])]
+    if system and turns[0]["role"] in ("system", "developer"):
+        raise ValueError(
+            f"system_prompt={system!r:.80}, and the problem has a {turns[0]['role']}'s turn of its own; leave "
+            "system_prompt empty, or take that turn out of the problems"
+        )
     if system:
         turns = [dict(role="system", content=system), *turns]
+    if prompt_format(tokenizer, format) == "plain":
+        return _plain(tokenizer, task, turns)
     return _chat(tokenizer, turns, options)
 
 # %% ../nbs/lib/prompts.ipynb #fbec5eb4
@@ -322,7 +350,8 @@ def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> b
     return begins or ids[:1] == [first] or (bool(after.strip()) and text.endswith(after))
 
 def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int]:
-    "Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no other way to read them."
+    """Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no other
+    way to read them."""
     ids: list[int] = []
     for i, piece in enumerate(text.pieces):
         own = _ids(tokenizer, piece, add_special_tokens=False, split_special_tokens=bool(i % 2)) if piece else []
@@ -341,9 +370,10 @@ def prompt_tokens(
     name: str = "prompts",  # what error messages call them
     first: int = 0,  # number of the first, for error messages
 ) -> list[list[int]]:  # ids of each, without padding
-    "Token ids of prompts: texts begin as the tokenizer begins a text, once, and none is ended. Raises ValueError for what is neither text nor ids."
-    if isinstance(prompts, str):
-        raise ValueError(f"{name}={prompts!r:.80} is one text; give a list of texts, e.g. {name}=[{str(prompts)!r:.80}]")
+    """Token ids of prompts: texts begin as the tokenizer begins a text, once, and none is ended. Raises ValueError for
+    what is neither text nor ids."""
+    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
+        check_texts(name, prompts)
     prompts = list(prompts)
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str) and (not hasattr(prompt, "__len__") or any(not _is_id(x) for x in prompt[:1])):

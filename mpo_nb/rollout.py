@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import TypeVar, cast
+from typing import TypeVar
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
@@ -114,9 +114,7 @@ def response_texts(
     "Responses as a reward reads them: without the tokens that begin, end or pad a text; any other special token stays."
     out = {*ends, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     said = [[i for i in ids if i not in out] for ids in responses]
-    return cast(
-        list[str], tokenizer.batch_decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    return tokenizer.batch_decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 def checked_tokens(
     tokenizer: PreTrainedTokenizerBase,  # with pad and EOS

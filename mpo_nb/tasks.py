@@ -139,6 +139,8 @@ def score(
     responses: Sequence[str],  # the texts to reward, without the prompt
 ) -> list[float]:  # one finite reward per response
     "Reward of each response. ValueError: wrong count, not a finite number; RuntimeError: the reward itself raised."
+    if isinstance(responses, str):
+        raise ValueError(f"responses={responses!r:.80} is one text; give a list of texts, one for each problem")
     if len(problems) != len(responses):
         raise ValueError(f"{len(problems)} problems for {len(responses)} responses; score needs one problem per response")
     if not task.batched:

@@ -162,8 +162,10 @@ class VLLMSampler(_Engine):
         vllm, stops = import_vllm(), StopStrings(self.tokenizer, stop)
         ids, mask = encode_prompts(self.tokenizer, prompts, max_new_tokens, self.max_length)
         seeds = torch.randint(2**31, (len(ids),), generator=torch.Generator().manual_seed(seed)).tolist()
-        how = dict(temperature=0.0) if greedy else dict(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
-        requests = [vllm.SamplingParams(n=group_size, seed=s, max_tokens=max_new_tokens, stop=list(stops.stop), stop_token_ids=self.ends, include_stop_str_in_output=True, skip_special_tokens=False, logprobs=0, **how) for s in seeds]
+        how: dict[str, Any] = dict(temperature=0.0) if greedy else dict(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        # A stop string is looked for in all of the text, special tokens included, as everywhere here.
+        if stops.stop: how["skip_special_tokens"] = False
+        requests = [vllm.SamplingParams(n=group_size, seed=s, max_tokens=max_new_tokens, stop=list(stops.stop), stop_token_ids=self.ends, include_stop_str_in_output=True, logprobs=0, **how) for s in seeds]
         self._rise()
         try: outputs = self.llm.generate([dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)], requests, use_tqdm=False, lora_request=self.adapter)
         finally: self._rest()
