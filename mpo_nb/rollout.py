@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, cast
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException

@@ -420,7 +420,7 @@ def test_values_of_half_written_responses_read_the_tags_too(tmp_path):
 def test_a_text_for_the_warm_up_is_begun_and_ended_once():
     from mpo_nb.mtp import _rows
     tokenizer = family("chatml, BOS before a text")
-    chat = CHATML.partition("{% if")[0] and tokenizer.apply_chat_template([dict(role="user", content="a"), dict(role="assistant", content="b")], tokenize=False)
+    chat = tokenizer.apply_chat_template([dict(role="user", content="a"), dict(role="assistant", content="b")], tokenize=False)
     a, bos, eos = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer.bos_token_id, tokenizer.eos_token_id
     rows = [ids for ids, _ in _rows(["a", "<s>a", "a</s>", chat], tokenizer, 99)]
     assert rows == [[bos, *a, eos]] * 3 + [tokenizer(chat, add_special_tokens=False)["input_ids"]]
@@ -448,13 +448,13 @@ def test_a_processor_is_not_a_tokenizer():
 # One text where a list of texts belongs
 
 def one_text():
-    from mpo_nb import blocks, completions, outcomes, tables, tasks, vllm_sampler  # noqa: F401
     import pandas as pd
+    from mpo_nb import blocks, completions, outcomes, tables, tasks
     frame = pd.DataFrame(dict(seed=[0], method=["a"], accuracy_sampled=[0.5], l=[1], r=[1]))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path())
     mask = torch.ones(1, 2)
     return {
-        "rollout prompts": lambda: rollout(model, tokenizer, "1+1?"), "rollout stop": lambda: rollout(model, tokenizer, ["1?"], stop="#1"),
+        "rollout prompts": lambda: rollout(model, tokenizer, "1+1?"), "rollout stop": lambda: rollout(model, tokenizer, ["1?"], max_new_tokens=8, stop="#1"),
         "evaluate stop": lambda: evaluate(model, tokenizer, "chain_sum", n=1, stop="#1", progress=False), "check_stop": lambda: StopStrings(tokenizer, "#1"),
         "tokens of a row": lambda: blocks.sentence_blocks(mask, ["a."]), "tokens": lambda: blocks.sentence_blocks(torch.ones(2, 1), ".a"), "trace": lambda: Trace("a."),
         "names": lambda: outcomes.outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"), "within": lambda: outcomes.seed_differences(frame, "a", within="lr"),
