@@ -8,6 +8,7 @@ __all__ = ['check_choice', 'check_whole', 'check_positive', 'check_share', 'chec
 
 # %% ../nbs/lib/checks.ipynb #3f21ec38
 import difflib
+import functools
 import inspect
 import math
 import types
@@ -165,6 +166,19 @@ def check_hints(what: str, # whose options they are, for the message: "task 'gsm
         if name in hints and not fits(value, hints[name]):
             raise ValueError(f"{what}: {name}={value!r:.100}; it must be {in_words(hints[name])}")
 
+def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    "The hints of what is called; none where they cannot be read."
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, type):
+        function = getattr(function, "__init__")
+    elif not hasattr(function, "__annotations__"):
+        function = getattr(function, "__call__")
+    try:
+        return typing.get_type_hints(function)
+    except Exception: # hints in quotes whose names are nowhere to be found
+        return {}
+
 def check_options(function: Callable[..., Any], # or a class, whose options they are
                   options: Mapping[str, Any], # name -> value, as it would be called
                   what: str, # what the function makes, for the message: "task 'gsm8k'"
@@ -185,10 +199,7 @@ def check_options(function: Callable[..., Any], # or a class, whose options they
     for name, p in named.items():
         if p.default is p.empty and name not in options:
             raise ValueError(f"{what}: it needs the option {name!r}; {takes}")
-    try:
-        hints = typing.get_type_hints(function)
-    except Exception: # hints in quotes whose names are nowhere to be found
-        return
+    hints = _hints_of(function)
     given = {name: value for name, value in options.items() if name in named and value is not named[name].default}
     try:
         check_hints(what, given, hints)

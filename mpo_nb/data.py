@@ -330,7 +330,7 @@ def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument:
     "The prompt of a row: a text in the template, or a chat whose last message is."
     value = cell(row, column)
     if isinstance(value, Mapping) and "role" in value:
-        raise ValueError(f"{argument}: row {i} has one message in column {column!r}; give a list of messages")
+        raise ValueError(f"{argument}: row {i} has a dict in column {column!r}; give a list of messages, each a dict with 'role' and 'content'")
     if not isinstance(value, (list, tuple, np.ndarray)):
         return fill(template, "question", cell_text(row, column, i, argument))
     try:

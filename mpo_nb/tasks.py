@@ -184,7 +184,7 @@ def register_task(
     builder: Callable[..., Task],  # called with the options that `load_task` was given
 ) -> None:
     "Make a task loadable by name. Raises ValueError on a name that `load_task` could not tell from a module path."
-    if not name or ":" in name:
+    if not isinstance(name, str) or not name or ":" in name:
         raise ValueError(f"name={name!r}: a task's name is a non-empty string without ':'")
     if not callable(builder):
         raise ValueError(f"builder={builder!r} of task {name!r}: give a function that returns a Task")

@@ -1,5 +1,6 @@
 "Rows and options: what stands on file reaches the reward as it stands there, and what will not do is named before any long work."
 import datetime
+import functools
 import gzip
 import json
 import threading
@@ -340,6 +341,18 @@ def test_the_options_of_a_task_of_ones_own_are_checked(tmp_path, monkeypatch):
     for options, message in ((dict(n="3"), "task 'my_tasks:parity': n='3'; it must be a whole number; it takes n, bases, label, free"), (dict(n=True), "n=True"), (dict(bases="23"), "bases='23'"), (dict(label=5), "label=5"), (dict(m=3), "no option 'm'")):
         with pytest.raises(ValueError, match=message):
             load_task("my_tasks:parity", **options)
+
+
+class Builder:
+    def __init__(self, n: int = 1): ...
+    def __call__(self, n: int = 1): ...
+
+
+@pytest.mark.parametrize("builder", [Builder, Builder(), functools.partial(Builder(), n=2), Builder().__call__, functools.wraps(Builder().__call__)(lambda *a, **o: None)])
+def test_whatever_can_be_called_is_checked(builder):
+    check_options(builder, dict(n=3), "task 'x'")
+    with pytest.raises(ValueError, match="task 'x': n='3'; it must be a whole number"):
+        check_options(builder, dict(n="3"), "task 'x'")
 
 
 def test_hints_that_cannot_be_read_refuse_nothing():
