@@ -88,7 +88,8 @@ def chain_sum(
             sides[name] = chain_problems(n, terms, held_out=name == "n_test", rng=rng)
         except ValueError as error:
             raise ValueError(f"{name}={n}: {error}") from None
-    return Task("chain_sum", sides["n_train"], sides["n_test"], chain_reward, description="chains of single-digit sums, worked step by step", max_new_tokens=48)
+    description = "chains of single-digit sums, worked step by step"
+    return Task("chain_sum", sides["n_train"], sides["n_test"], chain_reward, description=description, max_new_tokens=48)
 
 # %% ../nbs/lib/chain_sum.ipynb #b2cb299c
 def demonstration(

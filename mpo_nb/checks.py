@@ -68,7 +68,10 @@ def check_texts(name: str, # the argument's name, for the message
                 ) -> tuple[str, ...]: # the texts
     "Raise ValueError unless `value` is a list of texts; one text alone is none."
     if isinstance(value, (str, bytes)):
-        raise ValueError(f"{name}={value!r:.100} is one text where a list of texts belongs; write {name}=[{value!r:.100}]")
+        raise ValueError(
+            f"{name}={value!r:.100} is one text where a list of texts belongs; "
+            f"write {name}=[{value!r:.100}]"
+        )
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
         raise ValueError(f"{name}={value!r:.100}; it must be a list of texts")
     texts = tuple(value)
@@ -128,12 +131,14 @@ def _holds(value: object, kind: type, parts: tuple[Any, ...]) -> bool:
     return not isinstance(value, Collection) or all(fits(item, parts[0]) for item in value)
 
 # %% ../nbs/lib/checks.ipynb #9e4f473c
-_words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "None", None: "None"}
+_words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
 _plural = {int: "whole numbers", float: "numbers", bool: "truth values", str: "texts"}
 
 def in_words(hint: Any, # a type, or what `typing` makes of types
              ) -> str: # what a value of it is
     "A hint as a reader would say it."
+    if hint is None:
+        return "None"
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         said = list(dict.fromkeys(in_words(part) for part in sorted(parts, key=lambda part: part is type(None))))
@@ -146,8 +151,9 @@ def in_words(hint: Any, # a type, or what `typing` makes of types
     if kind is Callable:
         return "a function"
     if kind is tuple and parts and parts[-1] is not Ellipsis:
-        same = _plural.get(parts[0]) if len(set(parts)) == 1 else None
-        return f"a list of {len(parts)} {same}" if same else f"a list of {len(parts)}: {', '.join(map(in_words, parts))}"
+        if len(set(parts)) == 1 and parts[0] in _plural:
+            return f"a list of {len(parts)} {_plural[parts[0]]}"
+        return f"a list of {len(parts)}: {', '.join(map(in_words, parts))}"
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return "a mapping"
     if isinstance(kind, type) and issubclass(kind, Iterable) and kind not in (str, bytes):

@@ -24,7 +24,8 @@ from .checks import check_hints, check_options, check_texts
 from .tasks import Task, prompt_turns
 
 # %% ../nbs/lib/data.ipynb #f4fec75f
-_printed = (str, bool, int, float, Decimal, Fraction, date, time, timedelta, np.generic) # what Python prints as a reader would write it
+# What Python prints as a reader would write it.
+_printed = (str, bool, int, float, Decimal, Fraction, date, time, timedelta, np.generic)
 
 def cell(row: Mapping[str, Any], # a row
          column: str, # its name; "reward_model.ground_truth" is a key of the dict in column reward_model
@@ -41,7 +42,9 @@ def cell(row: Mapping[str, Any], # a row
 
 def _is_blank(value: object) -> bool:
     "Whether a cell holds nothing; a number that is not itself (NaN, NaT) is how typed columns say so."
-    return value is None or (isinstance(value, str) and not value) or (isinstance(value, _printed) and bool(value != value))
+    if value is None or isinstance(value, str):
+        return not value
+    return isinstance(value, _printed) and bool(value != value)
 
 def cell_text(row: Mapping[str, Any], # a row
               column: str, # its name, with dots for keys of dicts
@@ -110,7 +113,8 @@ def _is_object(line: str) -> bool:
 def _listed(value: Any, written: Any, columns: Sequence[str]) -> list[_Pair]:
     "The rows that one value of JSON holds."
     if isinstance(value, dict) and columns and not any(column.partition(".")[0] in value for column in columns):
-        lists = [key for key, inner in value.items() if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner)]
+        inner = {key: rows for key, rows in value.items() if isinstance(rows, list) and rows}
+        lists = [key for key, rows in inner.items() if all(isinstance(row, dict) for row in rows)]
         if len(lists) == 1:
             value, written = value[lists[0]], written[lists[0]]
     return list(zip(value, written)) if isinstance(value, list) else [(value, written)]
@@ -127,7 +131,10 @@ def _csv_rows(text: str, delimiter: str) -> list[_Pair]:
             if not fields:
                 continue
             if len(fields) != len(header):
-                raise ValueError(f"the row that ends in line {reader.line_num} has {len(fields)} fields, and the header {len(header)}; quote fields that hold {delimiter!r}")
+                raise ValueError(
+                    f"the row that ends in line {reader.line_num} has {len(fields)} fields, and the header {len(header)}; "
+                    f"quote fields that hold {delimiter!r}"
+                )
             rows.append(dict(zip(header, fields)))
     finally:
         csv.field_size_limit(limit)
@@ -148,7 +155,7 @@ def _typed(rows: Iterable[dict[str, Any]], narrow: Mapping[str, Callable[[float]
 
 # %% ../nbs/lib/data.ipynb #2cca0f9f
 def _find_file(source: str | Path, argument: str, columns: Sequence[str]) -> tuple[Path, str]:
-    "A file and its kind. Raises ValueError for a kind that is not read, FileNotFoundError for a file that is not there."
+    "A file and its kind. Raises ValueError for a kind that is not read, FileNotFoundError where there is no file."
     path = Path(source)
     if not path.exists():
         try:
@@ -164,7 +171,9 @@ def _find_file(source: str | Path, argument: str, columns: Sequence[str]) -> tup
         raise ValueError(f"{argument}={str(source)!r} is a folder; give one of its files")
     if not path.is_file():
         many = "; no pattern is looked for: give one file" if any(c in str(source) for c in "*?") else ""
-        raise FileNotFoundError(f"{argument}={str(source)!r} is not there; give the path of a file with the columns {', '.join(columns)}{many}")
+        raise FileNotFoundError(
+            f"{argument}={str(source)!r} is not there; give the path of a file with the columns {', '.join(columns)}{many}"
+        )
     return path, kind
 
 def _file_rows(source: str | Path, argument: str, columns: Sequence[str]) -> list[_Pair]:
@@ -179,7 +188,8 @@ def _file_rows(source: str | Path, argument: str, columns: Sequence[str]) -> lis
             return _csv_rows(text, "," if kind == ".csv" else "\t")
         return _json_rows(text, columns, kind != ".json") if text.strip() else []
     except UnicodeDecodeError as error:
-        raise ValueError(f"{argument}={str(source)!r} is not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        where = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"{argument}={str(source)!r} is not text in UTF-8 ({where}); save it as UTF-8") from None
     except Exception as error:
         raise ValueError(f"{argument}={str(source)!r} cannot be read as {kind[1:]}: {_first(error)}") from error
 
@@ -188,12 +198,13 @@ Source: TypeAlias = str | Path | Sequence[Any] | Dataset # a file, or rows
 
 def read_rows(source: Source | None, # rows, a file, or None for the hub
               columns: Sequence[str], # that every row must have
-              hub: tuple[str, ...] = (), # what `datasets.load_dataset` takes where the source is None: name, and configuration
+              hub: tuple[str, ...] = (), # what `datasets.load_dataset` takes where the source is None: name, configuration
               split: str = "train", # of the hub's data set
               argument: str = "train", # the caller's name for the source, for errors
               optional: Sequence[str] = (), # columns that are read as text too where they are there
-              ) -> list[dict[str, Any]]: # rows, all with the same keys; in `columns` and `optional` texts, or lists as they are; None for nothing
-    "Rows of a source. Raises ValueError for rows that will not do, FileNotFoundError for a file that is not there, OSError for a hub out of reach."
+              ) -> list[dict[str, Any]]: # all with the same keys; in `columns` and `optional` texts, lists, or None
+    """Rows of a source. Raises ValueError for rows that will not do, FileNotFoundError for a file that is not there,
+    OSError for a hub out of reach."""
     found = []
     for i, (row, written) in enumerate(_load(source, columns, hub, split, argument)):
         texts = {column: _text_or_list(written, column, i, argument) for column in columns}
@@ -206,7 +217,9 @@ def _text_or_list(row: Mapping[str, Any], column: str, i: int, argument: str) ->
     value = cell(row, column)
     return value if isinstance(value, (list, tuple)) else cell_text(row, column, i, argument)
 
-def _load(source: Source | None, columns: Sequence[str], hub: tuple[str, ...], split: str, argument: str) -> list[_Pair]:
+def _load(
+    source: Source | None, columns: Sequence[str], hub: tuple[str, ...], split: str, argument: str
+) -> list[_Pair]:
     "Rows by their types and as they are written, all with the same keys, the columns among them."
     columns, name = check_texts("columns", columns), argument
     if source is None:
@@ -219,7 +232,10 @@ def _load(source: Source | None, columns: Sequence[str], hub: tuple[str, ...], s
         pairs = _given_rows(source, argument, columns)
     for i, (row, _) in enumerate(pairs):
         if not isinstance(row, Mapping):
-            raise ValueError(f"{argument}: row {i} is {row!r:.80}; a row has names and values, among them {', '.join(columns)}")
+            raise ValueError(
+                f"{argument}: row {i} is {row!r:.80}; "
+                f"a row has names and values, among them {', '.join(columns)}"
+            )
     if not pairs:
         raise ValueError(f"{name} has no rows; give at least one")
     known: dict[str, None] = {column: None for row, _ in pairs for column in row}
@@ -235,7 +251,10 @@ def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pai
     "Rows handed over from Python."
     remedy = f"give a list of dicts with the columns {', '.join(columns)}"
     if isinstance(source, Mapping):
-        raise ValueError(f"{argument} is a {type(source).__name__} with the keys {', '.join(map(str, source))}; {remedy}")
+        raise ValueError(
+            f"{argument} is a {type(source).__name__} with the keys {', '.join(map(str, source))}; "
+            f"{remedy}"
+        )
     if type(source).__name__ == "DataFrame":
         raise ValueError(f"{argument} is a DataFrame; {remedy}, such as frame.to_dict('records')")
     try:
@@ -247,7 +266,8 @@ def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pai
 def _dataset_rows(rows: Dataset) -> list[_Pair]:
     "Rows of a data set, without the tensors or arrays that it may be set to give."
     kinds: dict[str, Callable[[float], Any]] = {"float32": np.float32, "float16": np.float16}
-    narrow = {name: kinds[feature.dtype] for name, feature in rows.features.items() if getattr(feature, "dtype", None) in kinds}
+    types = {name: getattr(feature, "dtype", None) for name, feature in rows.features.items()}
+    narrow = {name: kinds[kind] for name, kind in types.items() if kind in kinds}
     return _typed(rows.with_format(None), narrow)
 
 def _first(error: Exception) -> str:
@@ -259,7 +279,10 @@ def _from_hub(hub: tuple[str, ...], split: str, argument: str) -> Dataset:
     try:
         return load_dataset(*hub, split=split)
     except Exception as error:
-        raise OSError(f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a local file: {argument}='rows.jsonl'") from error
+        raise OSError(
+            f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a local "
+            f"file: {argument}='rows.jsonl'"
+        ) from error
 
 # %% ../nbs/lib/data.ipynb #20c4b799
 _Row = TypeVar("_Row")
@@ -283,7 +306,10 @@ def apart(train: list[dict[str, Any]], # problems to learn from
     held = {_prompt_key(p) for p in test}
     left = [p for p in train if _prompt_key(p) not in held]
     if train and not left:
-        raise ValueError(f"each of the {len(train)} problems of train is held out in test as well, so none is left to learn from; give different rows")
+        raise ValueError(
+            f"each of the {len(train)} problems of train is held out in test as well, so none is left to learn from; "
+            "give different rows"
+        )
     return left
 
 def _prompt_key(problem: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -311,11 +337,16 @@ def from_dataset(train: Source, # rows, or a file
                  **options: Any, # further fields of `Task`, such as formatted, stop or max_new_tokens
                  ) -> Task:
     "A task from your rows and your reward. Raises ValueError for rows or options that will not do."
-    check_hints("from_dataset", dict(prompt=prompt, answer=answer, template=template, name=name, seed=seed), get_type_hints(from_dataset))
+    given = dict(prompt=prompt, answer=answer, template=template, name=name, seed=seed)
+    check_hints("from_dataset", given, get_type_hints(from_dataset))
     check_options(Task, dict(name=name, train=(), test=(), reward=reward) | options, f"task {name!r}")
     def side(source: Source, argument: str) -> list[dict[str, Any]]:
         pairs = _load(source, (prompt, answer), (), "", argument)
-        return [row | dict(prompt=_asked(written, prompt, template, i, argument), answer=cell_text(written, answer, i, argument)) for i, (row, written) in enumerate(pairs)]
+        problems = []
+        for i, (row, written) in enumerate(pairs):
+            asked = _asked(written, prompt, template, i, argument)
+            problems.append(row | dict(prompt=asked, answer=cell_text(written, answer, i, argument)))
+        return problems
     learn = side(train, "train")
     if test is not None:
         held = side(test, "test")
@@ -330,7 +361,10 @@ def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument:
     "The prompt of a row: a text in the template, or a chat whose last message is."
     value = cell(row, column)
     if isinstance(value, Mapping) and "role" in value:
-        raise ValueError(f"{argument}: row {i} has a dict in column {column!r}; give a list of messages, each a dict with 'role' and 'content'")
+        raise ValueError(
+            f"{argument}: row {i} has a dict in column {column!r}; give a list of messages, each a dict with 'role' and "
+            "'content'"
+        )
     if not isinstance(value, (list, tuple, np.ndarray)):
         return fill(template, "question", cell_text(row, column, i, argument))
     try:

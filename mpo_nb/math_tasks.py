@@ -55,16 +55,25 @@ def gsm8k(train: Source | None = None, # a file with the columns question and an
     check_options(gsm8k, locals(), "task 'gsm8k'")
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("question", "answer"), ("openai/gsm8k", "main"), split, split)
-        problems = [dict(prompt=fill(template, "question", cell_text(row, "question", i, split)), answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)) for i, row in enumerate(rows)]
+        problems = []
+        for i, row in enumerate(rows):
+            prompt = fill(template, "question", cell_text(row, "question", i, split))
+            problems.append(dict(prompt=prompt, answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)))
         return take(problems, n, seed, argument)
     return _task("gsm8k", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), gsm8k_format, require_format, "grade-school word problems", 256)
 
 def _gsm8k_gold(solution: str, i: int, split: str) -> str:
     if "####" not in solution:
-        raise ValueError(f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); is this GSM8K?")
+        raise ValueError(
+            f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); "
+            "is this GSM8K?"
+        )
     gold = solution.rpartition("####")[2].strip().replace(",", "")
     if not gold:
-        raise ValueError(f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); is this GSM8K?")
+        raise ValueError(
+            f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); "
+            "is this GSM8K?"
+        )
     return gold
 
 def math(train: Source | None = None, # a file with the columns problem and solution; None for the hub
@@ -81,14 +90,18 @@ def math(train: Source | None = None, # a file with the columns problem and solu
     wanted = set(levels)
     if not wanted <= {1, 2, 3, 4, 5}:
         raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
-    def side(source: Source | None, hub: tuple[str, ...], split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
+    def side(
+        source: Source | None, hub: tuple[str, ...], split: str, n: int | None, argument: str
+    ) -> list[dict[str, Any]]:
         found = []
-        for i, row in enumerate(read_rows(source, ("problem",), hub, split, split, optional=("answer", "solution", "level", "subject", "type"))):
+        optional = ("answer", "solution", "level", "subject", "type")
+        for i, row in enumerate(read_rows(source, ("problem",), hub, split, split, optional)):
             level = next(iter(re.findall(r"\d+", str(row["level"] or ""))), "")
             if wanted and not (level and int(level) in wanted):
                 continue
             prompt = fill(template, "problem", cell_text(row, "problem", i, split))
-            found.append(dict(prompt=prompt, answer=_math_gold(row, i, split), level=level, subject=row["subject"] or row["type"] or ""))
+            subject = row["subject"] or row["type"] or ""
+            found.append(dict(prompt=prompt, answer=_math_gold(row, i, split), level=level, subject=subject))
         if not found:
             raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
         return take(found, n, seed, argument)

@@ -29,9 +29,15 @@ def prompt_turns(
     turns = [_turn(i, message) for i, message in enumerate(prompt)]
     for i, turn in enumerate(turns):
         if i and turn["role"] in ("system", "developer"):
-            raise ValueError(f"message {i} of the prompt is a turn of {turn['role']!r}; only the first message can be one")
+            raise ValueError(
+                f"message {i} of the prompt is a turn of {turn['role']!r}; "
+                "only the first message can be one"
+            )
     if turns[-1]["role"] not in ("user", "tool"):
-        raise ValueError(f"the prompt ends with a turn of {turns[-1]['role']!r}; the model answers the user's, so end with that")
+        raise ValueError(
+            f"the prompt ends with a turn of {turns[-1]['role']!r}; "
+            "the model answers the user's, so end with that"
+        )
     return turns
 
 def _turn(i: int, message: Any) -> dict[str, str]:
@@ -39,7 +45,10 @@ def _turn(i: int, message: Any) -> dict[str, str]:
     if not isinstance(message, Mapping):
         raise ValueError(f"message {i} of the prompt is {message!r:.100}; it must be a dict with 'role' and 'content'")
     if message.get("role") not in _roles:
-        raise ValueError(f"message {i} of the prompt has role={message.get('role')!r:.100}; choose one of {', '.join(_roles)}")
+        raise ValueError(
+            f"message {i} of the prompt has role={message.get('role')!r:.100}; "
+            f"choose one of {', '.join(_roles)}"
+        )
     # Tables give every message the keys of all the others, with nothing in them.
     more = [key for key, value in message.items() if key not in ("role", "content") and value not in (None, "", [], {})]
     if more:
@@ -56,7 +65,10 @@ def _part(i: int, part: Any) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return cast(str, part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else part
-    raise ValueError(f"message {i} of the prompt has a part {kind!r:.100}; only parts of the type 'text' can be rendered")
+    raise ValueError(
+        f"message {i} of the prompt has a part {kind!r:.100}; "
+        "only parts of the type 'text' can be rendered"
+    )
 
 def prompt_text(
     prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages
@@ -70,7 +82,7 @@ def prompt_text(
 # %% ../nbs/lib/tasks.ipynb #8607fcb6
 @dataclass
 class Task:
-    "Problems and their reward. Raises ValueError for fields of the wrong type and for the first problem that will not do."
+    "Problems and their reward. Raises ValueError for a field of the wrong type, or the first problem that will not do."
     name: str  # what tables, run folders and error messages call it
     train: Sequence[dict[str, Any]]  # problems to learn from: dicts with "prompt" and "answer", or a `datasets.Dataset` of them
     test: Sequence[dict[str, Any]]  # held-out problems, in the same form; never sampled from in training
@@ -87,24 +99,34 @@ class Task:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"name={self.name!r} of a task; it must be a text that is not empty")
         if not callable(self.reward):
-            raise ValueError(f"reward of task {self.name!r} is {self.reward!r}; give a function reward(problem, response)")
+            raise ValueError(
+                f"reward of task {self.name!r} is {self.reward!r}; "
+                "give a function reward(problem, response)"
+            )
         self.stop = check_texts("stop", self.stop)
         plain_fields = ("batched", "description", "pass_mark", "plain", "formatted", "max_new_tokens")
-        check_hints(f"task {self.name!r}", {field: getattr(self, field) for field in plain_fields}, get_type_hints(Task))
+        given = {field: getattr(self, field) for field in plain_fields}
+        check_hints(f"task {self.name!r}", given, get_type_hints(Task))
         if not math.isfinite(self.pass_mark):
             raise ValueError(f"pass_mark={self.pass_mark} of task {self.name!r}; it must be a finite number")
         if self.max_new_tokens is not None:
             check_whole("max_new_tokens", self.max_new_tokens)
         if "{prompt}" not in self.plain:
-            raise ValueError(f"plain={self.plain!r} of task {self.name!r} has no place for the problem; write {{prompt}} where it goes")
+            raise ValueError(
+                f"plain={self.plain!r} of task {self.name!r} has no place for the problem; write {{prompt}} where it goes"
+            )
         for split in ("train", "test"):
             _check_problems(self.name, split, getattr(self, split))
 
 # %% ../nbs/lib/tasks.ipynb #1b579f05
 def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -> None:
     "Raise ValueError for the first problem of a split that will not do."
-    if isinstance(problems, (str, bytes, Mapping)) or not (hasattr(problems, "__len__") and hasattr(problems, "__getitem__")):
-        raise ValueError(f"{split} of task {name!r} is a {type(problems).__name__}; give a list of problems, or a `datasets.Dataset`")
+    indexed = hasattr(problems, "__len__") and hasattr(problems, "__getitem__")
+    if not indexed or isinstance(problems, (str, bytes, Mapping)):
+        raise ValueError(
+            f"{split} of task {name!r} is a {type(problems).__name__}; "
+            "give a list of problems, or a `datasets.Dataset`"
+        )
     if len(problems) == 0:
         raise ValueError(f"{split} of task {name!r} is empty; give at least one problem")
     keys: dict[str, Any] = {"prompt": None, "answer": None}
@@ -116,10 +138,15 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
             keys |= problem
         missing = next((key for key in keys if key not in problem), None)
         if missing in ("prompt", "answer"):
-            raise ValueError(f"{where} has no {missing!r}: {problem!r:.200}; a problem is a dict with 'prompt' and 'answer'")
+            raise ValueError(
+                f"{where} has no {missing!r}: {problem!r:.200}; "
+                "a problem is a dict with 'prompt' and 'answer'"
+            )
         if missing is not None:
-            raise ValueError(f"{where} has no {missing!r}, which {split}[0] has; the reward may read it: give all problems "
-                             "of a split the same keys, with None where there is nothing")
+            raise ValueError(
+                f"{where} has no {missing!r}, which {split}[0] has; the reward may read it: give all problems of a split "
+                "the same keys, with None where there is nothing"
+            )
         if not isinstance(problem["answer"], str):
             raise ValueError(f"{where} has answer={problem['answer']!r:.100}; it must be a text")
         try:
@@ -129,7 +156,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
             raise ValueError(f"{where} has a prompt that cannot be read: {error}") from None
 
 def _each(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    "Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may have no iterator."
+    "Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may not walk at all."
     return iter(problems) if hasattr(problems, "__iter__") else (problems[i] for i in range(len(problems)))
 
 # %% ../nbs/lib/tasks.ipynb #9fd5c44f
@@ -199,9 +226,11 @@ def load_task(
     name: str,  # a registered name, "gym:NAME" for a data set of reasoning-gym, or "module:function" for one of your own
     **options: Any,  # the builder's keyword arguments, such as terms=4
 ) -> Task:
-    "Build a task by name. Raises ValueError on an unknown name (lists them), an unknown option or one of the wrong type; TypeError if no Task comes back."
+    """Build a task by name. Raises ValueError on an unknown name (lists them), an unknown option or one of the wrong
+    type; TypeError if no Task comes back."""
     if not isinstance(name, str):
-        raise ValueError(f"task={name!r:.100}; a task's name is a text: {', '.join(task_names())}, or 'module:function' for your own")
+        known = ", ".join(task_names())
+        raise ValueError(f"task={name!r:.100}; a task's name is a text: {known}, or 'module:function' for your own")
     family, _, member = name.partition(":")
     if family == "gym" and member:
         if options.setdefault("dataset", member) != member:
@@ -217,7 +246,10 @@ def load_task(
 def _import_builder(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     if not function:
-        raise ValueError(f"unknown task {name!r}; there are {', '.join(task_names())}, or give 'module:function' for your own")
+        raise ValueError(
+            f"unknown task {name!r}; "
+            f"there are {', '.join(task_names())}, or give 'module:function' for your own"
+        )
     try:
         return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
     except (ImportError, AttributeError) as error:
