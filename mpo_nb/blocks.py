@@ -131,6 +131,7 @@ def delimiter_blocks(mask: Tensor, # (B, T)
     if len(tokens) != len(m): raise ValueError(f"tokens has {len(tokens)} rows but mask has {len(m)}; pass one list of strings per response")
     closes = torch.zeros_like(m)
     for row, (texts, kept) in enumerate(zip(tokens, m.tolist())):
+        if isinstance(texts, str): raise ValueError(f"tokens[{row}]={texts!r:.80} is one text; pass the list of the row's tokens")
         needed = max((t + 1 for t, k in enumerate(kept) if k), default=0)
         if len(texts) < needed: raise ValueError(f"tokens[{row}] has {len(texts)} strings but the mask keeps position {needed - 1}; decode every token of the row")
         hits = [t for t in range(needed) if kept[t] and texts[t].endswith(ends)]

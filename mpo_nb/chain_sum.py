@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from .checks import check_options, check_share
 from .tasks import Task, response_limits
 
 # %% ../nbs/lib/chain_sum.ipynb #839c73d7
@@ -46,6 +47,7 @@ def chain_problems(
     rng: random.Random | None = None,  # default: a generator seeded with 0
 ) -> list[dict[str, Any]]:  # n distinct problems: "prompt" and "answer"
     "Distinct chains from one side of the split. Raises ValueError on a bad range or where there are fewer than n."
+    check_options(chain_problems, locals(), "chain_problems")
     low, high = (terms, terms) if isinstance(terms, int) else terms
     if not 2 <= low <= high:
         raise ValueError(f"terms={terms!r}; give an integer of at least 2, or (low, high) with 2 <= low <= high")
@@ -79,10 +81,15 @@ def chain_sum(
     seed: int = 0,  # which problems are drawn; the sides of the split are the same for every seed
 ) -> Task:  # reward 1.0 for the exact answer after the last '#'
     "The tiny model's task: chains of single-digit sums, no problem on both sides. Raises ValueError as `chain_problems`."
-    rng = random.Random(seed)
-    test = chain_problems(n_test, terms, held_out=True, rng=rng)
-    train = chain_problems(n_train, terms, held_out=False, rng=rng)
-    return Task("chain_sum", train, test, chain_reward, description="chains of single-digit sums, worked step by step", max_new_tokens=response_limits["chain_sum"])
+    check_options(chain_sum, locals(), "task 'chain_sum'")
+    rng, sides = random.Random(seed), {}
+    for name, n in (("n_test", n_test), ("n_train", n_train)):
+        try:
+            sides[name] = chain_problems(n, terms, held_out=name == "n_test", rng=rng)
+        except ValueError as error:
+            raise ValueError(f"{name}={n}: {error}") from None
+    description = "chains of single-digit sums, worked step by step"
+    return Task("chain_sum", sides["n_train"], sides["n_test"], chain_reward, description=description, max_new_tokens=response_limits["chain_sum"])
 
 # %% ../nbs/lib/chain_sum.ipynb #b2cb299c
 def demonstration(
@@ -91,8 +98,7 @@ def demonstration(
     rng: random.Random | None = None,  # default: a generator seeded with 0
 ) -> str:  # such as "7+5=12;12-3=9;9+8=17#17"
     "A worked solution in which each step is wrong with the given probability. Raises ValueError on a rate outside [0, 1]."
-    if not 0 <= error_rate <= 1:
-        raise ValueError(f"error_rate={error_rate}; a probability lies in [0, 1]")
+    check_share("error_rate", error_rate)
     rng, chain = rng or random.Random(0), problem["prompt"].rstrip("?")
     value, moves = int(chain[0]), [int(chain[i:i + 2]) for i in range(1, len(chain), 2)]
     steps = []

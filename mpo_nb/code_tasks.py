@@ -10,7 +10,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from .data import apart, fill, read_rows, take
+from .checks import check_options, check_positive, check_texts
+from .data import Source, apart, fill, read_rows, take
 from .sandbox import check_sandbox, run_programs
 from .tasks import Task
 
@@ -55,8 +56,8 @@ def _started(style: str, options: dict[str, Any]) -> None:
     try: check_sandbox(options["unsafe_code"])
     except RuntimeError as error: raise RuntimeError(f"code tasks run what a model wrote: {error}") from None
 
-def humaneval(train: str | None = None, # a file of problems to learn from; None: half of `test`'s source
-              test: str | None = None, # a file with the columns task_id, prompt, entry_point and test; None for the hub
+def humaneval(train: Source | None = None, # a file of problems to learn from; None: half of `test`'s source
+              test: Source | None = None, # a file with the columns task_id, prompt, entry_point and test; None for the hub
               n_train: int | None = None, # how many; None for all
               n_test: int | None = None, # how many; None for all
               seed: int = 0, # which, where not all
@@ -66,7 +67,8 @@ def humaneval(train: str | None = None, # a file of problems to learn from; None
               unsafe_code: bool = False, # run without a sandbox where there is none
               ) -> Task: # reward 1.0 for a program that passes
     "Functions to complete (Chen et al. 2021, arXiv 2107.03374). Without a file to learn from, a checksum of the task's number puts half of the problems on each side. Raises RuntimeError where there is no sandbox."
-    options = dict(timeout=timeout, unsafe_code=unsafe_code)
+    check_options(humaneval, locals(), "task 'humaneval'")
+    options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
     _started(style, options)
     columns = ("task_id", "prompt", "entry_point", "test")
     held = _humaneval(read_rows(test, columns, ("openai/openai_humaneval",), "test", "test"), template, style)
@@ -88,8 +90,8 @@ def _with_imports(code: str, program: str | None) -> str | None:
     return None if program is None else "\n".join([*imports, program])
 
 # %% ../nbs/lib/code_tasks.ipynb #c51e84e4
-def mbpp(train: str | None = None, # a file with the columns prompt (or text), code and test_list; None for the hub
-         test: str | None = None, # the same, held out
+def mbpp(train: Source | None = None, # a file with the columns prompt (or text), code and test_list; None for the hub
+         test: Source | None = None, # the same, held out
          n_train: int | None = None, # how many; None for all
          n_test: int | None = None, # how many; None for all
          seed: int = 0, # which, where not all
@@ -98,18 +100,19 @@ def mbpp(train: str | None = None, # a file with the columns prompt (or text), c
          unsafe_code: bool = False, # run without a sandbox where there is none
          ) -> Task: # reward 1.0 for a program that passes all assertions
     "Small programs (Austin et al. 2021, arXiv 2108.07732; the sanitized part). Raises RuntimeError where there is no sandbox."
-    options = dict(timeout=timeout, unsafe_code=unsafe_code)
+    check_options(mbpp, locals(), "task 'mbpp'")
+    options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
     _started("chat", options)
-    def side(source: str | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
+    def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)
         return take([_mbpp(r, i, split, template) for i, r in enumerate(rows)], n, seed, argument)
     return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", 512, "chat", options)
 
 def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
-    text, tests = row.get("prompt") or row.get("text"), list(row["test_list"])
+    text, tests = row.get("prompt") or row.get("text"), check_texts(f"{split}: row {i}: test_list", row["test_list"])
     called = re.search(r"(?:def|class)\s+(\w+)", row.get("code") or "")
     names = re.findall(r"\b([A-Za-z_]\w*)\s*\(", tests[0]) if tests else []
     name = next((m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
-    test = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
+    test = "\n".join([*check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
     return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=test, entry_point="", called=name, task_id=str(row.get("task_id", i)))

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 import torch
 from .advantages import group_advantages, leave_one_out
 from .checkpoint import read_lines
+from .checks import check_texts
 from .traces import Trace, token_texts
 
 # %% ../nbs/lib/completions.ipynb #4a6d0771
@@ -70,6 +71,7 @@ def _files(path: Path) -> list[Path]:
 def _reward_columns(rows: list[dict[str, Any]], rewards: Sequence[str] | None, file: Path) -> list[str]:
     "The columns that are rewards: those named, else all that hold numbers."
     if rewards is None: return [c for c in rows[0] if c not in _fixed and all(r[c] is None or isinstance(r[c], Real) and not isinstance(r[c], bool) for r in rows)] if rows else []
+    rewards = check_texts("rewards", rewards)
     unknown = [c for c in rewards if rows and c not in rows[0]]
     if unknown: raise ValueError(f"rewards names {', '.join(unknown)}, which {file} does not have; its columns are {', '.join(rows[0])}")
     return list(rewards)

@@ -62,6 +62,7 @@ class TrainConfig:
     stop: list[str] = field(default_factory=list, metadata={"help": "texts that end a response; none for the task's own"})
     prompt_format: str = _option("auto", "chat, plain, or auto: the chat template of a tokenizer that has one")
     system_prompt: str = _option("", "a system turn before every problem, or the text above it in plain format")
+    chat_template_options: str = _option("{}", "what the chat template reads besides the turns, as JSON, e.g. '{\"enable_thinking\": false}'")
     sampler: str = _option("transformers", "transformers, or vllm where it is installed")
     decoding: str = _option("auto", "dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it")
     max_rows: int = _option(512, "responses sampled at once; halved when memory runs out")
@@ -85,7 +86,7 @@ class TrainConfig:
     overwrite: bool = _option(False, "delete an earlier run in `output` instead of continuing it")
 
     def __post_init__(self) -> None:
-        for name in ("task_options", "recipe_options"):
+        for name in ("task_options", "recipe_options", "chat_template_options"):
             if not isinstance(getattr(self, name), str): setattr(self, name, json.dumps(getattr(self, name), sort_keys=True))
         _check_config(self)
 
@@ -106,6 +107,7 @@ def _check_config(c: TrainConfig) -> None:
         if not (getattr(c, name) > 0 and math.isfinite(getattr(c, name))): raise ValueError(f"{name}={getattr(c, name)}; it must be positive")
     if not 0 < c.top_p <= 1: raise ValueError(f"top_p={c.top_p}; it must lie in (0, 1], 1 for all tokens")
     if not isinstance(c.stop, list) or not all(isinstance(s, str) and s for s in c.stop): raise ValueError(f"stop={c.stop!r}; give a list of texts that are not empty, such as ['\\nQuestion:']")
+    json_options("chat_template_options", c.chat_template_options)
     check_model_options(c.precision, c.quantization, c.attention, c.lora_rank)
     _check_values(**{name: getattr(c, name) for name in option_values})
     for name in ("mtp_trunk_gradient", "critic_trunk_gradient"):

@@ -11,7 +11,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 import torch
@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .batches import draw_seed
 from .blocks import check_positive_int
+from .decoding import check_stop
 from .checkpoint import read_lines, write_whole
-from .compare import Comparison, Evaluation, compare, read_settings, settings_path
+from .compare import Comparison, Evaluation, compare, differs, read_settings, settings_path
 from .logprobs import CausalLM
-from .prompts import prompt_format as format_for, render_prompt
-from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, encode_prompts, rollout
-from .tasks import Task, load_task, score
+from .prompts import pin_clock, prompt_format as format_for, render_prompt, template_text
+from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, prompt_lengths, rollout
+from .tasks import Task, load_task, prompt_text, score
 
 # %% ../nbs/lib/evaluate.ipynb #463e7329
 _all_ = ["Evaluation", "Comparison", "compare"] # importable from here, beside the function that makes them
@@ -83,7 +84,7 @@ class RecordFile:
         earlier, rows, n = read_settings(path), read_lines(path), self.settings["n"]
         if earlier is None and rows: raise ValueError(f"output={str(path)!r} holds lines, but {settings_path(path)} is missing; choose another output, or delete the file")
         for key in {**(earlier or {}), **self.settings} if rows else ():
-            if key != "versions" and (earlier or {}).get(key) != self.settings.get(key):
+            if key != "versions" and differs(key, earlier or {}, self.settings):
                 more = "; Evaluation.load(output, k=...) gives other k of the same samples" if key == "k" else ""
                 raise ValueError(f"output={str(path)!r} holds an evaluation with {key}={(earlier or {}).get(key)!r}, not {self.settings.get(key)!r}; choose another output, or delete it" + more)
         whole = rows if len(rows) == n else rows[: len(rows) // self.settings["batch"] * self.settings["batch"]]
@@ -122,6 +123,11 @@ def _where(model: nn.Module) -> dict[str, str]:
     if torch.is_autocast_enabled(device): kind += f", autocast {torch.get_autocast_dtype(device)}"
     return dict(precision=kind.replace("torch.", ""), device=device)
 
+def _template_digest(tokenizer: PreTrainedTokenizerBase, style: str, options: Mapping[str, Any]) -> str | None:
+    "What tells a chat template from another; None where prompts are plain."
+    if style == "plain": return None
+    return hashlib.sha256(template_text(tokenizer, options).encode()).hexdigest()[:16]
+
 # %% ../nbs/lib/evaluate.ipynb #9e9940a9
 def evaluate(model: CausalLM, # a causal language model of transformers
              tokenizer: PreTrainedTokenizerBase, # with pad and EOS
@@ -140,19 +146,23 @@ def evaluate(model: CausalLM, # a causal language model of transformers
              stop: Sequence[str] | None = None, # texts that end a response; None for the task's own, in plain format
              batch: int = 64, # problems drawn, judged and written at once
              progress: bool = True, # show a progress bar
+             chat_template_options: Mapping[str, Any] | None = None, # what the chat template reads besides the turns, e.g. {"enable_thinking": False}
              ) -> Evaluation:
     "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, before anything is drawn; Ctrl-C keeps the batches that are done."
     task = load_task(task) if isinstance(task, str) else task
     (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
     check_tokenizer(tokenizer); check_cut(top_p, top_k)
     style = format_for(tokenizer, prompt_format)
-    stop = list((getattr(task, "stop", ()) if style == "plain" else ()) if stop is None else stop)
+    if stop is None: stop = getattr(task, "stop", ()) if style == "plain" else ()
+    stop, options = list(check_stop(stop)), {} if chat_template_options is None else chat_template_options
+    earlier = None if output is None else read_settings(output)
+    options = pin_clock(tokenizer, options, (earlier or {}).get("chat_template_options"), style)
     problems = [task.test[i] for i in range(n)]
-    prompts = [render_prompt(tokenizer, task, p, style, system_prompt) for p in problems]
-    encode_prompts(tokenizer, prompts, limit, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-    asked = [dict(index=i, problem=p["prompt"], prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
+    prompts = [render_prompt(tokenizer, task, p, style, system_prompt, options) for p in problems]
+    prompt_lengths(tokenizer, prompts, limit, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    asked = [dict(index=i, problem=prompt_text(p["prompt"]), prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
     settings = dict(task=task.name, n=n, k=ks, samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=limit, stop=stop, seed=seed, batch=batch, prompt_format=style,
-                    system_prompt=system_prompt, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
+                    system_prompt=system_prompt, chat_template=_template_digest(tokenizer, style, options), chat_template_options=options, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
     file, budget = RecordFile(output, settings, asked), RowBudget(512)
 
     def answers(a: int, b: int, copies: int, greedy: bool) -> list[list[dict[str, Any]]]: # judged responses to problems a to b, a list for each

@@ -10,7 +10,8 @@ __all__ = ['gsm8k_template', 'math_template', 'plain_frame', 'plain_stop', 'gsm8
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
-from .data import apart, fill, read_rows, take
+from .checks import check_options
+from .data import Source, apart, cell_text, fill, read_rows, take
 from .tasks import Task
 from .verify import extract_answer, math_equal
 
@@ -42,8 +43,8 @@ def math_reward(formatted: Callable[[dict[str, Any], str], bool], # the task's j
 def _task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], formatted: Callable[[dict[str, Any], str], bool], require_format: bool, description: str, room: int) -> Task:
     return Task(name, apart(train, test), test, math_reward(formatted, require_format), description=description, plain=plain_frame, stop=plain_stop, formatted=formatted, max_new_tokens=room)
 
-def gsm8k(train: str | None = None, # a file with the columns question and answer; None for the hub
-          test: str | None = None, # the same, held out
+def gsm8k(train: Source | None = None, # a file with the columns question and answer; None for the hub
+          test: Source | None = None, # the same, held out
           n_train: int | None = None, # how many; None for all
           n_test: int | None = None, # how many; None for all
           seed: int = 0, # which, where not all
@@ -51,17 +52,32 @@ def gsm8k(train: str | None = None, # a file with the columns question and answe
           require_format: bool = False, # whether the form is a condition of the reward
           ) -> Task: # reward 1.0 for the right number
     "Grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). Raises ValueError or OSError for data that will not do."
-    def side(source: str | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
+    check_options(gsm8k, locals(), "task 'gsm8k'")
+    def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("question", "answer"), ("openai/gsm8k", "main"), split, split)
-        return take([dict(prompt=fill(template, "question", q), answer=_gsm8k_gold(a, i, split)) for i, (q, a) in enumerate(zip(rows["question"], rows["answer"]))], n, seed, argument)
+        problems = []
+        for i, row in enumerate(rows):
+            prompt = fill(template, "question", cell_text(row, "question", i, split))
+            problems.append(dict(prompt=prompt, answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)))
+        return take(problems, n, seed, argument)
     return _task("gsm8k", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), gsm8k_format, require_format, "grade-school word problems", 256)
 
 def _gsm8k_gold(solution: str, i: int, split: str) -> str:
-    if "####" not in solution: raise ValueError(f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); is this GSM8K?")
-    return solution.rpartition("####")[2].strip().replace(",", "")
+    if "####" not in solution:
+        raise ValueError(
+            f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); "
+            "is this GSM8K?"
+        )
+    gold = solution.rpartition("####")[2].strip().replace(",", "")
+    if not gold:
+        raise ValueError(
+            f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); "
+            "is this GSM8K?"
+        )
+    return gold
 
-def math(train: str | None = None, # a file with the columns problem and solution; None for the hub
-         test: str | None = None, # a file with the columns problem and answer, or solution; None for the hub's MATH-500
+def math(train: Source | None = None, # a file with the columns problem and solution; None for the hub
+         test: Source | None = None, # a file with the columns problem and answer, or solution; None for the hub's MATH-500
          n_train: int | None = None, # how many; None for all
          n_test: int | None = None, # how many; None for all
          seed: int = 0, # which, where not all
@@ -70,20 +86,32 @@ def math(train: str | None = None, # a file with the columns problem and solutio
          require_format: bool = False, # whether the form is a condition of the reward
          ) -> Task: # reward 1.0 for the right expression
     "Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al. 2023). Raises ValueError or OSError for data that will not do."
-    wanted = {int(level) for level in levels}
-    if not wanted <= {1, 2, 3, 4, 5}: raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
-    def side(source: str | None, hub: tuple[str, ...], split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
-        rows, found = read_rows(source, ("problem",), hub, split, split), []
-        for i, row in enumerate(rows):
-            level = re.sub(r"\D", "", str(row.get("level", "")))
-            if wanted and not (level and int(level) in wanted): continue
-            found.append(dict(prompt=fill(template, "problem", row["problem"]), answer=_math_gold(row, i, split), level=level, subject=str(row.get("subject") or row.get("type") or "")))
-        if not found: raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
+    check_options(math, locals(), "task 'math'")
+    wanted = set(levels)
+    if not wanted <= {1, 2, 3, 4, 5}:
+        raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
+    def side(
+        source: Source | None, hub: tuple[str, ...], split: str, n: int | None, argument: str
+    ) -> list[dict[str, Any]]:
+        found = []
+        optional = ("answer", "solution", "level", "subject", "type")
+        for i, row in enumerate(read_rows(source, ("problem",), hub, split, split, optional)):
+            level = next(iter(re.findall(r"\d+", str(row["level"] or ""))), "")
+            if wanted and not (level and int(level) in wanted):
+                continue
+            prompt = fill(template, "problem", cell_text(row, "problem", i, split))
+            subject = row["subject"] or row["type"] or ""
+            found.append(dict(prompt=prompt, answer=_math_gold(row, i, split), level=level, subject=subject))
+        if not found:
+            raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
         return take(found, n, seed, argument)
     learn, held = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train"), side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
     return _task("math", learn, held, math_format, require_format, "competition mathematics", 512)
 
 def _math_gold(row: dict[str, Any], i: int, split: str) -> str:
-    gold = row.get("answer") or extract_answer(row.get("solution") or "")
-    if not gold: raise ValueError(f"{split}: row {i} has neither an answer nor a \\boxed{{}} in its solution; is this MATH?")
-    return str(gold)
+    if row["answer"] is not None:
+        return cell_text(row, "answer", i, split)
+    gold = extract_answer(cell_text(row, "solution", i, split)) if row["solution"] is not None else None
+    if not gold:
+        raise ValueError(f"{split}: row {i} has neither an answer nor a \\boxed{{}} in its solution; is this MATH?")
+    return gold

@@ -8,6 +8,7 @@ __all__ = ['rest', 'parts', 'cards', 'context_bytes', 'Fixed', 'packed_bytes', '
            'Verdict', 'MemoryPlan', 'longest_prompt', 'present_device', 'plan_memory']
 
 # %% ../nbs/lib/memory.ipynb #7726d192
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ from .logprobs import decoder_of
 from .models import load_shape, resolve_device
 from .prompts import render_prompt
 from .rehearsal import Heads, Outline, Work, along, meta_heads, meta_model, outline, rehearse_sampling, rehearse_training
+from .rollout import prompt_lengths
 from .tasks import Task, own_response_limit, response_limit
 
 # %% ../nbs/lib/memory.ipynb #6a67a776
@@ -241,8 +243,8 @@ class MemoryPlan:
 # %% ../nbs/lib/memory.ipynb #216e1e65
 def longest_prompt(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
     "Tokens of the longest prompt of a task, as the run's format shows it."
-    texts = [render_prompt(tokenizer, task, p, config.prompt_format, config.system_prompt) for split in (task.train, task.test) for p in split]
-    return max(map(len, tokenizer(texts)["input_ids"]))
+    texts = (render_prompt(tokenizer, task, p, config.prompt_format, config.system_prompt, json.loads(config.chat_template_options)) for split in (task.train, task.test) for p in split)
+    return max(prompt_lengths(tokenizer, texts))
 
 def present_device(device: torch.device) -> tuple[str, int]: # its name, bytes that are free
     "What this machine has to give."

@@ -13,6 +13,7 @@ from .advantages import boundary_advantages, distribute
 from .batches import Batch, draw_seed
 from .blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
 from .policy import Policy
+from .rollout import end_tokens, response_texts
 from .tasks import score
 from .traces import token_texts
 
@@ -56,7 +57,7 @@ def boundary_values(policy: Policy, # for its task, tokenizer and configuration
     done = [r.ids[p.row, : p.length].tolist() for p in places]
     starts = [r.prompt_ids[p.row][r.prompt_mask[p.row].bool()].tolist() + before for p, before in zip(places, done)]
     found, tokens = policy.finish(starts, [c.max_new_tokens - p.length for p in places], continuations, seed)
-    texts = [str(policy.tokenizer.decode(before + new, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for before, several in zip(done, found) for new in several]
+    texts = response_texts(policy.tokenizer, [before + new for before, several in zip(done, found) for new in several], end_tokens(policy.model, policy.tokenizer))
     problems = [batch.problems[p.row] for p in places for _ in range(continuations)]
     rewards = torch.tensor(score(policy.task, problems, texts), dtype=torch.float).view(-1, continuations).mean(1)
     values = torch.zeros(block_sizes(ids).shape)

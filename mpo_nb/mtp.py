@@ -22,6 +22,7 @@ from .checkpoint import Run, load_optimizer
 from .faults import Interruptible
 from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
 from .mtp_parts import Depth, MTPParts, scale_gradient
+from .prompts import prompt_tokens, turn_ends
 
 # %% ../nbs/lib/mtp.ipynb #9758c62c
 class MTPModules(MTPParts):
@@ -119,12 +120,14 @@ _Row: TypeAlias = tuple[list[int], list[bool]] # ids, and which of them are to b
 
 def _rows(dataset: Sequence[str | dict[str, Any]], tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> list[_Row]: # ids, and which of them are to be predicted
     "The token ids of a data set. Raises ValueError for a row that is neither text nor ids."
-    found = []
+    if isinstance(dataset, str): raise ValueError(f"dataset={dataset!r:.80} is one text; give a list of texts, e.g. dataset=[{dataset!r:.80}]")
+    found, ends = [], set() if tokenizer is None else {tokenizer.eos_token_id, *turn_ends(tokenizer)}
     for i, row in enumerate(dataset):
         if isinstance(row, str):
             if tokenizer is None: raise ValueError(f"dataset[{i}] is text: pass the tokenizer too, or rows with input_ids")
-            ids = tokenizer(row).input_ids
-            if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]: ids = [*ids, tokenizer.eos_token_id]
+            [ids] = prompt_tokens(tokenizer, [row])
+            # A chat is closed by its template, perhaps with a line's end behind.
+            if tokenizer.eos_token_id is not None and not ends & set(ids[-2:]): ids = [*ids, tokenizer.eos_token_id]
             labels = ids
         else:
             try: ids = list(row["input_ids"])

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from .checks import check_texts
 from .live_runs import student_t
 
 # %% ../nbs/lib/outcomes.ipynb #d9488495
@@ -29,6 +30,7 @@ def outcomes(found: Mapping[tuple[Any, ...], Sequence[dict[str, Any]]], # what `
              names: Sequence[str], # what the keys hold, e.g. ("method", "lr", "seed")
              ) -> pd.DataFrame: # a row for each run: `names`, then the numbers of `outcome`
     "A sweep as a table. Raises ValueError when a key does not fit the names."
+    names = check_texts("names", names)
     for key in found:
         if not isinstance(key, tuple) or len(key) != len(names): raise ValueError(f"found has the key {key!r}; with names={tuple(names)} a key is a tuple of {len(names)} values")
     return pd.DataFrame([dict(zip(names, key)) | outcome(rows) for key, rows in found.items()])
@@ -49,6 +51,7 @@ def seed_differences(frame: pd.DataFrame, # of `outcomes`
                      column: str = "accuracy_sampled", # what is compared
                      ) -> pd.DataFrame: # a row for each other value: `within`, `by`, base, mean, low, high
     "Differences to a base, seed by seed, with Student's 95% interval. Raises ValueError when a run has no partner."
+    within = check_texts("within", within)
     missing = [name for name in ("seed", by, column, *within) if name not in frame]
     if missing: raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
     if base not in set(frame[by]): raise ValueError(f"base={base!r} is not among the values of {by!r}: {', '.join(map(str, frame[by].unique()))}")
@@ -102,6 +105,7 @@ def seed_figure(frame: pd.DataFrame, # of `outcomes`
                 joined: bool = True, # whether a line joins the means: for a column with an order
                 ) -> go.Figure:
     "Means over seeds with Student's 95% intervals, and every seed. Raises ValueError for a column that is not there."
+    percent = check_texts("percent", percent)
     missing = [name for name in (x, by, across, *columns) if name is not None and name not in frame]
     if missing: raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
     labels, lines, panels = list(dict.fromkeys(frame[x])), [None] if by is None else list(dict.fromkeys(frame[by])), [None] if across is None else list(dict.fromkeys(frame[across]))

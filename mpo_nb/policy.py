@@ -28,10 +28,10 @@ from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
 from .processes import Processes, check_several
-from .prompts import prompt_format, render_prompt
+from .prompts import pin_clock, prompt_format, render_prompt
 from .recipes import Recipe
 from .sharding import Shards, Whole, check_shards, wants_shards
-from .rollout import Rollout, RowBudget, check_tokenizer, encode_prompts, rollout
+from .rollout import Rollout, RowBudget, check_tokenizer, prompt_lengths, rollout
 from .tasks import Task, load_task, response_limit
 from .vllm_sampler import VLLMSampler, import_vllm
 
@@ -56,8 +56,9 @@ class Setup:
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
         context = getattr(shape, "max_position_embeddings", None)
         self.config = config = replace(config, max_new_tokens=response_limit(config.max_new_tokens, self.task.max_new_tokens, context))
-        for problems in (self.task.train, self.task.test):
-            encode_prompts(self.tokenizer, self.render(problems), config.max_new_tokens, context)
+        for split, problems in (("train", self.task.train), ("test", self.task.test)):
+            texts = (self.render([problem])[0] for problem in problems)
+            prompt_lengths(self.tokenizer, texts, config.max_new_tokens, context, f"{split} prompts")
         self.processes = Processes(config.device)
         check_several(self.processes, config)
         self.in_pieces = self.processes.many and wants_shards()
@@ -66,7 +67,7 @@ class Setup:
         self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
         earlier = None if config.overwrite else self.processes.tell(self.run.config)
         if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier else self.processes.tell(choose_precision(self.device, shape.hidden_size)))
-        c = self.config
+        c = self.config = replace(self.config, chat_template_options=self.processes.tell(self._pinned(earlier)))
         if c.sampler == "vllm" and self.recipe.advantage == "boundary": raise ValueError(f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use sampler='transformers'")
         if c.sampler == "vllm": import_vllm()
         with self.processes.together(): self.run.begin(asdict(c) | dict(resolved_recipe=described(self.recipe), processes=self.processes.world), c.overwrite)
@@ -83,11 +84,16 @@ class Setup:
         self._prepare_model()
         self._restore()
 
+    def _pinned(self, earlier: dict[str, Any] | None) -> str:
+        "The chat template's options; one that writes the date keeps that of the run's first start."
+        c, before = self.config, json.loads((earlier or {}).get("chat_template_options") or "{}")
+        return json.dumps(pin_clock(self.tokenizer, json.loads(c.chat_template_options), before, c.prompt_format), sort_keys=True)
+
     def render(self,
                problems: Iterable[dict[str, Any]], # dicts with "prompt"
                ) -> list[str]: # the texts that the model reads
         "Problems in the run's prompt format."
-        return [render_prompt(self.tokenizer, self.task, p, self.config.prompt_format, self.config.system_prompt) for p in problems]
+        return [render_prompt(self.tokenizer, self.task, p, self.config.prompt_format, self.config.system_prompt, json.loads(self.config.chat_template_options)) for p in problems]
 
     def _prepare_model(self) -> None:
         "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."

@@ -8,12 +8,13 @@ __all__ = ['block_rules', 'recipes', 'Recipe', 'recipe']
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .advantages import group_advantages, leave_one_out
 from .blocks import check_positive_int, random_blocks, sentence_blocks, surprise_blocks
+from .checks import check_hints
 from .losses import PolicyLoss, aggregates, check_clip, entropy_bonus, kl_penalty, policy_loss, surrogates
 
 # %% ../nbs/lib/recipes.ipynb #9fca38dd
@@ -197,8 +198,9 @@ def recipe(name: str, # one of `recipes`
            **options: Any, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
            ) -> Recipe:
     "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
-    if name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
+    if not isinstance(name, str) or name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
     known: set[str] = {f.name for f in fields(Recipe)} - {"name", "sources"} | ({"k", "future", "beta", "joint", "tail", "base"} if name == "mpo" else set())
     unknown = sorted(set(options) - known)
     if unknown: raise ValueError(f"recipe {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    check_hints(f"recipe {name!r}", options, get_type_hints(Recipe) | get_type_hints(_mpo))
     return recipes[name](**options)

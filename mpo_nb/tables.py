@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+from .checks import check_texts
 from .recipes import Recipe
 from .strip import signed, trace_loss, visible_html
 from .traces import Trace
@@ -99,7 +100,7 @@ def numbers_table(heads: Sequence[str], # of the columns, the first one names th
                   label: str, # what the table is, for those who do not see it
                   ) -> str: # HTML in which nothing of the cells is markup
     "A table of numbers."
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in check_texts("heads", heads, blank=True))
     body = "".join(f'<tr><th scope="row">{escape(str(first))}</th>' + "".join(f"<td>{escape(str(c))}</td>" for c in rest) + "</tr>" for first, *rest in rows)
     return f'{table_style}<div class="mpo-table" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -72,6 +72,7 @@ class _Record:
     note: str = "" # where the numbers come from, when not from a run
 
     def __post_init__(self) -> None:
+        if isinstance(self.tokens, str): raise ValueError(f"tokens={self.tokens!r:.80} is one text; pass a list of tokens, or use Trace.from_text")
         n, unknown = len(self.tokens), [math.nan] * len(self.tokens)
         odd = next((i for i, t in enumerate(self.tokens) if not isinstance(t, str)), None)
         if odd is not None: raise ValueError(f"tokens[{odd}]={self.tokens[odd]!r} is not a string; pass the text of each token, see token_texts")

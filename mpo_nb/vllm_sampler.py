@@ -10,18 +10,19 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 import torch
 from torch import Tensor
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from .blocks import check_mask, check_positive_int
 from .checkpoint import quiet_files
 from .decoding import StopStrings
 from .logprobs import CausalLM
 from .losses import kl_penalty
 from .models import model_source
-from .rollout import Rollout, check_cut, check_tokenizer, encode_prompts, end_tokens
+from .rollout import Rollout, check_cut, check_tokenizer, encode_prompts, end_tokens, response_texts
 
 # %% ../nbs/lib/vllm_sampler.ipynb #9d296db3
 @torch.no_grad()
@@ -65,7 +66,7 @@ def as_rollout(tokenizer: PreTrainedTokenizerBase, # with pad
     lengths = torch.tensor([len(ids) for ids, _ in kept]); T = int(lengths.max()); mask = torch.arange(T) < lengths[:, None]
     tokens, logps = torch.full((len(kept), T), tokenizer.pad_token_id), torch.zeros(len(kept), T)
     tokens[mask], logps[mask] = torch.tensor([i for ids, _ in kept for i in ids]), torch.tensor([float(x) for _, row in kept for x in row])
-    texts = tokenizer.batch_decode([ids for ids, _ in kept], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = response_texts(tokenizer, [ids for ids, _ in kept], ends)
     return Rollout(prompt_ids.to(device), prompt_mask.to(device), tokens.to(device), mask.to(device), logps.to(device), texts, torch.tensor(finished, device=device))
 
 # %% ../nbs/lib/vllm_sampler.ipynb #74be8a03
@@ -79,6 +80,11 @@ def import_vllm() -> Any: # the module
     return vllm
 
 # %% ../nbs/lib/vllm_sampler.ipynb #d0a04923
+def _named_ends(name: str) -> SimpleNamespace:
+    "The generation config that an engine reads beside the weights, None where there is none."
+    try: return SimpleNamespace(generation_config=GenerationConfig.from_pretrained(name))
+    except OSError: return SimpleNamespace(generation_config=None)
+
 class _Engine:
     "An engine whose weights follow a policy."
     llm: Any; adapter: Any; folder: tempfile.TemporaryDirectory[str] | None
@@ -109,7 +115,7 @@ class _Engine:
         self.tokenizer, self.temperature, self.top_p, self.top_k, self.max_length = tokenizer, temperature, top_p, top_k, max_length
         self.lora_rank, self.sleeps, self.device, self.version, self.adapter, self.folder, self.asleep = lora_rank, sleep, device, 0, None, None, False
         self.llm = vllm.LLM(model=name, dtype=dtype, seed=seed, gpu_memory_utilization=memory, max_model_len=max_length, enable_sleep_mode=sleep, logprobs_mode=mode, **options)
-        self.ends = sorted({tokenizer.eos_token_id})
+        self.ends = end_tokens(_named_ends(name), tokenizer)
         self._rest()
 
     def _rest(self) -> None:
@@ -146,7 +152,7 @@ class VLLMSampler(_Engine):
     def __call__(self,
                  prompts: Sequence[str | list[int]], # one per group
                  group_size: int = 1, # responses per prompt
-                 max_new_tokens: int = 256, # longest response, EOS included
+                 max_new_tokens: int = 256, # longest response, the end token included
                  greedy: bool = False, # most likely token instead of sampling
                  seed: int = 0, # of the random numbers
                  stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
@@ -155,8 +161,10 @@ class VLLMSampler(_Engine):
         for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
         vllm, stops = import_vllm(), StopStrings(self.tokenizer, stop)
         ids, mask = encode_prompts(self.tokenizer, prompts, max_new_tokens, self.max_length)
-        seeds = torch.randint(2**31, (len(prompts),), generator=torch.Generator().manual_seed(seed)).tolist()
-        how = dict(temperature=0.0) if greedy else dict(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        seeds = torch.randint(2**31, (len(ids),), generator=torch.Generator().manual_seed(seed)).tolist()
+        how: dict[str, Any] = dict(temperature=0.0) if greedy else dict(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        # A stop string is looked for in all of the text, special tokens included, as everywhere here.
+        if stops.stop: how["skip_special_tokens"] = False
         requests = [vllm.SamplingParams(n=group_size, seed=s, max_tokens=max_new_tokens, stop=list(stops.stop), stop_token_ids=self.ends, include_stop_str_in_output=True, logprobs=0, **how) for s in seeds]
         self._rise()
         try: outputs = self.llm.generate([dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)], requests, use_tqdm=False, lora_request=self.adapter)

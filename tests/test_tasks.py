@@ -116,7 +116,7 @@ def test_an_unknown_task_lists_what_there_is(registry):
         load_task("chainsum")
 
 
-@pytest.mark.parametrize("name, builder, named", [("", chain_sum, "name="), ("a:b", chain_sum, "name="), ("a", None, "builder=")])
+@pytest.mark.parametrize("name, builder, named", [("", chain_sum, "name="), ("a:b", chain_sum, "name="), (5, chain_sum, "name="), ("a", None, "builder=")])
 def test_a_bad_registration_is_named(registry, name, builder, named):
     with pytest.raises(ValueError, match=named):
         register_task(name, builder)
@@ -201,14 +201,14 @@ def test_mistakes_are_consistent_and_never_negative(rate, seed):
 
 
 @pytest.mark.parametrize("options, named", [
-    (dict(terms=1), "terms=1"), (dict(terms=(4, 3)), "terms="), (dict(n_train=0), "n=0"), (dict(n_train=1000, terms=2), "n=1000"),
+    (dict(terms=1), "terms=1"), (dict(terms=(4, 3)), "terms="), (dict(terms=4.0), "terms=4.0"), (dict(terms=(2, 3, 4)), "terms="), (dict(n_train=0), "n_train=0"), (dict(n_train="5"), "n_train='5'"), (dict(n_train=1000, terms=2), "n_train=1000"),
 ])
 def test_a_bad_chain_task_is_named(options, named):
     with pytest.raises(ValueError, match=named):
         chain_sum(**{"n_test": 5, **options})
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_a_bad_error_rate_is_named(rate):
     with pytest.raises(ValueError, match="error_rate="):
         demonstration(PROBLEMS[0], rate)

@@ -30,6 +30,7 @@ class SamplingParams:
     max_tokens: int | None = 16
     logprobs: int | None = None
     include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
 
     def __post_init__(self):
         assert self.n >= 1 and self.temperature >= 0 and 0 < self.top_p <= 1 and self.top_k >= -1 and not isinstance(self.stop, str)
@@ -116,7 +117,7 @@ class LLM:
             logprobs.append({token: Logprob(float((raw if self.mode == "raw_logprobs" else scores).log_softmax(-1)[0, token]))})
             if left is not None: left -= 1
             elif token == self.tokenizer.eos_token_id or token in (how.stop_token_ids or []): break
-            elif any(s in self.tokenizer.decode(ids) for s in how.stop or []): left = self.late
+            elif any(s in self.tokenizer.decode(ids, skip_special_tokens=how.skip_special_tokens) for s in how.stop or []): left = self.late
         return CompletionOutput(index, ids, logprobs)
 
 
