@@ -10,6 +10,7 @@ __all__ = ['TMP_BYTES', 'PACKAGE_ENVIRONMENT', 'CALLS', 'SOCKETS', 'python_path'
 import importlib.metadata
 import importlib.util
 import json
+import mmap
 import os
 import re
 import struct
@@ -97,6 +98,16 @@ def _own_files() -> tuple[list[str], list[str]]:
     hidden = [os.path.join(place, name) for place in code for name in _PACKAGES if os.path.isdir(os.path.join(place, name))]
     return list(dict.fromkeys([python_path(), *code, *libraries, *data])), hidden
 
+@lru_cache
+def _beside() -> list[str]:
+    "Folders of libraries that the executable finds from its own place: without /proc the loader does not know that place."
+    python = python_path()
+    with open(python, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"$ORIGIN") < 0:
+            return []
+    folders = [os.path.dirname(library) for library in _libraries([python])]
+    return sorted({folder for folder in folders if folder.startswith(os.path.dirname(os.path.dirname(python)) + "/")})
+
 def _bound(paths: Iterable[str]) -> list[str]:
     "bubblewrap's arguments that show these paths, each once, and none that lies in another."
     paths = list(dict.fromkeys(paths))
@@ -127,12 +138,16 @@ def _check_packages(packages: Sequence[str]) -> None:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"packages={tuple(packages)!r}: {name!r} is no package's name; give names as `import` takes them, such as 'numpy'")
 
+@lru_cache
+def _brought_by() -> dict[str, list[str]]:
+    return dict(importlib.metadata.packages_distributions())
+
 def _distribution(package: str) -> importlib.metadata.Distribution | None:
     "What pip installed under this name, or what brought a package of this name (PIL is brought by pillow)."
     try:
         return importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(package)
+        names = _brought_by().get(package)
     return importlib.metadata.distribution(names[0]) if names else None
 
 def _imported_from(package: str) -> list[str]:
@@ -185,6 +200,8 @@ def wall_arguments(
              "--uid", "65534", "--gid", "65534"]
     for name, value in PACKAGE_ENVIRONMENT.items() if packages else ():
         walls += ["--setenv", name, value]
+    if _beside():
+        walls += ["--setenv", "LD_LIBRARY_PATH", ":".join(_beside())]
     return [*walls, *_folders(tuple(packages))]
 
 # %% ../nbs/lib/sandbox_walls.ipynb #7c22f3cf

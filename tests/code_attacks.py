@@ -54,7 +54,10 @@ ATTACKS = {
     "reading the passwords": ("open('/etc/passwd').read()\n" + RIGHT, "FileNotFoundError"),
     "killing the parent": ("import os\nos.kill({pid}, 9)\n" + RIGHT, "ProcessLookupError"),
     "killing all": ("import os\nif os.getpid() < 9:\n    for n in (os.getppid(), -1, 0): os.kill(n, 9)\n" + RIGHT, "^(exited early|error: ProcessLookupError)"),
-    "reaching the network": ("import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\n" + RIGHT, "Connection ?Refused"),
+    "reaching the network": ("import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)\n" + RIGHT, "^error: PermissionError"),
+    "reaching the host of a virtual machine": ("import socket\nsocket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)\n" + RIGHT, "^error: PermissionError"),
+    "a pair of sockets of a rare family": ("import socket\nsocket.socketpair(30, socket.SOCK_SEQPACKET)\n" + RIGHT, "^error: PermissionError"),
+    "a family in more than 32 bits": ("import ctypes\nassert ctypes.CDLL(None).socket(ctypes.c_long((1 << 32) + 2), 1, 0) != -1, 'refused'\n" + RIGHT, "refused"),
     "a new namespace": ("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0, 'refused'\n" + RIGHT, "refused"),
 
     "raising in the comparison": ("class No:\n    def __eq__(self, other): raise KeyError\n    __sub__ = __eq__\ndef double(x): return No()", "^wrong answer"),
@@ -81,7 +84,7 @@ ATTACKS = {
                               "            try: setattr(module, name, lambda *a, **k: True)\n            except Exception: pass\n" + WRONG, ""),
     "patching the protocol": ("import sys\np = sys.modules['mpo_nb.sandbox_sides']\nd = sys.modules['mpo_nb.sandbox_data']\n"
                               "p.judge = p._judge = lambda *a: ('pass', 'passed')\nd.encode = p.encode = lambda *a: b't;'\n" + WRONG, ""),
-    "replacing this process": ("import os, sys\nos.execv('/usr/bin/env', ['env', 'echo', 'pass passed'])", "^exited early"),
+    "replacing this process": ("import os, sys\nos.execv(sys.executable, ['python', '-I', '-S', '-c', 'print(\"pass passed\")'])", "^exited early"),
     "walking frames and memory": ("import gc, sys\nfound = [o for o in gc.get_objects() if type(o) is str and '== 4' in o and 'gc.' not in o]\n"
                                   "frame = sys._getframe()\nwhile frame:\n    found += [v for v in frame.f_locals.values() if isinstance(v, str) and '== 4' in v and 'gc.' not in v]\n"
                                   "    frame = frame.f_back\ndef double(x): return eval(found[0].split('==')[1].split()[0])", "IndexError"),

@@ -50,7 +50,7 @@ def test_an_attack_scores_zero(name, form, filled):
     assert result.seconds < 20 and code_passes(RIGHT, *TESTS[form], timeout=30).passed
 
 
-UNWALLED = ["reading a file outside", "reaching the network", "reading the passwords", "deleting a file outside"]
+UNWALLED = ["reading a file outside", "reading the passwords", "deleting a file outside"]
 
 
 @walled
@@ -168,15 +168,18 @@ def test_output_is_kept():
 def test_what_is_inside(root, filled):
     "No variables but two, no folders but Python's and one empty one, nothing writable but that, no processes, no network."
     program = """
-import json, os, socket
+import fcntl, json, os, socket, struct
 writable = []
 for top, folders, files in os.walk("/"):
     try: open(os.path.join(top, "probe"), "w").close(); writable.append(top)
     except OSError: pass
     writable += [os.path.join(top, f) for f in files if f != "probe" and not top.startswith("/dev") and os.access(os.path.join(top, f), os.W_OK) and not os.path.islink(os.path.join(top, f)) and os.statvfs(os.path.join(top, f)).f_flag & os.ST_RDONLY == 0]
 disk = os.statvfs("/tmp")
+def link(number):
+    try: return fcntl.ioctl(socket.socket(socket.AF_UNIX), 0x8910, struct.pack("16si20x", b"", number))[:16].rstrip(b"\\0").decode()
+    except OSError: return ""
 seen = {"env": sorted(set(os.environ) - {"PWD"}), "top": sorted(os.listdir("/")), "writable": writable, "tmp": sorted(set(os.listdir("/tmp")) - {"probe"}), "dev": sorted(os.listdir("/dev")),
-        "cwd": os.getcwd(), "uid": os.getuid(), "bytes": disk.f_blocks * disk.f_frsize, "links": [n for _, n in socket.if_nameindex()], "pid": os.getpid()}
+        "cwd": os.getcwd(), "uid": os.getuid(), "bytes": disk.f_blocks * disk.f_frsize, "links": [name for name in map(link, range(1, 99)) if name], "pid": os.getpid()}
 print(json.dumps(seen))
 """
     result = code_passes(program + RIGHT, *TESTS["check"], timeout=60)
@@ -187,6 +190,83 @@ print(json.dumps(seen))
     assert seen["bytes"] == sandbox_walls.TMP_BYTES and set(seen["top"]) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "tmp", "usr", *sys.base_prefix.split("/")[1:2]}
     hidden = code_passes(f"import os\nassert not os.path.exists({str(root / 'README.md')!r})\n" + RIGHT, *TESTS["check"], timeout=30)
     assert hidden.passed, hidden.reason
+
+
+@walled
+def test_only_the_interpreters_own_files_are_in_sight():
+    "Its executable, its standard library without packages, its shared libraries, time zones and locales: no other part of /usr."
+    program = """
+import json, os, sys
+own = (*sys.path, "/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo", "/usr/lib/locale", "/dev", "/tmp")
+others = [os.path.join(top, name) for top, _, names in os.walk("/") for name in names if not top.startswith(own)]
+packages = [os.path.join(top, name) for place in sys.path for top, _, names in os.walk(place) for name in names if "/site-packages/" in f"{top}/" or "/dist-packages/" in f"{top}/"]
+print(json.dumps([others, packages, sys.executable]))
+"""
+    result = code_passes(program + RIGHT, *TESTS["check"], timeout=60)
+    others, packages, python = json.loads(result.output)
+    libraries = {path for path in others if ".so" in path.rpartition("/")[2]} - {"/etc/ld.so.cache"}
+    assert packages == [] and set(others) - libraries == {python, "/etc/ld.so.cache"} & set(others)
+    assert 2 < len(libraries) < 40 and {os.path.dirname(path) for path in libraries} & {"/usr/share", "/usr/src", "/opt"} == set()
+
+
+IMPORTS = """
+import importlib, json, sys, zoneinfo
+found = []
+for name in sorted(sys.stdlib_module_names - {"antigravity", "idlelib", "this", "__main__"}):
+    try: importlib.import_module(name)
+    except ImportError: continue
+    found.append(name)
+print(json.dumps([found, str(zoneinfo.ZoneInfo("Europe/Berlin")) if zoneinfo.TZPATH else ""]))
+"""
+
+
+def pythons():
+    "This interpreter, and the others on the usual places, each with another layout."
+    places = [sandbox_walls.python_path(), "/usr/bin/python3", "/usr/local/bin/python3"]
+    return list(dict.fromkeys(os.path.realpath(path) for path in places if os.path.exists(path)))
+
+
+@walled
+@pytest.mark.parametrize("python", pythons())
+def test_the_whole_standard_library_can_be_imported(python, root):
+    "Save what is for a display, a terminal or a network directory."
+    bare = subprocess.run([python, "-I", "-S", "-c", IMPORTS], capture_output=True, text=True, check=True)
+    ask = "import json, sys; from mpo_nb import sandbox_walls as w; print(json.dumps([*w.wall_arguments(sys.argv[1]), w.python_path()]))"
+    try:
+        walls = json.loads(subprocess.run([python, "-c", ask, check_sandbox()], cwd=root, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(root)}).stdout)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"{python} does not run this package: {error.stderr[-100:]}")
+    inside = subprocess.run([*walls, "-I", "-S", "-c", IMPORTS], capture_output=True, text=True, check=True)
+    (before, _), (after, zone) = json.loads(bare.stdout), json.loads(inside.stdout)
+    assert set(before) - set(after) <= {"_tkinter", "tkinter", "turtle", "turtledemo", "_curses", "_curses_panel", "curses", "readline", "nis"}
+    assert zone in ("Europe/Berlin", "") and {"ssl", "sqlite3", "ctypes", "zlib"} & set(before) <= set(after)
+
+
+NUMPY = """
+import os, sys
+sys.path += {path!r}
+import numpy
+print(numpy.linalg.norm(numpy.ones((300, 300)) @ numpy.ones((300, 300))), sorted(name.partition("-")[0] for name in os.listdir(sys.path[-1])), "sympy" in sys.modules)
+"""
+
+
+@walled
+def test_a_package_that_is_named_can_be_imported_and_no_other():
+    import numpy
+    path, place = sandbox_walls.package_path(("numpy",)), os.path.dirname(os.path.dirname(numpy.__file__))
+    walls = sandbox_walls.wall_arguments(check_sandbox(), ("numpy",))
+    inside = subprocess.run([*walls, sandbox_walls.python_path(), "-I", "-S", "-c", NUMPY.format(path=path)], capture_output=True, text=True)
+    assert path == [place] and inside.returncode == 0, inside.stderr
+    assert inside.stdout.startswith("90000.0 ['numpy'") and not set(re.findall(r"'(\w+)'", inside.stdout)) - {"numpy"}
+    assert place not in " ".join(sandbox_walls.wall_arguments(check_sandbox()))
+
+
+@pytest.mark.parametrize("packages, named", [
+    ("numpy", "packages='numpy' is one string"), (("no_such_package",), "no package 'no_such_package' here"), (("numpy.linalg",), "'numpy.linalg' is no package's name"),
+    (("../numpy",), "no package's name"), ((5,), "5 is no package's name")])
+def test_packages_that_will_not_do_are_named(packages, named):
+    with pytest.raises(ValueError, match=named):
+        sandbox_walls.wall_arguments("bwrap", packages)
 
 
 def processes(parent):
@@ -398,7 +478,7 @@ def test_the_numbers_of_the_refused_calls_are_the_kernels(machine):
     if not path.exists():
         pytest.skip(f"no {path}: Debian's linux-libc-dev has it")
     known = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", path.read_text()))
-    calls = {**sandbox_walls.CALLS[machine][1], **sandbox_walls._EVERYWHERE}
+    calls = {**sandbox_walls.CALLS[machine][1], **sandbox_walls._EVERYWHERE, **sandbox_walls.SOCKETS[machine]}
     assert {name: number for name, number in calls.items() if name in known} == {name: int(known[name]) for name in calls if name in known}
     assert len(set(calls) - set(known)) <= 1, set(calls) - set(known)  # a header may be older than a call
     steps = [struct.unpack_from("=HBBI", sandbox_walls.call_filter(machine), at) for at in range(0, len(sandbox_walls.call_filter(machine)), 8)]
