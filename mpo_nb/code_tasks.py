@@ -81,6 +81,8 @@ def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     return Task(name, apart(train, test), test, reward, batched=True, description=description, max_new_tokens=room, stop=completion_stop if style == "completion" else (),
                 formatted=lambda problem, response: program(problem, response) is not None)
 
@@ -147,6 +149,8 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
     name = next((m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
     test = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
+    imports, defined = _from_solution(test, row.get("code") or "")
+    imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")
     return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, task_id=str(row.get("task_id", i)),

@@ -259,8 +259,9 @@ def own_error(error: BaseException, depth: int = 3) -> "tuple[Any, ...]":
         text = str(error)
     except Exception:
         text = ""
+    arguments = (*error.args[:2], error.filename) if isinstance(error, OSError) and error.filename is not None else error.args
     itself = getattr(error, "itself", None) or (error if kinds[0][0] == ":" else None)
-    return kinds, error.args, fields, text, itself, cause
+    return kinds, arguments, fields, text, itself, cause
 
 class _Stopped(RuntimeError):
     "A StopIteration that comes out of a call: let through, it would end a loop of the test as if all were done."
@@ -277,7 +278,9 @@ def their_error(
     cause: "tuple[Any, ...] | None" = None,
     stops: bool = False,  # whether the end of an iteration is an answer
 ) -> "Any":  # the exception
-    "The exception that stands for one of the other side's."
+    "The exception that stands for one of the other side's; one of this side's own that comes back is itself."
+    if isinstance(itself, Exception):
+        return itself
     kind = next((kinds[name] for name in names if name in kinds), RuntimeError)
     if not issubclass(kind, Exception):
         kind = RuntimeError

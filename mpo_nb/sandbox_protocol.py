@@ -79,7 +79,7 @@ def _compare(operation: str, mine: Remote, other: object) -> "Any":
     "What a comparison gives: the program's word where the test asks for a class, nothing where it asks for a function."
     link, trust = mine._link, [part._trust for part in (mine, other) if isinstance(part, Remote)]
     if isinstance(other, Remote):
-        asked = COMPUTED not in trust and (OWN in trust or link.classes)
+        asked = OWN in trust or link.classes and COMPUTED not in trust
     else:
         asked = mine._trust == OWN
     if not asked:
@@ -160,7 +160,9 @@ class Link:
         return trace is not None
 
     def replaced(self) -> str:
-        "Which of its standard streams the test has replaced: o for what is printed, i for what is typed."
+        "Which of its standard streams a test has replaced: o for what is printed, i for what is typed."
+        if not self.doubts:
+            return ""
         typed = sys.stdin is not self.stdin or builtins.input is not self.input
         return "o" * (sys.stdout is not self.stdout) + "i" * typed
 
@@ -216,7 +218,8 @@ def _ask(link: Link, operation: str, args: "tuple[Any, ...]", kwargs: "dict[str,
 
 def _trusted(link: Link, operation: str, theirs: "list[Remote]", value: "Any") -> "Any":
     "An answer, with how far it is to be trusted."
-    own = all(part._trust == OWN for part in theirs)
+    trust = [part._trust for part in theirs]
+    own = OWN in trust and COMPUTED not in trust
     if operation in ARITHMETIC and not own:
         if not isinstance(value, Remote):
             raise TypeError(f"the program's own {operation} gives no data here")

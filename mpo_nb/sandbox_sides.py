@@ -119,7 +119,10 @@ def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
         return _operation(operation)
     homes = [type(part).__module__ for part in args]
     if operation in ("getattr", "setattr", "delattr"):
-        permitted = homes[0] == "test" and args[1][:1] != "_"
+        named = operation == "getattr" and type(args[0]) is type(_permit_test) and args[1] in ("__name__", "__qualname__", "__doc__")
+        if not named and (homes[0] != "test" or args[1][:1] == "_"):
+            raise AttributeError(f"{operation} {args[1]} of the test's {type(args[0]).__name__}")
+        permitted = True
     elif operation in ("isinstance", "issubclass"):
         permitted = getattr(args[1], "__module__", "") == "test"
     else:
@@ -162,12 +165,17 @@ class _Counts:
         self.each.add(number)
         return value
 
+    def some(self, number: int, value: "Any") -> "Any":
+        if getattr(value, "size", 1):
+            self.each.add(number)
+        return value
+
     def holds_for_each(self, number: int, value: object) -> bool:
         return self.holds(number, value) if number in self.each else bool(value)
 
     def names(self, link: Link) -> "dict[str, Any]":
-        return {"@begins": self.begun.add, "@holds": self.holds, "@ran": self.ran, "@each": self.element, "@holds for each": self.holds_for_each,
-                "@left": self.left.add, "@type": _type, "@callable": lambda value: link.ask("callable", value) if isinstance(value, Remote) else callable(value),
+        return {"@begins": self.begun.add, "@holds": self.holds, "@ran": self.ran, "@each": self.element, "@some": self.some, "@holds for each": self.holds_for_each,
+                "@left": self.left.add, "@type": _type, "@attribute": _attribute, "@callable": lambda value: link.ask("callable", value) if isinstance(value, Remote) else callable(value),
                 "@isinstance": _isinstance, "@is": lambda one, other: _inner(one) == _inner(other)}
 
     def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:
@@ -187,6 +195,9 @@ def _type(value: "Any") -> "Any":
         return type(value)
     kind = theirs._link.ask("getattr", theirs, "__class__")
     return kind if isinstance(kind, Remote) else Remote
+
+def _attribute(value: "Any", name: str) -> "Any":
+    return value._link.ask("getattr", value, name) if isinstance(value, Remote) else getattr(value, name)
 
 def _isinstance(value: "Any", kinds: "Any") -> bool:
     if not isinstance(value, Remote) or isinstance(kinds, Remote):
@@ -213,7 +224,7 @@ def judge(
     link = Link(channel, lambda operation, args: _permit_test(link, operation, args), error_kinds(), doubts=True)
     try:
         status, why = link.receive()
-        status, why = _judge(link, test, entry_point) if status == "ready" else ("fail", str(why))
+        status, why = _judge(link, text, test, entry_point) if status == "ready" else ("fail", str(why))
         if link.failed:
             raise link.failed
     except Gone:
@@ -224,9 +235,28 @@ def judge(
             return "fail", _wrong(error, text, link.last)
     return ("gone", link.broken) if link.broken else (status, why)
 
-def _judge(link: Link, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
+def _guard_numpy(testing: bool) -> None:
+    "Comparisons of numpy find that nothing is close to any one number, because they pair no elements. Here that is no match."
+    import numpy
+    def careful(compare: "Any", told: bool) -> "Any":
+        def compared(one: "Any", other: "Any", *args: "Any", **kwargs: "Any") -> "Any":
+            if isinstance(one, Remote) or isinstance(other, Remote) or (numpy.size(one) == 0) != (numpy.size(other) == 0):
+                if told:
+                    raise AssertionError(f"{one!r:.80} is not {other!r:.80}")
+                return numpy.False_
+            return compare(one, other, *args, **kwargs)
+        return compared
+    for name in ("allclose", "isclose", "array_equal", "array_equiv"):
+        setattr(numpy, name, careful(getattr(numpy, name), False))
+    asserting = ("assert_allclose", "assert_almost_equal", "assert_array_almost_equal", "assert_array_equal", "assert_equal", "assert_array_less")
+    for name in asserting if testing else ():  # its import takes longer than numpy's
+        setattr(numpy.testing, name, careful(getattr(numpy.testing, name), True))
+
+def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
     import marshal
-    code, wanted, modules, lines, blocks = test
+    code, wanted, modules, lines, blocks, packages = test
+    if "numpy" in packages:
+        _guard_numpy("testing" in text)
     given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
     ordered = sorted((name for name in wanted if name in given), key=lambda name: given[name][0] == "error" and len(given[name][1][0]))
     counts = _Counts()

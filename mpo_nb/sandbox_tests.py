@@ -33,7 +33,7 @@ class PreparedTest:
     blocks: dict[int, tuple[int, ...]]  # a loop's or with-block's number -> the assertions in it that should run
     def parts(self) -> tuple[object, ...]:
         "What the test's process is given, as data that `marshal` writes."
-        return self.code, self.wanted, self.modules, self.lines, self.blocks
+        return self.code, self.wanted, self.modules, self.lines, self.blocks, self.packages
 
 def global_names(
     text: str,  # Python source
@@ -96,6 +96,8 @@ def _says_nothing(condition: ast.expr) -> bool:
         return bool(condition.elts)  # `assert (f(1) == 2, "message")`: a tuple is true
     if isinstance(condition, (ast.Lambda, ast.GeneratorExp)):
         return True
+    if isinstance(condition, ast.BoolOp) and isinstance(condition.op, ast.Or):
+        return any(isinstance(part, ast.Constant) and part.value for part in condition.values)
     return not any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(condition))
 
 def _fails(node: ast.AST) -> bool:
@@ -179,13 +181,17 @@ class _Counters(ast.NodeTransformer):
         return ast.copy_location(ast.Expr(self.call(name, at, *args)), cast(ast.stmt, at))
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST | list[ast.stmt]:
-        number, quantified = self.numbers.get(node), _quantified(node.test)
+        number, quantified, whole = self.numbers.get(node), _quantified(node.test), _reduced(node.test)
         self.generic_visit(node)
         if number is None:
             return node
         if quantified:
             quantified.elt = self.call("each", node, quantified.elt)
-        node.test = self.call("holds" if not quantified else "holds for each", node, node.test)
+        if whole:
+            holder, field = whole
+            part = getattr(holder, field)
+            setattr(holder, field, [self.call("some", node, part[0])] if field == "args" else self.call("some", node, part))
+        node.test = self.call("holds for each" if quantified or whole else "holds", node, node.test)
         return [self.statement("begins", node), node] if number in self.inside else node
 
     def visit_If(self, node: ast.If) -> ast.AST:
@@ -238,6 +244,8 @@ class _Counters(ast.NodeTransformer):
         self.generic_visit(node)
         if node.attr == "__class__" and isinstance(node.ctx, ast.Load):
             return self.call("type", node, node.value)
+        if node.attr in ("__doc__", "__module__") and isinstance(node.ctx, ast.Load):
+            return self.call("attribute", node, node.value, ast.Constant(node.attr))
         return node
 
 def _quantified(condition: ast.expr) -> ast.GeneratorExp | ast.ListComp | None:
@@ -249,6 +257,12 @@ def _quantified(condition: ast.expr) -> ast.GeneratorExp | ast.ListComp | None:
         return None
     every = condition.args[0]
     return every if isinstance(every, (ast.GeneratorExp, ast.ListComp)) else None
+
+def _reduced(condition: ast.expr) -> tuple[ast.AST, str] | None:
+    "Where the array of `np.all(array)` or `array.all()` stands: a node, and its field."
+    if not isinstance(condition, ast.Call) or not isinstance(condition.func, ast.Attribute) or condition.func.attr != "all" or len(condition.args) > 1:
+        return None
+    return (condition, "args") if condition.args else (condition.func, "value")
 
 def _should_run(statement: ast.stmt) -> Iterator[ast.stmt]:
     "The assertions that run whenever the body of a loop or a with-block does."
@@ -358,7 +372,7 @@ def prepare_test(
     places = list(dict.fromkeys(_places(tree.body, _reached(tree, ["check"] if entry_point else []), own)))
     if entry_point and ("check" not in bound or not places and "check" not in own):
         raise ValueError("the test defines no function check(candidate)")
-    if not places:
+    if not places or entry_point and entry_point not in read and _ignores(tree):
         raise _no_test(*_why_nothing(tree, own))
     wanted, modules = _wanted(tree, read, bound, entry_point, called)
     _impossible(tree, {*wanted, entry_point})
@@ -368,6 +382,12 @@ def prepare_test(
         warnings.simplefilter("ignore")
         code = compile(counters.visit(tree), "<test>", "exec", dont_inherit=True)
     return PreparedTest(marshal.dumps(code), tuple(wanted), tuple(modules), packages, tuple(lines), counters.blocks)
+
+def _ignores(tree: ast.Module) -> bool:
+    "Whether `check` never looks at what it is to check."
+    checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
+    names = [argument.arg for node in checks for argument in (*node.args.args, *[node.args.vararg] * bool(node.args.vararg))]
+    return bool(checks) and not any(isinstance(part, ast.Name) and part.id in names for node in checks for part in ast.walk(node))
 
 def _why_nothing(tree: ast.Module, own: set[str]) -> tuple[str, str]:
     "Why a test asserts nothing, and what to do."
