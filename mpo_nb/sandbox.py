@@ -43,8 +43,8 @@ side.main(file, end)"""
 @lru_cache
 def _sides() -> bytes:
     spec: Any = importlib.util.find_spec
-    loaders = [(name, spec(name).loader) for name in _SIDES]
-    return marshal.dumps([(name, loader.get_code(name)) for name, loader in loaders])
+    sources = [(name, spec(name).loader.get_source(name)) for name in _SIDES]
+    return marshal.dumps([(name, compile(source, name, "exec", dont_inherit=True, optimize=2)) for name, source in sources])  # docstrings take time to read
 
 def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, packages: tuple[str, ...], folder: str | None, errors: int) -> subprocess.Popen[bytes]:
     "One side: bubblewrap, or where there is none a bare interpreter, in a session of its own."
@@ -168,6 +168,9 @@ _PROBE = """import os
 try: os.fork()
 except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
 """
+_PROBED = "assert walls() == (1, 2)"
+_PROBED = "assert walls() == (1, 2)"
+_PROBED = "assert walls() == (1, 2)"
 _PROBED = "assert walls() == (1, 2)"
 _PROBED = "assert walls() == (1, 2)"
 _PROBED = "assert walls() == (1, 2)"

@@ -8,7 +8,7 @@ __all__ = ['Kept', 'keep', 'encode', 'decode', 'changeable', 'copy_into', 'Chann
 
 # %% ../nbs/lib/sandbox_data.ipynb #f9d008f6
 import builtins
-import os
+import posix as os  # what it has of os is there already; os itself takes as long to import as all of this
 import sys
 if "typing" in sys.modules: from typing import Any, Callable # for hints, which are texts here: the processes of a sandbox start without it
 
@@ -80,9 +80,12 @@ def _path(kind: type) -> str:
         return "numpy.ndarray" if kind.__name__ == "ndarray" else "numpy.generic"
     return f"{kind.__module__.removesuffix('._local')}.{kind.__qualname__}"
 
-_CLASSES = {*_NAMED, *(f"builtins.{kind.__name__}" for kind in (*_ATOMS, *_BOXES, object))}
-_CLASSES -= {f"builtins.{name}" for name in ("NoneType", "ellipsis", "dict_keys", "dict_values", "dict_items")} | {"numpy.generic"}
-_CLASSES |= {f"builtins.{name}" for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+_UNSENT = ("builtins.dict_keys", "builtins.dict_values", "builtins.dict_items", "numpy.generic")
+
+def _sendable(kind: type) -> bool:
+    "Whether a class is one that both sides have."
+    path = _path(kind)
+    return path in _NAMED and path not in _UNSENT or kind in _BARE or kind in (bool, complex, object) or kind.__module__ == "builtins" and issubclass(kind, Exception)
 
 # %% ../nbs/lib/sandbox_data.ipynb #5d1e70a4
 class Kept:
@@ -100,11 +103,14 @@ class Kept:
 class _KeptDict(Kept, dict):  # type: ignore[type-arg]
     def __missing__(self, key: object) -> "Any": return self.theirs[key]
 
-_KEPT: "dict[Any, Any]" = {kind: type(kind.__name__, (Kept, kind), {}) for kind in _BARE if kind is not dict} | {dict: _KeptDict}
+_KEPT: "dict[Any, Any]" = {dict: _KeptDict}  # filled when the first of a kind comes
 
 def keep(bare: "Any", theirs: "Any") -> "Any":
     "Data, with the stand-in for the object that it is on the other side."
-    value = _KEPT[type(bare)](bare)
+    kind = type(bare)
+    if kind not in _KEPT and kind in _BARE:
+        _KEPT[kind] = type(kind.__name__, (Kept, kind), {})
+    value = _KEPT[kind](bare)
     value.theirs = theirs
     return value
 
@@ -120,7 +126,7 @@ def encode(
     if kind in _BOXES:
         flat = [part for pair in value.items() for part in pair] if kind is dict else value
         return b"%s%d;%s" % (_BOXES[kind], len(value), b"".join([encode(part, name) for part in flat]))
-    if kind is type and _path(value) in _CLASSES:
+    if kind is type and _sendable(value):
         return b"k%s" % _text(_path(value))
     if isinstance(value, Kept) and not changeable(value):  # an instance of the other side's class goes back as what it was
         return name(value)
@@ -164,9 +170,11 @@ def _item(data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]"
 
 # %% ../nbs/lib/sandbox_data.ipynb #a5b20a21
 def _class(path: "Any") -> "Any":
-    if path not in _CLASSES:
+    built_in = vars(builtins).get(path.removeprefix("builtins."))
+    kind = _kind(path) if path in _NAMED else built_in
+    if not isinstance(kind, type) or not _sendable(kind):
         raise ValueError(f"{path!r:.80} is no class that may be sent")
-    return _kind(path)
+    return kind
 
 def _named(body: bytes, data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]":
     path = body.decode()

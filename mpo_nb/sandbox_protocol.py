@@ -19,6 +19,19 @@ class Gone(BaseException):
 _OUTSIDE = frozenset("name qualname doc module dict bases annotations wrapped members".split())  # __name__ and others that may be asked for
 _VERDICTS = frozenset(name for kind in (str, bytes, set, float, int) for name in dir(kind) if name[:2] == "is" or name[-4:] == "with")
 
+COMPUTED, ASKED, OWN = 0, 1, 2  # how far an object is trusted
+_ANSWERED = "len iter next reversed getitem setitem delitem str repr bool hash format float int index complex".split()
+_ORDERED = "lt le gt ge".split()
+_BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
+_INPLACE = [f"i{name.strip('_')}" for name in _BINARY]
+_UNARY = "neg pos invert abs round trunc floor ceil".split()
+ARITHMETIC = frozenset([*_BINARY, *_INPLACE, *_UNARY, "divmod"])
+_OPEN = frozenset("str repr hash getattr setattr delattr call".split())  # what may be done to a computed object
+
+def _asking(name: str) -> "Callable[..., Any]": return lambda self, *args: self._link.ask(name, self, *args)
+def _asking_reflected(name: str) -> "Callable[..., Any]": return lambda self, other: self._link.ask(name, other, self)
+def _comparing(name: str) -> "Callable[..., Any]": return lambda self, other: _compare(name, self, other)
+
 class Remote:
     "The stand-in for an object of the other process: what is done to it is asked of that process."
     __slots__ = "_link", "_number", "_trust", "_builds", "__weakref__"
@@ -56,23 +69,15 @@ class Remote:
         held = self._link.ask("exit", self, None if error is None else own_error(error))
         return bool(held) and isinstance(error, Exception) and not self._link.asserting(trace)
 
-COMPUTED, ASKED, OWN = 0, 1, 2  # how far an object is trusted
-_ANSWERED = "len iter next reversed getitem setitem delitem str repr bool hash format float int index complex".split()
-_ORDERED = "lt le gt ge".split()
-_BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
-_INPLACE = [f"i{name.strip('_')}" for name in _BINARY]
-_UNARY = "neg pos invert abs round trunc floor ceil".split()
-ARITHMETIC = frozenset([*_BINARY, *_INPLACE, *_UNARY, "divmod"])
-_OPEN = frozenset("str repr hash getattr setattr delattr call".split())  # what may be done to a computed object
-
-for _name in _ANSWERED:
-    setattr(Remote, f"__{_name}__", lambda self, *args, _name=_name: self._link.ask(_name, self, *args))
-for _name in _ORDERED:
-    setattr(Remote, f"__{_name}__", lambda self, other, _name=_name: _compare(_name, self, other))
-for _name in (*_BINARY, *_INPLACE, *_UNARY, "divmod"):
-    setattr(Remote, f"__{_name.strip('_')}__", lambda self, *other, _name=_name: self._link.ask(_name, self, *other))
-for _name in (*_BINARY, "divmod"):
-    setattr(Remote, f"__r{_name.strip('_')}__", lambda self, other, _name=_name: self._link.ask(_name, other, self))
+    # Each operator is a method of the class. They are put there before the class is made: later ones would cost a millisecond.
+    for _name in _ANSWERED:
+        vars()[f"__{_name}__"] = _asking(_name)
+    for _name in _ORDERED:
+        vars()[f"__{_name}__"] = _comparing(_name)
+    for _name in (*_BINARY, *_INPLACE, *_UNARY, "divmod"):
+        vars()[f"__{_name.strip('_')}__"] = _asking(_name)
+    for _name in (*_BINARY, "divmod"):
+        vars()[f"__r{_name.strip('_')}__"] = _asking_reflected(_name)
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #5d1e70b1
 def _compare(operation: str, mine: Remote, other: object) -> "Any":

@@ -7,7 +7,7 @@ __all__ = ['run_program', 'judge', 'main']
 
 # %% ../nbs/lib/sandbox_sides.ipynb #884ffb55
 import builtins
-import os
+import posix as os  # what it has of os is there already; os itself takes as long to import as all of this
 import sys
 
 from .sandbox_data import Channel, Kept, error_kind, error_kinds, error_names, their_error
