@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from .data import apart, fill, read_rows, take
 from .sandbox import check_sandbox, run_programs
-from .sandbox_tests import check_test, global_names, prepare_test
+from .sandbox_tests import UndefinedName, check_test, global_names
 from .tasks import Task
 
 # %% ../nbs/lib/code_tasks.ipynb #2ca49295
@@ -52,18 +52,17 @@ def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, An
         place = f"{argument}: task_id={row['task_id']!r}"
         entry_point, called = row["entry_point"] or None, row.get("called")
         try:
-            prepared = prepare_test(row["test"], entry_point, called)
+            packages = check_test(row["test"], entry_point, called, row["defined"]).packages
+        except UndefinedName as error:
+            faults[row["test"]] = f"{place}: {error}, or leave the row out"
+            continue
         except ValueError as error:
             raise ValueError(f"{place}: {error}, or leave the row out") from None
-        try:
-            check_test(row["test"], entry_point, called, row["defined"])
-        except ValueError as error:
-            faults[row["test"]] = f"{place}: {error}, or leave the row out"
-        if prepared.packages and prepared.packages not in tried and row["solution"] and row["test"] not in faults:
-            tried.add(prepared.packages)
+        if packages and packages not in tried and row["solution"]:
+            tried.add(packages)
             result, = run_programs([(row["solution"], row["test"], entry_point, called)], **options)
             if not result:
-                raise ValueError(f"{place}: the row's own solution does not pass its test, which imports {', '.join(prepared.packages)}: {result.reason}; "
+                raise ValueError(f"{place}: the row's own solution does not pass its test, which imports {', '.join(packages)}: {result.reason}; "
                                  "mend the row or leave it out")
     if faults:
         more = f" ({len(faults)} rows are like that)" if len(faults) > 1 else ""
@@ -80,6 +79,9 @@ def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]
         jobs = [(text, p["test"], p["entry_point"] or None, p.get("called")) for p, text in zip(problems, programs) if text is not None]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
@@ -152,6 +154,9 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
     name = next((m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
     test = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
+    imports, defined = _from_solution(test, row.get("code") or "")
+    imports, defined = _from_solution(test, row.get("code") or "")
+    imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")

@@ -284,6 +284,7 @@ def their_error(
     text: str,
     itself: "Any" = None,
     cause: "tuple[Any, ...] | None" = None,
+    *,
     stops: bool = False,  # whether the end of an iteration is an answer
 ) -> "Any":  # the exception
     "The exception that stands for one of the other side's; one of this side's own that comes back is itself."

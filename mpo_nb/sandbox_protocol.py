@@ -60,7 +60,7 @@ class Remote:
     def __contains__(self, item: object) -> bool:
         if self._trust == OWN:
             return bool(self._link.ask("contains", self, item))
-        return any(part is item or part == item for part in self)
+        return any(part is item or part == item for part in self._link.each(self))
 
     def __enter__(self) -> "Any": return self._link.ask("enter", self)
     def __exit__(self, kind: object, error: "Any", trace: "Any") -> bool:
@@ -106,14 +106,16 @@ def _decoys(value: "Any") -> "list[Any]":
     if type(value) in (int, float):
         return [value + 1, -value - 1, value + 1000003]
     if type(value) in (str, bytes, list, tuple):
-        return [value + value + more for more in (type(value)(), value[:1])] + [value[1:]] if value else [type(value)(part) for part in _LONG.get(type(value), [])]
+        return [value + value, value + value + value[:1], value[1:]] if value else _LONG[type(value)]
     if type(value) is dict:
         return [{**value, "\0": 0}, {**value, "\1": 1}, {"\0": value}]
     return [object.__name__ * 3, -1000003, ("no", "such", "value")]
 
-_LONG = {str: ["\0", "x", "none"], bytes: [b"\0", b"x", b"none"], list: [[0], ["x"], [None]], tuple: [[0], ["x"], [None]]}
+_LONG: "dict[Any, list[Any]]" = {str: ["\0", "x", "none"], bytes: [b"\0", b"x", b"none"], list: [[0], ["x"], [None]], tuple: [(0,), ("x",), (None,)]}
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #8c7293a1
+_END = object()
+
 class Whole:
     "Data that is to travel as an object."
     def __init__(self, inner: object) -> None: self.inner = inner
@@ -158,6 +160,11 @@ class Link:
 
     def ask(self, operation: str, *args: "Any", **kwargs: "Any") -> "Any": return _ask(self, operation, args, kwargs)
 
+    def each(self, container: Remote) -> "Iterator[Any]":
+        "The parts of an object, one by one."
+        parts = self.ask("iter", container)
+        return iter(lambda: next(parts, _END), _END)
+
     def asserting(self, trace: "Any") -> bool:
         "Whether an exception came out of an assertion of the test."
         while trace and not (trace.tb_frame.f_code.co_filename == "<test>" and trace.tb_lineno in self.asserted):
@@ -172,17 +179,20 @@ class Link:
         return "o" * (sys.stdout is not self.stdout) + "i" * typed
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #5d1e70b2
+_NONE: "Any" = None
+
 class _Streams:
     "While it answers: what is printed is kept, and what is read is asked for, where the test has replaced its own streams."
-    def __init__(self, link: Link, replaced: str) -> None: self.link, self.replaced, self.buffer = link, replaced, None
+    def __init__(self, link: Link, replaced: str) -> None: self.link, self.replaced, self.buffer = link, replaced, _NONE
 
     def __enter__(self) -> "_Streams":
         self.before = sys.stdout, sys.stdin, builtins.input
         if "o" in self.replaced:
             import io
-            sys.stdout = self.buffer = io.StringIO()  # type: ignore[assignment]
+            sys.stdout = self.buffer = io.StringIO()
         if "i" in self.replaced:
-            sys.stdin = _Typed(self.link)  # type: ignore[assignment]
+            typed: "Any" = _Typed(self.link)
+            sys.stdin = typed
             builtins.input = lambda prompt="": self.link.ask("input", prompt)
         return self
 
@@ -190,7 +200,7 @@ class _Streams:
         if self.replaced:
             sys.stdout, sys.stdin, builtins.input = self.before
 
-    def printed(self) -> str: return self.buffer.getvalue() if self.buffer else ""  # type: ignore[attr-defined]
+    def printed(self) -> str: return self.buffer.getvalue() if self.buffer else ""
 
 class _Typed:
     "A program's standard input, read from the test's."

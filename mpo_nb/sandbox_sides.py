@@ -92,7 +92,7 @@ def _reason(error: BaseException) -> str:
     return f"error: {type(error).__name__}: {error}"[:300]
 
 # %% ../nbs/lib/sandbox_sides.ipynb #22a8e510
-def _take(link: Link, kind: str, value: "Any", name: str) -> "Any":
+def _take(link: Link, name: str, kind: str, value: "Any") -> "Any":
     "A name of the program's, as the test gets it."
     if kind == "library" and value in _LIBRARY:
         __import__(value)
@@ -261,7 +261,7 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
     ordered = sorted((name for name in wanted if name in given), key=lambda name: given[name][0] == "error" and len(given[name][1][0]))
     counts = _Counts()
     space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
-    space.update({name: _take(link, *given[name], name) for name in ordered})
+    space.update({name: _take(link, name, *given[name]) for name in ordered})
     space.update(counts.names(link))
     link.asserted = frozenset(lines)
     exec(marshal.loads(code), space)
@@ -271,7 +271,7 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
             return "fault", "the test defines no function check(candidate)"
         if entry_point not in given:
             return "fail", f"error: NameError: the program defines no {entry_point}"
-        candidate = _take(link, *given[entry_point], entry_point)
+        candidate = _take(link, entry_point, *given[entry_point])
         if not hasattr(builtins, entry_point):
             space[entry_point] = candidate
         check(candidate)  # type: ignore[call-arg]  # a function, not one with the arguments of `_judge`
