@@ -180,6 +180,7 @@ _PROBED = "assert walls() == (1, 2)"
 _PROBED = "assert walls() == (1, 2)"
 _PROBED = "assert walls() == (1, 2)"
 _PROBED = "assert walls() == (1, 2)"
+_PROBED = "assert walls() == (1, 2)"
 _REMEDY = ("code from a model runs in bubblewrap only. {}. Install it (Debian, Ubuntu: apt-get install bubblewrap; 0.7 or newer), allow user namespaces "
            "where they are off (in a container, docker run --privileged), or pass unsafe_code=True to run such code with your own rights")
 

@@ -10,7 +10,7 @@ import builtins
 import posix as os  # what it has of os is there already; os itself takes as long to import as all of this
 import sys
 
-from .sandbox_data import Channel, Kept, error_kind, error_kinds, error_names, their_error
+from .sandbox_data import Channel, Kept, bare, error_kind, error_kinds, error_names, their_error
 from .sandbox_protocol import ARITHMETIC, Gone, Link, Remote, Whole, answer
 if "typing" in sys.modules: from typing import Any, Callable, BinaryIO # for hints, which are texts here: the processes of a sandbox start without it
 
@@ -141,7 +141,7 @@ def _wrong(error: BaseException, test: str, last: object) -> str:
     if getattr(error, "theirs", False) or not isinstance(error, AssertionError):
         return f"{_reason(error)} (at {line})"
     try:
-        return f"wrong answer: {line}; the last answer was {last!r:.80}"
+        return f"wrong answer: {line}; the last answer was {bare(last)!r:.80}"
     except BaseException:  # repr of an object of the program: the conversation is over
         return f"wrong answer: {line}; the last answer was an object"
 
