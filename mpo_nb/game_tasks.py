@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import random
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -39,6 +40,8 @@ def expression_in(response: str, # what the model wrote
     found = answer_in(response)
     return None if found is None else found.split("=")[0].strip() or None
 
+_ARITHMETIC = re.compile(r"[0-9+*/()\s-]*")
+
 def expression_value(text: str, # such as "(25 - 5) * 3"
                      ) -> tuple[Fraction, list[int]] | None: # its exact value and the numbers in it; None for anything else
     "Whole numbers, + - * / and parentheses, read as a tree and never run."
@@ -50,8 +53,9 @@ def expression_value(text: str, # such as "(25 - 5) * 3"
             used.append(node.value)
             return Fraction(node.value)
         raise ValueError
-    if len(text) > 200: return None
-    try: return value(ast.parse(text.replace("×", "*").replace("÷", "/"), mode="eval").body), used
+    text = text.partition("#")[0].replace("×", "*").replace("÷", "/")
+    if len(text) > 200 or not _ARITHMETIC.fullmatch(text): return None # else Python's own reader would warn of what looks like a program
+    try: return value(ast.parse(text.strip(), mode="eval").body), used
     except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError): return None
 
 # %% ../nbs/lib/game_tasks.ipynb #254863da

@@ -68,14 +68,46 @@ def _careful(node: Any, builtin: frozenset[str]) -> None:
         if own or name.startswith("_") or name in builtin or name in ("lambdify", "preview", "source", "test", "doctest"):
             raise ValueError(f"an answer is no program: {type(part).__name__} {name}".strip())
 
-def _lock_eval() -> None:
+def _is_plain(node: Any) -> bool:
+    import ast
+    letters, functions = ("Symbol", "Float", "Integer"), ("Rational", "sqrt", "exp", "log", "sin", "cos", "tan")
+    named: set[int] = set()
+    calls = False
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call):
+            name = part.func.id if isinstance(part.func, ast.Name) else ""
+            if name not in letters + functions or part.keywords:
+                return False
+            calls = True
+            named |= {id(value) for value in part.args if name in letters}
+        elif not isinstance(part, (ast.Expression, ast.Constant, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.List, ast.Tuple, ast.Name, ast.Load)):
+            return False
+    texts = [part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, (str, bytes))]
+    return not calls or all(id(text) in named for text in texts)  # sympy would read any other text as a formula again
+
+def _lock_eval(excused: set[str]) -> None:
     import ast, builtins
     refused, run = frozenset(dir(builtins)) - {*_FORMULA, "True", "False", "None"}, builtins.eval
     def formula(source: Any, /, globals: Any = None, locals: Any = None) -> Any:
+        plain = False
         if isinstance(source, (str, bytes)):
-            _careful(ast.parse(source.strip(), mode="eval"), refused)
-        return run(source, {} if globals is None else globals, locals)  # not the checker's own names, among which is the right answer
-    builtins.eval = formula
+            excused.add("parsing")
+            try: tree = ast.parse(source.strip(), mode="eval")
+            finally: excused.discard("parsing")
+            _careful(tree, refused)
+            plain = _is_plain(tree)
+        if plain: excused.add("plain")
+        try: return run(source, {} if globals is None else globals, locals)  # not the checker's own names, among which is the right answer
+        finally: excused.discard("plain")
+    run_program = builtins.exec
+    def names(source: Any, globals: Any = None, /, *more: Any, **options: Any) -> None:
+        if globals is None:
+            raise ValueError("exec without a namespace")
+        if source == "from sympy import *":  # so begins each `parse_expr`
+            excused.add("names")
+        try: run_program(source, globals, *more, **options)
+        finally: excused.discard("names")
+    builtins.eval, builtins.exec = formula, names
 
 def _limit_reader(memory: int, code: bytes | None) -> None:
     import ctypes, resource
@@ -99,12 +131,13 @@ def _read_answers(end: int, prepared: dict[int, Any], check: Callable[..., Any],
             except OSError: pass
     os.dup2(0, 1)  # 0 is /dev/null
     os.dup2(0, 2)
-    _lock_eval()
+    excused: set[str] = set()
+    _lock_eval(excused)
     _limit_reader(memory, code)
     heard: list[str] = []
     reply: list[Any]
     def hook(event: str, args: Any) -> None:
-        if event in ("compile", "exec", "pickle.find_class") and not heard:
+        if event in ("compile", "exec", "pickle.find_class") and not heard and not excused:
             heard.append(event)
             _send(end, b"!")
     sys.addaudithook(hook)
@@ -149,7 +182,7 @@ def _ask_reader(end: int, job: bytes, seconds: float) -> tuple[bytes, bool]:
         return json.dumps(["raised", f"timeout: more than {seconds:g} s"]).encode(), False
     except (EOFError, OSError, ValueError):
         return b"", False
-    return reply, stays
+    return reply, stays and reply.startswith(b'["value"')
 
 def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, code: bytes | None) -> None:
     "What a worker does, until the trainer ends it or itself."
@@ -180,7 +213,7 @@ def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, 
         _send(replies, (b"-" if os.listdir(".") else b"+") + reply)
 
 # %% ../nbs/lib/sandbox_checks.ipynb #08b18e25
-_SHARED = (_send, _take, _receive, _careful, _lock_eval, _limit_reader, _read_answers, _start_reader, _end_reader, _ask_reader, _serve)
+_SHARED = (_send, _take, _receive, _careful, _is_plain, _lock_eval, _limit_reader, _read_answers, _start_reader, _end_reader, _ask_reader, _serve)
 
 @lru_cache
 def _worker_source(prepare: Callable[..., Any], check: Callable[..., Any]) -> str:
@@ -259,12 +292,11 @@ class Checks:
         unsafe_code: bool = False,  # whether to do without walls, with a warning; the process of its own and its limits remain
     ) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.bwrap = check_sandbox(unsafe_code)
+        self.bwrap, self.process = check_sandbox(unsafe_code), os.getpid()
         self.source, self.packages, self.memory = _worker_source(prepare, check), tuple(packages), memory_mb << 20
         self.pool = ThreadPoolExecutor(workers or min(cores, 4), "checks")
         self.own, self.lock = threading.local(), threading.Lock()
         self.recipes: dict[bytes, int] = {}
-        self.started: set[int] = set()  # of workers that live
         self.living: dict[int, _Worker] = {}
         atexit.register(self.close)
 
@@ -291,9 +323,13 @@ class Checks:
             while wait(waiting, 0.5).not_done:
                 pass
             return [each.result() for each in waiting]
-        except BaseException:
+        except BaseException as error:
             for each in waiting:
                 each.cancel()
+            if not isinstance(error, Exception):  # Ctrl-C does not wait for answers that are being read
+                with self.lock:
+                    for worker in self.living.values():
+                        worker.process.kill()
             raise
 
     def key(self, recipe: tuple[Any, ...]) -> tuple[int, bytes]:
@@ -334,7 +370,9 @@ class Checks:
         return said
 
     def close(self) -> None:
-        "End all workers."
+        "End all workers; in a fork of the process that has them, nothing."
+        if os.getpid() != self.process:
+            return
         atexit.unregister(self.close)
         self.pool.shutdown(wait=False, cancel_futures=True)
         with self.lock:

@@ -1,12 +1,17 @@
 "Real tasks: what they read, what they ask, what they reward, and what they refuse before any long work."
+import contextlib
 import json
+import os
 import random
 import sys
+import time
+import warnings
 from fractions import Fraction
 
 import datasets
 import pytest
 
+from mpo_nb import game_tasks
 from mpo_nb.code_tasks import cut_completion, extract_program
 from mpo_nb.data import from_dataset, read_rows, take
 from mpo_nb.game_tasks import countdown_reward, expression_in, expression_value
@@ -219,6 +224,7 @@ def test_countdown_refuses(options, message):
 
 # reasoning-gym
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize("name, options", [("chain_sum", dict(max_terms=3)), ("gcd", {}), ("lcm", {}), ("basic_arithmetic", {}), ("letter_counting", {}), ("spell_backward", {}), ("number_sorting", {}),
                                            ("countdown", {}), ("leg_counting", {}), ("simple_equations", {}), ("base_conversion", {}), ("count_primes", {})])
 def test_gym_rewards_its_own_answers(name, options):
@@ -240,6 +246,111 @@ def test_gym_refuses_what_it_does_not_know(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ImportError, match=r"pip install 'mpo_nb\[gym\]'"):
         load_task("gym", dataset="gcd")
+
+
+EVAL = ("binary_matrix", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication", "puzzle24", "simple_integration", "spiral_matrix", "string_insertion")
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("name", EVAL)
+def test_gym_runs_no_answer_in_this_process(name, tmp_path):
+    "The checkers that eval: what they run cannot write here, is stopped in time, and pays nothing; the right answer beside it keeps its score."
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    task = load_task("gym", dataset=name, n_train=1, n_test=1, timeout=0.7)
+    flag, problem = tmp_path / "flag", task.test[0]
+    hostile = [f"open({str(flag)!r}, 'w')", f"__import__('os').mkdir({str(flag)!r})", "9**9**9", "__import__('os')._exit(0)", "exit()", "[0] * 10**11", "(lambda f: f(f))(lambda f: f(f))",
+               "entry['metadata']", "entry['answer']", "__import__('os').kill(__import__('os').getppid(), 9)"]
+    right = problem["entry"]["metadata"].get("solution") if name == "binary_matrix" else problem["entry"]["metadata"].get("expression") if name == "countdown" else problem["answer"]
+    right = right if isinstance(right, str) else problem["answer"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        scores = score(task, [problem] * 12, [f"<answer>{a}</answer>" for a in (right, *hostile, right)])
+    trusted = reasoning_gym.create_dataset(name, size=1, seed=10**6).score_answer(right, problem["entry"])
+    assert scores[0] == scores[-1] == trusted > 0.01 and max(scores[1:-1]) < 0.1 and not flag.exists()
+
+
+ODD = ["two", "-1", "1e999", "nan", "{}", "[[]]", '{"a": 1}', "null", "(" * 3000 + "1" + ")" * 3000, "9" * 10**5, "\u0663", "\ud800", "a\0b", "(a+)+" * 50, "1/0", "x**x**x", "\U0001f4a5"]
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("name", ["boxnet", "coin_flip", "game_of_life", "prime_factorization", "propositional_logic", "arc_agi", "sudoku", "complex_arithmetic", "composite"])
+def test_gym_scores_odd_answers(name):
+    "Checkers that raise, and some that do not: a number for each, and one warning where there was none."
+    pytest.importorskip("reasoning_gym")
+    parts = dict(datasets=[dict(name="coin_flip", weight=1, config={}), dict(name="prime_factorization", weight=1, config={})]) if name == "composite" else {}
+    game_tasks._told.clear()
+    task = load_task("gym", dataset=name, n_train=1, n_test=2, timeout=1.0, **parts)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scores = [score(task, [p] * len(ODD), [f"<answer>{a}</answer>" for a in ODD]) for p in task.test]
+        right = [task.reward(p, f"<answer>{p['answer']}</answer>") for p in task.test]
+    assert all(0 <= s <= 1 for row in scores for s in row) and (name in ("boxnet", "propositional_logic") or right == [1.0, 1.0])
+    told = [str(w.message) for w in caught if f"gym:{name}: " in str(w.message)]
+    assert len(told) == (name not in ("arc_agi", "sudoku", "complex_arithmetic")), told
+    if name == "prime_factorization":
+        assert "'two' (ValueError: invalid literal for int()" in told[0] and "said once" in told[0]
+
+
+@pytest.mark.sandbox
+def test_gym_scores_as_reasoning_gym_does():
+    "Right answers, nearly right ones and wrong ones, of a sample of all data sets."
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    compared = 0
+    for name in sorted(set(reasoning_gym.factory.DATASETS) - {"composite", "knight_swap"})[::9]:
+        made = reasoning_gym.create_dataset(name, size=2, seed=10**6)
+        task = load_task("gym", dataset=name, n_train=1, n_test=2, timeout=20.0)
+        answers = [(p, a) for p in task.test for a in (p["answer"], f"{p['answer']} 1", "no idea", p["answer"][:-1])]
+        scores = score(task, [p for p, _ in answers], [f"<answer>{a}</answer>" for _, a in answers])
+        for (p, a), found in zip(answers, scores):
+            with contextlib.suppress(ValueError, KeyError, IndexError):
+                assert found == made.score_answer(a.strip(), p["entry"]), (name, a)
+                compared += 1
+    assert compared > 80
+
+
+def test_gym_refuses_to_start_without_a_sandbox(monkeypatch):
+    pytest.importorskip("reasoning_gym")
+    monkeypatch.setenv("PATH", "")
+    game_tasks._checkers.cache_clear()
+    with pytest.raises(RuntimeError, match="checkers of reasoning-gym run what a model wrote: .*no bwrap on the PATH.*unsafe_code=True"):
+        load_task("gym", dataset="gcd")
+    train, test = game_tasks.gym_problems("gcd", n_train=5, n_test=3)
+    assert len(test) == 3 and set(train[0]) == {"prompt", "answer", "entry"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        task = load_task("gym", dataset="puzzle24", n_train=1, n_test=1, unsafe_code=True)
+        assert score(task, task.test * 2, [f"<answer>{task.test[0]['answer']}</answer>", "<answer>__import__('os')._exit(0)</answer>"]) == [1.0, 0.01]
+    game_tasks._checkers(("no",) * 0, True, os.getpid()).close()
+    game_tasks._checkers.cache_clear()
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(n_train=0), "n_train=0; it must be a whole number from 1"), (dict(n_test="3"), "n_test='3'; it must be a whole number"), (dict(seed=1.5), "seed=1.5; it must be"), (dict(n_test=True), "n_test=True"),
+    (dict(timeout=0), "timeout=0; give a positive number"), (dict(timeout=float("inf")), "timeout=inf; give a positive number"), (dict(template="hm"), "no place {question}")])
+def test_gym_options_that_will_not_do(options, message):
+    pytest.importorskip("reasoning_gym")
+    try:
+        with pytest.raises(ValueError, match=message):
+            game_tasks.gym("gcd", **dict(n_train=2, n_test=2) | options)
+    except RuntimeError as error:  # no sandbox on this machine
+        assert "bubblewrap" in str(error)
+
+
+def test_an_answer_is_found_in_linear_time():
+    for response in ("<answer>" * 200_000, "<answer>" * 100_000 + "</answer>", "</answer>" * 200_000, "<answer></answer>" * 100_000):
+        start = time.monotonic()
+        game_tasks.answer_in(response)
+        countdown_reward(dict(numbers=[1], target=1), response)
+        assert time.monotonic() - start < 1
+    assert game_tasks.answer_in("<answer>a</answer><answer>\nb </answer> </answer> <answer>c") == "\nb "
+
+
+@pytest.mark.parametrize("text", ["9**9**9", "9" * 10**6, "(" * 3000 + "1" + ")" * 3000, "-" * 150 + "1", "(" * 99 + "1" + ")" * 99, "1" * 199, "\u0663", "\uff13", "\xb2", "nan", "1e999", "\0", "\ud800",
+                                  "__import__('os')", "1if 1else 1", "True", "3.0", "0x3 + 0", "1_0"])
+def test_countdown_reads_odd_answers(text):
+    "None is run, none raises, and none that is not written in the problem's numbers pays."
+    start = time.monotonic()
+    assert countdown_reward(dict(numbers=[5, 7], target=12), f"<answer>{text}</answer>") == 0.0 and time.monotonic() - start < 1
 
 
 # Code
