@@ -89,6 +89,7 @@ def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     return Task(name, apart(train, test), test, reward, batched=True, description=description, max_new_tokens=room, stop=completion_stop if style == "completion" else (),
                 formatted=lambda problem, response: program(problem, response) is not None)
 
@@ -155,6 +156,7 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
     name = next((m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
     test = "\n".join([*(row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
+    imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")
     imports, defined = _from_solution(test, row.get("code") or "")

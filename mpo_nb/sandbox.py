@@ -169,18 +169,6 @@ try: os.fork()
 except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
 """
 _PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
-_PROBED = "assert walls() == (1, 2)"
 _REMEDY = ("code from a model runs in bubblewrap only. {}. Install it (Debian, Ubuntu: apt-get install bubblewrap; 0.7 or newer), allow user namespaces "
            "where they are off (in a container, docker run --privileged), or pass unsafe_code=True to run such code with your own rights")
 
@@ -216,7 +204,10 @@ def code_passes(
     unsafe_code: bool = False,  # run without walls, where bubblewrap is missing
     called: str | None = None,  # the one built-in name that a script's program is to define, such as sum
 ) -> CodeResult:
-    "Run a program against a test, from any thread. RuntimeError without bubblewrap, ValueError on a bad argument or a test that asserts nothing or cannot run by itself."
+    """Run a program against a test, from any thread. RuntimeError without bubblewrap.
+
+    ValueError on a bad argument, or a test that asserts nothing or cannot run by itself.
+    """
     _check_options(timeout, memory_mb)
     _check_job(program, test)
     bwrap = check_sandbox(unsafe_code)
@@ -243,7 +234,7 @@ def _prepared(test: str, entry_point: str | None, called: str | None) -> Prepare
 
 # %% ../nbs/lib/sandbox.ipynb #9e59a76c
 def run_programs(
-    jobs: Sequence[tuple[Any, ...]],  # (program, test), (program, test, entry_point) or (program, test, entry_point, called) each, as in `code_passes`
+    jobs: Sequence[tuple[Any, ...]],  # (program, test), with entry_point and called where there are such, as in `code_passes`
     workers: int | None = None,  # programs at a time; None: as many as this process may use cores
     progress: bool = False,  # whether to show a bar
     timeout: float = 5.0,  # as in `code_passes`
@@ -258,7 +249,9 @@ def run_programs(
     bwrap = check_sandbox(unsafe_code)
     prepared = [_prepared(*job[1:]) for job in whole]
     ring, stop = socket.socketpair() # every program that runs ends when `ring` is closed
-    run: Callable[[tuple[str, str, str | None, str | None], PreparedTest], CodeResult] = lambda job, test: _run(*job[:3], test, timeout, memory_mb, bwrap, stop)
+    def run(job: tuple[str, str, str | None, str | None], test: PreparedTest) -> CodeResult:
+        return _run(*job[:3], test, timeout, memory_mb, bwrap, stop)
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ring, stop, ThreadPoolExecutor(workers or cores) as pool:
         try:

@@ -51,8 +51,10 @@ _NAMED: "dict[str, Callable[[Any], tuple[Any, ...]]]" = {  # types of the standa
     "array.array": lambda v: (v.typecode, v.tolist()), "numpy.ndarray": _array, "numpy.generic": _array,
 }
 
+_VIEWED: "dict[str, Callable[[Any], Any]]" = {"items": dict, "keys": dict.fromkeys, "values": lambda parts: dict(enumerate(parts))}
+
 def _view(kind: str) -> "Callable[[list[Any]], Any]":
-    return lambda parts: getattr(dict(parts) if kind == "items" else dict.fromkeys(parts) if kind == "keys" else dict(enumerate(parts)), kind)()
+    return lambda parts: getattr(_VIEWED[kind](parts), kind)()
 
 def _numbers(dtype: str, shape: "tuple[int, ...]", data: "Any") -> "Any":
     import numpy
@@ -85,7 +87,9 @@ _UNSENT = ("builtins.dict_keys", "builtins.dict_values", "builtins.dict_items", 
 def _sendable(kind: type) -> bool:
     "Whether a class is one that both sides have."
     path = _path(kind)
-    return path in _NAMED and path not in _UNSENT or kind in _BARE or kind in (bool, complex, object) or kind.__module__ == "builtins" and issubclass(kind, Exception)
+    if path in _NAMED:
+        return path not in _UNSENT
+    return kind in _BARE or kind in (bool, complex, object) or kind.__module__ == "builtins" and issubclass(kind, Exception)
 
 # %% ../nbs/lib/sandbox_data.ipynb #5d1e70a4
 class Kept:
@@ -116,7 +120,8 @@ def keep(bare: "Any", theirs: "Any") -> "Any":
 
 def bare(value: "Any") -> "Any":
     "The plain data of a value that is such data and more."
-    return next((plain(value) for base, plain in _BARE.items() if isinstance(value, base)), value) if isinstance(value, Kept) else value
+    kind = next((base for base in _BARE if isinstance(value, Kept) and isinstance(value, base)), None)
+    return _BARE[kind](value) if kind else value
 
 # %% ../nbs/lib/sandbox_data.ipynb #bfd650b2
 def encode(
@@ -271,7 +276,9 @@ def own_error(error: BaseException, depth: int = 3) -> "tuple[Any, ...]":
         text = str(error)
     except Exception:
         text = ""
-    arguments = (*error.args[:2], error.filename) if isinstance(error, OSError) and error.filename is not None else error.args
+    arguments = error.args
+    if isinstance(error, OSError) and error.filename is not None:
+        arguments = (*arguments[:2], error.filename)
     itself = getattr(error, "itself", None) or (error if kinds[0][0] == ":" else None)
     return kinds, arguments, fields, text, itself, cause
 

@@ -26,10 +26,15 @@ def _exit(context: "Any", error: "tuple[Any, ...] | None") -> bool:
     raised = error[4] if isinstance(error[4], BaseException) else their_error(error_kinds(), *error, stops=True)
     return bool(type(context).__exit__(context, type(raised), raised, None))
 
-_OPERATIONS: "dict[str, Any]" = {"call": lambda function, *args, **kwargs: function(*args, **kwargs), "getattr": getattr, "setattr": setattr, "delattr": delattr,
-               "isinstance": isinstance, "issubclass": issubclass, "protocol": _is_a, "callable": callable, "enter": lambda context: type(context).__enter__(context), "exit": _exit,
-               "len": len, "iter": iter, "next": next, "reversed": reversed, "str": str, "repr": repr, "format": format, "bool": bool, "hash": hash,
-               "float": float, "int": int, "complex": complex, "round": round, "divmod": divmod, "pow": pow}
+_OPERATIONS: "dict[str, Any]" = {
+    "call": lambda function, *args, **kwargs: function(*args, **kwargs), "callable": callable,
+    "getattr": getattr, "setattr": setattr, "delattr": delattr,
+    "isinstance": isinstance, "issubclass": issubclass, "protocol": _is_a,
+    "enter": lambda context: type(context).__enter__(context), "exit": _exit,
+    "len": len, "iter": iter, "next": next, "reversed": reversed, "bool": bool, "hash": hash,
+    "str": str, "repr": repr, "format": format,
+    "float": float, "int": int, "complex": complex, "round": round, "divmod": divmod, "pow": pow,
+}
 
 def _operation(name: str) -> "Any":
     import _operator, math
@@ -47,13 +52,13 @@ def _origin(name: str, value: "Any") -> "tuple[str, Any]":
         return "error", (error_names(value), value)
     return ("class" if isinstance(value, type) else "value"), value
 
-_PLAIN = frozenset("__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ __getnewargs__ __reduce__ __reduce_ex__ "
-                   "__sizeof__ __dir__ __class_getitem__".split())
+_PLAIN = frozenset("__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ "
+                   "__getnewargs__ __reduce__ __reduce_ex__ __sizeof__ __dir__ __class_getitem__".split())
 
 def _call(function: "Any", *args: "Any", **kwargs: "Any") -> "Any":
     "What a call gives; an object where it builds one that behaves in ways of its own."
     value = function(*args, **kwargs)
-    if not isinstance(function, type) or type(value) is not function or getattr(function, "__module__", "") != "program":
+    if not isinstance(function, type) or type(value) is not function or function.__module__ != "program":
         return value
     base = next((kind for kind in (int, float, str, bytes, tuple, frozenset, list, dict, set) if isinstance(value, kind)), None)
     above = [kind for kind in function.__mro__ if base and kind is not object and kind is not base and issubclass(kind, base)]
@@ -100,7 +105,8 @@ def _take(link: Link, name: str, kind: str, value: "Any") -> "Any":
     if kind == "error":
         mro, original = value
         if mro[0][:1] != ":":  # another name for a built-in exception, which may not be one that failed assertions are
-            return link.kinds[mro[0]] if mro[0] not in ("AssertionError", "Exception", "BaseException") else error_kind(name, Exception, None)
+            catches_all = mro[0] in ("AssertionError", "Exception", "BaseException")
+            return error_kind(name, Exception, None) if catches_all else link.kinds[mro[0]]
         base = next((link.kinds[above] for above in mro[1:] if above in link.kinds), Exception)
         link.kinds[mro[0]] = error_kind(name, base if issubclass(base, Exception) else Exception, original)
         return link.kinds[mro[0]]
@@ -109,18 +115,20 @@ def _take(link: Link, name: str, kind: str, value: "Any") -> "Any":
         object.__setattr__(value, "_builds", True)
     return value
 
-_PERMITTED = ARITHMETIC | frozenset("lt le gt ge str repr format reversed setitem delitem contains float int index complex enter exit".split())
+_PERMITTED = ARITHMETIC | frozenset("lt le gt ge str repr format reversed setitem delitem contains float int index complex "
+                                    "enter exit".split())
 
 def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
     "What a program may ask of the objects that a test passed to it."
     if operation in ("input", "stdin") and "i" in link.replaced():
-        return builtins.input if operation == "input" else lambda how: getattr(sys.stdin, how)() if how in ("read", "readline") else ""
+        typed: "Any" = {"read": lambda: sys.stdin.read(), "readline": lambda: sys.stdin.readline()}
+        return builtins.input if operation == "input" else lambda how: typed[how]()
     if operation in ("call", "len", "iter", "next", "getitem", "bool", "hash", "eq", "ne"):
         return _operation(operation)
     homes = [type(part).__module__ for part in args]
     if operation in ("getattr", "setattr", "delattr"):
-        named = operation == "getattr" and type(args[0]) is type(_permit_test) and args[1] in ("__name__", "__qualname__", "__doc__")
-        if not named and (homes[0] != "test" or args[1][:1] == "_"):
+        function = operation == "getattr" and type(args[0]) is type(_permit_test)
+        if not (function and args[1] in ("__name__", "__qualname__", "__doc__")) and (homes[0] != "test" or args[1][:1] == "_"):
             raise AttributeError(f"{operation} {args[1]} of the test's {type(args[0]).__name__}")
         permitted = True
     elif operation in ("isinstance", "issubclass"):
@@ -173,10 +181,11 @@ class _Counts:
     def holds_for_each(self, number: int, value: object) -> bool:
         return self.holds(number, value) if number in self.each else bool(value)
 
-    def names(self, link: Link) -> "dict[str, Any]":
-        return {"@begins": self.begun.add, "@holds": self.holds, "@ran": self.ran, "@each": self.element, "@some": self.some, "@holds for each": self.holds_for_each,
-                "@left": self.left.add, "@type": _type, "@attribute": _attribute, "@callable": lambda value: link.ask("callable", value) if isinstance(value, Remote) else callable(value),
-                "@isinstance": _isinstance, "@is": lambda one, other: _inner(one) == _inner(other)}
+    def names(self) -> "dict[str, Any]":
+        return {"@begins": self.begun.add, "@holds": self.holds, "@holds for each": self.holds_for_each, "@ran": self.ran,
+                "@each": self.element, "@some": self.some, "@left": self.left.add,
+                "@type": _type, "@attribute": _attribute, "@callable": _callable, "@isinstance": _isinstance,
+                "@is": lambda one, other: _inner(one) == _inner(other)}
 
     def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:
         "Why a test that ran to its end has shown nothing; '' if it has."
@@ -196,6 +205,9 @@ def _type(value: "Any") -> "Any":
     kind = theirs._link.ask("getattr", theirs, "__class__")
     return kind if isinstance(kind, Remote) else Remote
 
+def _callable(value: "Any") -> "Any":
+    return value._link.ask("callable", value) if isinstance(value, Remote) else callable(value)
+
 def _attribute(value: "Any", name: str) -> "Any":
     return value._link.ask("getattr", value, name) if isinstance(value, Remote) else getattr(value, name)
 
@@ -211,7 +223,8 @@ def _isinstance(value: "Any", kinds: "Any") -> bool:
         return bool(value._link.ask("protocol", value, "types", _BUILT_IN_PROTOCOLS[kinds.__name__]))
     return isinstance(value, kinds)
 
-_BUILT_IN_PROTOCOLS = {"generator": "GeneratorType", "function": "FunctionType", "method": "MethodType", "builtin_function_or_method": "BuiltinFunctionType"}
+_BUILT_IN_PROTOCOLS = {"generator": "GeneratorType", "function": "FunctionType", "method": "MethodType",
+                       "builtin_function_or_method": "BuiltinFunctionType"}
 
 # %% ../nbs/lib/sandbox_sides.ipynb #25a6a80c
 def judge(
@@ -240,7 +253,8 @@ def _guard_numpy(testing: bool) -> None:
     import numpy
     def careful(compare: "Any", told: bool) -> "Any":
         def compared(one: "Any", other: "Any", *args: "Any", **kwargs: "Any") -> "Any":
-            if isinstance(one, Remote) or isinstance(other, Remote) or (numpy.size(one) == 0) != (numpy.size(other) == 0):
+            objects = isinstance(one, Remote) or isinstance(other, Remote)
+            if objects or (numpy.size(one) == 0) != (numpy.size(other) == 0):
                 if told:
                     raise AssertionError(f"{one!r:.80} is not {other!r:.80}")
                 return numpy.False_
@@ -248,7 +262,8 @@ def _guard_numpy(testing: bool) -> None:
         return compared
     for name in ("allclose", "isclose", "array_equal", "array_equiv"):
         setattr(numpy, name, careful(getattr(numpy, name), False))
-    asserting = ("assert_allclose", "assert_almost_equal", "assert_array_almost_equal", "assert_array_equal", "assert_equal", "assert_array_less")
+    asserting = ("assert_allclose", "assert_almost_equal", "assert_array_almost_equal", "assert_array_equal", "assert_equal",
+                 "assert_array_less")
     for name in asserting if testing else ():  # its import takes longer than numpy's
         setattr(numpy.testing, name, careful(getattr(numpy.testing, name), True))
 
@@ -258,11 +273,12 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
     if "numpy" in packages:
         _guard_numpy("testing" in text)
     given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
-    ordered = sorted((name for name in wanted if name in given), key=lambda name: given[name][0] == "error" and len(given[name][1][0]))
+    above: "Any" = lambda name: len(given[name][1][0]) if given[name][0] == "error" else 0  # a class comes before those under it
+    ordered = sorted((name for name in wanted if name in given), key=above)
     counts = _Counts()
     space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
     space.update({name: _take(link, name, *given[name]) for name in ordered})
-    space.update(counts.names(link))
+    space.update(counts.names())
     link.asserted = frozenset(lines)
     exec(marshal.loads(code), space)
     if entry_point is not None:

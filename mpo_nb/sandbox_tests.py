@@ -16,7 +16,7 @@ import symtable
 import sys
 import threading
 import warnings
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -60,7 +60,9 @@ _DYNAMIC = {"globals", "locals", "vars", "dir", "getattr", "eval", "exec"}  # wa
 def _outside(node: ast.AST) -> Iterator[ast.AST]:
     "A node and what is in it, save the bodies of functions and classes."
     yield node
-    inner = [*node.decorator_list, *getattr(node, "bases", [])] if isinstance(node, _DEFINITIONS) else ast.iter_child_nodes(node)
+    inner: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    if isinstance(node, _DEFINITIONS):
+        inner = [*node.decorator_list, *getattr(node, "bases", [])]
     for part in inner:
         yield from _outside(part)
 
@@ -124,7 +126,8 @@ def _swallows(statement: ast.stmt) -> bool:
     "Whether a failed assertion in this statement's body is lost."
     if isinstance(statement, (ast.With, ast.AsyncWith)):
         calls = [item.context_expr for item in statement.items if _called(item.context_expr) == "suppress"]
-        return any(isinstance(kind, ast.Name) and kind.id in _ANY_ERROR for call in calls for kind in cast(ast.Call, call).args)
+        kinds = [kind for call in calls for kind in cast(ast.Call, call).args]
+        return any(isinstance(kind, ast.Name) and kind.id in _ANY_ERROR for kind in kinds)
     heard = (ast.Assert, ast.Raise, ast.Call, ast.Assign, ast.AugAssign, ast.Return)
     quiet = lambda part: not isinstance(part, heard) or _called(part).startswith("print")
     caught = [handler for handler in getattr(statement, "handlers", []) if _catches(handler)]
@@ -135,10 +138,16 @@ def _never(condition: ast.expr) -> bool:
     if isinstance(condition, ast.Constant):
         return not condition.value
     names = {part.id for part in ast.walk(condition) if isinstance(part, ast.Name)}
-    return names == {"TYPE_CHECKING"} or names == {"__name__"} and "'__main__'" in ast.unparse(condition) and "==" in ast.unparse(condition)
+    text = ast.unparse(condition)
+    return names == {"TYPE_CHECKING"} or names == {"__name__"} and "'__main__'" in text and "==" in text
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70da
-def _places(body: list[ast.stmt], reached: set[ast.AST], own: Container[str], expects: bool = False) -> Iterator[ast.AST]:
+def _places(
+    body: list[ast.stmt],  # some statements
+    reached: set[ast.AST],  # the functions and classes that run
+    own: Container[str],  # the names of all that the test defines
+    expects: bool = False,  # whether these statements are there to see an error
+) -> Iterator[ast.AST]:
     "Where in these statements a wrong program can fail: the assertions that are reached and not swallowed."
     expects = expects or any(_fails(part) for statement in body for part in _outside(statement))
     for statement in body:
@@ -191,7 +200,8 @@ class _Counters(ast.NodeTransformer):
         if whole:
             holder, field = whole
             part = getattr(holder, field)
-            setattr(holder, field, [self.call("some", node, part[0])] if field == "args" else self.call("some", node, part))
+            counted = self.call("some", node, part[0] if field == "args" else part)
+            setattr(holder, field, [counted] if field == "args" else counted)
         node.test = self.call("holds for each" if quantified or whole else "holds", node, node.test)
         return [self.statement("begins", node), node] if number in self.inside else node
 
@@ -221,7 +231,8 @@ class _Counters(ast.NodeTransformer):
         if numbers:
             mark = len(self.blocks)
             self.blocks[mark] = numbers
-            after.append(ast.copy_location(ast.Expr(self.call("left", ast.copy_location(ast.Pass(), node), ast.Constant(mark))), node))
+            place = ast.copy_location(ast.Pass(), node)
+            after.append(self.statement("left", place, ast.Constant(mark)))
         return [node, *after] if after else node
 
     visit_For = visit_While = visit_With = block
@@ -236,7 +247,8 @@ class _Counters(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
-        if len(node.ops) > 1 or not isinstance(node.ops[0], (ast.Is, ast.IsNot)) or isinstance(node.comparators[0], ast.Constant):
+        one = len(node.ops) == 1 and isinstance(node.ops[0], (ast.Is, ast.IsNot))
+        if not one or isinstance(node.comparators[0], ast.Constant):
             return node
         same = self.call("is", node, node.left, node.comparators[0])
         return same if isinstance(node.ops[0], ast.Is) else ast.copy_location(ast.UnaryOp(ast.Not(), same), node)
@@ -261,7 +273,9 @@ def _quantified(condition: ast.expr) -> ast.GeneratorExp | ast.ListComp | None:
 
 def _reduced(condition: ast.expr) -> tuple[ast.AST, str] | None:
     "Where the array of `np.all(array)` or `array.all()` stands: a node, and its field."
-    if not isinstance(condition, ast.Call) or not isinstance(condition.func, ast.Attribute) or condition.func.attr != "all" or len(condition.args) > 1:
+    if not isinstance(condition, ast.Call) or not isinstance(condition.func, ast.Attribute):
+        return None
+    if condition.func.attr != "all" or len(condition.args) > 1:
         return None
     return (condition, "args") if condition.args else (condition.func, "value")
 
@@ -314,23 +328,28 @@ def _forgives(handler: ast.ExceptHandler) -> bool:
 def _impossible(tree: ast.Module, wanted: Container[str]) -> None:
     "ValueError for what a test in a process of its own cannot do."
     remedy = "the test and the program run in two processes: call the program, and compare what it gives"
-    uses = {part.attr for part in ast.walk(tree) if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "random"}
-    if uses == {"seed"}:
+    parts = [part for part in ast.walk(tree) if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name)]
+    if {part.attr for part in parts if cast(ast.Name, part.value).id == "random"} == {"seed"}:
         raise _no_test("the test seeds `random`, and the program has a generator of its own", remedy)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.AsyncFunctionDef, ast.Await)) or isinstance(node, ast.Attribute) and ast.unparse(node) == "asyncio.run":
+        runs = isinstance(node, ast.Attribute) and ast.unparse(node) == "asyncio.run"
+        if runs or isinstance(node, (ast.AsyncFunctionDef, ast.Await)):
             raise _no_test("the test awaits coroutines, which do not cross from the program's process", remedy)
-        if isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id in wanted for base in node.bases):
+        named = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)] if isinstance(node, ast.Call) else []
+        bases = [base.id for base in node.bases if isinstance(base, ast.Name)] if isinstance(node, ast.ClassDef) else []
+        if isinstance(node, ast.ClassDef) and any(base in wanted for base in bases):
             raise _no_test(f"the test's class {node.name} derives from a class of the program", remedy)
         target = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if target.startswith("inspect.") and any(isinstance(part, ast.Name) and part.id in wanted for part in ast.walk(node)):
+        if target.startswith("inspect.") and any(name in wanted for name in named):
             raise _no_test(f"the test looks into the program by {target}", remedy)
         if re.fullmatch(r"(\w+\.)*patch(\.object|\.dict)?", target):
             what = ast.unparse(cast(ast.Call, node).args[0]) if cast(ast.Call, node).args else ""
             if what.strip("'\"").partition(".")[0] not in ("builtins", "sys"):
                 raise _no_test(f"the test patches {what}, which is not in the program's process", remedy)
 
-def _wanted(tree: ast.Module, read: set[str], bound: set[str], entry_point: str | None, called: str | None) -> tuple[list[str], list[str]]:
+def _wanted(
+    tree: ast.Module, read: set[str], bound: set[str], entry_point: str | None, called: str | None
+) -> tuple[list[str], list[str]]:
     "The names to ask the program for; and modules of the library that the test uses and does not import."
     built_in = set(dir(builtins))
     free = sorted(name for name in read - bound - built_in if name[:2] != "__")
@@ -338,11 +357,13 @@ def _wanted(tree: ast.Module, read: set[str], bound: set[str], entry_point: str 
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in free:
             uses.setdefault(node.value.id, set()).add(node.attr)
-    modules = [name for name in free if name in LIBRARY and name in uses and all(hasattr(importlib.import_module(name), use) for use in uses[name])]
+    has: Callable[[str, str], bool] = lambda module, name: hasattr(importlib.import_module(module), name)
+    modules = [name for name in free if name in LIBRARY and name in uses and all(has(name, use) for use in uses[name])]
     wanted = [name for name in free if name not in modules]
     helpers = [name for name in wanted if name in _HELPERS or name.lower().startswith("assert")]
     if helpers and (entry_point or len(wanted) > 1):
-        raise UndefinedName(f"the test calls {helpers[0]}, which it does not define; let it import or define what it compares with")
+        raise UndefinedName(f"the test calls {helpers[0]}, which it does not define; "
+                            "let it import or define what it compares with")
     if called and called in built_in and called not in bound:
         wanted.append(called)
     if wanted or entry_point:
@@ -350,9 +371,11 @@ def _wanted(tree: ast.Module, read: set[str], bound: set[str], entry_point: str 
     calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     functions = sorted(name for name in calls & built_in - bound if not name[0].isupper())
     if len(functions) > 1:
-        raise _no_test(f"the test calls nothing but built-in functions ({', '.join(functions)})", "name the one that the program is to define: called=...")
+        raise _no_test(f"the test calls nothing but built-in functions ({', '.join(functions)})",
+                       "name the one that the program is to define: called=...")
     if not functions:
-        raise _no_test("the test asserts nothing of the program: it uses none of the program's names", "call the function that is to be tested")
+        raise _no_test("the test asserts nothing of the program: it uses none of the program's names",
+                       "call the function that is to be tested")
     return functions, modules
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70df
@@ -364,7 +387,7 @@ def prepare_test(
     entry_point: str | None = None,  # the function that `check` is called with
     called: str | None = None,  # the one built-in name that a script's program is to define, such as sum
 ) -> PreparedTest:
-    "Compile a test with its counters. ValueError, with the reason and the remedy, for one that asserts nothing or cannot run by itself."
+    "Compile a test with its counters. ValueError, with the remedy, for one that asserts nothing or cannot run by itself."
     try:
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the test's style
@@ -380,7 +403,8 @@ def prepare_test(
         raise _no_test(*_why_nothing(tree, own))
     wanted, modules = _wanted(tree, read, bound, entry_point, called)
     _impossible(tree, {*wanted, entry_point or ""})
-    lines = [line for place in places if isinstance(place, ast.Assert) for line in range(place.lineno, (place.end_lineno or place.lineno) + 1)]
+    spans = [(place.lineno, place.end_lineno or place.lineno) for place in places if isinstance(place, ast.Assert)]
+    lines = [line for first, last in spans for line in range(first, last + 1)]
     counters = _Counters(places, bound)
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -391,15 +415,18 @@ def _ignores(tree: ast.Module) -> bool:
     "Whether `check` never looks at what it is to check."
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     names = [argument.arg for node in checks for argument in (*node.args.args, *filter(None, [node.args.vararg]))]
-    return bool(checks) and not any(isinstance(part, ast.Name) and part.id in names for node in checks for part in ast.walk(node))
+    used = {part.id for node in checks for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return bool(checks) and not used & set(names)
 
 def _why_nothing(tree: ast.Module, own: set[str]) -> tuple[str, str]:
     "Why a test asserts nothing, and what to do."
-    reason, idle = "the test asserts nothing, and would pass any program", sorted(name for name in own if name.lower().startswith("test"))
+    reason = "the test asserts nothing, and would pass any program"
+    idle = sorted(name for name in own if name.lower().startswith("test"))
     if idle:
         return f"{reason}: nothing calls {idle[0]}", "call it at the end of the test; pytest and unittest are not run here"
     if any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
-        return f"{reason}: its assertions hold for any program, are never reached, or are caught", "assert what the program returns, outside of try and __main__"
+        reason += ": its assertions hold for any program, are never reached, or are caught"
+        return reason, "assert what the program returns, outside of try and __main__"
     return reason, "give assertions, or a function check(candidate) with some"
 
 def check_test(
@@ -412,5 +439,6 @@ def check_test(
     prepared = prepare_test(test, entry_point, called)
     missing = set(prepared.wanted) - {entry_point, called} - set(prepared.wanted if defined is None else defined)
     if missing:
-        raise UndefinedName(f"the test uses {', '.join(sorted(missing))}, which neither the test nor a right program defines; let the test import or define it")
+        raise UndefinedName(f"the test uses {', '.join(sorted(missing))}, which neither the test nor a right program defines; "
+                            "let the test import or define it")
     return prepared
