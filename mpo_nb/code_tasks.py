@@ -6,13 +6,17 @@
 __all__ = ['humaneval_template', 'mbpp_template', 'completion_stop', 'extract_program', 'cut_completion', 'humaneval', 'mbpp']
 
 # %% ../nbs/lib/code_tasks.ipynb #9d7e2124
+import ast
+import builtins
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from .checks import check_options, check_positive, check_texts
 from .data import Source, apart, fill, read_rows, take
 from .sandbox import check_sandbox, run_programs
+from .sandbox_tests import UndefinedName, check_test, global_names
 from .tasks import Task
 
 # %% ../nbs/lib/code_tasks.ipynb #2ca49295
@@ -41,13 +45,52 @@ def cut_completion(response: str, # the text after the beginning of a function
         if i and line and not line[0].isspace() and not line.startswith(")"): return "\n".join(lines[:i])
     return response
 
+# %% ../nbs/lib/code_tasks.ipynb #5d1e70e2
+def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
+    "What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or imports what is not there."
+    tried, faults = set[tuple[str, ...]](), dict[str, str]()
+    for row in rows:
+        place = f"{argument}: task_id={row['task_id']!r}"
+        entry_point, called = row["entry_point"] or None, row.get("called")
+        try:
+            packages = check_test(row["test"], entry_point, called, row["defined"]).packages
+        except UndefinedName as error:
+            faults[row["test"]] = f"{place}: {error}, or leave the row out"
+            continue
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}, or leave the row out") from None
+        if packages and packages not in tried and row["solution"]:
+            tried.add(packages)
+            result, = run_programs([(row["solution"], row["test"], entry_point, called)], **options)
+            if not result:
+                raise ValueError(f"{place}: the row's own solution does not pass its test, which imports {', '.join(packages)}: {result.reason}; "
+                                 "mend the row or leave it out")
+    if faults:
+        more = f" ({len(faults)} rows are like that)" if len(faults) > 1 else ""
+        warnings.warn(f"{next(iter(faults.values()))}{more}; their rewards are refused", RuntimeWarning, stacklevel=4)
+    return faults
+
 # %% ../nbs/lib/code_tasks.ipynb #6ae41c2a
 def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], program: Callable[[dict[str, Any], str], str | None], description: str, room: int, style: str, options: dict[str, Any]) -> Task:
     def reward(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
+        for problem in problems:
+            if problem["test"] in faults:
+                raise ValueError(faults[problem["test"]])
         programs = [program(p, r) for p, r in zip(problems, responses)]
-        jobs = [(text, p["test"], p["entry_point"] or None) for p, text in zip(problems, programs) if text is not None]
+        jobs = [(text, p["test"], p["entry_point"] or None, p.get("called")) for p, text in zip(problems, programs) if text is not None]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
+    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     return Task(name, apart(train, test), test, reward, batched=True, description=description, max_new_tokens=room, stop=completion_stop if style == "completion" else (),
                 formatted=lambda problem, response: program(problem, response) is not None)
 
@@ -82,7 +125,8 @@ def humaneval(train: Source | None = None, # a file of problems to learn from; N
 def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
     # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not the response's.
     return [dict(prompt=fill(template, "code", r["prompt"]) if style == "chat" else r["prompt"], answer=r.get("canonical_solution") or "passes its test",
-                 test=r["prompt"] + "\n    pass\n" + r["test"], entry_point=r["entry_point"], task_id=r["task_id"], code=r["prompt"]) for r in rows]
+                 test=r["prompt"] + "\n    pass\n" + r["test"], entry_point=r["entry_point"], task_id=r["task_id"], code=r["prompt"],
+                 defined=[], solution=r["prompt"] + r["canonical_solution"] if r.get("canonical_solution") else "") for r in rows]
 
 def _with_imports(code: str, program: str | None) -> str | None:
     "A program with the imports that the problem begins with, which many answers leave out."
@@ -115,4 +159,16 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
     name = next((m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
     test = "\n".join([*check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
-    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=test, entry_point="", called=name, task_id=str(row.get("task_id", i)))
+    imports, defined = _from_solution(test, row.get("code") or "")
+    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, task_id=str(row.get("task_id", i)),
+                defined=defined, solution=row.get("code") or "")
+
+def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:
+    "The imports of a solution that its test relies on, and all names that the solution defines; None where it does not compile."
+    try:
+        (read, bound), (_, defined), tree = global_names(test), global_names(code), ast.parse(code)
+    except (SyntaxError, ValueError):
+        return "", None
+    missing = read - bound - set(dir(builtins))
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) and missing & {alias.asname or alias.name for alias in node.names}]
+    return "".join(ast.unparse(node) + "\n" for node in imports), sorted(defined) if code else None

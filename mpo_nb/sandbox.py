@@ -26,7 +26,8 @@ from functools import lru_cache
 from math import ceil
 
 from typing import IO, Any, cast
-from .sandbox_walls import CALLS, TMP_BYTES, call_filter, python_path, wall_arguments
+from .sandbox_tests import PreparedTest, prepare_test
+from .sandbox_walls import PACKAGE_ENVIRONMENT, CALLS, TMP_BYTES, call_filter, package_path, python_path, wall_arguments
 
 # %% ../nbs/lib/sandbox.ipynb #8a0ab6d0
 _SIDES = "mpo_nb.sandbox_data", "mpo_nb.sandbox_protocol", "mpo_nb.sandbox_sides"
@@ -42,10 +43,10 @@ side.main(file, end)"""
 @lru_cache
 def _sides() -> bytes:
     spec: Any = importlib.util.find_spec
-    loaders = [(name, spec(name).loader) for name in _SIDES]
-    return marshal.dumps([(name, loader.get_code(name)) for name, loader in loaders])
+    sources = [(name, spec(name).loader.get_source(name)) for name in _SIDES]
+    return marshal.dumps([(name, compile(source, name, "exec", dont_inherit=True, optimize=2)) for name, source in sources])  # docstrings take time to read
 
-def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, folder: str | None, errors: int) -> subprocess.Popen[bytes]:
+def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, packages: tuple[str, ...], folder: str | None, errors: int) -> subprocess.Popen[bytes]:
     "One side: bubblewrap, or where there is none a bare interpreter, in a session of its own."
     with tempfile.TemporaryFile() as file, ExitStack() as closing:
         file.write(_sides() + marshal.dumps(job))
@@ -56,9 +57,9 @@ def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, folder: 
             closing.callback(os.close, filter_end)
             with open(write_end, "wb") as pipe:
                 pipe.write(call_filter(platform.machine()))
-            command = [*wall_arguments(bwrap), "--seccomp", str(filter_end), *command]
+            command = [*wall_arguments(bwrap, packages), "--seccomp", str(filter_end), *command]
         return subprocess.Popen([*command, *map(str, passed)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0, cwd=folder,
-                                env={}, pass_fds=[*passed, *([filter_end] if bwrap else [])], start_new_session=True)
+                                env=PACKAGE_ENVIRONMENT if packages else {}, pass_fds=[*passed, *([filter_end] if bwrap else [])], start_new_session=True)
 
 # %% ../nbs/lib/sandbox.ipynb #65178828
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -138,7 +139,7 @@ def _reason(line: bytes | str, worker: subprocess.Popen[bytes], timeout: float) 
     return f"timeout: more than {ceil(timeout)} s of CPU" if sign == signal.SIGXCPU else f"exited early (signal {sign})" if sign > 0 else f"exited early (status {code})"
 
 # %% ../nbs/lib/sandbox.ipynb #c0196873
-def _run(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, bwrap: str | None, stop: socket.socket | None = None) -> CodeResult:
+def _run(program: str, test: str, entry_point: str | None, prepared: PreparedTest, timeout: float, memory_mb: int, bwrap: str | None, stop: socket.socket | None = None) -> CodeResult:
     start, memory, cpu = time.monotonic(), memory_mb << 20, ceil(timeout)
     inner = None if bwrap or platform.machine() not in CALLS or platform.system() != "Linux" else call_filter(platform.machine())
     limits = {"RLIMIT_AS": (memory, memory), "RLIMIT_CPU": (cpu, cpu + 1), "RLIMIT_FSIZE": (TMP_BYTES // 2,) * 2, "RLIMIT_NOFILE": (64, 64),
@@ -147,10 +148,10 @@ def _run(program: str, test: str, entry_point: str | None, timeout: float, memor
     with ExitStack() as closing:
         folder = None if bwrap else closing.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         with ours, theirs:
-            sides = []
-            for role, text, end in (("program", program, theirs), ("test", test, ours)):
+            sides, packages = [], prepared.packages
+            for role, text, parts, end in (("program", program, None, theirs), ("test", test, prepared.parts(), ours)):
                 errors = subprocess.PIPE if role == "test" else subprocess.STDOUT
-                side = _start((role, text, entry_point, limits, bool(bwrap), inner), end, bwrap, folder, errors)
+                side = _start((role, text, entry_point, limits, bool(bwrap), inner, parts, package_path(packages)), end, bwrap, packages, folder, errors)
                 closing.callback(_end, side)
                 sides.append(side)
         line, printed = _watch(sides[0], sides[1], start + timeout, _MOST_OUTPUT, stop)
@@ -167,6 +168,7 @@ _PROBE = """import os
 try: os.fork()
 except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
 """
+_PROBED = "assert walls() == (1, 2)"
 _REMEDY = ("code from a model runs in bubblewrap only. {}. Install it (Debian, Ubuntu: apt-get install bubblewrap; 0.7 or newer), allow user namespaces "
            "where they are off (in a container, docker run --privileged), or pass unsafe_code=True to run such code with your own rights")
 
@@ -185,7 +187,7 @@ def check_sandbox(
     if platform.machine() not in CALLS:
         raise RuntimeError(_REMEDY.format(f"Its filter of system calls is known for {' and '.join(CALLS)}, not for {platform.machine()}"))
     if path not in _started:
-        tried = _run(_PROBE, "assert walls() == (1, 2)", None, 30.0, 512, path)
+        tried = _run(_PROBE, _PROBED, None, prepare_test(_PROBED), 30.0, 512, path)
         if not tried:
             what = "could not start" if tried.reason.startswith(("exited", "no verdict", "timeout")) else "does not hold"
             raise RuntimeError(_REMEDY.format(f"{path} {what}: {tried.output.strip() or tried.reason}"[:400]))
@@ -200,25 +202,39 @@ def code_passes(
     timeout: float = 5.0,  # seconds of wall time; of CPU time too, rounded up
     memory_mb: int = 512,  # memory of each of the two processes
     unsafe_code: bool = False,  # run without walls, where bubblewrap is missing
+    called: str | None = None,  # the one built-in name that a script's program is to define, such as sum
 ) -> CodeResult:
-    "Run a program against a test, from any thread. RuntimeError without bubblewrap, ValueError on a bad argument or a test that is no test."
-    return _passes(program, test, entry_point, timeout, memory_mb, unsafe_code)
+    """Run a program against a test, from any thread. RuntimeError without bubblewrap.
 
-def _passes(program: str, test: str, entry_point: str | None, timeout: float, memory_mb: int, unsafe_code: bool, stop: socket.socket | None = None) -> CodeResult:
+    ValueError on a bad argument, or a test that asserts nothing or cannot run by itself.
+    """
+    _check_options(timeout, memory_mb)
+    _check_job(program, test)
+    bwrap = check_sandbox(unsafe_code)
+    return _run(program, test, entry_point, _prepared(test, entry_point, called), timeout, memory_mb, bwrap)
+
+def _check_options(timeout: float, memory_mb: int) -> None:
+    if not timeout > 0:
+        raise ValueError(f"timeout={timeout!r}; give a positive number of seconds")
+    if not memory_mb >= 64:
+        raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more")
+
+def _check_job(program: str, test: str) -> None:
     for name, text in (("program", program), ("test", test)):
         if not isinstance(text, str):
             raise ValueError(f"{name}={text!r:.80} is no text; give Python source as a string")
     if not test.strip():
         raise ValueError("test='' would pass any program; give assertions, or a function check(candidate)")
-    if not timeout > 0:
-        raise ValueError(f"timeout={timeout!r}; give a positive number of seconds")
-    if not memory_mb >= 64:
-        raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more")
-    return _run(program, test, entry_point, timeout, memory_mb, check_sandbox(unsafe_code), stop)
+
+def _prepared(test: str, entry_point: str | None, called: str | None) -> PreparedTest:
+    try:
+        return prepare_test(test, entry_point, called)
+    except ValueError as error:
+        raise ValueError(f"test={test!r:.80}: {error}") from None
 
 # %% ../nbs/lib/sandbox.ipynb #9e59a76c
 def run_programs(
-    jobs: Sequence[tuple[Any, ...]],  # (program, test) or (program, test, entry_point) each
+    jobs: Sequence[tuple[Any, ...]],  # (program, test), with entry_point and called where there are such, as in `code_passes`
     workers: int | None = None,  # programs at a time; None: as many as this process may use cores
     progress: bool = False,  # whether to show a bar
     timeout: float = 5.0,  # as in `code_passes`
@@ -226,13 +242,20 @@ def run_programs(
     unsafe_code: bool = False,  # as in `code_passes`
 ) -> list[CodeResult]:  # a CodeResult for each job, in their order
     "Run many programs side by side. Errors as in `code_passes`; on Ctrl-C all that run are ended."
-    check_sandbox(unsafe_code)
+    _check_options(timeout, memory_mb)
+    whole = [cast(tuple[str, str, str | None, str | None], (*job, *[None] * (4 - len(job)))) for job in jobs]
+    for program, test, _, _ in whole:
+        _check_job(program, test)
+    bwrap = check_sandbox(unsafe_code)
+    prepared = [_prepared(*job[1:]) for job in whole]
     ring, stop = socket.socketpair() # every program that runs ends when `ring` is closed
-    run: Callable[[tuple[Any, ...]], CodeResult] = lambda job: _passes(*cast(tuple[str, str, str | None], (*job, *[None] * (3 - len(job)))), timeout, memory_mb, unsafe_code, stop)
+    def run(job: tuple[str, str, str | None, str | None], test: PreparedTest) -> CodeResult:
+        return _run(*job[:3], test, timeout, memory_mb, bwrap, stop)
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ring, stop, ThreadPoolExecutor(workers or cores) as pool:
         try:
-            waiting = [pool.submit(run, job) for job in jobs]
+            waiting = [pool.submit(run, job, test) for job, test in zip(whole, prepared)]
             results: Iterable[CodeResult] = map(_result, waiting)
             if progress:
                 from tqdm.auto import tqdm

@@ -6,29 +6,64 @@
 __all__ = ['run_program', 'judge', 'main']
 
 # %% ../nbs/lib/sandbox_sides.ipynb #884ffb55
-import os
+import builtins
+import posix as os  # what it has of os is there already; os itself takes as long to import as all of this
 import sys
 
-from .sandbox_data import Channel, error_kinds
-from .sandbox_protocol import Gone, Link, answer
-if "typing" in sys.modules: from typing import Any, BinaryIO # for hints, which are texts here: the processes of a sandbox start without it
+from .sandbox_data import Channel, Kept, bare, error_kind, error_kinds, error_names, their_error
+from .sandbox_protocol import ARITHMETIC, Gone, Link, Remote, Whole, answer
+if "typing" in sys.modules: from typing import Any, Callable, BinaryIO # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_sides.ipynb #72a1a838
-_OPERATIONS: "dict[str, Any]" = {"call": lambda function, *args, **kwargs: function(*args, **kwargs), "getattr": getattr, "setattr": setattr, "isinstance": isinstance,
-               "len": len, "iter": iter, "next": next, "str": str, "repr": repr, "bool": bool, "hash": hash}
+_PROTOCOLS = frozenset(("collections.abc", "types", "typing"))
+
+def _is_a(value: object, module: str, name: str) -> bool:
+    return module in _PROTOCOLS and isinstance(value, getattr(__import__(module, fromlist=[name]), name))
+
+def _exit(context: "Any", error: "tuple[Any, ...] | None") -> bool:
+    if error is None:
+        return bool(type(context).__exit__(context, None, None, None))
+    raised = error[4] if isinstance(error[4], BaseException) else their_error(error_kinds(), *error, stops=True)
+    return bool(type(context).__exit__(context, type(raised), raised, None))
+
+_OPERATIONS: "dict[str, Any]" = {
+    "call": lambda function, *args, **kwargs: function(*args, **kwargs), "callable": callable,
+    "getattr": getattr, "setattr": setattr, "delattr": delattr,
+    "isinstance": isinstance, "issubclass": issubclass, "protocol": _is_a,
+    "enter": lambda context: type(context).__enter__(context), "exit": _exit,
+    "len": len, "iter": iter, "next": next, "reversed": reversed, "bool": bool, "hash": hash,
+    "str": str, "repr": repr, "format": format,
+    "float": float, "int": int, "complex": complex, "round": round, "divmod": divmod, "pow": pow,
+}
 
 def _operation(name: str) -> "Any":
-    import _operator
-    return _OPERATIONS.get(name) or getattr(_operator, name)
+    import _operator, math
+    return _OPERATIONS.get(name) or getattr(math if name in ("trunc", "floor", "ceil") else _operator, name)
+
+_LIBRARY = frozenset("math cmath collections itertools functools operator _operator string datetime decimal fractions statistics random re "
+                     "heapq _heapq bisect _bisect json copy enum numbers uuid pathlib array textwrap calendar time".split())
 
 def _origin(name: str, value: "Any") -> "tuple[str, Any]":
     module = value.__name__ if type(value) is type(sys) else getattr(value, "__module__", None)
-    if isinstance(module, str) and module.partition(".")[0] in sys.stdlib_module_names:
+    if isinstance(module, str) and module.partition(".")[0] in _LIBRARY:
         if value is sys.modules.get(module) and module == name or getattr(sys.modules.get(module), name, None) is value:
             return "library", module
     if isinstance(value, type) and issubclass(value, BaseException):
-        return "error", next(kind.__name__ for kind in value.__mro__ if kind.__module__ == "builtins")
-    return "value", value
+        return "error", (error_names(value), value)
+    return ("class" if isinstance(value, type) else "value"), value
+
+_PLAIN = frozenset("__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ "
+                   "__getnewargs__ __reduce__ __reduce_ex__ __sizeof__ __dir__ __class_getitem__".split())
+
+def _call(function: "Any", *args: "Any", **kwargs: "Any") -> "Any":
+    "What a call gives; an object where it builds one that behaves in ways of its own."
+    value = function(*args, **kwargs)
+    if not isinstance(function, type) or type(value) is not function or function.__module__ != "program":
+        return value
+    base = next((kind for kind in (int, float, str, bytes, tuple, frozenset, list, dict, set) if isinstance(value, kind)), None)
+    above = [kind for kind in function.__mro__ if base and kind is not object and kind is not base and issubclass(kind, base)]
+    changes = any(name in vars(base) and name not in _PLAIN for kind in above for name in vars(kind))
+    return Whole(value) if base and (changes or base in (list, dict, set)) else value
 
 # %% ../nbs/lib/sandbox_sides.ipynb #c608b816
 def run_program(
@@ -41,7 +76,8 @@ def run_program(
     link = Link(channel, refused, {})
     link.kinds = error_kinds()
     names = lambda wanted: {name: _origin(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
-    link.permit = lambda operation, args: names if operation == "names" else _operation(operation)
+    own = {"names": names, "call": _call}
+    link.permit = lambda operation, args: own.get(operation) or _operation(operation)
     try:
         exec(compile(program, "<program>", "exec", dont_inherit=True), module.__dict__)
     except Exception as error:
@@ -61,23 +97,47 @@ def _reason(error: BaseException) -> str:
     return f"error: {type(error).__name__}: {error}"[:300]
 
 # %% ../nbs/lib/sandbox_sides.ipynb #22a8e510
-def _names(code: "Any") -> "set[str]":
-    return set(code.co_names).union(*[_names(part) for part in code.co_consts if isinstance(part, type(code))])
-
-def _take(link: Link, kind: str, value: "Any", name: str) -> "Any":
-    if kind == "library" and value.partition(".")[0] in sys.stdlib_module_names:
+def _take(link: Link, name: str, kind: str, value: "Any") -> "Any":
+    "A name of the program's, as the test gets it."
+    if kind == "library" and value in _LIBRARY:
         __import__(value)
         return sys.modules[value] if value == name else getattr(sys.modules[value], name)
     if kind == "error":
-        return link.kinds.setdefault(name, type(name, (link.kinds[value],), {}))
+        mro, original = value
+        if mro[0][:1] != ":":  # another name for a built-in exception, which may not be one that failed assertions are
+            catches_all = mro[0] in ("AssertionError", "Exception", "BaseException")
+            return error_kind(name, Exception, None) if catches_all else link.kinds[mro[0]]
+        base = next((link.kinds[above] for above in mro[1:] if above in link.kinds), Exception)
+        link.kinds[mro[0]] = error_kind(name, base if issubclass(base, Exception) else Exception, original)
+        return link.kinds[mro[0]]
+    if kind == "class" and isinstance(value, Remote) and name.lstrip("_")[:1].isupper():
+        link.classes = True  # a class is what the test asks for: what it builds answers for itself
+        object.__setattr__(value, "_builds", True)
     return value
 
-def _permit_test(operation: str, args: "tuple[Any, ...]") -> "Any":
+_PERMITTED = ARITHMETIC | frozenset("lt le gt ge str repr format reversed setitem delitem contains float int index complex "
+                                    "enter exit".split())
+
+def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
     "What a program may ask of the objects that a test passed to it."
-    public = operation in ("getattr", "setattr") and type(args[0]).__module__ == "test" and args[1][:1] != "_"
-    if public or operation in ("call", "len", "iter", "next", "getitem", "bool", "hash", "eq", "ne"):
+    if operation in ("input", "stdin") and "i" in link.replaced():
+        typed: "Any" = {"read": lambda: sys.stdin.read(), "readline": lambda: sys.stdin.readline()}
+        return builtins.input if operation == "input" else lambda how: typed[how]()
+    if operation in ("call", "len", "iter", "next", "getitem", "bool", "hash", "eq", "ne"):
         return _operation(operation)
-    raise PermissionError(f"{operation} of the test's {type(args[0]).__name__}")
+    homes = [type(part).__module__ for part in args]
+    if operation in ("getattr", "setattr", "delattr"):
+        function = operation == "getattr" and type(args[0]) is type(_permit_test)
+        if not (function and args[1] in ("__name__", "__qualname__", "__doc__")) and (homes[0] != "test" or args[1][:1] == "_"):
+            raise AttributeError(f"{operation} {args[1]} of the test's {type(args[0]).__name__}")
+        permitted = True
+    elif operation in ("isinstance", "issubclass"):
+        permitted = getattr(args[1], "__module__", "") == "test"
+    else:
+        permitted = operation in _PERMITTED and "test" in homes and set(homes) <= {"test", "builtins"}
+    if not permitted:
+        raise PermissionError(f"{operation} of the test's {type(args[0]).__name__}")
+    return _operation(operation)
 
 # %% ../nbs/lib/sandbox_sides.ipynb #a5e557b6
 def _wrong(error: BaseException, test: str, last: object) -> str:
@@ -89,57 +149,150 @@ def _wrong(error: BaseException, test: str, last: object) -> str:
     if getattr(error, "theirs", False) or not isinstance(error, AssertionError):
         return f"{_reason(error)} (at {line})"
     try:
-        return f"wrong answer: {line}; the last answer was {last!r:.80}"
+        return f"wrong answer: {line}; the last answer was {bare(last)!r:.80}"
     except BaseException:  # repr of an object of the program: the conversation is over
         return f"wrong answer: {line}; the last answer was an object"
 
-def _under_test(given: "dict[str, Any]", wanted: "set[str]", entry_point: str | None) -> "dict[str, Any]":
-    "The names that the test takes from the program; a built-in's only if it alone can be what a script is there to test."
-    import builtins
-    given = {name: pair for name, pair in given.items() if name in wanted and name[:2] != "__"}
-    taken = {name: pair for name, pair in given.items() if not hasattr(builtins, name)}
-    return given if not taken and not entry_point and len(given) == 1 else taken
+# %% ../nbs/lib/sandbox_sides.ipynb #5d1e70c1
+class _Counts:
+    "Which assertions of a test ran: what the `@` names of a prepared test call."
+    def __init__(self) -> None:
+        self.begun, self.held, self.each, self.left = set[int](), set[int](), set[int](), set[int]()
+
+    def holds(self, number: int, value: object) -> bool:
+        truth = bool(value)
+        if truth:
+            self.held.add(number)
+        return truth
+
+    def ran(self, number: int, value: "Any") -> "Any":
+        self.held.add(number)
+        return value
+
+    def element(self, number: int, value: "Any") -> "Any":
+        self.each.add(number)
+        return value
+
+    def some(self, number: int, value: "Any") -> "Any":
+        if getattr(value, "size", 1):
+            self.each.add(number)
+        return value
+
+    def holds_for_each(self, number: int, value: object) -> bool:
+        return self.holds(number, value) if number in self.each else bool(value)
+
+    def names(self) -> "dict[str, Any]":
+        return {"@begins": self.begun.add, "@holds": self.holds, "@holds for each": self.holds_for_each, "@ran": self.ran,
+                "@each": self.element, "@some": self.some, "@left": self.left.add,
+                "@type": _type, "@attribute": _attribute, "@callable": _callable, "@isinstance": _isinstance,
+                "@is": lambda one, other: _inner(one) == _inner(other)}
+
+    def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:
+        "Why a test that ran to its end has shown nothing; '' if it has."
+        if not self.held:
+            return "wrong answer: no assertion of the test ran, or had anything to hold for"
+        idle = [number for block in sorted(self.left) for number in blocks[block] if number not in self.begun]
+        return "wrong answer: an assertion in a loop or a with-block of the test never ran" if idle else ""
+
+def _inner(value: "Any") -> "Any":
+    theirs = value.theirs if isinstance(value, Kept) else value
+    return ("theirs", theirs._number) if isinstance(theirs, Remote) else id(value)
+
+def _type(value: "Any") -> "Any":
+    theirs = value.theirs if isinstance(value, Kept) else value
+    if not isinstance(theirs, Remote):
+        return type(value)
+    kind = theirs._link.ask("getattr", theirs, "__class__")
+    return kind if isinstance(kind, Remote) else Remote
+
+def _callable(value: "Any") -> "Any":
+    return value._link.ask("callable", value) if isinstance(value, Remote) else callable(value)
+
+def _attribute(value: "Any", name: str) -> "Any":
+    return value._link.ask("getattr", value, name) if isinstance(value, Remote) else getattr(value, name)
+
+def _isinstance(value: "Any", kinds: "Any") -> bool:
+    if not isinstance(value, Remote) or isinstance(kinds, Remote):
+        return isinstance(value, kinds)
+    if isinstance(kinds, tuple):
+        return any(_isinstance(value, kind) for kind in kinds)
+    module = getattr(kinds, "__module__", "")
+    if module in _PROTOCOLS or kinds.__class__.__module__ == "typing":
+        return bool(value._link.ask("protocol", value, module, getattr(kinds, "__name__", getattr(kinds, "_name", ""))))
+    if getattr(kinds, "__name__", "") in _BUILT_IN_PROTOCOLS:
+        return bool(value._link.ask("protocol", value, "types", _BUILT_IN_PROTOCOLS[kinds.__name__]))
+    return isinstance(value, kinds)
+
+_BUILT_IN_PROTOCOLS = {"generator": "GeneratorType", "function": "FunctionType", "method": "MethodType",
+                       "builtin_function_or_method": "BuiltinFunctionType"}
 
 # %% ../nbs/lib/sandbox_sides.ipynb #25a6a80c
 def judge(
     channel: Channel,  # to the process of the program
-    test: str,  # its source
+    text: str,  # the test's source, for its lines
+    test: "tuple[Any, ...]",  # the parts of a `PreparedTest`
     entry_point: str | None = None,  # the name that `check` is called with
 ) -> tuple[str, str]:  # (status, reason); status "pass", "fail", "gone" where the program ended, "fault" where the test is at fault
     "Run a test against the program on the other side."
-    try:
-        code = compile(test, "<test>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        return "fault", f"the test does not compile: {error}"
-    link = Link(channel, _permit_test, error_kinds())
+    link = Link(channel, lambda operation, args: _permit_test(link, operation, args), error_kinds(), doubts=True)
     try:
         status, why = link.receive()
-        status, why = _judge(link, code, entry_point) if status == "ready" else ("fail", str(why))
+        status, why = _judge(link, text, test, entry_point) if status == "ready" else ("fail", str(why))
+        if link.failed:
+            raise link.failed
     except Gone:
         pass
     except BaseException as error:
         if not link.broken:
             link.broken = "the conversation is over"
-            return "fail", _wrong(error, test, link.last)
+            return "fail", _wrong(error, text, link.last)
     return ("gone", link.broken) if link.broken else (status, why)
 
-def _judge(link: Link, code: "Any", entry_point: str | None) -> tuple[str, str]:
-    wanted = _names(code) | ({entry_point} if entry_point else set())
-    given = link.ask("names", sorted(wanted))
-    taken = _under_test(given, wanted, entry_point)
-    space: "dict[str, Any]" = {"__name__": "test", **{name: _take(link, pair[0], pair[1], name) for name, pair in taken.items()}}
-    exec(code, space)
-    if entry_point is None:
-        return "pass", "passed"
-    check = space.get("check")
-    if type(check) is not type(_judge):
-        return "fault", "the test defines no function check(candidate)"
-    if entry_point not in given:
-        return "fail", f"error: NameError: the program defines no {entry_point}"
-    kind, value = given[entry_point]
-    space[entry_point] = _take(link, kind, value, entry_point)
-    check(space[entry_point])  # type: ignore[call-arg]  # a function, not one with the arguments of `_judge`
-    return "pass", "passed"
+def _guard_numpy(testing: bool) -> None:
+    "Comparisons of numpy find that nothing is close to any one number, because they pair no elements. Here that is no match."
+    import numpy
+    def careful(compare: "Any", told: bool) -> "Any":
+        def compared(one: "Any", other: "Any", *args: "Any", **kwargs: "Any") -> "Any":
+            objects = isinstance(one, Remote) or isinstance(other, Remote)
+            if objects or (numpy.size(one) == 0) != (numpy.size(other) == 0):
+                if told:
+                    raise AssertionError(f"{one!r:.80} is not {other!r:.80}")
+                return numpy.False_
+            return compare(one, other, *args, **kwargs)
+        return compared
+    for name in ("allclose", "isclose", "array_equal", "array_equiv"):
+        setattr(numpy, name, careful(getattr(numpy, name), False))
+    asserting = ("assert_allclose", "assert_almost_equal", "assert_array_almost_equal", "assert_array_equal", "assert_equal",
+                 "assert_array_less")
+    for name in asserting if testing else ():  # its import takes longer than numpy's
+        setattr(numpy.testing, name, careful(getattr(numpy.testing, name), True))
+
+def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
+    import marshal
+    code, wanted, modules, lines, blocks, packages = test
+    if "numpy" in packages:
+        _guard_numpy("testing" in text)
+    given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
+    above: "Any" = lambda name: len(given[name][1][0]) if given[name][0] == "error" else 0  # a class comes before those under it
+    ordered = sorted((name for name in wanted if name in given), key=above)
+    counts = _Counts()
+    space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
+    space.update({name: _take(link, name, *given[name]) for name in ordered})
+    space.update(counts.names())
+    link.asserted = frozenset(lines)
+    exec(marshal.loads(code), space)
+    if entry_point is not None:
+        check = space.get("check")
+        if type(check) is not type(_judge):
+            return "fault", "the test defines no function check(candidate)"
+        if entry_point not in given:
+            return "fail", f"error: NameError: the program defines no {entry_point}"
+        candidate = _take(link, entry_point, *given[entry_point])
+        if not hasattr(builtins, entry_point):
+            space[entry_point] = candidate
+        check(candidate)  # type: ignore[call-arg]  # a function, not one with the arguments of `_judge`
+    nothing = counts.nothing(blocks)
+    return ("fail", nothing) if nothing else ("pass", "passed")
 
 # %% ../nbs/lib/sandbox_sides.ipynb #e5e12278
 def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None) -> None:
@@ -162,8 +315,9 @@ def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None)
 def main(file: "BinaryIO", end: int) -> None:
     "Run one side: its limits, then the program or the test, as the file says."
     import marshal, select
-    role, text, entry_point, limits, walled, code = marshal.load(file)
+    role, text, entry_point, limits, walled, code, test, folders = marshal.load(file)
     file.close()
+    sys.path += folders
     _limit(limits, walled, code)
     reader = select.poll()
     reader.register(1, 0)
@@ -176,6 +330,6 @@ def main(file: "BinaryIO", end: int) -> None:
             os._exit(0)
     verdict = os.dup(1)
     os.dup2(2, 1)  # what the test prints is output
-    status, reason = judge(Channel(end), text, entry_point)
+    status, reason = judge(Channel(end), text, test, entry_point)
     os.write(verdict, " ".join([status, *reason.split()]).encode("utf-8", "backslashreplace")[:2000] + b"\n")
     os._exit(0)

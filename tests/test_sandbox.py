@@ -144,7 +144,7 @@ def test_what_a_right_program_may_do(program, test):
 
 
 @walled
-@pytest.mark.parametrize("test", ["assert f.__globals__", "f(len).__self__", "assert f(max) == 1"])
+@pytest.mark.parametrize("test", ["assert f.__globals__", "assert f(len).__self__", "assert f(max) == 1"])
 def test_a_program_sees_nothing_of_the_test(test):
     "What is handed over can be called, and not looked into."
     program = "def f(g):\n    for name in ('__globals__', '__self__', '__code__', 'gi_frame'):\n        try: return getattr(g, name) and 1\n        except (AttributeError, PermissionError): pass"
@@ -308,7 +308,7 @@ def test_nothing_is_left(unsafe_code, tmp_path, monkeypatch):
 def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, unsafe_code, root):
     "Without walls a killed trainer's programs go on until their CPU time is up."
     timeout, many = (100, 15) if not unsafe_code else (100, 6) if how == signal.SIGINT else (2, 6)
-    script = f"from mpo_nb.sandbox import run_programs\nrun_programs([('while True: pass', 'assert 1')] * 8, workers=3, timeout={timeout}, unsafe_code={unsafe_code})"
+    script = f"from mpo_nb.sandbox import run_programs\nrun_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout={timeout}, unsafe_code={unsafe_code})"
     trainer = subprocess.Popen([sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         end = time.monotonic() + 60
@@ -329,7 +329,7 @@ import ctypes, os, random, signal, subprocess, sys, time
 from test_sandbox import gone, processes
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a trainer leaves behind becomes ours
 how, moments = int(sys.argv[1]), random.Random(0)
-trainer = "from mpo_nb.sandbox import *\\ncheck_sandbox()\\nprint(flush=True)\\nrun_programs([('while True: pass', 'assert 1')] * 8, workers=3, timeout=100)"
+trainer = "from mpo_nb.sandbox import *\\ncheck_sandbox()\\nprint(flush=True)\\nrun_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout=100)"
 for trial in range(15):
     started = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     started.stdout.readline()
@@ -409,7 +409,7 @@ def test_a_bubblewrap_that_cannot_start_is_reported(monkeypatch, tmp_path):
 
 @walled
 def test_walls_that_do_not_hold_are_found(monkeypatch):
-    for name, open_wall in (("call_filter", lambda machine: struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000)), ("wall_arguments", lambda bwrap: [bwrap, "--bind", "/", "/"])):
+    for name, open_wall in (("call_filter", lambda machine: struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000)), ("wall_arguments", lambda bwrap, packages: [bwrap, "--bind", "/", "/"])):
         with monkeypatch.context() as patch:
             patch.setattr(sandbox, name, open_wall)
             patch.setattr(sandbox, "_started", set())
