@@ -81,16 +81,6 @@ def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     return Task(name, apart(train, test), test, reward, batched=True, description=description, max_new_tokens=room, stop=completion_stop if style == "completion" else (),
                 formatted=lambda problem, response: program(problem, response) is not None)
 
