@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from .checkpoint import read_tensors
 from .advantages import block_gae, distribute, gae
 from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
 from .logprobs import CausalLM, decoder_of, response_hidden
@@ -58,7 +59,7 @@ class Critic(nn.Module):
         "Put saved weights back. Raises FileNotFoundError where there are none."
         path = Path(folder) / "critic.safetensors"
         if not path.is_file(): raise FileNotFoundError(f"{folder} holds no critic.safetensors; was this run made by a recipe with a critic?")
-        self.load_state_dict(load_file(path, device=str(self.head.weight.device)))
+        self.load_state_dict(read_tensors(path, str(self.head.weight.device)))
         return self
 
 # %% ../nbs/lib/critic.ipynb #e4442058

@@ -164,20 +164,20 @@ class _Warming:
         self.mtp, self.train, self.test, self.batch_size, self.seed, self.every, self.precision, self.device = mtp, train, test, batch_size, seed, every, precision, device
         self.optimizer = torch.optim.AdamW(mtp.parameters(), lr=lr, weight_decay=0.0)
         self.losses, self.done, self.folder, self.interrupt = [], 0, Run(output) if output else None, Interruptible()
-        saved: list[tuple[int, Path]] = []
+        saved: tuple[int, Path] | None = None
         if self.folder:
             self.folder.begin(mtp.options | dict(batch_size=batch_size, lr=lr, seed=seed, precision=precision, rows=[len(train), len(test)], digest=digest))
-            saved = self.folder.checkpoints()
+            saved = self.folder.newest()
         self.first, self.tokens = self._measured(saved)
         if self.folder and saved:
-            self.done, path = saved[-1]
+            self.done, path = saved
             mtp.load_weights(path); load_optimizer(self.optimizer, path / "optimizer.safetensors")
             self.folder.rewind(self.done); self.losses = self.folder.metrics
 
-    def _measured(self, saved: list[tuple[int, Path]]) -> tuple[list[float], list[int]]:
+    def _measured(self, saved: tuple[int, Path] | None) -> tuple[list[float], list[int]]:
         "Accuracy before the first step; of a warm-up that goes on, as it was found then."
         if saved:
-            state = json.loads((saved[-1][1] / "state.json").read_text(encoding="utf8"))
+            state = json.loads((saved[1] / "state.json").read_text(encoding="utf8"))
             return state["before"], state["tokens"]
         return _accuracy(self.mtp, self.test, self.batch_size, self.device)
 
@@ -204,7 +204,7 @@ class _Warming:
         return dict(step=step, loss=loss.item()) | {f"depth_{n}": x.item() for n, x in enumerate(depths, 1)}
 
     def _save(self) -> None:
-        if self.folder: self.folder.save(self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=1)
+        if self.folder: self.folder.save(self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=2)
 
     def run(self, steps: int, progress: bool) -> WarmUp:
         share, self.mtp.trunk_gradient = self.mtp.trunk_gradient, 0.0 # the backbone is frozen

@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar, cast
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from .blocks import check_positive_int
+from .checkpoint import read_tensors
 from .logprobs import CausalLM, decoder_of
 
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
@@ -133,5 +134,5 @@ class MTPParts(nn.Module):
         if not path.is_file(): raise FileNotFoundError(f"{folder} holds no mtp.json; give a folder that `save_pretrained` or `warm_up` wrote")
         options = json.loads(path.read_text(encoding="utf8"))
         if options != self.options: raise ValueError(f"{folder} holds modules of {options}, not {self.options}")
-        self.load_state_dict(load_file(Path(folder) / "mtp.safetensors", device=str(self.model.get_output_embeddings().weight.device)))
+        self.load_state_dict(read_tensors(Path(folder) / "mtp.safetensors", str(self.model.get_output_embeddings().weight.device)))
         return self
