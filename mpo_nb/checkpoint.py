@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['manifest_name', 'free_fields', 'read_lines', 'quiet_files', 'read_tensors', 'save_optimizer', 'load_optimizer',
-           'file_digest', 'write_manifest', 'damage', 'check_whole', 'Saveable', 'Run', 'write_whole']
+           'file_digest', 'file_digests', 'write_manifest', 'damage', 'check_whole', 'Saveable', 'Run', 'write_whole']
 
 # %% ../nbs/lib/checkpoint.ipynb #7d4cdf1b
 import hashlib
@@ -14,6 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,10 +83,16 @@ def file_digest(path: Path, # any file
         while block := f.read(2**20): digest.update(block)
     return digest.hexdigest()
 
+def file_digests(paths: Sequence[Path], # any files
+                 ) -> list[str]: # the SHA-256 of each
+    "Several files at once: hashing leaves the other processors free."
+    with ThreadPoolExecutor() as pool: return list(pool.map(file_digest, paths))
+
 def write_manifest(folder: Path, # all of whose files are written
                    ) -> None:
     "Note size and SHA-256 of each file."
-    files = {p.name: dict(bytes=p.stat().st_size, sha256=file_digest(p)) for p in sorted(folder.iterdir()) if p.is_file() and p.name != manifest_name}
+    paths = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != manifest_name]
+    files = {p.name: dict(bytes=p.stat().st_size, sha256=digest) for p, digest in zip(paths, file_digests(paths))}
     (folder / manifest_name).write_text(json.dumps(files, indent=1), encoding="utf8")
 
 def _json_object(path: Path) -> dict[str, Any] | None:
@@ -94,13 +101,20 @@ def _json_object(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError): return None
     return found if isinstance(found, dict) else None
 
-def _differs(path: Path, noted: Any) -> str:
-    "How a file differs from what the manifest notes; nothing where it does not."
-    if not isinstance(noted, dict): return f"{manifest_name} cannot be read"
+def _wrong_size(path: Path, noted: Any) -> str:
+    "How a file's size differs from what the manifest notes; nothing where it does not."
+    if not isinstance(noted, dict) or not isinstance(noted.get("bytes"), int): return f"{manifest_name} cannot be read"
     if not path.is_file(): return f"{path.name} is missing"
     size = path.stat().st_size
-    if size != noted.get("bytes"): return f"{path.name} has {size:,} bytes, and {noted.get('bytes'):,} were written" if size else f"{path.name} is empty"
-    return "" if file_digest(path) == noted.get("sha256") else f"{path.name} is not what was written (its SHA-256 differs)"
+    if size == noted["bytes"]: return ""
+    return f"{path.name} has {size:,} bytes, and {noted['bytes']:,} were written" if size else f"{path.name} is empty"
+
+def _differing(folder: Path, noted: dict[str, Any]) -> list[str]:
+    "How the files of a checkpoint differ from its manifest. Sizes are compared first: most damage shows there, at once."
+    found = [wrong for name in sorted(noted) if (wrong := _wrong_size(folder / name, noted[name]))]
+    if found: return found
+    digests = file_digests([folder / name for name in noted])
+    return [f"{name} is not what was written (its SHA-256 differs)" for name, digest in zip(noted, digests) if digest != noted[name].get("sha256")]
 
 def _unreadable(path: Path) -> str:
     "Why a file without a checksum cannot be right; nothing where it may be."
@@ -120,13 +134,13 @@ def damage(folder: Path, # a checkpoint
     if (folder / manifest_name).exists():
         noted = _json_object(folder / manifest_name)
         if not noted: return [*found, f"{manifest_name} is no JSON object"]
-        found += [wrong for name in sorted(noted) if name not in needed or (folder / name).exists() if (wrong := _differs(folder / name, noted[name]))]
+        found += [wrong for wrong in _differing(folder, noted) if wrong not in found]
     else:
         found += [wrong for path in sorted(folder.iterdir()) if path.is_file() if (wrong := _unreadable(path))]
         for index in folder.glob("*.safetensors.index.json"):
             named = set(((_json_object(index) or {}).get("weight_map") or {}).values())
             found += [f"{name} is missing" for name in sorted(named) if not (folder / name).is_file()]
-        if all(p.name == "optimizer.safetensors" for p in tensors): found.append("the file with the weights is missing")
+        if all(p.name == "optimizer.safetensors" for p in tensors): found.append("model.safetensors, or another file with weights, is missing")
     if found or step is None: return found
     taken = (_json_object(state) or {}).get("step")
     return [] if taken == step else [f"state.json is of step {taken}, not of step {step}"]

@@ -166,7 +166,7 @@ def line_step(line: bytes, # one record
               ) -> int | None: # None for a line that is no record
     "The step of a record."
     if line.count(b'"step"') == 1 and line.rstrip(b"\0 \t\r\n").endswith(b"}"):
-        at = line.find(b'"step"')
+        at = line.rfind(b'"step"') # the only one; it stands near the end
         match = _step.search(line, max(0, at - 8), at + 40)
         if match: return int(match[1])
     try: row = parse_line(line)
