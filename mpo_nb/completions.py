@@ -95,7 +95,7 @@ def _step_of(row: Mapping[str, Any], file: Path) -> int:
 def _check_options(tokenizer: object, pass_mark: object) -> None:
     "Raises ValueError for options of another kind."
     if tokenizer is not None and not callable(tokenizer):
-        raise ValueError(f"tokenizer={str(tokenizer)[:60]!r} is of type {type(tokenizer).__name__}; pass the model's tokenizer, or None")
+        raise ValueError(f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, or None")
     if pass_mark is not None and (isinstance(pass_mark, bool) or not isinstance(pass_mark, Real)):
         raise ValueError(f"pass_mark={pass_mark!r}; pass the reward from which a response counts as right, as a number, or None")
 
@@ -307,7 +307,7 @@ def _score(value: object, where: str) -> float:
     "A score; NaN where there is none."
     if value is None or value == "": return math.nan
     try: return float(value) if isinstance(value, (Real, str)) else float("none")
-    except ValueError: raise ValueError(f"{where} has score={str(value)[:40]!r}, which is no number; pass {_verl}") from None
+    except ValueError: raise ValueError(f"{where} has score={repr(value)[:40]}, which is no number; pass {_verl}") from None
 
 def _dump_rows(file: Path) -> list[dict[str, Any]]:
     "The rows of a file of verl's, prompts as texts and scores as numbers; a last line that is cut off is left out, and that is said."

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from .checkpoint import read_tensors
+from .files import output_folder
 from .advantages import block_gae, distribute, gae
 from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
 from .logprobs import CausalLM, decoder_of, response_hidden
@@ -52,8 +53,9 @@ class Critic(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         "Write critic.safetensors: what is the critic's own."
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()}, Path(folder) / "critic.safetensors")
+        folder = output_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()}, folder / "critic.safetensors")
 
     def load_weights(self, folder: str | Path) -> "Critic":
         "Put saved weights back. Raises FileNotFoundError where there are none."

@@ -19,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import check_whole, quiet_files, read_tensors
+from .files import output_folder
 from .config import check_model_options, choose_precision
 from .chain_sum import tiny_model_path
 from .logprobs import CausalLM
@@ -191,8 +192,10 @@ def save_merged(model: str | Path, # a folder of adapters, such as a checkpoint 
                 ) -> Path: # the folder, which `AutoModelForCausalLM.from_pretrained` loads
     "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
     if adapter_base(model) is None: raise ValueError(f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0")
+    target = output_folder(folder)
+    if target.resolve() == Path(str(model)).expanduser().resolve(): raise ValueError(f"folder={str(folder)!r} is the folder of the adapters, which would then be applied twice; choose another one")
     merged: Any # `to` of transformers hides its signature
     merged, tokenizer = load(model, device="cpu", precision="float32", quiet=True)
-    with quiet_files(): merged.to(dtypes[precision]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Path(folder)
+    with quiet_files(): merged.to(dtypes[precision]).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target

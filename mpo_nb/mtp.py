@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_mask
 from .checkpoint import Run, load_optimizer
+from .files import output_folder
 from .faults import Interruptible
 from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
 from .mtp_parts import Depth, MTPParts, scale_gradient
@@ -242,6 +243,7 @@ def warm_up(model: CausalLM, # the backbone, which stays as it is
             ) -> WarmUp: # accuracy per depth before and after, and the losses
     "Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C saves the last step and is raised on."
     if mtp.model is not model: raise ValueError("mtp stands behind another model; pass the one that it was made with")
+    if output is not None: output = str(output_folder(output, "output"))
     if mtp.k == 1: raise ValueError("k=1 has no modules to warm up")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")

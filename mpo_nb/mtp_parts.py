@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from .blocks import check_positive_int
 from .checkpoint import read_tensors
+from .files import output_folder
 from .logprobs import CausalLM, decoder_of
 
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
@@ -122,9 +123,10 @@ class MTPParts(nn.Module):
                         **_: Any,
                         ) -> None:
         "Write mtp.safetensors and mtp.json."
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, Path(folder) / "mtp.safetensors")
-        (Path(folder) / "mtp.json").write_text(json.dumps(self.options), encoding="utf8")
+        folder = output_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, folder / "mtp.safetensors")
+        (folder / "mtp.json").write_text(json.dumps(self.options), encoding="utf8")
 
     def load_weights(self: _Parts,
                      folder: str | Path, # what `save_pretrained` wrote

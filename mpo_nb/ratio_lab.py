@@ -39,7 +39,7 @@ def as_deltas(source: Any, # traces, one trace, a run folder, or log-ratios: a t
     told = ""
     if isinstance(source, (str, Path)): source, told = load_spaced(source)
     if isinstance(source, Trace): source = [source]
-    if not isinstance(source, (Tensor, Sequence)): raise ValueError(f"source={str(source)[:80]} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in nats")
+    if isinstance(source, bytes) or not isinstance(source, (Tensor, np.ndarray, Sequence)): raise ValueError(f"source={str(source)[:80]} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in nats")
     if not isinstance(source, Tensor) and all(isinstance(t, Trace) for t in source):
         found = _from_traces(list(source), most)
         return replace(found, note=f"{told[0].upper()}{told[1:]}. {found.note}".strip()) if told else found

@@ -134,7 +134,7 @@ class _Rollouts(Explorer):
 # %% ../nbs/lib/rollout_browser.ipynb #efdf7018
 def _told(problem: str, responses: list[Response], fitting: int, step: int) -> str:
     "A step in sentences."
-    if problem and not responses: return f"There is nothing to browse yet: {problem}."
+    if problem and not responses: return f"There is nothing to browse yet: {problem}{'' if problem.endswith('?') else '.'}"
     if not responses: return "No responses were recorded."
     groups, known, rewards = {r.trace.group: r.dead for r in responses}, [r.trace.correct for r in responses if r.trace.correct is not None], [r.trace.reward for r in responses if math.isfinite(r.trace.reward)]
     def count(n: int, what: str) -> str: return f"{n} {what}{'s' * (n != 1)}"
@@ -155,9 +155,9 @@ def _as_traces(run: object) -> list[Trace]:
     "Traces from what a user passed. Raises ValueError for anything else."
     if isinstance(run, Trace): return [run]
     example = "pass one run folder, e.g. RolloutBrowser('runs/tour/mpo'), or traces, e.g. RolloutBrowser(load_traces('runs/tour/mpo'))"
-    if not isinstance(run, Sequence): raise ValueError(f"run={str(run)[:80]!r} is of type {type(run).__name__}; {example}")
+    if not isinstance(run, Sequence): raise ValueError(f"run={repr(run)[:80]} is of type {type(run).__name__}; {example}")
     odd = next((t for t in run if not isinstance(t, Trace)), None)
-    if odd is not None: raise ValueError(f"run holds {str(odd)[:80]!r}, which is no Trace; {example}")
+    if odd is not None: raise ValueError(f"run holds {repr(odd)[:80]}, which is no Trace; {example}")
     return list(run)
 
 # %% ../nbs/lib/rollout_browser.ipynb #81af74eb

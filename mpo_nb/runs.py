@@ -47,6 +47,7 @@ def read_run(label: str, # what the page calls it
              ) -> RunData:
     "Read a run folder, finished or not. Raises FileNotFoundError when there is no folder."
     folder = given_path(path, "runs", "['runs/tour/grpo', 'runs/tour/mpo']")
+    if folder.is_file(): raise ValueError(f"runs: {str(path)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}")
     if not folder.is_dir(): raise FileNotFoundError(f"runs: {str(path)!r} is no folder; pass the folders that training wrote, e.g. ['runs/tour/grpo', 'runs/tour/mpo']{did_you_mean(folder)}")
     run = Run(folder); config, lines = run.config or {}, run.metrics
     rows, evaluations = [r for r in lines if r.get("step", 0) > 0], [r for r in lines if r.get("accuracy_sampled") is not None]

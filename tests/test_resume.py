@@ -294,11 +294,12 @@ def three_steps(tmp_path_factory):
     return folder, content(folder)
 
 
-DAMAGE = [(name, how, True) for name in ("model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json") for how in ("empty", "cut", "a bit", "more", "missing")]
-DAMAGE += [("optimizer.safetensors", "of another step", True), ("state.json", "of another step", True), (manifest_name, "cut", True), (manifest_name, "empty", True)]
+DAMAGE = [("model.safetensors", how, True) for how in ("empty", "cut", "a bit", "more", "missing")]
+DAMAGE += [("optimizer.safetensors", "a bit", True), ("state.json", "empty", True), ("state.json", "missing", True), ("tokenizer.json", "a bit", True), (manifest_name, "cut", True)]
+DAMAGE += [(name, "of another step", True) for name in ("optimizer.safetensors", "state.json")]
 # What shows without checksums, in a checkpoint of an earlier version.
-DAMAGE += [(name, how, False) for name in ("model.safetensors", "optimizer.safetensors", "state.json") for how in ("empty", "cut", "missing")]
-DAMAGE += [("model.safetensors", "more", False), ("tokenizer.json", "cut", False), ("state.json", "of another step", False)]
+DAMAGE += [("model.safetensors", "cut", False), ("model.safetensors", "missing", False), ("optimizer.safetensors", "empty", False), ("tokenizer.json", "cut", False)]
+DAMAGE += [("state.json", how, False) for how in ("cut", "of another step")]
 
 
 @pytest.mark.parametrize("name, how, manifest", DAMAGE, ids=[f"{n} {h}{'' if m else ', no checksums'}" for n, h, m in DAMAGE])
