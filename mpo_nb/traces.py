@@ -366,8 +366,8 @@ def _check_recorded(wanted: set[int] | None, there: set[int], path: object) -> N
     "Raises ValueError for steps without traces."
     missing = sorted((wanted or set()) - there)
     if not missing: return
-    known = f"from {min(there)} to {max(there)}" if there else "none"
-    raise ValueError(f"steps={missing[:5]}: {str(path)!r} recorded no responses at {'that step' if len(missing) == 1 else 'those steps'}; recorded steps are {known} ({len(there):,} of them)")
+    known = f"steps {min(there)} to {max(there)}, {len(there):,} in all, were" if len(there) > 1 else f"only step {min(there)} was" if there else "none was"
+    raise ValueError(f"steps={missing[:5]}: {str(path)!r} recorded no responses at {'that step' if len(missing) == 1 else 'those steps'}; {known}")
 
 def load_spaced(path: str | Path, # as for `load_traces`
                 most: int = 2**25, # bytes of the file to read at most, but one step at least

@@ -226,7 +226,7 @@ def test_metrics_that_were_cut_and_grew_again_are_read_anew(tmp_path):
 def test_steps_are_chosen(tmp_path):
     run = made_up_run(tmp_path / "run")
     assert [t.step for t in load_traces(run, steps=3)] == [3] * 4 and [t.step for t in load_traces(run / "traces.jsonl", steps=[5, 2])] == [2] * 4 + [5] * 4
-    with pytest.raises(ValueError, match=r"steps=\[99\].*recorded steps are from 1 to 6"):
+    with pytest.raises(ValueError, match=r"steps=\[99\].*steps 1 to 6, 6 in all, were"):
         load_traces(run, steps=[1, 99])
     for wrong in ("3", [], [1.5], True):
         with pytest.raises(ValueError, match="as whole numbers"):
