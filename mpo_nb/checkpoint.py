@@ -91,7 +91,7 @@ def file_digests(paths: Sequence[Path], # any files
 def write_manifest(folder: Path, # all of whose files are written
                    ) -> None:
     "Note size and SHA-256 of each file."
-    paths = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != manifest_name]
+    paths = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != manifest_name and p.suffix != ".md"] # peft's README is read by nobody
     files = {p.name: dict(bytes=p.stat().st_size, sha256=digest) for p, digest in zip(paths, file_digests(paths))}
     (folder / manifest_name).write_text(json.dumps(files, indent=1), encoding="utf8")
 
