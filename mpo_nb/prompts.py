@@ -200,15 +200,16 @@ def _refused(reason: str, roles: Sequence[str]) -> str:
 _framing = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 @lru_cache(maxsize=64)
-def _controls(tokenizer: PreTrainedTokenizerBase, templates: str, size: int) -> tuple[str, ...]:
-    "See `control_tokens`; `templates` and `size` say when to look anew."
+def _controls(
+    tokenizer: PreTrainedTokenizerBase, templates: str, framing: tuple[str, ...], size: int
+) -> tuple[str, ...]:
+    "See `control_tokens`; what follows the tokenizer says when to look anew."
     written = templates
     for roles in (("system", "user"), ("user",), ("user", "assistant", "user")) if templates else ():
         try:
             written += _shape(tokenizer, template_text(tokenizer, {}), "{}", roles, size).written
         except ValueError:
             continue  # a role that the template does not know
-    framing = {tokenizer.special_tokens_map.get(name) for name in _framing}
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1]
     return tuple(sorted({t for t in added if t in framing or t in written}, key=lambda t: (-len(t), t)))
 
@@ -216,7 +217,9 @@ def control_tokens(
     tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
 ) -> tuple[str, ...]:  # the longest first
     "Special tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
-    return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), len(tokenizer))
+    named = tokenizer.special_tokens_map
+    framing = tuple(str(named[name]) for name in _framing if name in named)
+    return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), framing, len(tokenizer))
 
 # %% ../nbs/lib/prompts.ipynb #fdbf00b8
 class PromptText(str):
@@ -346,8 +349,10 @@ def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> b
     if not getattr(tokenizer, "chat_template", None):
         return False
     before, after, first = _ends_of_a_chat(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    begins = bool(before.strip()) and text.startswith(before)
-    return begins or ids[:1] == [first] or (bool(after.strip()) and text.endswith(after))
+    # A mark of one or two characters may stand in any text.
+    begins = len(before.strip()) > 2 and text.startswith(before)
+    ends = len(after.strip()) > 2 and text.endswith(after)
+    return begins or ends or ids[:1] == [first]
 
 def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int]:
     """Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no other

@@ -101,6 +101,12 @@ def test_a_plain_text_begins_once_and_is_not_ended(frame, begins, template):
     assert ids_of(tokenizer, first + body) == first + body
 
 
+def test_a_short_mark_makes_no_chat_of_a_text():
+    tokenizer = byte_tokenizer(["<s>", "</s>"], "<s> $A", bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template="Q {{ messages[0].content }}=")
+    assert ids_of(tokenizer, "1+1=")[0] == ids_of(tokenizer, "Q 1")[0] == tokenizer.bos_token_id
+    assert ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="1+1")))[0] != tokenizer.bos_token_id
+
+
 def test_texts_chats_and_ids_stand_in_one_list():
     tokenizer = family("llama 3")
     chat = render_prompt(tokenizer, TASK, PROBLEM)
