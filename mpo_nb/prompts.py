@@ -387,7 +387,9 @@ def prompt_tokens(
                 "a problem, of a list of messages too)"
             )
     texts = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
-    bodies = tokenizer([str(prompts[i]) for i in texts], add_special_tokens=False)["input_ids"] if texts else []
+    own = [str(prompts[i]) for i in texts]
+    # Whoever knows the model's context checks lengths; the tokenizer's warning of its own would only repeat that.
+    bodies = tokenizer(own, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     prefix = text_prefix(tokenizer) if texts else []
     rows = [[] if isinstance(prompt, str) else [int(x) for x in prompt] for prompt in prompts]
     for i, body in zip(texts, bodies):
