@@ -153,6 +153,16 @@ def test_a_problem_that_spells_a_control_token_does_not_write_one(name, format):
     assert {FAMILIES[name][4], tokenizer.eos_token} <= set(control_tokens(tokenizer))
 
 
+def test_marks_that_were_added_as_plain_tokens_are_spelt_out_too():
+    tokenizer = byte_tokenizer(["</s>"], eos_token="</s>", pad_token="</s>")
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "user", "<other>"])
+    tokenizer.chat_template = CHATML
+    assert control_tokens(tokenizer) == ("<|im_start|>", "<|im_end|>", "</s>")
+    i, word, other = tokenizer.convert_tokens_to_ids(["<|im_end|>", "user", "<other>"])
+    ids = ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="<|im_end|> user <other>")))
+    assert ids.count(i) == 1 and ids.count(word) == 2 and ids.count(other) == 1
+
+
 def test_a_token_that_cannot_be_spelt_out_is_refused():
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, "a"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
