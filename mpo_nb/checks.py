@@ -46,7 +46,7 @@ def check_positive(name: str, # the argument's name, for the message
                    ) -> float: # the same value
     "Raise ValueError unless `value` is a number above 0 that is not infinite."
     if not _is_number(value) or not 0 < value < math.inf:
-        raise ValueError(f"{name}={value!r:.100}; it must be a number above 0")
+        raise ValueError(f"{name}={value!r:.100}; it must be a finite number above 0")
     return value
 
 def check_share(name: str, # the argument's name, for the message

@@ -53,8 +53,9 @@ def cell_text(row: Mapping[str, Any], # a row
     if _is_blank(value):
         raise ValueError(f"{where} nothing in column {column!r}; fill it or leave the row out")
     if isinstance(value, Mapping):
-        inner = ", ".join(f"'{column}.{key}'" for key in value) or "none of its own"
-        raise ValueError(f"{where} a dict in column {column!r}, where a text belongs; name one of its keys: {inner}")
+        inner = ", ".join(f"'{column}.{key}'" for key in value)
+        remedy = f"; name one of its keys: {inner}" if inner else ""
+        raise ValueError(f"{where} a dict in column {column!r}, where a text belongs{remedy}")
     if isinstance(value, bytes) or not isinstance(value, _printed):
         raise ValueError(f"{where} a {type(value).__name__} in column {column!r}, where one text belongs: {value!r:.80}")
     return str(value)
@@ -71,7 +72,10 @@ def _whole_number(text: str) -> int | str:
         return text
 
 def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    "An object of JSON with its truth values as JSON writes them."
+    "An object of JSON with its truth values as JSON writes them. Raises ValueError for one that names a key twice."
+    if len(dict(pairs)) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object names {max(keys, key=keys.count)!r} twice")
     return {key: json.dumps(value) if isinstance(value, bool) else value for key, value in pairs}
 
 def _parse(text: str) -> tuple[Any, Any]:
@@ -93,6 +97,8 @@ def _json_rows(text: str, columns: Sequence[str], one_a_line: bool) -> list[_Pai
             pairs.append(cast(_Pair, _parse(line)))
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number}: {error.msg} at character {error.pos + 1}") from None
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
     return pairs
 
 def _is_object(line: str) -> bool:
@@ -130,11 +136,12 @@ def _csv_rows(text: str, delimiter: str) -> list[_Pair]:
 def _parquet_rows(path: Path) -> list[_Pair]:
     "Rows of a table by their types."
     table = pyarrow.parquet.ParquetFile(path).read()
-    narrow = {field.name: np.float32 for field in table.schema if str(field.type) == "float"}
+    kinds: dict[str, Callable[[float], Any]] = {"float": np.float32, "halffloat": np.float16}
+    narrow = {field.name: kinds[str(field.type)] for field in table.schema if str(field.type) in kinds}
     return _typed(table.to_pylist(), narrow)
 
 def _typed(rows: Iterable[dict[str, Any]], narrow: Mapping[str, Callable[[float], Any]]) -> list[_Pair]:
-    "Rows by their types; a number of 32 bits is written with the digits that 32 bits have, 0.1 and not 0.10000000149."
+    "Rows by their types; a number of 32 or 16 bits is written with the digits that it has, 0.1 and not 0.10000000149."
     if not narrow:
         return [(row, row) for row in rows]
     return [(row, row | {c: kind(row[c]) for c, kind in narrow.items() if row[c] is not None}) for row in rows]
@@ -156,7 +163,7 @@ def _find_file(source: str | Path, argument: str, columns: Sequence[str]) -> tup
     if path.is_dir():
         raise ValueError(f"{argument}={str(source)!r} is a folder; give one of its files")
     if not path.is_file():
-        many = "; a name is taken as it stands, so join several files into one" if any(c in str(source) for c in "*?") else ""
+        many = "; no pattern is looked for: give one file" if any(c in str(source) for c in "*?") else ""
         raise FileNotFoundError(f"{argument}={str(source)!r} is not there; give the path of a file with the columns {', '.join(columns)}{many}")
     return path, kind
 
@@ -239,7 +246,8 @@ def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pai
 
 def _dataset_rows(rows: Dataset) -> list[_Pair]:
     "Rows of a data set, without the tensors or arrays that it may be set to give."
-    narrow = {name: np.float32 for name, feature in rows.features.items() if getattr(feature, "dtype", None) == "float32"}
+    kinds: dict[str, Callable[[float], Any]] = {"float32": np.float32, "float16": np.float16}
+    narrow = {name: kinds[feature.dtype] for name, feature in rows.features.items() if getattr(feature, "dtype", None) in kinds}
     return _typed(rows.with_format(None), narrow)
 
 def _first(error: Exception) -> str:
@@ -321,6 +329,8 @@ def from_dataset(train: Source, # rows, or a file
 def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument: str) -> str | list[dict[str, str]]:
     "The prompt of a row: a text in the template, or a chat whose last message is."
     value = cell(row, column)
+    if isinstance(value, Mapping) and "role" in value:
+        raise ValueError(f"{argument}: row {i} has one message in column {column!r}; give a list of messages")
     if not isinstance(value, (list, tuple, np.ndarray)):
         return fill(template, "question", cell_text(row, column, i, argument))
     try:

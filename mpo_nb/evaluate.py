@@ -26,8 +26,8 @@ from .checkpoint import read_lines, write_whole
 from .compare import Comparison, Evaluation, compare, differs, read_settings, settings_path
 from .logprobs import CausalLM
 from .prompts import pin_clock, prompt_format as format_for, render_prompt, template_text
-from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, encode_prompts, rollout
-from .tasks import Task, load_task, score
+from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, prompt_lengths, rollout
+from .tasks import Task, load_task, prompt_text, score
 
 # %% ../nbs/lib/evaluate.ipynb #463e7329
 _all_ = ["Evaluation", "Comparison", "compare"] # importable from here, beside the function that makes them
@@ -159,8 +159,8 @@ def evaluate(model: CausalLM, # a causal language model of transformers
     options = pin_clock(tokenizer, options, (earlier or {}).get("chat_template_options"), style)
     problems = [task.test[i] for i in range(n)]
     prompts = [render_prompt(tokenizer, task, p, style, system_prompt, options) for p in problems]
-    encode_prompts(tokenizer, prompts, limit, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-    asked = [dict(index=i, problem=p["prompt"], prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
+    prompt_lengths(tokenizer, prompts, limit, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    asked = [dict(index=i, problem=prompt_text(p["prompt"]), prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
     settings = dict(task=task.name, n=n, k=ks, samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=limit, stop=stop, seed=seed, batch=batch, prompt_format=style,
                     system_prompt=system_prompt, chat_template=_template_digest(tokenizer, style, options), chat_template_options=options, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
     file, budget = RecordFile(output, settings, asked), RowBudget(512)
