@@ -16,7 +16,7 @@ from torch import Tensor
 from .blocks import block_mean, block_sizes, block_sum, delimiter_blocks, fixed_blocks, perplexity_blocks, random_blocks, sentence_blocks, sequence_block, surprise_blocks, token_blocks
 from .report import _look
 from .strip import Values
-from .traces import Trace
+from .traces import Trace, check_trace
 from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View, strip_state
 
@@ -102,7 +102,7 @@ class BlockExplorer(Explorer):
                  trace: Trace, # the response
                  **settings: Any, # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
                  ) -> None:
-        self.trace, self._cache = trace, {}
+        self.trace, self._cache = check_trace(trace), {}
         high = max([64] + [v for name, v in settings.items() if name in ("k", "k_2") and isinstance(v, int)])
         super().__init__(*_side_controls("left", "", "fixed", high), *_side_controls("right", "_2", "sentence", high), Control("colour", "colour", "logp", colours), *reach_controls(len(trace.tokens)), **settings)
 

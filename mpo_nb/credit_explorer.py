@@ -18,7 +18,7 @@ from .blocks import block_sum, sentence_blocks
 from .losses import PolicyLoss, policy_loss
 from .report import _look
 from .strip import action_blocks, signed
-from .traces import Trace
+from .traces import Trace, check_trace
 from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View, strip_state
 
@@ -149,7 +149,7 @@ class CreditExplorer(Explorer):
                  trace: Trace, # the response
                  **settings: Any, # left, right, k, future, tail, moved, epsilon, advantage
                  ) -> None:
-        self.trace = trace
+        self.trace = check_trace(trace)
         super().__init__(*_controls(trace, settings), **settings)
 
     def applies(self, values: Mapping[str, Any]) -> set[str]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from .checkpoint import read_tensors
+from .files import output_folder
 from .advantages import block_gae, distribute, gae
 from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
 from .logprobs import CausalLM, decoder_of, response_hidden
@@ -51,14 +53,15 @@ class Critic(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         "Write critic.safetensors: what is the critic's own."
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()}, Path(folder) / "critic.safetensors")
+        folder = output_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()}, folder / "critic.safetensors")
 
     def load_weights(self, folder: str | Path) -> "Critic":
         "Put saved weights back. Raises FileNotFoundError where there are none."
         path = Path(folder) / "critic.safetensors"
         if not path.is_file(): raise FileNotFoundError(f"{folder} holds no critic.safetensors; was this run made by a recipe with a critic?")
-        self.load_state_dict(load_file(path, device=str(self.head.weight.device)))
+        self.load_state_dict(read_tensors(path, str(self.head.weight.device)))
         return self
 
 # %% ../nbs/lib/critic.ipynb #e4442058

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 import numpy as np
 from .checkpoint import Run, free_fields
+from .files import given_path, nearest_path, parse_line
 
 # %% ../nbs/lib/live_runs.ipynb #39bacf7b
 class Tail:
@@ -30,6 +31,7 @@ class Tail:
 
     def _restart(self, inode: int | None) -> None:
         self.inode, self.offset, self.rest, self.rows, self.broken, self.written = inode, 0, b"", {}, 0, None
+        self.seen = b"" # the last bytes that were read: a file that was cut and has grown again has others in their place
 
     def read(self) -> bool: # whether there was anything new
         "Take what was added. A line that is no JSON object is counted in `broken`; a last line without its end waits in `rest`."
@@ -37,14 +39,20 @@ class Tail:
         except FileNotFoundError:
             there = self.inode is not None; self._restart(None)
             return there
-        again = stat.st_ino != self.inode or stat.st_size < self.offset
-        if again: self._restart(stat.st_ino)
-        if stat.st_size == self.offset: return again
-        with open(self.path, "rb") as f: f.seek(self.offset); new = f.read()
+        with open(self.path, "rb") as f:
+            f.seek(max(0, self.offset - len(self.seen)))
+            again = stat.st_ino != self.inode or stat.st_size < self.offset or f.read(len(self.seen)) != self.seen
+            if again: self._restart(stat.st_ino)
+            if stat.st_size == self.offset: return again
+            f.seek(self.offset)
+            new = f.read()
+        self.seen = (self.seen + new)[-256:]
         self.offset, self.bytes_read, self.written = self.offset + len(new), self.bytes_read + len(new), stat.st_mtime
         *lines, self.rest = (self.rest + new).split(b"\n")
-        for line in filter(None, map(bytes.strip, lines)):
-            try: row = json.loads(line); self.rows[int(row["step"])] = row
+        for line in lines:
+            try:
+                row = parse_line(line)
+                if row is not None: self.rows[int(row["step"])] = row
             except (ValueError, KeyError, TypeError): self.broken += 1
         return True
 
@@ -81,7 +89,10 @@ class LiveRun:
 
     def told(self) -> str:
         "Where the run stands, in sentences."
-        if not self.path.is_dir(): return f"{self.label}: there is no folder {str(self.path)!r} yet; it is looked for again at every read."
+        if not self.path.is_dir():
+            near = nearest_path(self.path)
+            hint = f" Did you mean {str(near)!r}?" if near is not None else ""
+            return f"{self.label}: there is no folder {str(self.path)!r} yet; it is looked for again at every read.{hint}"
         last, steps, extra = max(self.tail.rows, default=None), self.config.get("steps"), ""
         if self.tail.broken: extra += f" {self.tail.broken} line{'s' * (self.tail.broken > 1)} of its metrics.jsonl could not be read and {'are' if self.tail.broken > 1 else 'is'} left out."
         if self.tail.rest: extra += " Its last line is half written and waits for its end."
@@ -96,10 +107,17 @@ Runs: TypeAlias = dict[str, str] | dict[str, Path] | Sequence[str | Path] | str 
 def live_runs(runs: Runs, # label -> run folder, run folders, or one; a folder of run folders stands for all of them
               ) -> list[LiveRun]:
     "Run folders under observation, whether there yet or not. Raises ValueError for none, or two of the same name."
+    example = "'runs/tour/mpo'"
     if isinstance(runs, (str, Path)):
-        inside = sorted(p.parent for p in Path(runs).glob("*/config.json"))
-        runs = inside if inside and not (Path(runs) / "config.json").exists() else [runs]
-    pairs: list[tuple[str, str | Path]] = list(runs.items()) if isinstance(runs, Mapping) else [(Path(p).name, p) for p in runs]
+        folder = given_path(runs, "runs", example)
+        if folder.is_file(): raise ValueError(f"runs={str(runs)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}")
+        inside = sorted(p.parent for p in folder.glob("*/config.json"))
+        runs = inside if inside and not (folder / "config.json").exists() else [runs]
+    if not isinstance(runs, (Mapping, Sequence)):
+        raise ValueError(f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict {{label: folder}}, e.g. {example}")
+    pairs: list[tuple[str, Path]]
+    if isinstance(runs, Mapping): pairs = [(str(label), given_path(path, f"runs[{label!r}]", example)) for label, path in runs.items()]
+    else: pairs = [(p.name, p) for p in (given_path(path, "runs", example) for path in runs)]
     if not pairs: raise ValueError("runs is empty; pass at least one run folder, e.g. 'runs/tour/mpo'")
     if len({label for label, _ in pairs}) < len(pairs): raise ValueError(f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}")
     return [LiveRun(str(label), path) for label, path in pairs]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
-from .checkpoint import quiet_files
+from .checkpoint import check_whole, quiet_files, read_tensors
+from .files import output_folder
 from .config import check_model_options, choose_precision
 from .chain_sum import tiny_model_path
 from .logprobs import CausalLM
@@ -41,7 +41,9 @@ def adapter_base(model: str | Path, # as for `load`
                  ) -> str | None: # what the adapters in a folder were trained on; None where it holds none
     "The base model of a folder of LoRA adapters."
     file = Path(str(model)).expanduser() / "adapter_config.json"
-    return cast(str, json.loads(file.read_text(encoding="utf8"))["base_model_name_or_path"]) if file.is_file() else None
+    if not file.is_file(): return None
+    try: return cast(str, json.loads(file.read_text(encoding="utf8"))["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError): raise ValueError(f"model={str(model)!r}: {file} names no base_model_name_or_path; it is damaged: use another checkpoint, or a copy of this file") from None
 
 # %% ../nbs/lib/models.ipynb #953dc99a
 def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
@@ -50,7 +52,9 @@ def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
     name, source = model_source(model)
     if source and importlib.util.find_spec("gguf") is None: raise ImportError(f"model={str(model)!r} is a GGUF file, which needs the package gguf; pip install 'mpo_nb[gguf]'")
     try: return read(name, **source)
-    except OSError as error:
+    except Exception as error:
+        check_whole(name) # of a damaged checkpoint, the file that is damaged says more
+        if not isinstance(error, OSError): raise
         raise OSError(f"model={str(model)!r} cannot be opened: {str(error).splitlines()[0]} Check the name, or pass a local folder or a GGUF file.") from error
 
 def load_shape(model: str | Path, # as for `load`
@@ -138,6 +142,7 @@ def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adap
          ) -> tuple[CausalLM, PreTrainedTokenizerBase]: # in eval mode, on the device; the tokenizer pads on the left
     "A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be, OSError for a model that is not there."
     check_model_options(precision, quantization, attention, lora_rank, training)
+    check_whole(model)
     place, tokenizer = resolve_device(device), load_tokenizer(model)
     if precision == "auto": precision = choose_precision(place, load_shape(model).hidden_size)
     packed, base = _quantized(quantization, precision), adapter_base(model)
@@ -175,7 +180,7 @@ def load_state(model: CausalLM, # the model that was trained, plain or with adap
                ) -> None:
     "Put saved weights, or saved adapters, back into a model. Raises ValueError when they are not those of this model."
     if isinstance(model, PeftModel):
-        found: Any = set_peft_model_state_dict(model, load_file(Path(folder) / "adapter_model.safetensors"))
+        found: Any = set_peft_model_state_dict(model, read_tensors(Path(folder) / "adapter_model.safetensors"))
         wrong = [*found.unexpected_keys, *(k for k in found.missing_keys if "lora_" in k)]
         if wrong: raise ValueError(f"{folder} holds adapters of another model or other layers (first: {wrong[0]})")
     else:
@@ -187,8 +192,10 @@ def save_merged(model: str | Path, # a folder of adapters, such as a checkpoint 
                 ) -> Path: # the folder, which `AutoModelForCausalLM.from_pretrained` loads
     "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
     if adapter_base(model) is None: raise ValueError(f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0")
+    target = output_folder(folder)
+    if target.resolve() == Path(str(model)).expanduser().resolve(): raise ValueError(f"folder={str(folder)!r} is the folder of the adapters, which would then be applied twice; choose another one")
     merged: Any # `to` of transformers hides its signature
     merged, tokenizer = load(model, device="cpu", precision="float32", quiet=True)
-    with quiet_files(): merged.to(dtypes[precision]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Path(folder)
+    with quiet_files(): merged.to(dtypes[precision]).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_mask
 from .checkpoint import Run, load_optimizer
+from .files import output_folder
 from .faults import Interruptible
 from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
 from .mtp_parts import Depth, MTPParts, scale_gradient
@@ -167,20 +168,20 @@ class _Warming:
         self.mtp, self.train, self.test, self.batch_size, self.seed, self.every, self.precision, self.device = mtp, train, test, batch_size, seed, every, precision, device
         self.optimizer = torch.optim.AdamW(mtp.parameters(), lr=lr, weight_decay=0.0)
         self.losses, self.done, self.folder, self.interrupt = [], 0, Run(output) if output else None, Interruptible()
-        saved: list[tuple[int, Path]] = []
+        saved: tuple[int, Path] | None = None
         if self.folder:
             self.folder.begin(mtp.options | dict(batch_size=batch_size, lr=lr, seed=seed, precision=precision, rows=[len(train), len(test)], digest=digest))
-            saved = self.folder.checkpoints()
+            saved = self.folder.newest()
         self.first, self.tokens = self._measured(saved)
         if self.folder and saved:
-            self.done, path = saved[-1]
+            self.done, path = saved
             mtp.load_weights(path); load_optimizer(self.optimizer, path / "optimizer.safetensors")
             self.folder.rewind(self.done); self.losses = self.folder.metrics
 
-    def _measured(self, saved: list[tuple[int, Path]]) -> tuple[list[float], list[int]]:
+    def _measured(self, saved: tuple[int, Path] | None) -> tuple[list[float], list[int]]:
         "Accuracy before the first step; of a warm-up that goes on, as it was found then."
         if saved:
-            state = json.loads((saved[-1][1] / "state.json").read_text(encoding="utf8"))
+            state = json.loads((saved[1] / "state.json").read_text(encoding="utf8"))
             return state["before"], state["tokens"]
         return _accuracy(self.mtp, self.test, self.batch_size, self.device)
 
@@ -207,7 +208,7 @@ class _Warming:
         return dict(step=step, loss=loss.item()) | {f"depth_{n}": x.item() for n, x in enumerate(depths, 1)}
 
     def _save(self) -> None:
-        if self.folder: self.folder.save(self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=1)
+        if self.folder: self.folder.save(self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=2)
 
     def run(self, steps: int, progress: bool) -> WarmUp:
         share, self.mtp.trunk_gradient = self.mtp.trunk_gradient, 0.0 # the backbone is frozen
@@ -245,6 +246,7 @@ def warm_up(model: CausalLM, # the backbone, which stays as it is
             ) -> WarmUp: # accuracy per depth before and after, and the losses
     "Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C saves the last step and is raised on."
     if mtp.model is not model: raise ValueError("mtp stands behind another model; pass the one that it was made with")
+    if output is not None: output = str(output_folder(output, "output"))
     if mtp.k == 1: raise ValueError("k=1 has no modules to warm up")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")

@@ -11,9 +11,11 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar, cast
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from .blocks import check_positive_int
+from .checkpoint import read_tensors
+from .files import output_folder
 from .logprobs import CausalLM, decoder_of
 
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
@@ -121,9 +123,10 @@ class MTPParts(nn.Module):
                         **_: Any,
                         ) -> None:
         "Write mtp.safetensors and mtp.json."
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, Path(folder) / "mtp.safetensors")
-        (Path(folder) / "mtp.json").write_text(json.dumps(self.options), encoding="utf8")
+        folder = output_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, folder / "mtp.safetensors")
+        (folder / "mtp.json").write_text(json.dumps(self.options), encoding="utf8")
 
     def load_weights(self: _Parts,
                      folder: str | Path, # what `save_pretrained` wrote
@@ -133,5 +136,5 @@ class MTPParts(nn.Module):
         if not path.is_file(): raise FileNotFoundError(f"{folder} holds no mtp.json; give a folder that `save_pretrained` or `warm_up` wrote")
         options = json.loads(path.read_text(encoding="utf8"))
         if options != self.options: raise ValueError(f"{folder} holds modules of {options}, not {self.options}")
-        self.load_state_dict(load_file(Path(folder) / "mtp.safetensors", device=str(self.model.get_output_embeddings().weight.device)))
+        self.load_state_dict(read_tensors(Path(folder) / "mtp.safetensors", str(self.model.get_output_embeddings().weight.device)))
         return self

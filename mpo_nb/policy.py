@@ -126,16 +126,18 @@ class Setup:
 
     def _load_weights(self) -> None:
         "The weights of the last whole checkpoint, if there is one; the main process's on all."
-        for _, folder in self.run.checkpoints()[-1:]:
+        with self.processes.together(): newest = self.run.newest() if self.processes.main else None
+        self.saved = self.processes.tell(newest)
+        for _, folder in [self.saved] if self.saved else []:
             load_state(self.model, folder)
             for part in self.parts: part.load_weights(folder)
         if not self.in_pieces: self.processes.same(p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad)
 
     def _restore(self) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
-        self.done, self.seconds, self.checked, saved = -1, 0.0, False, self.run.checkpoints()
-        if saved:
-            self.done, folder = saved[-1]
+        self.done, self.seconds, self.checked = -1, 0.0, False
+        if self.saved:
+            self.done, folder = self.saved
             load_optimizer(self.optimizer, folder / "optimizer.safetensors"); self.shards.place(self.optimizer)
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])

@@ -19,7 +19,7 @@ from .recipes import recipe
 from .report import _clipping, _colours, _percent
 from .tables import numbers_table
 from .runs import RatioRow, _stack, spread_factor
-from .traces import Trace, load_traces
+from .traces import Trace, load_spaced
 from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View
 
@@ -36,9 +36,15 @@ def as_deltas(source: Any, # traces, one trace, a run folder, or log-ratios: a t
               most: int = 200_000, # tokens; beyond, responses are thinned out evenly
               ) -> Deltas:
     "Log-ratios from whatever holds them. Raises ValueError when there is none, and what `load_traces` raises for a path."
-    if isinstance(source, (str, Path)): source = load_traces(source)
+    told = ""
+    if isinstance(source, (str, Path)): source, told = load_spaced(source)
     if isinstance(source, Trace): source = [source]
-    if not isinstance(source, Tensor) and all(isinstance(t, Trace) for t in source): return _from_traces(list(source), most)
+    if isinstance(source, bytes) or not isinstance(source, (Tensor, np.ndarray, Sequence)): raise ValueError(f"source={str(source)[:80]} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in nats")
+    if not isinstance(source, Tensor) and all(isinstance(t, Trace) for t in source):
+        found = _from_traces(list(source), most)
+        return replace(found, note=f"{told[0].upper()}{told[1:]}. {found.note}".strip()) if told else found
+    odd = next((t for t in source if isinstance(t, (str, Path, Trace, dict)) or t is None), None)
+    if odd is not None: raise ValueError(f"source holds {str(odd)[:80]!r}; pass one run folder, traces alone, or log-ratios in nats alone")
     rows = [torch.as_tensor(r, dtype=torch.double) for r in source]
     if rows and rows[0].ndim == 0: rows = [torch.stack(rows)]
     delta = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan) if rows else torch.zeros(0, 0, dtype=torch.double)

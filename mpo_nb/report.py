@@ -15,7 +15,7 @@ from typing import Any, cast
 import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
-from .checkpoint import write_whole
+from .files import output_file, write_output
 from .live_runs import Runs
 from .recipes import Recipe
 from .runs import RatioRow, RunData, choose_traces, compare_ratios, describe_actions, read_runs, token_and_run_recipes
@@ -237,10 +237,9 @@ def report_html(runs: Runs, # label -> run folder, or run folders
 <script>{get_plotlyjs()}</script><script type="application/json" id="figures">{_figure_data(figures)}</script><script>{_script}</script></body></html>"""
 
 def write_report(runs: Runs, # label -> run folder, or run folders
-                 path: str | Path, # the HTML file to be written
+                 path: str | Path, # the HTML file to be written, or replaced; ".html" is added to a name without an ending
                  ) -> Path: # the file
-    "Write the report of finished or unfinished runs as one file that opens offline. Raises what `read_runs` raises."
-    path = Path(path); page = report_html(runs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page)
-    return path
+    "Write the report of finished or unfinished runs as one file that opens offline. Raises what `read_runs` raises, ValueError for a path that can be no such file, OSError where it cannot be written."
+    file = output_file(path)
+    write_output(file, report_html(runs))
+    return file

@@ -7,19 +7,20 @@ __all__ = ['show_trace', 'RolloutBrowser']
 
 # %% ../nbs/lib/rollout_browser.ipynb #90f6bd60
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 import ipywidgets
 from .block_explorer import BlockExplorer
 from .checkpoint import Run
+from .files import given_path
 from .credit_explorer import CreditExplorer
 from .recipes import Recipe, recipe
 from .tables import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table, step_responses
 from .runs import RunData, configured, describe_actions, token_and_run_recipes
 from .strip import action_blocks, signed, trace_loss
-from .traces import Trace, load_traces
+from .traces import Trace, TraceFile, load_traces, own_traces
 from .widget_base import Explorer
 from .widget_parts import Control, View, strip_state
 
@@ -49,44 +50,91 @@ def _opened_strips(trace: Trace, recipes: Mapping[str, Recipe]) -> list[dict[str
     return [strip_state(trace, f"{label}: an action is {describe_actions(recipes[label])}", o.credit, action_blocks(a, trace.mask_tensor), o.ratio, o.clipped, limit=limit) for label, (o, a) in outs.items()]
 
 # %% ../nbs/lib/rollout_browser.ipynb #d825fc4b
+_kept_steps = 8 # steps of a file whose responses stay in memory
+
 class _Rollouts(Explorer):
-    "Responses by step, read again when their file has changed."
-    path: Path | None; traces: Sequence[Trace]; recipes: dict[str, Recipe]; _seen_file: tuple[int, int] | None; _by_step: dict[int, list[Response]]
-    path, problem, traces, recipes, _seen_file = None, "", (), {"token level": recipe("grpo"), "mpo": recipe("mpo")}, None
+    "Responses by step, read again when their file has changed. Of a run's file, only the steps that are looked at are read."
+    path: Path | None; recipes: dict[str, Recipe]; _given: Sequence[Trace]; _index: TraceFile | None; _seen_file: tuple[int, int] | None; _by_step: OrderedDict[int, list[Response]]
+    path, problem, recipes, _given, _index, _seen_file = None, "", {"token level": recipe("grpo"), "mpo": recipe("mpo")}, (), None, None
 
     def read(self) -> bool: # whether there was anything new
-        "Read the run's responses where their file has changed."
+        "Look what the run's file holds, where it has changed."
         if self.path is None: return False
-        file = self.path if self.path.suffix == ".jsonl" else self.path / "traces.jsonl"
-        seen = (file.stat().st_size, file.stat().st_mtime_ns) if file.exists() else None
-        if seen is not None and seen == self._seen_file: return False
-        self._seen_file, self._by_step = seen, {}
-        try: self.traces, self.problem = load_traces(self.path), ""
-        except (FileNotFoundError, ValueError) as e: self.traces, self.problem = [], str(e)
-        config = Run(self.path).config or {} if self.path.is_dir() else {}
+        file = own_traces(self.path)
+        if file is None: changed = self._read_logged()
+        else: changed = self._read_index(file)
+        if not changed: return False
+        self._by_step = OrderedDict()
+        try: config = Run(self.path).config or {} if self.path.is_dir() else {}
+        except ValueError: config = {} # a damaged config.json: the responses can be looked at without it
         self.recipes = token_and_run_recipes([RunData("the run's recipe", config, [], [], [], configured(config))])
         return True
+
+    def _read_index(self, file: Path) -> bool:
+        "Take note of the steps of a run's own file."
+        first = self._index is None or self._index.path != file
+        if self._index is None or first: self._index = TraceFile(file)
+        self._given, self.problem = (), ""
+        try: return self._index.read() or first
+        except ValueError as e: self.problem = str(e)
+        return True
+
+    def _read_logged(self) -> bool:
+        "Read what TRL or verl logged."
+        assert self.path is not None # `read` has looked
+        file = self.path if self.path.is_file() else None
+        seen = (file.stat().st_size, file.stat().st_mtime_ns) if file is not None else None
+        if seen is not None and seen == self._seen_file: return False
+        self._index, self._seen_file = None, seen
+        try: self._given, self.problem = load_traces(self.path), ""
+        except (FileNotFoundError, ValueError) as e: self._given, self.problem = [], str(e)
+        return True
+
+    @property
+    def traces(self) -> Sequence[Trace]:
+        "All responses. Of a long run, these are gigabytes: `responses(step)` reads one step."
+        return self._given if self._index is None else load_traces(self._index.path)
 
     @property
     def steps(self) -> list[int]:
         "The steps with recorded responses."
-        return sorted({t.step for t in self.traces})
+        return sorted({t.step for t in self._given}) if self._index is None else self._index.steps
+
+    @property
+    def count(self) -> int:
+        "Recorded responses of all steps."
+        return len(self._given) if self._index is None else self._index.count
 
     def responses(self,
                   step: int, # one of `steps`
                   ) -> list[Response]:
         "What was recorded at a step, group by group; clipping is counted with the run's own recipe."
-        if step not in self._by_step: self._by_step[step] = step_responses([t for t in self.traces if t.step == step], list(self.recipes.values())[-1])
+        if step not in self._by_step:
+            try: self._by_step[step] = step_responses(self._of_step(step), list(self.recipes.values())[-1])
+            except (ValueError, OSError) as e: self.problem, self._by_step[step] = str(e), []
+            while self._index is not None and len(self._by_step) > _kept_steps: self._by_step.popitem(last=False)
+        self._by_step.move_to_end(step)
         return self._by_step[step]
+
+    def _of_step(self, step: int) -> list[Trace]:
+        "The traces of a step."
+        if self._index is None: return [t for t in self._given if t.step == step]
+        return self._index.traces(step) if step in self._index.found else []
 
     def _most(self) -> int:
         "Responses of the step that has most of them."
-        return max(Counter(t.step for t in self.traces).values(), default=1)
+        if self._index is not None: return max(1, self._index.most)
+        return max(Counter(t.step for t in self._given).values(), default=1)
+
+    def _unread(self) -> str:
+        "A sentence on lines that could not be read."
+        n = 0 if self._index is None else self._index.unread
+        return f" {n} line{'s' * (n > 1)} of {self._index.path.name} could not be read and {'are' if n > 1 else 'is'} left out." if self._index is not None and n else ""
 
 # %% ../nbs/lib/rollout_browser.ipynb #efdf7018
 def _told(problem: str, responses: list[Response], fitting: int, step: int) -> str:
     "A step in sentences."
-    if problem: return f"There is nothing to browse yet: {problem}."
+    if problem and not responses: return f"There is nothing to browse yet: {problem}{'' if problem.endswith('?') else '.'}"
     if not responses: return "No responses were recorded."
     groups, known, rewards = {r.trace.group: r.dead for r in responses}, [r.trace.correct for r in responses if r.trace.correct is not None], [r.trace.reward for r in responses if math.isfinite(r.trace.reward)]
     def count(n: int, what: str) -> str: return f"{n} {what}{'s' * (n != 1)}"
@@ -101,6 +149,16 @@ def _opened(r: Response) -> str:
     verdict = "" if t.correct is None else ", right" if t.correct else ", wrong"
     answer = f", right answer “{plain_text(t.answer)}”" if t.answer is not None else ""
     return f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {_number(t.reward)}, advantage {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}." + (" It has no tokens." if not t.tokens else "")
+
+# %% ../nbs/lib/rollout_browser.ipynb #b0e50001
+def _as_traces(run: object) -> list[Trace]:
+    "Traces from what a user passed. Raises ValueError for anything else."
+    if isinstance(run, Trace): return [run]
+    example = "pass one run folder, e.g. RolloutBrowser('runs/tour/mpo'), or traces, e.g. RolloutBrowser(load_traces('runs/tour/mpo'))"
+    if not isinstance(run, Sequence): raise ValueError(f"run={repr(run)[:80]} is of type {type(run).__name__}; {example}")
+    odd = next((t for t in run if not isinstance(t, Trace)), None)
+    if odd is not None: raise ValueError(f"run holds {repr(odd)[:80]}, which is no Trace; {example}")
+    return list(run)
 
 # %% ../nbs/lib/rollout_browser.ipynb #81af74eb
 class _Opening(_Rollouts):
@@ -146,15 +204,15 @@ class _Opening(_Rollouts):
 
 # %% ../nbs/lib/rollout_browser.ipynb #82b02d8b
 class RolloutBrowser(_Opening):
-    "The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a sentence; `refresh()` looks again."
+    "The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a sentence; `refresh()` looks again. Raises ValueError for what is neither a path nor traces."
     title, main, has_figure = "Responses of a run", "pick", False
     def __init__(self,
-                 run: str | Path | Sequence[Trace], # a run folder, or traces
+                 run: str | Path | Trace | Sequence[Trace], # a run folder, or traces
                  **settings: Any, # step, show, order, search, pick, open
                  ) -> None:
-        self._by_step, self.explorers, self._drawing, self._buttons = {}, {}, False, None
-        if isinstance(run, (str, Path)): self.path = Path(run)
-        else: self.traces = list(run)
+        self._by_step, self.explorers, self._drawing, self._buttons = OrderedDict(), {}, False, None
+        if isinstance(run, (str, Path)): self.path = given_path(run, "run", "'runs/tour/mpo'")
+        else: self._given = _as_traces(run)
         self.read()
         steps = self.steps or [0]
         super().__init__(Control("step", "training step", steps[-1], {str(s): s for s in steps}), Control("show", "show", "all", filters), Control("order", "order", "sampled", orders), Control("search", "search the text", ""),
@@ -163,7 +221,7 @@ class RolloutBrowser(_Opening):
     def view(self, values: Mapping[str, Any]) -> View:
         responses, opened = self.responses(values["step"]), self._open(values)
         chosen = choose_responses(responses, values["show"], values["order"], values["search"])
-        summary = _told(self.problem, responses, len(chosen), values["step"]) + (_opened(opened) if opened else f" The step has no response number {values['pick']}." if values["pick"] and responses else "")
+        summary = _told(self.problem, responses, len(chosen), values["step"]) + (_opened(opened) if opened else f" The step has no response number {values['pick']}." if values["pick"] and responses else "") + self._unread()
         strips = _opened_strips(opened.trace, self.recipes) if opened and not (self._drawing and values["open"] != "strips") else []
         return View(opened.trace if opened else None, strips, summary=summary, extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=self._buttons))
 
@@ -177,8 +235,15 @@ class RolloutBrowser(_Opening):
     def page_axes(self) -> Mapping[str, Sequence[Any]]:
         steps, v = self.steps or [0], self.values
         kept = sorted({steps[round(i * (len(steps) - 1) / 4)] for i in range(5)} | {v["step"]})
-        longest = max([1] + [len(t.tokens) for t in self.traces if t.step in kept])
+        longest = max([1] + [len(r.trace.tokens) for step in kept for r in self.responses(step)])
         return {"step": kept, "show": list(filters.values()), "pick": list(range(1 + max(v["pick"], min(self._most(), 32, max(4, 4000 // longest)))))}
 
     @property
-    def subject(self) -> str: return f"{self.path.name}: {len(self.traces):,} recorded responses" if self.path else f"{len(self.traces):,} responses"
+    def subject(self) -> str: return f"{self.path.name}: {self.count:,} recorded responses" if self.path else f"{self.count:,} responses"
+
+    def page_note(self, axes: Mapping[str, Sequence[Any]]) -> str:
+        "What is drawn, and which part of it a page holds."
+        held, steps = list(axes.get("step", [self.values["step"]])), self.steps
+        if len(held) >= len(steps): return self.subject
+        named = ", ".join(map(str, held[:8])) + (", …" if len(held) > 8 else "")
+        return f"{self.subject}, of {len(steps):,} steps. This page holds {'step' if len(held) == 1 else 'steps'} {named}; RolloutBrowser(run).to_html(path, axes={{'step': [...]}}) chooses others."

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from .actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .checkpoint import Run
+from .files import given_path, did_you_mean
 from .config import TrainConfig, configured_recipe, described
 from .live_runs import Runs
 from .recipes import Recipe, block_rules, recipe
 from .strip import trace_loss
-from .traces import Trace, load_traces
+from .traces import Trace, load_spaced
 
 # %% ../nbs/lib/runs.ipynb #2628a1c0
 @dataclass
@@ -45,17 +46,22 @@ def read_run(label: str, # what the page calls it
              path: str | Path, # the run's folder
              ) -> RunData:
     "Read a run folder, finished or not. Raises FileNotFoundError when there is no folder."
-    if not Path(path).is_dir(): raise FileNotFoundError(f"runs: {str(path)!r} is no folder; pass the folders that training wrote, e.g. ['runs/tour/grpo', 'runs/tour/mpo']")
-    run = Run(path); config, lines = run.config or {}, run.metrics
+    folder = given_path(path, "runs", "['runs/tour/grpo', 'runs/tour/mpo']")
+    if folder.is_file(): raise ValueError(f"runs: {str(path)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}")
+    if not folder.is_dir(): raise FileNotFoundError(f"runs: {str(path)!r} is no folder; pass the folders that training wrote, e.g. ['runs/tour/grpo', 'runs/tour/mpo']{did_you_mean(folder)}")
+    run = Run(folder); config, lines = run.config or {}, run.metrics
     rows, evaluations = [r for r in lines if r.get("step", 0) > 0], [r for r in lines if r.get("accuracy_sampled") is not None]
+    traces: list[Trace]
     missing, traces, steps = [], [], config.get("steps")
-    try: traces = load_traces(path)
+    told = ""
+    try: traces, told = load_spaced(path)
     except FileNotFoundError: pass
     if not config: missing.append("has no config.json, so its recipe and its settings are not known")
     elif configured(config) is None: missing.append("was trained with a recipe that its configuration does not fully describe; its responses are drawn token by token")
     if not rows: missing.append("has not taken a step yet")
     elif steps and rows[-1]["step"] < steps: missing.append(f"stands at step {rows[-1]['step']} of {steps}: it was interrupted, or is still running")
     if not evaluations: missing.append("was not evaluated on held-out problems (eval_every=0, or none finished)")
+    if told: missing.append(f"is too long to be read whole: {told} for the responses and the ratios")
     if not traces: missing.append("recorded no responses (trace_every=0, or none yet)")
     return RunData(label, config, rows, evaluations, traces, configured(config), missing)
 
@@ -63,7 +69,11 @@ def read_runs(runs: Runs, # label -> folder, or folders, whose names become labe
               ) -> list[RunData]:
     "All the runs of a report. Raises ValueError when there are none, or two of the same name."
     if isinstance(runs, (str, Path)): runs = [runs]
-    pairs: list[tuple[str, str | Path]] = list(runs.items()) if isinstance(runs, dict) else [(Path(p).name, p) for p in runs]
+    if not isinstance(runs, (dict, Sequence)):
+        raise ValueError(f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict {{label: folder}}, e.g. ['runs/tour/grpo', 'runs/tour/mpo']")
+    pairs: list[tuple[str, str | Path]]
+    if isinstance(runs, dict): pairs = [(str(label), path) for label, path in runs.items()]
+    else: pairs = [(given_path(p, "runs", "['runs/tour/grpo', 'runs/tour/mpo']").name, p) for p in runs]
     if not pairs: raise ValueError("runs is empty; pass at least one run folder")
     if len({label for label, _ in pairs}) < len(pairs): raise ValueError(f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}")
     return [read_run(label, path) for label, path in pairs]

@@ -16,7 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.graph_objects import FigureWidget
 from plotly.offline import get_plotlyjs
-from .checkpoint import write_whole
+from .files import output_file, write_output
 from .report import _figure
 from .traces import Trace
 from .widget_page import page_fragment, whole_page
@@ -204,14 +204,20 @@ class Explorer(_Live):
         return page_fragment(self.title, self.controls, self.page_axes() if axes is None else axes, self.values, self.view, self.applies)
 
     def to_html(self,
-                path: str | Path, # the file to be written
+                path: str | Path, # the file to be written, or replaced; ".html" is added to a name without an ending
                 axes: Mapping[str, Sequence[Any]] | None = None, # control name -> values; default: `page_axes`
                 ) -> Path: # the file
-        "Write the widget as one page that stays interactive offline. Raises ValueError for an axis that lacks the present value."
-        path = Path(path); page = whole_page(self.title, self.html(axes), get_plotlyjs() if self.has_figure else "", self.subject)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page)
-        return path
+        "Write the widget as one page that stays interactive offline. Raises ValueError for an axis that lacks the present value, or a path that can be no such file; OSError where it cannot be written."
+        file = output_file(path)
+        axes = self.page_axes() if axes is None else axes
+        write_output(file, whole_page(self.title, self.html(axes), get_plotlyjs() if self.has_figure else "", self.page_note(axes)))
+        return file
+
+    def page_note(self,
+                  axes: Mapping[str, Sequence[Any]], # of the page
+                  ) -> str:
+        "What stands under the title of a page."
+        return self.subject
 
     @property
     def subject(self) -> str:

@@ -4,14 +4,17 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
+import tracemalloc
+import warnings
 from pathlib import Path
 
 import pytest
 
-from mpo_nb.checkpoint import Run, read_lines
+from mpo_nb.checkpoint import Run, damage, load_optimizer, manifest_name, read_lines
 from mpo_nb.metrics import clock_metrics
 from mpo_nb.traces import load_traces
 
@@ -260,6 +263,178 @@ def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
         assert run_child(context, str(folder), "", 0, None, LORA) == 0
         assert content(folder) == whole_lora[0]
     assert killed >= 2
+
+
+# A disk that spoils what was written
+
+def spoil(file: Path, how: str, other: Path):
+    "Damage of one kind; `other` is the same file of another step."
+    content = bytearray(file.read_bytes())
+    if how == "empty":
+        content = bytearray()
+    elif how == "cut":
+        del content[-3:]
+    elif how == "a bit":
+        content[len(content) // 2] ^= 16
+    elif how == "more":
+        content += b"garbage"
+    elif how == "of another step":
+        content = bytearray(other.read_bytes())
+    file.write_bytes(content)
+    if how == "missing":
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory):
+    "A run of three steps with its last two checkpoints, and what it computed."
+    from mpo_nb.trainer import TrainConfig, Trainer
+    folder = tmp_path_factory.mktemp("three") / "run"
+    Trainer(TrainConfig(output=str(folder), **CONFIG | dict(steps=3, eval_every=0))).fit()
+    return folder, content(folder)
+
+
+DAMAGE = [("model.safetensors", how, True) for how in ("empty", "cut", "a bit", "more", "missing")]
+DAMAGE += [("optimizer.safetensors", "a bit", True), ("state.json", "empty", True), ("state.json", "missing", True), ("tokenizer.json", "a bit", True), (manifest_name, "cut", True)]
+DAMAGE += [(name, "of another step", True) for name in ("optimizer.safetensors", "state.json")]
+# What shows without checksums, in a checkpoint of an earlier version.
+DAMAGE += [("model.safetensors", "cut", False), ("model.safetensors", "missing", False), ("optimizer.safetensors", "empty", False), ("tokenizer.json", "cut", False)]
+DAMAGE += [("state.json", how, False) for how in ("cut", "of another step")]
+
+
+@pytest.mark.parametrize("name, how, manifest", DAMAGE, ids=[f"{n} {h}{'' if m else ', no checksums'}" for n, h, m in DAMAGE])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(name, how, manifest, three_steps, tmp_path):
+    run = Run(shutil.copytree(three_steps[0], tmp_path / "run"))
+    (_, before), (_, newest) = run.checkpoints()
+    if not manifest:
+        for folder in (before, newest):
+            (folder / manifest_name).unlink()
+    assert run.newest() == (3, newest)
+    spoil(newest / name, how, before / name)
+    with pytest.warns(UserWarning, match=f"step-000003.*{name}.*goes on from step 2, the one before it"):
+        assert run.newest() == (2, before)
+    assert (run.checkpoints_path / "damaged-step-000003").is_dir() and [s for s, _ in run.checkpoints()] == [2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.newest() == (2, before)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(three_steps, tmp_path):
+    from mpo_nb.trainer import TrainConfig, Trainer
+    folder = shutil.copytree(three_steps[0], tmp_path / "run")
+    spoil(Run(folder).checkpoints()[-1][1] / "optimizer.safetensors", "a bit", folder)
+    config = TrainConfig(output=str(folder), **CONFIG | dict(steps=3, eval_every=0))
+    with pytest.warns(UserWarning, match="optimizer.safetensors is not what was written"):
+        trainer = Trainer(config)
+    assert trainer.done == 2 and [row["step"] for row in read_lines(folder / "metrics.jsonl")] == [1, 2]
+    trainer.fit()
+    assert content(folder) == three_steps[1]
+    saved = [folder / "checkpoints" / f"step-00000{s}" for s in (2, 3)]
+    assert [p for _, p in Run(folder).checkpoints()] == saved and not damage(saved[1], 3)
+
+
+def test_no_whole_checkpoint_is_one_error_that_names_each(three_steps, tmp_path):
+    from mpo_nb.trainer import TrainConfig, Trainer
+    folder = shutil.copytree(three_steps[0], tmp_path / "run")
+    (folder / "checkpoints/step-000002/model.safetensors").write_bytes(b"")
+    (folder / "checkpoints/step-000003/state.json").unlink()
+    shutil.copytree(folder / "checkpoints/step-000002", folder / "checkpoints/step-000004 (copy)")
+    with pytest.raises(ValueError, match=r"step-000003: state.json is missing; step-000002: model.safetensors is empty.*put a copy of one of them back, or pass overwrite=True"):
+        Trainer(TrainConfig(output=str(folder), **CONFIG | dict(steps=3, eval_every=0)))
+    assert len(list((folder / "checkpoints").glob("step-*"))) == 3, "nothing was moved"
+    Trainer(TrainConfig(output=str(folder), overwrite=True, **CONFIG | dict(steps=3, eval_every=0)))
+
+
+def test_a_reading_run_moves_nothing(three_steps, tmp_path):
+    run = Run(shutil.copytree(three_steps[0], tmp_path / "run"), writes=False)
+    spoil(run.checkpoints()[-1][1] / "state.json", "empty", tmp_path)
+    assert run.newest()[0] == 2 and [s for s, _ in run.checkpoints()] == [2, 3]
+    assert Run(tmp_path / "absent").newest() is None
+
+
+def test_loading_a_damaged_checkpoint_names_the_file(three_steps, tmp_path):
+    import torch
+    from mpo_nb.models import load, load_shape, load_tokenizer
+    folder = shutil.copytree(three_steps[0], tmp_path / "run")
+    (_, before), (_, newest) = Run(folder).checkpoints()
+    with pytest.raises(ValueError, match="is a run folder; pass one of its checkpoints"):
+        load(folder, device="cpu", precision="float32", quiet=True)
+    spoil(newest / "model.safetensors", "a bit", before)
+    with pytest.raises(ValueError, match="damaged checkpoint: model.safetensors is not what was written.*Pass another one, e.g. .*step-000002"):
+        load(newest, device="cpu", precision="float32", quiet=True)
+    for name, read in (("config.json", load_shape), ("tokenizer.json", load_tokenizer)):
+        spoil(newest / name, "cut", before)
+        with pytest.raises(ValueError, match=f"damaged checkpoint: .*{name}"):
+            read(newest)
+    spoil(before / "optimizer.safetensors", "cut", before)
+    with pytest.raises(ValueError, match="optimizer.safetensors cannot be read"):
+        load_optimizer(torch.optim.AdamW([torch.zeros(1)]), before / "optimizer.safetensors")
+
+
+def test_a_damaged_warm_up_goes_on_from_the_checkpoint_before(tmp_path):
+    from mpo_nb.models import load
+    from mpo_nb.mtp import MTPModules, warm_up
+    model, _ = load("tiny", device="cpu", precision="float32", quiet=True)
+    rows = [dict(input_ids=[3, 4, 5, 6, 7, 8, 9, 10]) for _ in range(8)]
+
+    def warm(steps):
+        return warm_up(model, MTPModules(model, 2), rows, steps, batch_size=2, output=str(tmp_path), checkpoint_every=2, progress=False).losses
+    warm(2)
+    first = warm(4)
+    spoil(Run(tmp_path).checkpoints()[-1][1] / "mtp.safetensors", "a bit", tmp_path)
+    with pytest.warns(UserWarning, match="mtp.safetensors is not what was written.*step 2"):
+        assert warm(4) == first
+
+
+# Files of lines
+
+def test_metrics_are_read_whatever_came_over_them(tmp_path):
+    run = Run(tmp_path)
+    run.metrics_path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n\r\n\0\0\0{"step": 2}\n\0\0\n{"step": 3}\n{"ste')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [row["step"] for row in run.metrics] == [1, 2, 3]
+    run.metrics_path.write_bytes(b'{"step": 1}\n{"step": 2, "rew{"step": 2}\n\xff\n5\n{"step": 3}\n')
+    with pytest.warns(UserWarning, match="metrics.jsonl: 3 lines could not be read as JSON objects and are left out, first line 2"):
+        assert [row["step"] for row in run.metrics] == [1, 3]
+    run.metrics_path.write_text('{"step": 1}\n', encoding="utf-16")
+    with pytest.raises(ValueError, match="metrics.jsonl is written in UTF-16"):
+        run.metrics
+    with pytest.raises(ValueError, match=r"line 2\); it was changed"):
+        run.metrics_path.write_bytes(b'{"step": 1}\n{"st\n')
+        read_lines(run.metrics_path)
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"tok', b"\0" * 5000, b"\0\0\n", b'{"step": 3, "to\n', b'{"step": 9}\n', b"x" * 3_000_000])
+def test_going_back_cuts_behind_the_last_step_that_is_kept(tail, tmp_path):
+    "Whatever stands at the end, and wherever blocks of the file begin; what is kept is kept to the byte."
+    run = Run(tmp_path)
+    line = b'{"tokens": ["\\"step\\": 9", "' + b"y" * 300_000 + b'"], "step": %d, "answer": "{}"}\r\n'
+    rows = [line % step for step in (1, 1, 2, 2, 3, 5, 5)]
+    run.traces_path.write_bytes(b"".join(rows) + tail)
+    if tail == b'{"step": 9}\n':
+        run.rewind(9)
+        assert run.traces_path.read_bytes() == b"".join(rows) + tail
+    for step, kept in ((8, 7), (5, 7), (4, 5), (2, 4), (1, 2), (0, 0)):
+        run.rewind(step)
+        assert run.traces_path.read_bytes() == b"".join(rows[:kept])
+    run.traces_path.write_bytes(b"".join(rows) + tail)
+    run.rewind(-1)
+    assert run.traces_path.read_bytes() == b""
+
+
+def test_going_back_reads_only_what_it_drops(tmp_path):
+    run = Run(tmp_path)
+    line = json.dumps(dict(tokens=["token "] * 20_000, step=1)) + "\n"
+    with open(run.traces_path, "w") as f:
+        f.writelines([line] * 200)
+    size = run.traces_path.stat().st_size
+    assert size > 30 * 2**20
+    tracemalloc.start()
+    run.rewind(1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8 * 2**20 and run.traces_path.stat().st_size == size
 
 
 # A disk that is full

@@ -3,6 +3,7 @@ import json
 import math
 import random
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mpo_nb.traces import Trace, load_traces, token_texts
+from mpo_nb.live_runs import Tail
+from mpo_nb.ratio_lab import RatioLab
+from mpo_nb.report import report_html
+from mpo_nb.rollout_browser import RolloutBrowser
+from mpo_nb.runs import made_up_run
+from mpo_nb.traces import Trace, TraceFile, load_spaced, load_traces, token_texts
+from mpo_nb.training_monitor import TrainingMonitor
 
 CORPUS = ["the answer is 12 because 7 + 5 = 12", "思考一下,答案是十二。", "emoji 🙂🙂 and families 👩‍👩‍👧 too", "accents: été, naïve, Straße", r"\boxed{12} <b>&amp;</b>"] * 3
 TEXTS = ["", "a", " leading and trailing ", "the  answer\n\nis\t12", "思考 then 🙂, then 👩‍👩‍👧!", "é e\u0301 ﷽ \u200f", r"$\frac{1}{2}$ <script>alert(1)</script>", "\U0001f9d1\U0001f3fd\u200d\U0001f680"]
@@ -174,3 +181,136 @@ def test_files(tmp_path):
     file.write_text(lines[0] + "not json\n" + lines[1])
     with pytest.raises(ValueError, match="not JSON"):
         load_traces(file)
+
+
+# By step
+
+def record(step: int, text: str = "7+5=12", **more) -> str:
+    return json.dumps(Trace.from_text(text, step=step, **more).to_dict()) + "\n"
+
+
+def test_a_file_is_followed_step_by_step(tmp_path):
+    "It grows, a line is half there, it is cut in place and grows again to the same length, it is replaced, it goes."
+    file = tmp_path / "traces.jsonl"
+    index = TraceFile(file)
+    assert not index.read() and index.steps == []
+    file.write_text(record(1, '"step": 9, {') + record(1) + record(2, answer='{"step": 7}'))
+    assert index.read() and index.steps == [1, 2] and index.count == 3 and index.most == 2 and not index.read()
+    assert [t.text for t in index.traces(1)] == ['"step": 9, {', "7+5=12"]
+    with open(file, "a") as f:
+        f.write(record(3)[:50])
+    assert not index.read() and index.steps == [1, 2]
+    with open(file, "a") as f:
+        f.write(record(3)[50:] + record(2, "late"))
+    assert index.read() and index.steps == [1, 2, 3] and [t.text for t in index.traces(2)] == ["7+5=12", "late"]
+    with open(file, "r+") as f:
+        f.truncate(len(record(1, '"step": 9, {')))
+        f.seek(0, 2)
+        f.write(record(4, "other") * 9)
+    assert index.read() and index.steps == [1, 4] and index.most == 9
+    file.unlink()
+    assert index.read() and index.steps == []
+
+
+def test_metrics_that_were_cut_and_grew_again_are_read_anew(tmp_path):
+    tail = Tail(tmp_path / "metrics.jsonl")
+    tail.path.write_text('{"step": 1, "seconds": 1.0}\n{"step": 2, "seconds": 2.0}\n')
+    tail.read()
+    with open(tail.path, "r+") as f:
+        f.truncate(28)
+        f.seek(0, 2)
+        f.write('{"step": 2, "seconds": 2.5}\n\0\0{"step": 3, "seconds": 3.5}\n')
+    assert tail.read() and [row["seconds"] for row in tail.rows.values()] == [1.0, 2.5, 3.5] and tail.broken == 0
+
+
+def test_steps_are_chosen(tmp_path):
+    run = made_up_run(tmp_path / "run")
+    assert [t.step for t in load_traces(run, steps=3)] == [3] * 4 and [t.step for t in load_traces(run / "traces.jsonl", steps=[5, 2])] == [2] * 4 + [5] * 4
+    with pytest.raises(ValueError, match=r"steps=\[99\].*steps 1 to 6, 6 in all, were"):
+        load_traces(run, steps=[1, 99])
+    for wrong in ("3", [], [1.5], True):
+        with pytest.raises(ValueError, match="as whole numbers"):
+            load_traces(run, steps=wrong)
+    with open(run / "traces.jsonl", "a") as f:
+        f.write("not JSON\n" + record(7))
+    browser = RolloutBrowser(run)
+    assert browser.steps[-1] == 7 and "1 line of traces.jsonl could not be read and is left out" in browser.picture().summary
+    with open(run / "traces.jsonl", "a") as f:
+        f.write('{"tokens": [1], "step": 8}\n')
+    browser.refresh()
+    assert "is no trace: tokens[0]" in browser.picture(step=8).summary and len(browser.responses(6)) == 4
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    "A run of 1,000 steps with 24 MB of traces."
+    run = made_up_run(tmp_path_factory.mktemp("long") / "run", steps=0)
+    line = Trace.from_text("So 7+5=12. " * 60, moved=0.2, advantage=-1.0, step=123456, correct=False, reward=0.0).to_dict()
+    text = json.dumps(line) + "\n"
+    n = (24 << 20) // len(text)
+    with open(run / "traces.jsonl", "w") as f:
+        f.writelines(text.replace("123456", str(1 + i * 1000 // n)) for i in range(n))
+    return run, n
+
+
+def test_a_long_run_is_looked_at_by_step(long_run, tmp_path):
+    run, n = long_run
+    tracemalloc.start()
+    browser = RolloutBrowser(run, pick=1)
+    assert len(browser.steps) == 1000 and browser.count == n and browser.picture().strips
+    page = browser.to_html(tmp_path / "page.html").read_text()
+    for step in range(1, 30):
+        browser.responses(step)
+    TrainingMonitor(run).picture()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 12 * 2**20, f"{most / 2**20:.0f} MB for 24 MB of traces"
+    assert f"run: {n:,} recorded responses, of 1,000 steps. This page holds steps 1, 251, 501, 750, 1000;" in page
+
+
+def test_the_report_of_a_long_run_says_what_it_used(long_run, monkeypatch):
+    run, n = long_run
+    traces, told = load_spaced(run, 2**21)
+    steps = {t.step for t in traces}
+    assert f"of 1,000 recorded steps (24 MiB), {len(steps)} evenly spaced ones are used" == told and 60 < len(steps) < 100 and max(steps) > 950
+    assert load_spaced(run, 2**30)[1] == "" and len({t.step for t in load_spaced(run, 1)[0]}) == 1
+    for module in ("runs", "ratio_lab"):
+        monkeypatch.setattr(f"mpo_nb.{module}.load_spaced", lambda path: load_spaced(path, 2**20))
+    assert "is too long to be read whole: of 1,000 recorded steps" in report_html(run)
+    assert RatioLab(run).picture().summary.count("Of 1,000 recorded steps") == 1
+
+
+# Arguments of another kind
+
+@pytest.mark.parametrize("wrong, said", [(None, "NoneType"), (3, "int"), (b"runs/mpo", "bytes|no Trace"), ("", "is empty"), (["runs/mpo"], "list|no Trace|pass one run folder")])
+def test_no_path_is_said(wrong, said):
+    for look, name in ((load_traces, "path"), (RolloutBrowser, "run"), (RatioLab, "source|path")):
+        with pytest.raises(ValueError, match=f"^({name})(=| holds).*({said})"):
+            look(wrong)
+    if not isinstance(wrong, list):
+        with pytest.raises(ValueError, match="^runs="):
+            TrainingMonitor(wrong)
+        with pytest.raises(ValueError, match="^runs="):
+            report_html(wrong)
+
+
+def test_a_path_that_is_nearly_there(tmp_path):
+    run = made_up_run(tmp_path / "runs" / "mpo", steps=1)
+    for slip in (tmp_path / "runs" / "mop", tmp_path / "rums" / "mpo"):
+        for look in (load_traces, report_html):
+            with pytest.raises(FileNotFoundError, match=f"did you mean '{run}'"):
+                look(slip)
+        assert f"did you mean '{run}'" in RolloutBrowser(slip).picture().summary and f"Did you mean '{run}'" in TrainingMonitor(slip).picture().summary
+    with pytest.raises(FileNotFoundError, match=f"it holds the runs mpo: pass one of them, e.g. '{run}'"):
+        load_traces(tmp_path / "runs")
+    for look, file in ((TrainingMonitor, "metrics.jsonl"), (report_html, "config.json")):
+        with pytest.raises(ValueError, match=f"is a file; pass the run folder that it lies in, e.g. '{run}'"):
+            look(run / file)
+
+
+def test_texts_of_another_kind():
+    for make, said in ((lambda: Trace.from_text(None), "text=None is of type NoneType"), (lambda: Trace.from_text("a", prompt=["b"]), "prompt="), (lambda: Trace.from_text("a", moved="much"), "moved='much'"),
+                       (lambda: Trace("abc"), "tokens='abc' is of type str"), (lambda: Trace.from_model(None, None, "a", "b"), "model=None"), (lambda: Trace.from_model(torch.nn.Linear(1, 1), None, "a", "b"), "tokenizer=None")):
+        with pytest.raises(ValueError, match=said):
+            make()
+    assert Trace.from_text("a\ud83d").text == "a\ufffd" == Trace(["a", "\ud83d"]).text and Trace.from_text("\ud83d\ude42").text == "🙂"

@@ -1,5 +1,6 @@
 "What verl dumps while it trains is read as it was: written by verl's own writers where verl is at hand, and by hand in the forms of its releases."
 import ast
+import gzip
 import importlib.util
 import json
 import math
@@ -203,6 +204,60 @@ def test_load_traces_finds_out_whose_they_are(tmp_path):
     (tmp_path / "out" / "completions").mkdir(parents=True)
     pandas.DataFrame(dict(step=[5], prompt=["a"], completion=["b"], exact=[1.0], advantage=[0.5])).to_parquet(tmp_path / "out" / "completions" / "completions_00005.parquet")
     assert [t.text for t in load_traces(tmp_path / "out")] == ["b"] == [t.text for t in load_traces(tmp_path / "out" / "completions" / "completions_00005.parquet")]
+
+
+VERL = dict(input="7+5?", output="12", score=1.0, step=10)
+
+
+@pytest.mark.parametrize("content, told", [
+    (json.dumps(VERL), [("7+5?", "12", 1.0, 10)]), # a last line without its end
+    ("\ufeff" + json.dumps(VERL) + "\r\n\r\n", [("7+5?", "12", 1.0, 10)]),
+    (json.dumps(VERL) + "\n\0\0\0", [("7+5?", "12", 1.0, 10)]),
+    (json.dumps(VERL | dict(output="1\ud83d2")), [("7+5?", "1\ufffd2", 1.0, 10)]),
+    (json.dumps(VERL | dict(input=[dict(role="system", content="Add."), dict(role="user", content="7+5?")])), [("system: Add.\nuser: 7+5?", "12", 1.0, 10)]),
+    (json.dumps(VERL | dict(output=[dict(role="assistant", reasoning="Add.", content="12")])), [("7+5?", "Add.\n\n12", 1.0, 10)]),
+    (json.dumps(VERL | dict(score="1", step="10", length=57)), [("7+5?", "12", 1.0, 10)]),
+    (json.dumps(VERL | dict(score=True, step=10.0)), [("7+5?", "12", 1.0, 10)]),
+    (json.dumps(VERL | dict(output=12, step=None)), [("7+5?", "12", 1.0, 9)]),
+    ("", []), ("\n\n", [])])
+def test_odd_but_readable(content, told, tmp_path):
+    for name, data in (("9.jsonl", content.encode()), ("9.jsonl.gz", gzip.compress(content.encode()))):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_bytes(data)
+        for traces in (load_verl_rollouts(folder), load_traces(folder)):
+            assert [(t.prompt, t.text, t.reward, t.step) for t in traces] == told
+
+
+def test_scores_that_some_rows_lack(tmp_path):
+    (tmp_path / "1.jsonl").write_text('{"input": "a", "output": "b", "score": NaN}\n{"input": "a", "output": "c"}\n{"input": "a", "output": "d", "score": ""}\n{"input": "a", "output": "e", "score": 1, "acc": "1"}')
+    traces = load_verl_rollouts(tmp_path, pass_mark=1)
+    assert [math.isnan(t.reward) for t in traces] == [True] * 3 + [False] and [t.correct for t in traces] == [None] * 3 + [True]
+    (tmp_path / "1.jsonl").write_text(json.dumps(VERL | dict(score="good")))
+    with pytest.raises(ValueError, match="record 1 of .*1.jsonl has score='good', which is no number"):
+        load_verl_rollouts(tmp_path)
+
+
+def test_odd_files_are_named(tmp_path):
+    file, line = tmp_path / "1.jsonl", json.dumps(VERL)
+    for content, said in ((line.encode("utf-16"), "is written in UTF-16"), (f"{line}\n{line[:9]}\n{line}".encode(), "line 2 of .*1.jsonl is not JSON")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            load_traces(tmp_path)
+    file.write_text(f"{line}\n{line[:9]}")
+    with pytest.warns(UserWarning, match="1.jsonl ends in the middle of a line"):
+        assert len(load_verl_rollouts(tmp_path)) == 1
+    (tmp_path / "2.jsonl.gz").write_bytes(gzip.compress(line.encode() * 99)[:-9])
+    with pytest.raises(ValueError, match="2.jsonl.gz is no whole gzip file"):
+        load_verl_rollouts(tmp_path / "2.jsonl.gz")
+    (tmp_path / "2.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+    os.utime(tmp_path / "2.jsonl.gz", (1e9, 1e9))
+    file.write_text(line)
+    with pytest.warns(UserWarning, match="2.jsonl.gz is older than 1.jsonl"):
+        assert len(load_verl_rollouts(tmp_path)) == 2
+    for wrong, said in ((None, "path=None is of type NoneType"), (3, "path=3"), ([tmp_path], "is a list; pass one path"), ("", "path='' is empty")):
+        with pytest.raises(ValueError, match=said):
+            load_verl_rollouts(wrong)
 
 
 def test_what_is_wrong_is_said(tmp_path):

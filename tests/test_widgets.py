@@ -14,6 +14,7 @@ from mpo_nb.losses import policy_loss
 from mpo_nb.block_explorer import rule_blocks, rules
 from mpo_nb.credit_explorer import carried_out, differing, moved_loss, spaces
 from mpo_nb.strip import signed, token_strip
+from mpo_nb.report import write_report
 from mpo_nb.traces import Trace
 from mpo_nb.widget_base import Explorer, Panel, View
 from mpo_nb.widget_parts import Control, strip_state, strip_template
@@ -246,3 +247,45 @@ def test_a_change_is_quick(explorer):
             shown.live["k"].value = k
             times.append(time.process_time() - start)
         assert min(times) < bound, f"{T} tokens: {times}"
+
+
+# Files that a user names
+
+def test_pages_go_where_they_can(tmp_path):
+    explorer = CreditExplorer(Trace.from_text("7+5=12"))
+    for name, written in (("page.html", "page.html"), ("page", "page.html"), ("deep/er/page.htm", "deep/er/page.htm"), ("PAGE.HTML", "PAGE.HTML")):
+        assert explorer.to_html(tmp_path / name, {}) == tmp_path / written and (tmp_path / written).read_text().startswith("<!doctype html>")
+    (tmp_path / "page.html").write_text("earlier")
+    assert "earlier" not in explorer.to_html(str(tmp_path / "page.html"), {}).read_text()
+    assert not list(tmp_path.rglob(".writing*"))
+
+
+@pytest.mark.parametrize("path, said", [
+    ("", "path='' is empty"), (None, "path=None is of type NoneType"), (3, "path=3 is of type int"), (["a.html"], "is a list; pass one path"), ("{folder}", "is a folder; name a file in it, e.g. '{folder}/report.html'"),
+    ("{folder}/new/", "is a folder; name a file"), ("{folder}/metrics.jsonl", "ends in '.jsonl', but what is written is HTML; end it in .html"), ("{folder}/taken/page.html", "'{folder}/taken' is a file"),
+    ("{folder}/" + "n" * 300 + ".html", "can be no file"), ("a\0b.html", "NUL"), ("~nobody-here/page.html", "no such home folder")])
+def test_paths_that_take_no_page_are_refused_before_any_work(path, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(CreditExplorer, "html", lambda *a: pytest.fail("the page was made first"))
+    (tmp_path / "taken").write_text("a file")
+    fill = lambda text: text.replace("{folder}", str(tmp_path)) if isinstance(text, str) else text
+    explorer = CreditExplorer(Trace.from_text("7+5=12"))
+    for write in (explorer.to_html, lambda p: write_report("runs/none", p)):
+        with pytest.raises(ValueError, match="^path=") as error:
+            write(fill(path))
+        assert fill(said) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_disk_that_takes_no_page_is_named(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="path='.*page.html' could not be written .No space left on device.; choose a folder"):
+        CreditExplorer(Trace.from_text("7+5=12")).to_html(tmp_path / "page.html", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_trace_is_said():
+    for wrong in (None, "7+5=12", 3, [Trace.from_text("a")]):
+        for widget in (BlockExplorer, CreditExplorer):
+            with pytest.raises(ValueError, match="^trace=.*pass a Trace"):
+                widget(wrong)
