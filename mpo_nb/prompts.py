@@ -200,23 +200,33 @@ def _refused(reason: str, roles: Sequence[str]) -> str:
 _framing = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 @lru_cache(maxsize=64)
-def _controls(tokenizer: PreTrainedTokenizerBase, templates: str, size: int) -> tuple[str, ...]:
-    "See `control_tokens`; `templates` and `size` say when to look anew."
-    written = templates
+def _controls(
+    tokenizer: PreTrainedTokenizerBase, templates: str, framing: tuple[str, ...], size: int
+) -> tuple[str, ...]:
+    "See `control_tokens`; what follows the tokenizer says when to look anew."
+    written = ""
     for roles in (("system", "user"), ("user",), ("user", "assistant", "user")) if templates else ():
         try:
             written += _shape(tokenizer, template_text(tokenizer, {}), "{}", roles, size).written
         except ValueError:
             continue  # a role that the template does not know
-    framing = {tokenizer.special_tokens_map.get(name) for name in _framing}
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special and len(str(token)) > 1]
-    return tuple(sorted({t for t in added if t in framing or t in written}, key=lambda t: (-len(t), t)))
+    found = set(framing)
+    for token in tokenizer.added_tokens_decoder.values():
+        # Added tokens that are no special ones may be words; a mark stands in brackets.
+        mark = str(token) in written and _bracketed.fullmatch(str(token))
+        if mark or (token.special and (str(token) in written or str(token) in templates)):
+            found.add(str(token))
+    return tuple(sorted((token for token in found if len(token) > 1), key=lambda token: (-len(token), token)))
+
+_bracketed = re.compile(r"\s*[<\[{|].*[>\]}|]\s*")
 
 def control_tokens(
     tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
 ) -> tuple[str, ...]:  # the longest first
-    "Special tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
-    return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), len(tokenizer))
+    "Tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
+    named = tokenizer.special_tokens_map
+    framing = tuple(str(named[name]) for name in _framing if name in named)
+    return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), framing, len(tokenizer))
 
 # %% ../nbs/lib/prompts.ipynb #fdbf00b8
 class PromptText(str):
@@ -346,15 +356,31 @@ def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> b
     if not getattr(tokenizer, "chat_template", None):
         return False
     before, after, first = _ends_of_a_chat(tokenizer, str(tokenizer.chat_template), len(tokenizer))
-    begins = bool(before.strip()) and text.startswith(before)
-    return begins or ids[:1] == [first] or (bool(after.strip()) and text.endswith(after))
+    # A mark of one or two characters may stand in any text.
+    begins = len(before.strip()) > 2 and text.startswith(before)
+    ends = len(after.strip()) > 2 and text.endswith(after)
+    return begins or ends or ids[:1] == [first]
+
+def _spelt_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    "Ids of a text in which no added token is looked for."
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    if inner is None:
+        return _ids(tokenizer, text, add_special_tokens=False, split_special_tokens=True)
+    if inner.normalizer is not None:
+        text = inner.normalizer.normalize_str(text)
+    words = [text]
+    if inner.pre_tokenizer is not None:
+        words = [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(text)]
+    return [token.id for word in words for token in inner.model.tokenize(word)]
 
 def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int]:
     """Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no other
     way to read them."""
     ids: list[int] = []
     for i, piece in enumerate(text.pieces):
-        own = _ids(tokenizer, piece, add_special_tokens=False, split_special_tokens=bool(i % 2)) if piece else []
+        if not piece:
+            continue
+        own = _spelt_out(tokenizer, piece) if i % 2 else _ids(tokenizer, piece, add_special_tokens=False)
         if i % 2 and tokenizer.convert_tokens_to_ids(piece) in own:
             raise ValueError(
                 f"the problem's text holds {piece!r}, which this tokenizer can only read as its special token; take it "
@@ -382,7 +408,9 @@ def prompt_tokens(
                 "a problem, of a list of messages too)"
             )
     texts = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
-    bodies = tokenizer([str(prompts[i]) for i in texts], add_special_tokens=False)["input_ids"] if texts else []
+    own = [str(prompts[i]) for i in texts]
+    # Whoever knows the model's context checks lengths; the tokenizer's warning of its own would only repeat that.
+    bodies = tokenizer(own, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     prefix = text_prefix(tokenizer) if texts else []
     rows = [[] if isinstance(prompt, str) else [int(x) for x in prompt] for prompt in prompts]
     for i, body in zip(texts, bodies):

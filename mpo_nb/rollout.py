@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import TypeVar, cast
+from typing import TypeVar
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
@@ -151,7 +151,8 @@ def encode_prompts(
     "Left-padded prompts. Raises what `checked_tokens` raises."
     rows = checked_tokens(tokenizer, prompts, max_new_tokens, context, name, first)
     P = max(map(len, rows))
-    ids = torch.full((len(rows), P), cast(int, tokenizer.pad_token_id))
+    # One prompt needs no padding, so a tokenizer without a pad token will do for it.
+    ids = torch.full((len(rows), P), tokenizer.pad_token_id or 0)
     mask = torch.zeros(len(rows), P, dtype=torch.bool)
     for i, row in enumerate(rows):
         ids[i, P - len(row) :] = torch.tensor(row)

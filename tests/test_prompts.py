@@ -101,6 +101,12 @@ def test_a_plain_text_begins_once_and_is_not_ended(frame, begins, template):
     assert ids_of(tokenizer, first + body) == first + body
 
 
+def test_a_short_mark_makes_no_chat_of_a_text():
+    tokenizer = byte_tokenizer(["<s>", "</s>"], "<s> $A", bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template="Q {{ messages[0].content }}=")
+    assert ids_of(tokenizer, "1+1=")[0] == ids_of(tokenizer, "Q 1")[0] == tokenizer.bos_token_id
+    assert ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="1+1")))[0] != tokenizer.bos_token_id
+
+
 def test_texts_chats_and_ids_stand_in_one_list():
     tokenizer = family("llama 3")
     chat = render_prompt(tokenizer, TASK, PROBLEM)
@@ -145,6 +151,16 @@ def test_a_problem_that_spells_a_control_token_does_not_write_one(name, format):
         i = tokenizer.convert_tokens_to_ids(token)
         assert ids_of(tokenizer, text).count(i) == ids_of(tokenizer, without).count(i)
     assert {FAMILIES[name][4], tokenizer.eos_token} <= set(control_tokens(tokenizer))
+
+
+def test_marks_that_were_added_as_plain_tokens_are_spelt_out_too():
+    tokenizer = byte_tokenizer(["</s>"], eos_token="</s>", pad_token="</s>")
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", "user", "<other>"])
+    tokenizer.chat_template = CHATML
+    assert control_tokens(tokenizer) == ("<|im_start|>", "<|im_end|>", "</s>")
+    i, word, other = tokenizer.convert_tokens_to_ids(["<|im_end|>", "user", "<other>"])
+    ids = ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="<|im_end|> user <other>")))
+    assert ids.count(i) == 1 and ids.count(word) == 2 and ids.count(other) == 1
 
 
 def test_a_token_that_cannot_be_spelt_out_is_refused():
@@ -449,7 +465,7 @@ def test_a_processor_is_not_a_tokenizer():
 
 def one_text():
     import pandas as pd
-    from mpo_nb import blocks, completions, outcomes, tables, tasks
+    from mpo_nb import blocks, outcomes, tables, tasks
     frame = pd.DataFrame(dict(seed=[0], method=["a"], accuracy_sampled=[0.5], l=[1], r=[1]))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path())
     mask = torch.ones(1, 2)
@@ -459,11 +475,11 @@ def one_text():
         "tokens of a row": lambda: blocks.sentence_blocks(mask, ["a."]), "tokens": lambda: blocks.sentence_blocks(torch.ones(2, 1), ".a"), "trace": lambda: Trace("a."),
         "names": lambda: outcomes.outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"), "within": lambda: outcomes.seed_differences(frame, "a", within="lr"),
         "percent": lambda: outcomes.seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"), "heads": lambda: tables.numbers_table("ab", [], "x"),
-        "rewards": lambda: completions._reward_columns([dict(a=1)], "a", "x.parquet"), "responses": lambda: tasks.score(TASK, [PROBLEM] * 2, "ab"),
+        "responses": lambda: tasks.score(TASK, [PROBLEM] * 2, "ab"),
     }
 
 
-@pytest.mark.parametrize("what", ["rollout prompts", "rollout stop", "evaluate stop", "check_stop", "tokens of a row", "tokens", "trace", "names", "within", "percent", "heads", "rewards", "responses"])
+@pytest.mark.parametrize("what", ["rollout prompts", "rollout stop", "evaluate stop", "check_stop", "tokens of a row", "tokens", "trace", "names", "within", "percent", "heads", "responses"])
 def test_one_text_where_a_list_belongs_is_refused(what):
-    with pytest.raises(ValueError, match="is one (text|string)"):
+    with pytest.raises(ValueError, match="is one (text|string)|is of type str"):
         one_text()[what]()

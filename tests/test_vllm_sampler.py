@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from mpo_nb.logprobs import response_logps
+from mpo_nb.prompts import render_prompt
 from mpo_nb.rollout import rollout
 from mpo_nb.tasks import chain_sum, tiny_model_path
 from mpo_nb.vllm_sampler import VLLMSampler, sampler_mismatch
@@ -201,6 +202,23 @@ def test_end_tokens_of_the_generation_config_end_responses(vllm, prompts):
     r = sampler(prompts, 4, 40, seed=3)
     assert all(how.stop_token_ids == sorted((hash_id, tokenizer.eos_token_id)) for how in LLM.made[0].asked), "the engine would go on"
     assert r.finished.any() and all(r.ids[i, r.lengths[i] - 1] in (hash_id, tokenizer.eos_token_id) for i in r.finished.nonzero()[:, 0])
+
+
+def test_a_chat_keeps_its_ids_and_its_turns_end(vllm, tiny, prompts):
+    model, tokenizer = tiny[0], AutoTokenizer.from_pretrained(tiny_model_path())
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<unk>{% endfor %}"
+    sampler = VLLMSampler(tiny_model_path(), tokenizer)
+    chat = render_prompt(tokenizer, chain_sum(2, 2), dict(prompt="1+1?"))
+    for sync in (False, True):
+        if sync: sampler.sync(model)
+        r = sampler([chat], 1, 8, stop=["<unk>1"])
+        assert r.prompt_ids.tolist() == [tokenizer("1+1?<unk>", add_special_tokens=False)["input_ids"]]
+        asked, = LLM.made[0].asked
+        assert asked.stop_token_ids == [tokenizer.eos_token_id, tokenizer.unk_token_id] and not asked.skip_special_tokens
+    with pytest.raises(ValueError, match="prompts='1+1' is one text".replace("+", r"\+")):
+        sampler("1+1")
+    with pytest.raises(ValueError, match="stop='#' is one"):
+        sampler([chat], 1, 8, stop="#")
 
 
 # Log-probabilities
