@@ -154,7 +154,7 @@ def _brace_powers(text: str) -> str:
         at = power.start() + 2
     return text
 
-# %% ../nbs/lib/answers.ipynb #253f8bad
+# %% ../nbs/lib/answers.ipynb #b9580742
 _DELIMITED = re.compile(r"^(?:\\\((?P<a>.*)\\\)|\\\[(?P<b>.*)\\\]|\$\$(?P<c>.*)\$\$)$", re.DOTALL)
 _SIZE = r"left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|bigg|Bigg|big|Big"
 _STYLE = r"displaystyle|textstyle|limits|bf|rm|it|sf|tt|bfseries|boldmath|large|Large|normalsize|small|mathstrut"
@@ -168,8 +168,10 @@ _REWRITES = [(re.compile(pattern), plain) for pattern, plain in [
     (rf"(?<![A-Za-z\\])({'|'.join(_FUNCTIONS)})(?=[\s(_^])", r"\\\1"),
     (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
     (r"\\(?:leqslant|leqq|leq)(?![A-Za-z])|<=", r"\\le "), (r"\\(?:geqslant|geqq|geq)(?![A-Za-z])|>=", r"\\ge "),
-    (r"\\neq(?![A-Za-z])|\\not\s*=|!=", r"\\ne "), (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"), (r"==", "="),
+    (r"\\neq(?![A-Za-z])|\\not\s*=|(?<![\d)}])!=", r"\\ne "),
+    (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"), (r"==", "="),
     (r"\\times(?![A-Za-z])|\*(?!\*)(?<!\*\*)|(?<=\d)\s[xX]\s?(?=10\s*\^)", r"\\cdot "), (r"\*\*", "^"),
+    (r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])", r"\1 \\cdot 10^{\2}"),
     (r"\\colon(?![A-Za-z])", ":"), (r"\\(?:ldots|dots|cdots|dotsc|dotsb)(?![A-Za-z])|\.\.\.", r"\\dots "),
     (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
     (r"\\text\{(?:the )?(?:empty|null) set\}|^(?:the )?(?:empty|null) set$", r"\\emptyset "),
@@ -183,8 +185,8 @@ _REWRITES = [(re.compile(pattern), plain) for pattern, plain in [
     (r",?\s*(?:\\text\{(?:and|or)\}|(?<=[\s}),])(?:and|or)(?=[\s(\\]))\s*", ", "),
 ]]  # fmt: skip
 
-# %% ../nbs/lib/answers.ipynb #012fd470
-_NEW_ROW = "\x1e"
+# %% ../nbs/lib/answers.ipynb #4fcda98a
+_NEW_ROW = "\ue000"  # no sign of any text, and no space to a regular expression
 
 def tidy(
     text: str,  # an answer in TeX, Unicode or both, such as r"\dfrac12", "√2" or r"$5\text{ cm}$"
@@ -211,7 +213,7 @@ def tidy(
         text = rf"\{{{text[1:-1]}\}}" if "," in text else text[1:-1].strip()
     return text
 
-# %% ../nbs/lib/answers.ipynb #8b6ca723
+# %% ../nbs/lib/answers.ipynb #5f1d4aa5
 @dataclass(frozen=True)
 class _Numeral:
     "A number as it was written."
@@ -220,14 +222,12 @@ class _Numeral:
     digits: int = 0  # significant ones, where it was written with decimals
 
 _PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)"
-_DECIMAL = re.compile(
-    r"(?P<whole>\d*)(?:\.(?P<part>\d*))?(?:[eE](?P<e>[+-]?\d{1,3})|\\cdot 10\^\{(?P<ten>-?\d{1,3})\})?"
-)
+_DECIMAL = re.compile(r"(?P<whole>\d*)(?:\.(?P<part>\d*))?(?: ?\\cdot ?10\^\{\+?(?P<ten>-?\d{1,3})\})?")
 _FRACTION = re.compile(rf"(?:(?P<whole>\d+) ?)?\\frac\{{(?P<sign>-?)(?P<top>{_PLAIN})\}}\{{(?P<low>{_PLAIN})\}}")
 _SLASH = re.compile(rf"(?:(?P<whole>\d+) )?(?P<top>{_PLAIN}) ?(?:/|\\div) ?(?P<low>{_PLAIN})")
 _REPEATING = re.compile(
     r"(?P<whole>\d*)\.(?P<part>\d{0,30}?)"
-    r"(?:\\overline\{(?P<bar>\d+)\}|\\dot\{?(?P<dot>\d)\}?|\((?P<round>\d+)\)"
+    r"(?:\\overline\{(?P<bar>\d+)\}|\\dot ?\{?(?P<dot>\d)\}?|\((?P<round>\d+)\)"
     r"|(?:(?P<one>\d)(?P=one){2,}|(?P<many>\d{2,12}?)(?P=many)+) ?\\dots)"
 )
 
@@ -238,12 +238,13 @@ def _numeral(text: str) -> _Numeral | None:
     while text[:1] in ("-", "+") and text[:1]:
         sign = -sign if text[0] == "-" else sign
         text = text[1:].strip()
-    text = text.replace(r" \cdot", r"\cdot").replace(r"\cdot  ", r"\cdot ")
+    if re.fullmatch(r"10\^\{-?\d{1,3}\}", text):
+        return _Numeral(sign * Fraction(10) ** int(text[4:-1]))
     if not text or text[0] not in "0123456789.\\":
         return None
     if (m := _DECIMAL.fullmatch(text)) and (m["whole"] or m["part"]):
         part = m["part"] or ""
-        scale = Fraction(10) ** (int(m["e"] or m["ten"] or 0) - len(part))
+        scale = Fraction(10) ** (int(m["ten"] or 0) - len(part))
         digits = (m["whole"] + part).lstrip("0")
         return _Numeral(sign * int(m["whole"] + part) * scale, scale if part else None, len(digits) if part else 0)
     if (m := _FRACTION.fullmatch(text)) or (m := _SLASH.fullmatch(text)):

@@ -49,7 +49,7 @@ def _boxed(text: str) -> str | None:
 
 # %% ../nbs/lib/verify.ipynb #ffaee705
 _SIGN = r"(?P<sign>(?<![\w)\]}])[-\u2212])?(?:\\?[$\u20ac\u00a3]\s?)?"
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\[,!])[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,(?:\\!)?|\{,\}|\\[,!])[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _FRACTION = r"(?:[0-9]+\s?)?\\[dt]?frac\s*(?:\{-?[0-9]+\}\s*\{[0-9]+\}|[0-9]{2})|(?:[0-9]+ )?[0-9]+/[0-9]+"
 _RATIO = r"[0-9]+(?::[0-9]+)+"
 _NUMBER = rf"{_SIGN}(?<![A-Za-z0-9_])(?P<size>(?:{_FRACTION}|{_RATIO}|{_DIGITS})(?:\s?\\?%)?)"
@@ -65,14 +65,13 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 def _signed(number: re.Match[str]) -> str:
     return ("-" if number["sign"] else "") + number["size"]
 
-# %% ../nbs/lib/verify.ipynb #b712427c
+# %% ../nbs/lib/verify.ipynb #041c8557
 _FORMULA = re.compile(
-    r"(?<![\\\w$])\$(?![\s$])(?P<inline>[^$\n]{1,300}?)(?<![\s\\])\$(?![\w$])|\$\$(?P<display>[^$]{1,500})\$\$"
+    r"(?<![\\\w$])\$(?![\s$])(?P<inline>(?:\\\$|[^$\n]){1,300}?)(?<![\s\\])\$(?![\w$])|\$\$(?P<display>[^$]{1,500})\$\$"
     r"|\\\((?P<round>.{1,300}?)\\\)|\\\[(?P<square>.{1,500}?)\\\]", re.DOTALL
 )
-_NOT_EQUAL = re.compile(
-    r"[<>\u2248\u2260\u2264\u2265]|[~!]=|\\(?:[lg]eq?|[lg]t|neq?|approx|sim|in|equiv|to)(?![A-Za-z])"
-)
+_RELATION = re.compile(r"[<>\u2260\u2264\u2265]|\\(?:[lg]eq?|[lg]t|neq?|sim|in|equiv|to)(?![A-Za-z])")
+_EQUALS = re.compile(r"=|\u2248|\\approx(?![A-Za-z])")
 
 def _balanced(text: str) -> bool:
     bare = re.sub(r"\\[{}]", "", text)
@@ -80,19 +79,26 @@ def _balanced(text: str) -> bool:
     return opened == closed and bare.count("{") == bare.count("}")
 
 def _right_side(formula: str) -> str | None:
-    "What a formula says: all of it, or what stands behind its last equals sign; a lone number without its currency."
-    if "=" in formula and not _NOT_EQUAL.search(formula):
-        formula = re.split(r"\\\\|\\end\{(?:align|gather|split)", formula.rpartition("=")[2])[0]
+    "What a formula says: all of it, or the last side of an equation with a digit; a lone number without its currency."
+    table = re.search(r"\\begin\{\w*(?:matrix|array|cases)", formula)
+    if not _RELATION.search(formula):
+        sides = _EQUALS.split(formula)
+        last = next((side for side in reversed(sides) if re.search("[0-9]", side)), formula)
+        equation_of_zero = last.strip(". ") == "0" and re.search(r"[A-Za-z][^=]*[+\-^]|[+\-^][^=]*[A-Za-z]", sides[0])
+        formula = formula if equation_of_zero else last
+    if re.search(r"\\\\|\\end", formula) and not table:  # lines of a calculation
+        formula = re.split(r"\\\\|\\end", formula)[0]
     formula = formula.strip().rstrip(".,;: ")
     if number := _LAST_NUMBER.fullmatch(formula):
         return _signed(number)
     return formula if formula and _balanced(formula) else None
 
-# %% ../nbs/lib/verify.ipynb #9541a378
+# %% ../nbs/lib/verify.ipynb #8f8c54fa
 _OPERATOR = r"[+*/\u00d7\u00b7\u22c5\u00f7\u00b1]"
 _FUNCTION = r"(?:sqrt|log|ln|sin|cos|tan|sec|csc|cot|exp|arcsin|arccos|arctan|lim|gcd|lcm)"
 _SCALE = r"(?:hundred|thousand|million|billion|trillion|dozen)(?![A-Za-z])"
 _VARIABLE = r"(?<![A-Za-z'])[b-hj-zB-HJ-Z]|\d[a-z]"  # an English a or I is none
+_SUFFIX = "(?:st|nd|rd|th|k?gs?|mg|[cmk]?m|ml|mL|L|lbs?|oz|ft|h|hrs?|mins?|s|secs?|mph|kmh|kph|years?|min)"
 _LEADS = re.compile(rf"""(?:
     [\^_][{{(]*  # an exponent, an index
     |(?<!\\)\\(?!text|quad|approx|because|therefore|boxed|[a-z]?frac\d)[A-Za-z]+\s*(?:\[[^\]]*\])?[{{(\s]*  # a command
@@ -105,8 +111,8 @@ _LEADS = re.compile(rf"""(?:
 _FOLLOWS = re.compile(rf"""
     \s?\^|_|\s*\\(?:times|cdot|div|sqrt|[dt]?frac|pi|pm|theta|alpha|beta|text|mathrm|log|ln|sin|cos|tan)
     |\s*[\u00d7\u00b7\u22c5\u00f7\u221a\u03c0\u00b1\u00b0\u00b2\u00b3]
-    |(?<!\*){_OPERATOR}(?=[\w(\\{{])|[ ]{_OPERATOR}[ ](?=[\w(\\{{])
-    |!(?=[\w*/^+)])|\((?=[\w\\])|(?!(?:st|nd|rd|th)\b)[A-Za-z]
+    |(?<!\*){_OPERATOR}(?=[\d(\\{{]|[A-Za-z](?![A-Za-z]))|[ ]{_OPERATOR}[ ](?=[\d(\\{{]|[A-Za-z](?![A-Za-z]))
+    |!(?=[\w*/^+)])|\((?=[\w\\])|(?!{_SUFFIX}(?![A-Za-z]))[A-Za-z]
     |[ ]?[-\u2212][ ]?(?:[b-hj-z](?![A-Za-z'])|\\[a-z])|[ ](?:x[ ]10|[b-hj-z](?![A-Za-z'])|pi\b|{_SCALE})
     """, re.VERBOSE)  # fmt: skip
 _SMALL_WORDS = "is|of|to|in|it|so|or|if|at|by|we|he|no|on|as|an|be|my|up|do|go|me|us|am|ok"
@@ -117,7 +123,7 @@ _ATOM = rf"""(?:\\(?:text|mathrm)\{{[^{{}}]*\}}|\\(?:[A-Za-z]+|[{{}},;:!\ ])|\d+
     |[\u00b2\u00b3\u00b9\u2070-\u209f])"""
 _RUN = re.compile(rf"{_ATOM}(?:[ \t]*{_ATOM})*", re.VERBOSE)
 
-# %% ../nbs/lib/verify.ipynb #c9a2956a
+# %% ../nbs/lib/verify.ipynb #5d449b1f
 _OPENED = re.compile(r"(?<![\w}])[(\[][^()\[\]\n]*,\s*$")
 _CLOSED = re.compile(r"[^()\[\]\n,]*[)\]]")
 
@@ -132,8 +138,8 @@ def _tuple(before: str, after: str) -> str | None:
 def _last_number(text: str) -> str | None:
     "The last number, or the whole expression that it is a piece of; None where the expression's ends are not clear."
     found = _last(_LAST_NUMBER, text)
-    if found is None:
-        return None
+    if found is None or found.end() - found.start() > 500:
+        return found and _signed(found)
     for formula in _FORMULA.finditer(text, max(0, found.start() - 600), found.end() + 600):
         inner = next(part for part in formula.groups() if part is not None)
         if formula.start() <= found.start() and found.end() <= formula.end() and _balanced(inner):
@@ -146,7 +152,8 @@ def _last_number(text: str) -> str | None:
     line = max(text.rfind("\n", 0, found.start()) + 1, found.start() - 200)
     for run in _RUN.finditer(text, line, found.end() + 200):
         if run.start() <= found.start("size") and found.end() <= run.end():
-            return _right_side(re.sub("^[-*] ", "", run[0]))
+            written = run[0].rpartition(">>")[2]  # behind a calculation as GSM8K notes it
+            return _right_side(re.sub("^[-*] ", "", written))
     return None
 
 # %% ../nbs/lib/verify.ipynb #b92b6e41
@@ -207,12 +214,15 @@ def _fork(workers: dict[socket.socket, int]) -> None:
     there.close()
     workers[here] = process
 
-# %% ../nbs/lib/verify.ipynb #801e577d
-def _dismiss(workers: dict[socket.socket, int], channel: socket.socket) -> None:
+# %% ../nbs/lib/verify.ipynb #edc08133
+def _dismiss(workers: dict[socket.socket, int], channel: socket.socket, alive: bool) -> bool:
+    "The end of a worker that is alive, or has closed its side; whether a signal ended it."
     process = workers.pop(channel)
     channel.close()
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    if alive:
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return os.WIFSIGNALED(status)
 
 def _hand_out(
     waiting: deque[str],
@@ -231,26 +241,33 @@ def _hand_out(
             idle.sendall(waiting[0].encode() + b"\n")
             busy[idle] = waiting.popleft(), _used(workers[idle])
         except OSError:  # it ended while it had nothing to do
-            _dismiss(workers, idle)
+            _dismiss(workers, idle, alive=False)
 
 def _collect(
     ready: socket.socket,
+    waiting: deque[str],
     workers: dict[socket.socket, int],
     busy: dict[socket.socket, tuple[str, float]],
     slow: set[socket.socket],
+    again: set[str],
 ) -> None:
-    "A worker's reply, passed on; a worker that is at its end has given a wrong answer."
+    "A worker's reply, passed on. One that its watchdog ended has answered wrong; one that was killed is asked again."
     question, _ = busy.pop(ready)
     try:
         reply = ready.recv(4096)
     except OSError:
         reply = b""
     if not reply or ready in slow:
-        _dismiss(workers, ready)
+        by_signal = _dismiss(workers, ready, alive=bool(reply))
         slow.discard(ready)
+        if not reply and by_signal and question not in again:
+            again.add(question)
+            waiting.appendleft(question)
+            return
+    again.discard(question)
     os.write(1, reply or (json.dumps([json.loads(question)[0], False]) + "\n").encode())
 
-# %% ../nbs/lib/verify.ipynb #bc3c1518
+# %% ../nbs/lib/verify.ipynb #df16c527
 def _serve(cores: int) -> None:
     "Questions from the pipe that is standard input, replies to the one that is standard output, until the first ends."
     os.write(1, b"ready\n")
@@ -262,6 +279,7 @@ def _serve(cores: int) -> None:
     workers: dict[socket.socket, int] = {}  # the process behind each channel
     busy: dict[socket.socket, tuple[str, float]] = {}  # its question, and what it had used before
     slow: set[socket.socket] = set()
+    again: set[str] = set()  # questions whose worker was killed once
     unread = b""
     while True:
         _hand_out(waiting, workers, busy, slow, cores)
@@ -269,12 +287,12 @@ def _serve(cores: int) -> None:
         ready, _, _ = select.select([sys.stdin, *busy], [], [], pace)
         for channel in ready:
             if isinstance(channel, socket.socket):
-                _collect(channel, workers, busy, slow)
+                _collect(channel, waiting, workers, busy, slow, again)
                 continue
             chunk = os.read(0, 65536)
             if not chunk:  # the process that asks has ended
                 for worker in list(workers):
-                    _dismiss(workers, worker)
+                    _dismiss(workers, worker, alive=True)
                 return
             *lines, unread = (unread + chunk).split(b"\n")
             waiting.extend(line.decode() for line in lines)
@@ -313,7 +331,6 @@ same_answer, algebra = answers.same_answer, answers.algebra
 for example in (r"\\frac{\\sqrt{2}}{3}", r"2\\cdot x^{2}+3(x-1)", r"\\frac{1}{x}-\\sin(2\\pi)"):
     same_answer(example, "x+1", algebra)  # the grammar is built on first use
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-faulthandler.enable()
 gc.freeze()
 """
 
