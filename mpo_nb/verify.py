@@ -328,8 +328,12 @@ spec = importlib.util.spec_from_file_location("answers", source)
 answers = sys.modules["answers"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(answers)
 same_answer, algebra = answers.same_answer, answers.algebra
-for example in (r"\\frac{\\sqrt{2}}{3}", r"2\\cdot x^{2}+3(x-1)", r"\\frac{1}{x}-\\sin(2\\pi)"):
-    same_answer(example, "x+1", algebra)  # the grammar is built on first use
+examples = (
+    r"\\frac{3\\sqrt{2}}{4}", r"2\\cdot x^{2}+3(x-1)", r"\\frac{1}{x}-\\sin(2\\pi)", r"-\\frac{\\pi}{6}", "x^{3}+3x-6",
+    r"1+2\\sqrt{3}", "(a+5)(b+2)", "6-5i", r"\\frac{x^{2}}{2y}", "a/(b+1)",
+)
+for example in examples:
+    same_answer(example, "x+1", algebra)  # the grammar learns from each: a worker starts with what was learnt here
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
 gc.freeze()
 """
