@@ -13,7 +13,7 @@ from typing import Any
 from .checks import check_options
 from .data import Source, apart, cell_text, fill, read_rows, take
 from .tasks import Task
-from .verify import extract_answer, math_equal
+from .verify import extract_answer, math_equal_each
 
 # %% ../nbs/lib/math_tasks.ipynb #0f728eac
 gsm8k_template = "{question}\n\nThink step by step, and end with the final number after ####."
@@ -31,17 +31,31 @@ def math_format(problem: dict[str, Any], response: str) -> bool:
     "Whether a response has a \\boxed{...} with something in it."
     return "\\boxed" in response and bool(extract_answer(response[response.index("\\boxed"):]))
 
-def math_reward(formatted: Callable[[dict[str, Any], str], bool], # the task's judge of form
-                require_format: bool, # whether a right answer in the wrong form counts
-                ) -> Callable[[dict[str, Any], str], float]:
-    "reward(problem, response): 1.0 for the right answer, else 0.0."
-    def reward(problem: dict[str, Any], response: str) -> float:
-        return float((not require_format or formatted(problem, response)) and math_equal(response, problem["answer"]))
+def math_reward(
+    formatted: Callable[[dict[str, Any], str], bool],  # the task's judge of form
+    require_format: bool,  # whether a right answer in the wrong form counts
+) -> Callable[[Any, Any], Any]:  # for one problem and its response a number, for lists of both a list
+    "reward(problem, response) or reward(problems, responses): 1.0 for the right answer, else 0.0."
+
+    def rewards(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
+        equal = math_equal_each(responses, [problem["answer"] for problem in problems])
+        if require_format:
+            equal = [e and formatted(p, r) for e, p, r in zip(equal, problems, responses)]
+        return [float(right) for right in equal]
+
+    def reward(problem: Any, response: Any) -> Any:
+        if isinstance(problem, dict):
+            return rewards([problem], [response])[0]
+        return rewards(problem, response)
+
     return reward
 
 # %% ../nbs/lib/math_tasks.ipynb #9f89a892
 def _task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], formatted: Callable[[dict[str, Any], str], bool], require_format: bool, description: str, room: int) -> Task:
-    return Task(name, apart(train, test), test, math_reward(formatted, require_format), description=description, plain=plain_frame, stop=plain_stop, formatted=formatted, max_new_tokens=room)
+    return Task(
+        name, apart(train, test), test, math_reward(formatted, require_format), batched=True, description=description,
+        plain=plain_frame, stop=plain_stop, formatted=formatted, max_new_tokens=room,
+    )
 
 def gsm8k(train: Source | None = None, # a file with the columns question and answer; None for the hub
           test: Source | None = None, # the same, held out
