@@ -8,7 +8,7 @@ __all__ = ['refused_families', 'why_refused', 'check_family', 'evaluating', 'tri
 
 # %% ../nbs/lib/families.ipynb #fa000004
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
 import torch
@@ -90,12 +90,12 @@ def check_sampling(model: CausalLM, # on its device
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     name, type_ = type(base).__name__, model.config.model_type
     remedy = "choose a family that the page 'Model families' lists as one that works, or tell us of this one"
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
     try:
-        with evaluating(model), torch.autocast(next(model.parameters()).device.type, enabled=False): found = trial(model)
+        with evaluating(model), torch.autocast(next(model.parameters()).device.type, enabled=False) if exact else nullcontext(): found = trial(model)
     except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError, LookupError) as error:
         if out_of_memory(error): return # which sampling knows how to mend
         raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: a first trial ended in {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; {remedy}") from error
-    exact = all(p.dtype == torch.float32 for p in model.parameters())
     worst = float(found.max()) if exact else float(found.median())
     if worst > (0.01 if exact else 0.5): raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: with padding and a cache its logits are up to {worst:.2g} standard deviations from those of the text alone; {remedy}")
     _tried.add(model)

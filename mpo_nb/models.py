@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['dtypes', 'model_source', 'adapter_base', 'saved_rows', 'check_vocabulary', 'load_shape', 'load_tokenizer',
-           'resolve_device', 'check_adapters', 'add_lora', 'adapters_off', 'master_weights', 'changed_weights',
-           'take_over', 'frozen_copy', 'load', 'describe_model', 'AdapterFiles', 'load_state', 'save_merged']
+           'resolve_device', 'check_adapters', 'add_lora', 'adapters_off', 'is_packed', 'master_weights',
+           'changed_weights', 'take_over', 'frozen_copy', 'load', 'describe_model', 'AdapterFiles', 'load_state',
+           'save_merged']
 
 # %% ../nbs/lib/models.ipynb #f0f58330
 import importlib.util
@@ -21,6 +22,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import quiet_files
@@ -90,7 +92,8 @@ def saved_rows(model: str | Path, # as for `load`
     if file.is_file():
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():
-                if name.endswith(".weight") and name.split(".")[-2] in _embedding_names: return int(tensors.get_slice(name).get_shape()[0])
+                plain = name.replace(".base_layer", "") # under adapters of its own
+                if plain.endswith(".weight") and plain.split(".")[-2] in _embedding_names: return int(tensors.get_slice(name).get_shape()[0])
     return saved_rows(base)
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, # whose tokens the model is to read and write
@@ -187,7 +190,8 @@ def adapters_off(model: CausalLM, # with adapters
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 # %% ../nbs/lib/models.ipynb #d1698220
-def _packed(model: CausalLM) -> bool:
+def is_packed(model: CausalLM, # as it is handed over
+              ) -> bool:
     "Whether some weights are not numbers that can be trained."
     return any(not p.is_floating_point() or p.dtype.itemsize < 2 for p in model.parameters()) or any("qweight" in name for name, _ in model.named_buffers())
 
@@ -196,8 +200,8 @@ def master_weights(model: CausalLM, # changed in place
                    ) -> None:
     "Trained weights in float32, with a warning where they were not. Raises ValueError where nothing can be trained."
     trained = [p for p in model.parameters() if p.requires_grad]
-    if _packed(model) and not isinstance(model, PeftModel): raise ValueError("model has packed (quantised) weights, which cannot be trained; set lora_rank, e.g. 16")
-    if not trained: raise ValueError("model has no weight that is trained (requires_grad is False everywhere); load adapters with PeftModel.from_pretrained(..., is_trainable=True), or set lora_rank")
+    if is_packed(model) and not isinstance(model, PeftModel): raise ValueError("model has packed (quantised) weights, which cannot be trained; set lora_rank, e.g. 16")
+    if not trained: raise ValueError("model has no weight that is trained (requires_grad is False everywhere); call model.requires_grad_(True) to train all of it, load adapters with PeftModel.from_pretrained(..., is_trainable=True), or set lora_rank")
     halves = (torch.bfloat16, torch.float16)
     small = [p for p in trained if p.dtype in halves]
     frozen = [p for p in model.parameters() if not p.requires_grad and p.dtype in halves and p.dtype != dtypes[precision]]
@@ -222,6 +226,11 @@ def _base_files(name: str) -> list[Path]:
     cached = [Path(file) for file in found if isinstance(file, str)]
     return sorted(cached[0].parent.glob("model*.safetensors")) if cached else []
 
+def _rounded_from(here: Tensor, there: Tensor) -> bool:
+    "Whether weights are those of the file, perhaps rounded to a type of 16 bits on their way."
+    kinds = (kind for kind in (here.dtype, *dtypes.values()) if torch.equal(here.to(kind).to(here.dtype), here))
+    return any(torch.equal(there.to(kind).to(here.dtype), here) for kind in kinds)
+
 def changed_weights(model: CausalLM, # plain or with adapters
                     ) -> list[str]: # names; empty where the base does not lie here, or all is the same
     "Weights that differ from those of the base that the model names, by their shape or in their first and last row."
@@ -238,7 +247,7 @@ def changed_weights(model: CausalLM, # plain or with adapters
                 there, here = tensors.get_slice(key), weights[key]
                 if list(there.get_shape()) != list(here.shape): found.append(key); continue
                 ends = (slice(0, 1), slice(here.shape[0] - 1, here.shape[0])) if here.ndim else ()
-                if any(not torch.equal(there[end].to(here.dtype), here[end].cpu()) for end in ends): found.append(key)
+                if not all(_rounded_from(here[end].cpu(), there[end]) for end in ends): found.append(key)
     return found
 
 def take_over(model: CausalLM, # changed in place

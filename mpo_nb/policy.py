@@ -27,7 +27,7 @@ from .families import check_family, check_sampling, recompute_layers, without_dr
 from .faults import Interruptible, MemoryBudget
 from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
-from .models import AdapterFiles, adapters_off, check_vocabulary, frozen_copy, load, load_shape, load_state, load_tokenizer, resolve_device, take_over
+from .models import AdapterFiles, adapters_off, check_vocabulary, frozen_copy, is_packed, load, load_shape, load_state, load_tokenizer, resolve_device, take_over
 from .processes import Processes, check_several
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
@@ -82,8 +82,9 @@ class Setup:
         "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
         c, self.saves_embeddings = self.config, False
         if model is None: model, _ = load(c.model, "cpu" if self.in_pieces else str(self.device) if self.processes.many else c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not (c.progress and self.processes.main))
+        elif c.quantization != "none" and not is_packed(model): raise ValueError(f"quantization={c.quantization!r}, but model is handed over with plain weights; load it with quantization={c.quantization!r}, or use quantization='none'")
         else: model, self.saves_embeddings = take_over(model, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets)
-        self.model = model if c.quantization != "none" or self.in_pieces else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
+        self.model = model if is_packed(model) or self.in_pieces else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
         self._prepare_model()
         self._restore()
 
@@ -98,7 +99,7 @@ class Setup:
         c, ahead = self.config, self.recipe.source == "mtp"
         self.mtp = MTPModules(self.model, cast(WindowActions, self.recipe.actions).k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
         without_dropout(self.model)
-        check_sampling(self.model)
+        with self._autocast(): check_sampling(self.model)
         if c.gradient_checkpointing:
             recompute_layers(self.model)
             if self.mtp is not None: self.mtp.gradient_checkpointing()
