@@ -278,6 +278,15 @@ def frozen_copy(model: CausalLM, # as it stands
     return cast(CausalLM, deepcopy(model, cast(Any, same)).eval().requires_grad_(False))
 
 # %% ../nbs/lib/models.ipynb #ab1009e7
+def _merged(model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]) -> CausalLM:
+    "A model with its weights on the device, and its adapters in them: dense ones are added up in float32."
+    base = adapter_base(model)
+    if base is None: return _weights(model, dtype, attention, device, packed)
+    under, rows = _merged(base, dtype if packed else torch.float32, attention, device, packed), saved_rows(model)
+    if rows and rows != under.get_input_embeddings().weight.shape[0]: under.resize_token_embeddings(rows, mean_resizing=False)
+    found = PeftModel.from_pretrained(under, str(Path(str(model)).expanduser())).merge_and_unload()
+    return cast(CausalLM, found if packed else found.to(dtype).requires_grad_(True)) # peft had frozen them
+
 def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adapters too), or a GGUF file
          device: str = "auto", # cpu, cuda, or auto
          precision: str = "auto", # float32, bfloat16, float16, or auto: what this device multiplies fastest
@@ -293,15 +302,9 @@ def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adap
     check_model_options(precision, quantization, attention, lora_rank, training)
     place, tokenizer = resolve_device(device), load_tokenizer(model)
     if precision == "auto": precision = choose_precision(place, load_shape(model).hidden_size)
-    packed, base = _quantized(quantization, precision), adapter_base(model)
+    packed = _quantized(quantization, precision)
     kept = torch.float32 if training and not lora_rank else dtypes[precision]
-    if base is None: found = _weights(model, kept, attention, place, packed)
-    else:
-        under, _ = load(base, device, precision if packed else "float32", quantization=quantization, attention=attention, quiet=True)
-        rows = saved_rows(model)
-        if rows and rows != under.get_input_embeddings().weight.shape[0]: under.resize_token_embeddings(rows, mean_resizing=False)
-        found = PeftModel.from_pretrained(under, str(model)).merge_and_unload()
-        if not packed: found = found.to(kept)
+    found = _merged(model, kept, attention, place, packed)
     if lora_rank:
         found.name_or_path = str(Path(model).resolve()) if str(model) != "tiny" and Path(model).exists() else str(model)
         found = add_lora(found, lora_rank, lora_alpha, lora_targets)
