@@ -9,7 +9,7 @@ __all__ = ['refused_families', 'why_refused', 'check_family', 'evaluating', 'tri
 # %% ../nbs/lib/families.ipynb #fa000004
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def evaluating(model: nn.Module, # whose layers may each be in another mode
 
 def _texts(model: CausalLM) -> tuple[Tensor, Tensor, Tensor]: # prompt ids and mask (2, P), responses (4, T)
     "Prompts and responses of random tokens, padded on the left."
-    weight = model.get_input_embeddings().weight
+    weight = cast(Tensor, model.get_input_embeddings().weight)
     end, generator = min(1000, weight.shape[0]), torch.Generator().manual_seed(0)
     ids = torch.randint(min(3, end - 1), end, (len(_prompts), max(_prompts)), generator=generator)
     mask = torch.arange(max(_prompts)) >= max(_prompts) - torch.tensor(_prompts)[:, None]
@@ -87,7 +87,8 @@ def check_sampling(model: CausalLM, # on its device
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if model in _tried or (context is not None and context < max(_prompts) + _room): return
     check_family(model.config)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model
+    if hasattr(base, "get_base_model"): base = base.get_base_model()
     name, type_ = type(base).__name__, model.config.model_type
     remedy = "choose a family that the page 'Model families' lists as one that works, or tell us of this one"
     exact = all(p.dtype == torch.float32 for p in model.parameters())
@@ -132,6 +133,7 @@ def recompute_layers(model: nn.Module, # of transformers, plain or with adapters
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try: enable({"use_reentrant": False})
     except ValueError as error: raise ValueError(f"gradient_checkpointing=True: {error} Use gradient_checkpointing=False") from error
+    module: Any
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func"):
             module._gradient_checkpointing_func = _Recomputed(module, module._gradient_checkpointing_func)

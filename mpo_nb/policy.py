@@ -27,7 +27,7 @@ from .families import check_family, check_sampling, recompute_layers, without_dr
 from .faults import Interruptible, MemoryBudget
 from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
-from .models import AdapterFiles, adapters_off, check_vocabulary, frozen_copy, is_packed, load, load_shape, load_state, load_tokenizer, resolve_device, take_over
+from .models import AdapterFiles, adapters_off, check_vocabulary, embedding_rows, frozen_copy, is_packed, load, load_shape, load_state, load_tokenizer, resolve_device, take_over
 from .processes import Processes, check_several
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
@@ -56,7 +56,7 @@ class Setup:
         self.stop = tuple(config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
         check_family(model.config if model is not None else shape)
-        check_vocabulary(self.tokenizer, shape.vocab_size if model is None else model.get_input_embeddings().weight.shape[0])
+        check_vocabulary(self.tokenizer, shape.vocab_size if model is None else embedding_rows(model))
         context = getattr(shape, "max_position_embeddings", None)
         # Where neither the user nor the task says how long a response may be: 256 tokens, or half of a short context.
         self.config = config = replace(config, max_new_tokens=config.max_new_tokens or self.task.max_new_tokens or min(256, (context or 512) // 2))
