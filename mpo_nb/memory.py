@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from .config import TrainConfig, choose_precision, configured_recipe
 from .logprobs import decoder_of
+from .families import check_family
 from .models import load_shape, resolve_device
 from .prompts import render_prompt
 from .rehearsal import Outline, Work, along, meta_model, outline, rehearse_sampling, rehearse_training
@@ -237,8 +238,9 @@ def plan_memory(config: TrainConfig, # the run
                 tokenizer: PreTrainedTokenizerBase | None = None, # the model's
                 cards: dict[str, tuple[float, bool]] = cards, # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
                 ) -> MemoryPlan:
-    "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model."
+    "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model, or of a family that cannot be trained here."
     shape, place = (shape or load_shape(config.model)).get_text_config(), resolve_device(device or config.device)
+    check_family(shape)
     prompt = prompt_tokens or (longest_prompt(config, task, tokenizer) if task is not None and tokenizer is not None else 256)
     asked = replace(config, max_new_tokens=config.max_new_tokens or getattr(task, "max_new_tokens", None) or 48)
     own = replace(asked, precision=choose_precision(place, shape.hidden_size) if asked.precision == "auto" else asked.precision)
