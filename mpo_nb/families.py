@@ -13,22 +13,21 @@ from typing import Any, cast
 from weakref import WeakSet
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
-from .decoding import DynamicDecoder
+from transformers import DynamicCache, PretrainedConfig
 from .faults import out_of_memory
-from .logprobs import CausalLM, head_logits, response_hidden
+from .logprobs import CausalLM, decoder_of, positions, response_hidden, select_rows
 
 # %% ../nbs/lib/families.ipynb #fa000007
 _states = "its cache is a state that only its own generate() can carry on"
 _padding = "it reads the padding before a short prompt as if it were text"
-_encoder = "it is an encoder whose head is more than an output embedding"
+_encoder = "it descends from an encoder, and its head is more than an output embedding"
 refused_families: dict[str, str] = dict(
     mamba=_states, mamba2=_states, falcon_mamba=_states, rwkv=_states, xlstm=_states,
     minimax="it takes a cache of its own class only", reformer="it takes a cache of its own class only",
     recurrent_gemma=_padding, deepseek_v4=_padding, cpmant=_padding, trocr=_padding, xlm=_padding, xlnet=_padding,
     **{"openai-gpt": "it keeps no cache to sample with"},
     **dict.fromkeys(("bert", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta",
-                     "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), _encoder)) # model_type -> why
+                     "roberta-prelayernorm", "roc_bert", "modernbert-decoder", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), _encoder)) # model_type -> why
 
 def why_refused(config: PretrainedConfig, # of a model
                 ) -> str: # empty where nothing is known against it
@@ -67,19 +66,25 @@ def _texts(model: CausalLM) -> tuple[Tensor, Tensor, Tensor]: # prompt ids and m
 
 @torch.no_grad()
 def trial(model: CausalLM, # in evaluation mode
-          ) -> Tensor: # (n,) one per position that was looked at: largest difference of a logit, in standard deviations
-    "How far scoring and sampling are from one pass over each text alone."
-    ids, mask, responses = _texts(model)
+          ) -> Tensor: # (n,) one per position that was looked at: largest difference of a feature, in standard deviations
+    "How far the hidden states of scoring and sampling are from those of one pass over each text alone."
+    decoder, (ids, mask, responses) = decoder_of(model), _texts(model)
     wide_ids, wide_mask = ids.repeat_interleave(2, 0), mask.repeat_interleave(2, 0)
     alone = [torch.cat([row[read], response])[None] for row, read, response in zip(wide_ids, wide_mask, responses)]
-    truth = torch.stack([model(input_ids=row, use_cache=False).logits[0, -_room - 1 : -1].float() for row in alone]) # (4, T, V)
-    scored = head_logits(model, response_hidden(model, wide_ids, wide_mask, responses, torch.ones_like(responses, dtype=torch.bool)))
-    decoder = DynamicDecoder(model, ids, mask, copies=2, max_new_tokens=_room)
-    pairs = [(scored.flatten(0, 1), truth.flatten(0, 1)), (decoder.logits, truth[:, 0])]
-    rows = torch.tensor([2, 1], device=ids.device) # one of each prompt's, the later one first
-    decoder.keep(rows)
-    for t in range(1, _room): pairs.append((decoder.step(responses[rows, t - 1]), truth[rows, t]))
-    return torch.cat([(said - true).abs().amax(-1) / true.std(-1).clamp(min=1e-9) for said, true in pairs])
+    truth = torch.stack([decoder(input_ids=row, use_cache=False).last_hidden_state[0, -_room - 1 : -1].float() for row in alone]) # (4, T, d)
+    scored = response_hidden(model, wide_ids, wide_mask, responses, torch.ones_like(responses, dtype=torch.bool))
+    cache, read = DynamicCache(config=model.config), mask.long()
+    first = decoder(input_ids=ids, attention_mask=read, position_ids=positions(mask), past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+    pairs = [(scored.flatten(0, 1), truth.flatten(0, 1)), (first, truth[::2, 0])]
+    rows = torch.tensor([2, 1], device=ids.device) # one response of each prompt, the later prompt's first
+    select_rows(cache, rows // 2)
+    read = read[rows // 2]
+    for t in range(1, _room):
+        place = read.sum(1, keepdim=True)
+        read = torch.cat([read, read.new_ones(len(read), 1)], 1)
+        step = decoder(input_ids=responses[rows, t - 1, None], attention_mask=read, position_ids=place, past_key_values=cache, use_cache=True)
+        pairs.append((step.last_hidden_state[:, -1], truth[rows, t]))
+    return torch.cat([(said.float() - true).abs().amax(-1) / true.std(-1).clamp(min=1e-9) for said, true in pairs])
 
 def check_sampling(model: CausalLM, # on its device
                    ) -> None:
@@ -98,7 +103,7 @@ def check_sampling(model: CausalLM, # on its device
         if out_of_memory(error): return # which sampling knows how to mend
         raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: a first trial ended in {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; {remedy}") from error
     worst = float(found.max()) if exact else float(found.median())
-    if worst > (0.01 if exact else 0.5): raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: with padding and a cache its logits are up to {worst:.2g} standard deviations from those of the text alone; {remedy}")
+    if worst > (0.01 if exact else 0.5): raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: with padding and a cache its hidden states are up to {worst:.2g} standard deviations from those of the text alone; {remedy}")
     _tried.add(model)
 
 # %% ../nbs/lib/families.ipynb #fa000013
