@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['option_values', 'TrainConfig', 'check_model_options', 'json_options', 'configured_recipe', 'described',
-           'bf16_speedup', 'choose_precision']
+           'multiplies_bfloat16', 'choose_precision']
 
 # %% ../nbs/lib/config.ipynb #7496bcc4
 import importlib.util
 import json
 import math
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 import torch
-from torch import nn
 from .recipes import Recipe, recipe
 
 # %% ../nbs/lib/config.ipynb #42c2793b
@@ -71,7 +69,7 @@ class TrainConfig:
     lora_targets: str = _option("all-linear", "layers with adapters: every linear one but the head, or names separated by commas")
     quantization: str = _option("none", "frozen weights packed to 4bit or 8bit by bitsandbytes (with LoRA)")
     attention: str = _option("auto", "sdpa, eager, flash_attention_2, or auto: what transformers chooses")
-    precision: str = _option("auto", "float32, bfloat16, float16 (with loss scaling), or auto: what the GPU has matrix units for, and on a CPU bfloat16 where it is measured to be faster")
+    precision: str = _option("auto", "float32, bfloat16, float16 (with loss scaling), or auto: what the GPU has matrix units for, and on a CPU bfloat16 where the processor multiplies it")
     gradient_checkpointing: bool = _option(False, "recompute activations in the backward pass: less memory, about a third more time")
     chunk_elements: int = _option(2**24, "most logits held at once")
     old_logps: str = _option("auto", "sampler, recompute, or auto: the sampler's in float32, recomputed otherwise")
@@ -147,20 +145,13 @@ def described(recipe: Recipe) -> str:
     return repr(replace(recipe, sources={}))
 
 # %% ../nbs/lib/config.ipynb #700fdd29
-def bf16_speedup(width: int, # features of the model's hidden states
-                 rows: int = 512, # tokens
-                 ) -> float: # seconds in float32 divided by seconds in bfloat16
-    "How much faster this CPU multiplies under bfloat16 autocast, casts included: the best of five of each."
-    layer, x = nn.Linear(width, 4 * width), torch.randn(rows, width)
-    def seconds(enabled: bool) -> float:
-        best = math.inf
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            for _ in range(6):
-                start = time.perf_counter(); layer(x); best = min(best, time.perf_counter() - start)
-        return best
-    return seconds(False) / seconds(True)
+def multiplies_bfloat16() -> bool:
+    "Whether this CPU has instructions for products in bfloat16: AMX tiles or AVX512_BF16. What torch is too old to know of is taken as absent."
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
 
-def choose_precision(device: torch.device, width: int) -> str:
-    "float32, bfloat16 or float16 for this device: see `TrainConfig.precision`."
+def choose_precision(device: torch.device, # that the run will use
+                     width: int | None = None, # features of the model's hidden states; the rule no longer asks for them
+                     ) -> str: # float32, bfloat16 or float16
+    "What `precision=\"auto\"` means on a device: always the same there, whatever else it does."
     if device.type == "cuda": return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if bf16_speedup(width) > 2 else "float32"
+    return "bfloat16" if device.type == "cpu" and multiplies_bfloat16() else "float32"

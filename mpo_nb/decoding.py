@@ -17,7 +17,7 @@ from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import Cache, CompileConfig, DynamicCache, PreTrainedTokenizerBase, StaticCache
 from transformers.cache_utils import StaticLayer
-from .logprobs import CausalLM, decoder_of, head_logits, positions
+from .logprobs import CausalLM, decoder_of, head_logits, positions, select_rows
 
 # %% ../nbs/lib/decoding.ipynb #91f03a64
 def check_stop(stop: Sequence[str], # should be a sequence of texts
@@ -85,7 +85,7 @@ class DynamicDecoder:
              rows: Tensor, # (b,) indices into the present rows
              ) -> None:
         "Go on with some of the rows."
-        self.cache.batch_select_indices(rows)
+        select_rows(self.cache, rows)
         self.place, self.read = self.place[rows], self.read[rows]
 
     def step(self,

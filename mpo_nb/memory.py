@@ -24,6 +24,7 @@ from .actions import WindowActions
 from .config import TrainConfig, choose_precision, configured_recipe, json_options
 from .critic import Critic
 from .logprobs import decoder_of
+from .families import check_family
 from .models import load_shape, resolve_device
 from .prompts import render_prompt
 from .rehearsal import Heads, Outline, Work, along, meta_heads, meta_model, outline, rehearse_sampling, rehearse_training
@@ -259,8 +260,9 @@ def plan_memory(config: TrainConfig, # the run
                 tokenizer: PreTrainedTokenizerBase | None = None, # the model's
                 cards: dict[str, tuple[float, bool]] = cards, # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
                 ) -> MemoryPlan:
-    "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model."
+    "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model, or of a family that cannot be trained here."
     shape, place = (shape or load_shape(config.model)).get_text_config(), resolve_device(device or config.device)
+    check_family(shape)
     prompt = prompt_tokens or (longest_prompt(config, task, tokenizer) if task is not None and tokenizer is not None else 256)
     own_limit = task.max_new_tokens if task is not None else None
     if task is None and not config.max_new_tokens: own_limit = own_response_limit(config.task, **json_options("task_options", config.task_options))

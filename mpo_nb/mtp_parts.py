@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .blocks import check_positive_int
 from .checkpoint import read_tensors
 from .files import output_folder
+from .families import recompute_layers, without_dropout
 from .logprobs import CausalLM, decoder_of
 
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
@@ -58,7 +59,8 @@ def one_layer(model: CausalLM, # a causal language model, plain or wrapped by pe
         weights = _plain_weights(last)
         if any(not x.is_floating_point() for x in weights.values()): raise ValueError("start='copy' of a layer whose weights are packed by bitsandbytes; use start='random', or load the model with quantization='none'")
         decoder.layers[0].load_state_dict(weights); norm.load_state_dict(trunk.norm.state_dict())
-    return decoder.eval(), norm
+    without_dropout(decoder)
+    return decoder, norm
 
 # %% ../nbs/lib/mtp_parts.ipynb #e7731c65
 class Depth(nn.Module):
@@ -112,11 +114,7 @@ class MTPParts(nn.Module):
 
     def gradient_checkpointing(self) -> None:
         "Recompute the modules' layers in the backward pass."
-        depth: Any
-        for depth in self.depths:
-            # transformers 5 renamed it, and drops the old name in 6.
-            enable = getattr(depth.decoder, "activation_checkpointing_enable", None) or depth.decoder.gradient_checkpointing_enable
-            enable({"use_reentrant": False}); depth.decoder.train()
+        for depth in self.depths: recompute_layers(cast(Depth, depth).decoder)
 
     def save_pretrained(self,
                         folder: str | Path, # made if need be

@@ -11,22 +11,23 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import asdict, replace
 from typing import Any, cast
 import torch
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 from .actions import WindowActions
 from .batches import draw_seed, frozen_forward, step_problems
-from .checkpoint import Run, load_optimizer
+from .checkpoint import Run, Saveable, load_optimizer
 from .config import TrainConfig, choose_precision, configured_recipe, described, json_options
 from .critic import Critic
+from .families import check_family, check_sampling, recompute_layers, without_dropout
 from .faults import Interruptible, MemoryBudget
 from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
-from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
+from .models import AdapterFiles, adapters_off, check_vocabulary, embedding_rows, frozen_copy, is_packed, load, load_shape, load_state, load_tokenizer, resolve_device, take_over
 from .processes import Processes, check_several
 from .prompts import pin_clock, prompt_format, render_prompt
 from .recipes import Recipe
@@ -54,6 +55,8 @@ class Setup:
         check_tokenizer(self.tokenizer)
         self.stop = tuple(config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
+        check_family(model.config if model is not None else shape)
+        check_vocabulary(self.tokenizer, shape.vocab_size if model is None else embedding_rows(model))
         context = getattr(shape, "max_position_embeddings", None)
         self.config = config = replace(config, max_new_tokens=response_limit(config.max_new_tokens, self.task.max_new_tokens, context))
         for split, problems in (("train", self.task.train), ("test", self.task.test)):
@@ -77,10 +80,11 @@ class Setup:
 
     def _take_model(self, model: CausalLM | None) -> None:
         "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
-        c = self.config
+        c, self.saves_embeddings = self.config, False
         if model is None: model, _ = load(c.model, "cpu" if self.in_pieces else str(self.device) if self.processes.many else c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not (c.progress and self.processes.main))
-        elif c.lora_rank: model = add_lora(model, c.lora_rank, c.lora_alpha, c.lora_targets)
-        self.model = model if c.quantization != "none" or self.in_pieces else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
+        elif c.quantization != "none" and not is_packed(model): raise ValueError(f"quantization={c.quantization!r}, but model is handed over with plain weights; load it with quantization={c.quantization!r}, or use quantization='none'")
+        else: model, self.saves_embeddings = take_over(model, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets)
+        self.model = model if is_packed(model) or self.in_pieces else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
         self._prepare_model()
         self._restore()
 
@@ -99,16 +103,13 @@ class Setup:
         "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."
         c, ahead = self.config, self.recipe.source == "mtp"
         self.mtp = MTPModules(self.model, cast(WindowActions, self.recipe.actions).k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout): module.p = 0.0
-            if isinstance(getattr(module, "attention_dropout", None), float): setattr(module, "attention_dropout", 0.0)
-        self.model.eval()
+        without_dropout(self.model)
+        with self._autocast(): check_sampling(self.model)
         if c.gradient_checkpointing:
-            # transformers 5 renamed it, and drops the old name in 6; the old one can go when 5 is the least that is supported.
-            enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
-            enable({"use_reentrant": False}); self.model.train()
+            recompute_layers(self.model)
             if self.mtp is not None: self.mtp.gradient_checkpointing()
-        self.reference = deepcopy(self.model).eval().requires_grad_(False) if self.recipe.kl and not c.lora_rank else None
+        # With adapters that begin here, the reference is the model without them. Those that were handed over belong to it.
+        self.reference = frozen_copy(self.model, share=not self.in_pieces) if self.recipe.kl and not c.lora_rank else None
         self.critic = Critic(self.model, self.recipe.critic, c.critic_trunk_gradient).to(self.device) if self.recipe.critic else None
         self.parts = [part for part in (self.mtp, self.critic) if part is not None] # saved beside the model
         self._load_weights()
@@ -144,6 +145,13 @@ class Setup:
             self.scaler.load_state_dict(state["scaler"])
             if state.get("processes", 1) != self.processes.world: self.processes.say(f"Step {self.done} was taken by {state.get('processes', 1)} processes; the run goes on with {self.processes.world}.")
         self.run.rewind(self.done)
+
+    def weights(self,
+                model: Any, # the run's, or what holds its gathered weights
+                ) -> Saveable:
+        "What a checkpoint keeps of a model: all of it, or the adapters that are trained."
+        if not isinstance(self.model, PeftModel): return cast(Saveable, model)
+        return AdapterFiles(model, self.model.active_adapters[0], self.saves_embeddings)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision
@@ -204,11 +212,11 @@ class Policy(Setup):
                r: Rollout, # responses
                reference: bool = False, # of the reference instead of the policy
                ) -> tuple[Tensor, Tensor | None]: # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with a critic
-        "Log-probabilities of responses under the policy, or the reference: the policy with its adapters off, where it has them."
+        "Log-probabilities of responses under the policy, or the reference: a frozen copy, or the policy without the adapters that the run began."
         model = self.reference if reference and self.reference is not None else self.model
         mtp, critic = (None, None) if reference else (self.mtp, self.critic)
         shards = self.shards if model is self.model else self.reference_shards
-        with self._autocast(), adapters_off(model) if reference else nullcontext():
+        with self._autocast(), adapters_off(model) if reference and self.reference is None else nullcontext():
             return shards.whole(lambda: self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic), r.prompt_mask.sum(1) + r.lengths))
 
     def warm_up(self) -> WarmUp | None: # None where nothing is to be done

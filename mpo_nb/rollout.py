@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from .blocks import check_positive_int
 from .checks import check_texts
 from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
+from .families import check_sampling, evaluating
 from .faults import out_of_memory
 from .logprobs import CausalLM
 from .prompts import prompt_tokens, turn_ends
@@ -282,13 +283,14 @@ def rollout(model: CausalLM, # a causal language model of transformers
             decoding: str = "auto", # dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it
             places: Sequence[int] | None = None, # which prompts of a larger call these are, rising: they get the random numbers that they have there
             ) -> Rollout:
-    "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, or a tokenizer without pad or EOS."
+    "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."
     check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
     for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
     if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; use greedy=True for the most likely token")
     ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
+    check_sampling(model)
     u = None if greedy else _uniform(len(ids), group_size, max_new_tokens, seed, places).to(device)
     ends = end_tokens(model, tokenizer)
     how = _How(temperature, top_p, top_k, ends, StopStrings(tokenizer, stop), max_new_tokens, tokenizer.pad_token_id)
@@ -303,9 +305,7 @@ def rollout(model: CausalLM, # a causal language model of transformers
             if decoding == "compiled" or make is DynamicDecoder: raise
             compiling_failed(model, error)
         return _decode(DynamicDecoder(*read), numbers, how)
-    model.eval()
-    try: tokens, logps, lengths = (torch.cat(x) for x in zip(*_batches(decode, len(ids), group_size, budget, max_new_tokens)))
-    finally: model.train(training)
+    with evaluating(model): tokens, logps, lengths = (torch.cat(x) for x in zip(*_batches(decode, len(ids), group_size, budget, max_new_tokens)))
     T = int(lengths.abs().max()); mask = torch.arange(T, device=device) < lengths.abs()[:, None]
     texts = response_texts(tokenizer, [t[m].tolist() for t, m in zip(tokens[:, :T], mask)], ends)
     wide_ids, wide_mask = (x.repeat_interleave(group_size, 0).to(device) for x in (ids, prompt_mask))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from .checkpoint import Run
-from .config import TrainConfig
+from .config import TrainConfig, choose_precision
 from .processes import launched
 
 # %% ../nbs/lib/sweep.ipynb #cb30ee55
@@ -55,6 +55,12 @@ def _check(configs: Mapping[str, TrainConfig], workers: int, threads: int) -> No
         if folder in seen: raise ValueError(f"configs {seen[folder]!r} and {name!r} both write to {config.output!r}; give each run a folder of its own")
         seen[folder] = name
 
+def _decided(config: TrainConfig) -> TrainConfig:
+    "The configuration with precision='auto' decided, once for the sweep; a run that was begun keeps what it was begun with."
+    if config.precision != "auto" or Run(config.output).config is not None: return config
+    from mpo_nb.models import resolve_device # which imports peft
+    return replace(config, precision=choose_precision(resolve_device(config.device)))
+
 def sweep(configs: Mapping[str, TrainConfig], # by any name; each with an output of its own
           workers: int | None = None, # runs at a time; default: one for each processor
           threads: int = 1, # of each run
@@ -64,6 +70,7 @@ def sweep(configs: Mapping[str, TrainConfig], # by any name; each with an output
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check(configs, workers, threads)
     wanted, failed = {name: c for name, c in configs.items() if not finished(c)}, {}
+    wanted = {name: _decided(c) for name, c in wanted.items()}
     with tqdm(total=len(configs), initial=len(configs) - len(wanted), desc="sweep", unit="run", disable=not progress) as bar:
         if wanted:
             from mpo_nb.sweep import _begin, _train # by the name under which a child process finds them, in a notebook too

@@ -203,7 +203,7 @@ class Trainer(_Updating):
         state = dict(seconds=self.seconds, memory=self.memory.tokens, rows=self.rows.rows, scaler=self.scaler.state_dict(), processes=self.processes.world)
         model, optimizer = self.shards.gathered(self.optimizer)
         with self.processes.together():
-            if self.run.writes: self.run.save(self.done, model, self.tokenizer, optimizer, state, self.config.keep_checkpoints, self.parts)
+            if self.run.writes: self.run.save(self.done, self.weights(model), self.tokenizer, optimizer, state, self.config.keep_checkpoints, self.parts)
 
     def step(self,
              step: int, # 0 evaluates only

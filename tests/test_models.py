@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+import mpo_nb.sweep
+from mpo_nb.config import choose_precision
 from mpo_nb.faults import MemoryBudget
-from mpo_nb.models import adapters_off, add_lora, load, load_shape, load_state, load_tokenizer, model_source, save_merged
+from mpo_nb.models import adapters_off, check_vocabulary, load, load_shape, load_state, load_tokenizer, model_source, save_merged
 from mpo_nb.prompts import render_prompt
 from mpo_nb.rollout import encode_prompts
+from mpo_nb.sweep import _decided
 from mpo_nb.tasks import chain_sum, tiny_model_path
 from mpo_nb.traces import load_traces
 from mpo_nb.trainer import TrainConfig, Trainer
@@ -133,6 +137,12 @@ def test_adapters_on_a_folder_of_adapters_start_from_the_merged_model(tmp_path):
     third, _ = load(tmp_path / "second", "cpu", "float32", quiet=True)
     torch.testing.assert_close(logits(third, tokenizer), expected, rtol=1e-4, atol=1e-4)
     assert load_shape(tmp_path / "second").hidden_size == 128
+
+
+def test_all_weights_are_trained_from_a_folder_of_adapters(tmp_path):
+    moved(tmp_path / "adapters")
+    trainer = Trainer(small(tmp_path, model=str(tmp_path / "adapters"), steps=1))
+    assert all(p.requires_grad for p in trainer.model.parameters()) and len(trainer.fit()) == 1
 
 
 def test_adapters_of_another_rank_or_layer_are_refused(tmp_path):
@@ -299,3 +309,202 @@ def test_float16_scales_the_loss_and_survives_an_overflow(tmp_path):
 
 def test_other_precisions_do_not_scale(tmp_path):
     assert not Trainer(small(tmp_path)).scaler.is_enabled()
+
+
+# Models handed over
+
+LEARNS = dict(prompts_per_step=4, group_size=4, recipe="grpo", recipe_options='{"kl": 0.1}', lr=1e-3)
+
+
+def plain(dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(tiny_model_path(), dtype=dtype)
+
+
+def adapted(model=None, name="default", **options):
+    "A PeftModel whose adapters do something, the same ones every time."
+    torch.manual_seed(0)
+    model = get_peft_model(plain() if model is None else model, LoraConfig(**dict(r=4, target_modules="all-linear", task_type="CAUSAL_LM") | options), adapter_name=name)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if "lora_B" in key:
+                p.copy_(torch.randn(p.shape, generator=g) * 0.02)
+    return model
+
+
+def with_added_tokens(resize=True):
+    model, tokenizer = plain(), load_tokenizer("tiny")
+    tokenizer.add_special_tokens(dict(additional_special_tokens=["<think>", "</think>"]))
+    if resize:
+        torch.manual_seed(1)
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
+
+
+def trained(folder, model, tokenizer=None, **options):
+    "A run of two steps, and the largest difference of a logit between its model and what is loaded from its checkpoint."
+    trainer = Trainer(small(folder, **LEARNS | options), model=model, tokenizer=tokenizer)
+    rows = trainer.fit()
+    again, own = load(trainer.run.checkpoints()[-1][1], "cpu", "float32", quiet=True)
+    text = "<think>1+2?" if tokenizer else PROMPT
+    return trainer, rows, float((logits(again, own, text) - logits(trainer.model, own, text)).abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "half of it"])
+def test_weights_of_16_bits_are_trained_in_float32_master_copies(dtype, tmp_path):
+    model = plain(torch.bfloat16 if dtype == "half of it" else dtype)
+    if dtype == "half of it":
+        model.model.layers[0].float()
+    before = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    with pytest.warns(UserWarning, match="handed over with weights in .*float16; those that are trained are kept in float32 .* GiB more"):
+        trainer, _, difference = trained(tmp_path, model, lr=1e-6, precision="bfloat16")
+    after = dict(trainer.model.named_parameters())
+    assert {p.dtype for p in after.values()} == {torch.float32} and difference == 0
+    moved = sum(int((after[name] != p).sum()) for name, p in before.items())
+    assert moved > 0.9 * sum(p.numel() for p in before.values()), "an update was lost"
+
+
+@pytest.mark.parametrize("dtype, precision, frozen", [(torch.bfloat16, "bfloat16", torch.bfloat16), (torch.float16, "bfloat16", torch.bfloat16), (torch.bfloat16, "float32", torch.float32)])
+def test_frozen_weights_stay_small_under_adapters(dtype, precision, frozen, tmp_path, recwarn):
+    trainer = Trainer(small(tmp_path, **LEARNS, lora_rank=4, precision=precision), model=plain(dtype))
+    kinds = {p.requires_grad: set() for p in trainer.model.parameters()}
+    for p in trainer.model.parameters():
+        kinds[p.requires_grad].add(p.dtype)
+    assert kinds == {True: {torch.float32}, False: {frozen}}
+    assert any("kept in float32" in str(w.message) for w in recwarn) == (precision == "float32")
+
+
+@pytest.mark.parametrize("options", [{}, dict(name="mine"), dict(lora_dropout=0.5), dict(modules_to_save=["lm_head"]), dict(target_modules=["q_proj", "lm_head", "embed_tokens"])])
+def test_the_reference_of_adapters_that_are_handed_over_is_the_model_with_them(options, tmp_path):
+    model = adapted(**options)
+    expected = logits(model.eval(), load_tokenizer("tiny"))
+    trainer, rows, difference = trained(tmp_path, model)
+    assert abs(rows[0]["kl_ref"]) < 1e-6 < rows[1]["kl_ref"] and difference < 1e-4
+    assert torch.equal(logits(trainer.reference, load_tokenizer("tiny")), expected)
+    copied = {id(p) for p in trainer.reference.parameters()}
+    assert all((id(p) in copied) != p.requires_grad for p in trainer.model.parameters()), "frozen weights are held twice, or trained ones shared"
+    again = Trainer(small(tmp_path, **LEARNS | dict(steps=3)), model=adapted(**options))
+    assert torch.equal(logits(again.model, again.tokenizer), logits(trainer.model, trainer.tokenizer)) and torch.equal(logits(again.reference, again.tokenizer), expected)
+
+
+def test_of_several_adapters_the_active_one_is_trained_and_saved(tmp_path):
+    model = adapted()
+    model.add_adapter("other", LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.set_adapter("other")
+    trainer, _, difference = trained(tmp_path, model)
+    assert difference < 1e-4 and json.loads((trainer.run.checkpoints()[-1][1] / "adapter_config.json").read_text())["r"] == 2
+
+
+def switched_off():
+    model = adapted()
+    model.disable_adapter_layers()
+    return model
+
+
+def merged_in():
+    model = adapted()
+    model.merge_adapter()
+    return model
+
+
+@pytest.mark.parametrize("make, options, message", [
+    (switched_off, {}, "switched off; call model.enable_adapter_layers"),
+    (merged_in, {}, "merged into its weights; call model.unmerge_adapter"),
+    (adapted, dict(lora_rank=4), "lora_rank=4, but model has adapters already"),
+    (lambda: get_peft_model(plain(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)), {}, "adapters of type PROMPT_TUNING"),
+    (lambda: plain().requires_grad_(False), {}, "no weight that is trained"),
+    (plain, dict(lora_rank=4, quantization="4bit"), "quantization='4bit', but model is handed over with plain weights"),
+])
+def test_what_cannot_be_trained_as_it_is_handed_over_is_refused(make, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Trainer(small(tmp_path, **LEARNS, **options), model=make())
+
+
+@pytest.mark.parametrize("options", [dict(lora_rank=4), dict(lora_rank=4, lora_targets="q_proj, lm_head, embed_tokens"), {}])
+def test_added_tokens_come_back_with_a_checkpoint(options, tmp_path):
+    model, tokenizer = with_added_tokens()
+    trainer, _, difference = trained(tmp_path, model, tokenizer, **options)
+    assert difference < 1e-4
+    folder = trainer.run.checkpoints()[-1][1]
+    assert load_shape(folder).vocab_size == len(load_tokenizer(folder)) == len(tokenizer)
+    second = Trainer(small(tmp_path / "second", **LEARNS | dict(model=str(folder), lora_rank=2, steps=1)))
+    second.fit()
+    third, own = load(second.run.checkpoints()[-1][1], "cpu", "float32", quiet=True)
+    torch.testing.assert_close(logits(third, own, "<think>1+2?"), logits(second.model, own, "<think>1+2?"), rtol=1e-4, atol=1e-4)
+
+
+def test_added_tokens_that_the_model_has_no_row_for_are_refused(tmp_path):
+    model, tokenizer = with_added_tokens(resize=False)
+    with pytest.raises(ValueError, match=r"tokenizer has tokens that the model, with 20 rows of embeddings, does not know \('<think>', '</think>'\); call model.resize_token_embeddings"):
+        Trainer(small(tmp_path), model=model, tokenizer=tokenizer)
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.add_special_tokens(dict(additional_special_tokens=["<image_soft_token>"]))  # as Gemma 3's tokenizers have it
+    check_vocabulary(tokenizer, 20)
+
+
+def test_adapters_on_weights_that_are_not_their_base_s_are_warned_of(tmp_path, recwarn):
+    Trainer(small(tmp_path / "same", lora_rank=2), model=plain())
+    Trainer(small(tmp_path / "rounded", lora_rank=2), model=plain(torch.bfloat16).float())
+    assert not [w for w in recwarn if "as their base" in str(w.message)]
+    model = plain()
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight.mul_(1.001)
+    with pytest.warns(UserWarning, match=r"differ from those of .* as their base \(first: model.layers.2.mlp.up_proj.weight\).*Save the model to a folder first"):
+        Trainer(small(tmp_path / "other", lora_rank=2), model=model)
+
+
+# Adapters and their bases
+
+def names_base(folder, base):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(base if base.startswith("[") or base.startswith("{") else json.dumps(dict(base_model_name_or_path=base)))
+    return folder
+
+
+@pytest.mark.parametrize("read", [load_shape, load_tokenizer, load])
+@pytest.mark.parametrize("way", [["a"], ["b", "a"], ["b", "c", "a"], ["b", "b"]])
+def test_adapters_that_name_themselves_end_with_an_error(read, way, tmp_path):
+    for folder, base in zip("abc", way):
+        names_base(tmp_path / folder, str(tmp_path / base))
+    with pytest.raises(ValueError, match="adapters that name themselves as their base .* -> "):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("base, error, message", [
+    ("./gone", FileNotFoundError, "holds adapters of './gone', which is not there"), ("", ValueError, "base_model_name_or_path=''; write the name"),
+    ("{}", ValueError, "base_model_name_or_path=None; write the name"), ("[1]", ValueError, "adapter_config.json cannot be read"), ("{", ValueError, "adapter_config.json cannot be read")])
+def test_adapters_without_a_base_say_so(base, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        load_shape(names_base(tmp_path / "a", base))
+
+
+def test_a_base_beside_its_adapters_is_found(tmp_path, monkeypatch):
+    expected, tokenizer = moved(tmp_path / "adapters")
+    model, _ = load("tiny", "cpu", "float32", quiet=True)
+    model.save_pretrained(tmp_path / "base")
+    config = tmp_path / "adapters" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | dict(base_model_name_or_path="../base")))
+    monkeypatch.chdir(tmp_path)
+    found, _ = load("adapters", "cpu", "float32", quiet=True)
+    torch.testing.assert_close(logits(found, tokenizer), logits(expected, tokenizer), rtol=1e-4, atol=1e-4)
+
+
+# What precision="auto" means
+
+@pytest.mark.parametrize("amx, avx, precision", [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")])
+def test_auto_asks_the_processor_and_no_clock(amx, avx, precision, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
+    monkeypatch.setattr("time.perf_counter", lambda: pytest.fail("a clock was read"))
+    assert {choose_precision(torch.device("cpu"), width) for width in (16, 576, 4096)} == {precision}
+    assert choose_precision(torch.device("mps")) == "float32"
+
+
+def test_a_sweep_decides_once_and_leaves_a_run_as_it_was_begun(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(mpo_nb.sweep, "choose_precision", lambda device: given.append(device) or "float32")
+    begun = small(tmp_path / "begun", precision="auto")
+    Path(begun.output).mkdir(parents=True)
+    (Path(begun.output) / "config.json").write_text(json.dumps(dict(precision="bfloat16")))
+    assert _decided(small(tmp_path / "new", precision="auto")).precision == "float32" and len(given) == 1
+    assert _decided(begun).precision == "auto" and _decided(small(tmp_path, precision="float16")).precision == "float16" and len(given) == 1

@@ -114,11 +114,14 @@ def test_first_batch_agrees_and_says_so(tmp_path, capsys):
 
 def test_first_batch_disagreement_is_said_aloud(tmp_path, monkeypatch):
     "Positions counted from the padding instead of from the first token: the classic mistake, seen by a model with absolute positions."
-    monkeypatch.setattr(mpo_nb.logprobs, "positions", lambda attention: torch.arange(attention.shape[1]).expand(attention.shape))
     base, tokenizer = chain_sum(64, 16), AutoTokenizer.from_pretrained(tiny_model_path())
     mixed = Task("mixed", [p | {"prompt": p["prompt"] if i % 2 else "1+1?"} for i, p in enumerate(base.train)], base.test, lambda problem, response: float("1" in response))
+    trainer = Trainer(small(tmp_path, steps=1), model=tiny_gpt2(), tokenizer=tokenizer, task=mixed)
+    monkeypatch.setattr(mpo_nb.logprobs, "positions", lambda attention: torch.arange(attention.shape[1]).expand(attention.shape))
     with pytest.warns(UserWarning, match="differ from the sampler's by up to .* do not trust this run"):
-        Trainer(small(tmp_path, steps=1), model=tiny_gpt2(), tokenizer=tokenizer, task=mixed).fit()
+        trainer.fit()
+    with pytest.raises(ValueError, match="model=GPT2LMHeadModel .* standard deviations from those of the text alone"):
+        Trainer(small(tmp_path / "other", steps=1), model=tiny_gpt2(), tokenizer=tokenizer, task=mixed)
 
 
 # Whatever transformers holds
