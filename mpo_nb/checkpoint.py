@@ -9,6 +9,7 @@ __all__ = ['free_fields', 'write_whole', 'read_lines', 'quiet_files', 'save_opti
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
+from .config import config_differences
 
 # %% ../nbs/lib/checkpoint.ipynb #ef12e0d6
 def write_whole(path: Path, # the file to be written or replaced
@@ -64,7 +66,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, # made with the same parame
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../nbs/lib/checkpoint.ipynb #5c3313ee
-free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite", "processes")
+free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite", "processes", "given", "version")
 
 class Saveable(Protocol):
     "Whatever has a `save_pretrained`, as models, tokenizers and modules do."
@@ -82,29 +84,51 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any] | None: # None where there is no run yet
-        "The configuration that the run was started with."
+        "The configuration that the run was started with. Raises ValueError for a file that is damaged."
         path = self.path / "config.json"
-        return json.loads(path.read_text(encoding="utf8")) if path.exists() else None
+        try: text = path.read_text(encoding="utf8")
+        except (FileNotFoundError, NotADirectoryError): return None
+        except (OSError, UnicodeDecodeError) as error: raise self._damaged(path, error) from None
+        try: found = json.loads(text)
+        except (ValueError, RecursionError) as error: raise self._damaged(path, error) from None
+        if not isinstance(found, dict): raise self._damaged(path, f"it holds {text[:20]!r}, no object")
+        return found
+
+    def _damaged(self, path: Path, error: object) -> ValueError:
+        "What to say of a configuration that cannot be read; the run's numbers and checkpoints do not need it."
+        return ValueError(f"{path} is damaged ({error}); put back a copy of it, or delete it where the configuration given now is the run's own: the run goes on from its last checkpoint. overwrite=True (--overwrite) deletes the run")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         "One dict per step, in order; a line that is still being written is left out."
         return read_lines(self.metrics_path)
 
+    @property
+    def started(self) -> bool:
+        "Whether a step was taken or a checkpoint is there: a start that failed before its first step leaves nothing to go on from."
+        return bool(self.checkpoints()) or any(row.get("step", 0) > 0 for row in self.metrics)
+
+    def check(self,
+              config: Mapping[str, Any], # the configuration as plain values
+              overwrite: bool = False, # whether an earlier run is to be deleted
+              ) -> None:
+        "Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is written."
+        if self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
+        if overwrite or not self.started: return
+        earlier = self.config
+        if earlier is None: warnings.warn(f"output={str(self.path)!r} holds a run without a config.json; it goes on with the configuration given now")
+        fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
+        differ = config_differences(earlier or {}, config, fixed) if earlier is not None else []
+        if differ: raise ValueError(f"output={str(self.path)!r} holds a run with {'; with '.join(differ)}; choose another folder, or overwrite=True (--overwrite) to delete that run")
+
     def begin(self,
               config: Mapping[str, Any], # the configuration as plain values
               overwrite: bool = False, # delete an earlier run instead of continuing it
               ) -> None:
-        "Create the folder, or check that it holds the same configuration. Raises ValueError naming the first difference."
+        "Create the folder, or take up the run in it. Raises what `check` raises."
         if not self.writes: return
-        if overwrite and (self.config is not None or self.checkpoints_path.exists()): self.clear()
-        earlier = self.config
-        if earlier is None and self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
-        if earlier is not None:
-            fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
-            for key in {**earlier, **config}:
-                if key not in fixed and earlier.get(key) != config.get(key):
-                    raise ValueError(f"output={str(self.path)!r} holds a run with {key}={earlier.get(key)!r}, not {config.get(key)!r}; choose another folder, or overwrite=True (--overwrite) to delete that run")
+        self.check(config, overwrite)
+        if overwrite and ((self.path / "config.json").exists() or self.checkpoints_path.exists()): self.clear()
         self.checkpoints_path.mkdir(parents=True, exist_ok=True)
         for leftover in self.checkpoints_path.glob(".*"): shutil.rmtree(leftover, ignore_errors=True)
         write_whole(self.path / "config.json", json.dumps(config, indent=1))

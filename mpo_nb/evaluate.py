@@ -23,6 +23,7 @@ from .batches import draw_seed
 from .blocks import check_positive_int
 from .checkpoint import read_lines, write_whole
 from .compare import Comparison, Evaluation, compare, read_settings, settings_path
+from .locks import WriteLock
 from .logprobs import CausalLM
 from .prompts import prompt_format as format_for, render_prompt
 from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, encode_prompts, rollout
@@ -76,7 +77,14 @@ class RecordFile:
                  ):
         self.rows: list[dict[str, Any]]
         self.path, self.settings, self.rows = None if output is None else Path(output), settings, []
-        if self.path: self._open(self.path, problems)
+        self.lock = None if self.path is None else WriteLock(self.path, file=True).acquire() # until `close`
+        if not self.path: return
+        try: self._open(self.path, problems)
+        except BaseException: self.close(); raise
+
+    def close(self) -> None:
+        "Let another process write the file."
+        if self.lock: self.lock.release()
 
     def _open(self, path: Path, problems: list[dict[str, Any]]) -> None:
         "Read what is finished. Raises ValueError naming the first difference to what is asked for."
@@ -179,3 +187,4 @@ def _finish(file: RecordFile, records: Callable[[int, int], list[dict[str, Any]]
         tqdm.write(f"Stopped; {len(file.rows)} of {n} problems are in {file.path}. The same call goes on from there." if file.path
                    else "Stopped; nothing was kept. With output='....jsonl' the same call would go on from here.")
         raise
+    finally: file.close()
