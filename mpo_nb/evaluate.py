@@ -12,6 +12,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 import torch
@@ -77,14 +78,7 @@ class RecordFile:
                  ):
         self.rows: list[dict[str, Any]]
         self.path, self.settings, self.rows = None if output is None else Path(output), settings, []
-        self.lock = None if self.path is None else WriteLock(self.path, file=True).acquire() # until `close`
-        if not self.path: return
-        try: self._open(self.path, problems)
-        except BaseException: self.close(); raise
-
-    def close(self) -> None:
-        "Let another process write the file."
-        if self.lock: self.lock.release()
+        if self.path: self._open(self.path, problems)
 
     def _open(self, path: Path, problems: list[dict[str, Any]]) -> None:
         "Read what is finished. Raises ValueError naming the first difference to what is asked for."
@@ -149,7 +143,8 @@ def evaluate(model: CausalLM, # a causal language model of transformers
              batch: int = 64, # problems drawn, judged and written at once
              progress: bool = True, # show a progress bar
              ) -> Evaluation:
-    "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, before anything is drawn; Ctrl-C keeps the batches that are done."
+    "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, another process that writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."
+    if output is not None: WriteLock(output, file=True).check()
     task = load_task(task) if isinstance(task, str) else task
     (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
     check_tokenizer(tokenizer); check_cut(top_p, top_k)
@@ -161,7 +156,7 @@ def evaluate(model: CausalLM, # a causal language model of transformers
     asked = [dict(index=i, problem=p["prompt"], prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
     settings = dict(task=task.name, n=n, k=ks, samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=limit, stop=stop, seed=seed, batch=batch, prompt_format=style,
                     system_prompt=system_prompt, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
-    file, budget = RecordFile(output, settings, asked), RowBudget(512)
+    budget = RowBudget(512)
 
     def answers(a: int, b: int, copies: int, greedy: bool) -> list[list[dict[str, Any]]]: # judged responses to problems a to b, a list for each
         r = rollout(model, tokenizer, prompts[a:b], copies, limit, temperature, greedy, draw_seed(seed, a, "evaluation"), budget, top_p, top_k, stop)
@@ -170,7 +165,9 @@ def evaluate(model: CausalLM, # a causal language model of transformers
     def records(a: int, b: int) -> list[dict[str, Any]]:
         sampled = answers(a, b, samples, False) if samples else [[]] * (b - a)
         return [dict(place, greedy=one, samples=several) for place, [one], several in zip(asked[a:b], answers(a, b, 1, True), sampled)]
-    _finish(file, records, progress)
+    with WriteLock(output, file=True) if output is not None else nullcontext():
+        file = RecordFile(output, settings, asked)
+        _finish(file, records, progress)
     return Evaluation.of(file.rows, ks, settings)
 
 # %% ../nbs/lib/evaluate.ipynb #57bffa85
@@ -187,4 +184,3 @@ def _finish(file: RecordFile, records: Callable[[int, int], list[dict[str, Any]]
         tqdm.write(f"Stopped; {len(file.rows)} of {n} problems are in {file.path}. The same call goes on from there." if file.path
                    else "Stopped; nothing was kept. With output='....jsonl' the same call would go on from here.")
         raise
-    finally: file.close()

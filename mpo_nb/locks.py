@@ -6,6 +6,7 @@
 __all__ = ['try_lock', 'network_folder', 'unwritable', 'WriteLock']
 
 # %% ../nbs/lib/locks.ipynb #10c50004
+import errno
 import json
 import os
 import socket
@@ -103,7 +104,8 @@ class WriteLock:
                  file: bool = False, # whether the path is a file's
                  mark: str = "", # of a lock apart: a sweep holds its runs' folders by one, while its workers write into them by the plain one
                  ) -> None:
-        self.path, self.name = Path(path), name
+        self.path, self.name, self.is_file = Path(path), name, file
+        if not str(path).strip() or not self.path.name and file: raise ValueError(f"{name}={str(path)!r} names nothing; give a {'file' if file else 'folder'}")
         self.file = self.path.with_name(f".{self.path.name}.lock") if file else self.path / (f".{mark}.lock" if mark else ".lock")
         self.fd: int | None = None
         self.depth, self.made = 0, list[Path]()
@@ -111,6 +113,7 @@ class WriteLock:
     def acquire(self) -> "WriteLock":
         "Take the lock, or raise; to be released as often as it was acquired."
         if self.fd is None:
+            self._check_kind()
             try: self.fd = self._taken()
             except OSError as error: raise unwritable(self.name, self.path, error) from error
             _held.add(self)
@@ -118,13 +121,27 @@ class WriteLock:
         return self
 
     def check(self) -> None:
-        "Raise what `acquire` would for a lock that somebody else holds; nothing is made or written."
+        "Raise what `acquire` would, as far as can be told without making or writing anything."
         if self.fd is not None: return
+        self._check_kind()
         try: fd = os.open(self.file, os.O_RDWR)
-        except OSError: return # nobody has been here, or nobody can
-        try:
-            if try_lock(fd, exclusive=False) is False: raise self._refused()
-        finally: os.close(fd)
+        except FileNotFoundError: self._check_room()
+        except OSError as error: raise unwritable(self.name, self.path, error) from error
+        else:
+            try:
+                if try_lock(fd, exclusive=False) is False: raise self._refused()
+            finally: os.close(fd)
+
+    def _check_kind(self) -> None:
+        "Raise ValueError for a folder where a file belongs, or a file where a folder does."
+        if self.is_file and self.path.is_dir(): raise unwritable(self.name, self.path, IsADirectoryError())
+        if not self.is_file and self.path.is_file(): raise unwritable(self.name, self.path, NotADirectoryError())
+
+    def _check_room(self) -> None:
+        "Raise OSError where the folder could not be made, or nothing made in it."
+        folder = next(p for p in (self.file.parent, *self.file.parent.parents) if p.exists())
+        if not folder.is_dir(): raise unwritable(self.name, self.path, NotADirectoryError())
+        if not os.access(folder, os.W_OK | os.X_OK): raise unwritable(self.name, self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
     def _taken(self) -> int:
         "The locked file. Somebody who only looks holds it for a moment, so there are a few tries; a holder that ends removes the file, so that another may stand in its place."

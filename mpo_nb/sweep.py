@@ -130,7 +130,9 @@ def _train_all(wanted: Mapping[str, TrainConfig], count: int, threads: int, bar:
                 said = _result(worker)
                 if said is not None: failed[worker.run] = said
                 worker.run = ""
-                if not worker.process.is_alive(): workers.remove(worker)
+                if not worker.process.is_alive():
+                    worker.messages.close()
+                    workers.remove(worker)
                 bar.update()
         for worker in workers:
             with contextlib.suppress(OSError): worker.messages.send(None)
