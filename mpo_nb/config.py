@@ -223,7 +223,10 @@ def json_options(name: str, text: str) -> dict[str, Any]:
 def configured_recipe(c: TrainConfig) -> Recipe:
     "The recipe that a configuration names. Raises ValueError for unknown names, options, or values out of range."
     own = dict(k=c.k, future=c.future, source=c.source) if c.recipe == "mpo" else {}
-    try: return recipe(c.recipe, **own | json_options("recipe_options", c.recipe_options))
+    plain, options = recipe(c.recipe, **own), json_options("recipe_options", c.recipe_options)
+    if not options: return plain
+    try: return recipe(c.recipe, **own | options)
+    except ValueError as error: raise ValueError(f"recipe_options={c.recipe_options!r}: {error}") from None
     except (TypeError, AttributeError) as error: raise ValueError(f"recipe_options={c.recipe_options!r} holds a value of the wrong kind ({error}); recipe({c.recipe!r}) shows what each field holds") from None
 
 def described(recipe: Recipe) -> str:

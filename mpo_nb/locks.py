@@ -85,7 +85,7 @@ def unwritable(name: str, # the argument's name
                ) -> Exception: # a ValueError where another path is the remedy, else an OSError
     "What to say of a path that cannot be written."
     given = f"{name}={str(path)!r}"
-    file = next((p for p in (Path(path), *Path(path).parents) if p.is_file()), None)
+    file = next((p for p in (Path(path), *Path(path).parents) if os.path.isfile(p)), None)
     if isinstance(error, (NotADirectoryError, FileExistsError)) and file is not None:
         where = "" if file == Path(path) else f" lies in {str(file)!r}, which"
         return ValueError(f"{given}{where} is a file; choose a folder")
@@ -134,12 +134,12 @@ class WriteLock:
 
     def _check_kind(self) -> None:
         "Raise ValueError for a folder where a file belongs, or a file where a folder does."
-        if self.is_file and self.path.is_dir(): raise unwritable(self.name, self.path, IsADirectoryError())
-        if not self.is_file and self.path.is_file(): raise unwritable(self.name, self.path, NotADirectoryError())
+        if self.is_file and os.path.isdir(self.path): raise unwritable(self.name, self.path, IsADirectoryError())
+        if not self.is_file and os.path.isfile(self.path): raise unwritable(self.name, self.path, NotADirectoryError())
 
     def _check_room(self) -> None:
         "Raise OSError where the folder could not be made, or nothing made in it."
-        folder = next(p for p in (self.file.parent, *self.file.parent.parents) if p.exists())
+        folder = next(p for p in (self.file.parent, *self.file.parent.parents) if os.path.exists(p))
         if not folder.is_dir(): raise unwritable(self.name, self.path, NotADirectoryError())
         if not os.access(folder, os.W_OK | os.X_OK): raise unwritable(self.name, self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
@@ -160,7 +160,7 @@ class WriteLock:
 
     def _make_folder(self) -> None:
         folder = self.file.parent
-        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        missing = [p for p in (folder, *folder.parents) if not os.path.exists(p)]
         folder.mkdir(parents=True, exist_ok=True)
         self.made += [p for p in missing if p not in self.made]
 

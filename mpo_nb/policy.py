@@ -28,7 +28,7 @@ from .locks import WriteLock
 from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
 from .models import add_lora, adapters_off, load, load_shape, load_state, load_tokenizer, resolve_device
-from .processes import Processes, check_several
+from .processes import Processes, check_several, is_first
 from .prompts import prompt_format, render_prompt
 from .recipes import Recipe
 from .sharding import Shards, Whole, check_shards, wants_shards
@@ -56,7 +56,8 @@ class Setup:
 
     def _resolve(self, config: TrainConfig, model: CausalLM | None = None, tokenizer: PreTrainedTokenizerBase | None = None, task: Task | None = None, recipe: Recipe | None = None) -> None:
         "All that can be refused before a weight is loaded; nothing is written."
-        asked = config
+        asked, self.lock = config, WriteLock(config.output)
+        if is_first(): self.lock.check() # before anything that takes long
         self.recipe = recipe or configured_recipe(config)
         try: self.task = task or load_task(config.task, **json_options("task_options", config.task_options))
         except TypeError as error: raise ValueError(str(error)) from error
@@ -76,7 +77,8 @@ class Setup:
         if self.in_pieces: check_shards(config, self.recipe, len(self.task.test), self.processes.world)
         self.device = self.processes.device or resolve_device(config.device)
         self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
-        with self.processes.together(): earlier = self.run.config if self.run.writes and self.run.started and not config.overwrite else None
+        with self.processes.together():
+            earlier = self.run.config if self.run.writes and self.run.started and not config.overwrite else None
         earlier = self.processes.tell(earlier)
         if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier and earlier.get("precision") in ("float32", "bfloat16", "float16") else self.processes.tell(choose_precision(self.device, shape.hidden_size)))
         c = self.config
@@ -85,9 +87,9 @@ class Setup:
         if model is None: check_weights(c.model)
         check_machine(c, self.device)
         if model is None: check_shape(c, shape, self.recipe)
-        self.record, self.lock = config_record(c, asked, self.recipe, self.processes.world), WriteLock(c.output)
+        self.record = config_record(c, asked, self.recipe, self.processes.world)
         with self.processes.together():
-            if self.run.writes: self.run.check(self.record, c.overwrite); self.lock.check()
+            if self.run.writes: self.run.check(self.record, c.overwrite)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
