@@ -6,7 +6,6 @@
 __all__ = ['try_lock', 'network_folder', 'unwritable', 'WriteLock']
 
 # %% ../nbs/lib/locks.ipynb #10c50004
-import errno
 import json
 import os
 import socket
@@ -22,22 +21,21 @@ if sys.platform == "win32":
     import msvcrt
     _far = 2**30 # Windows locks bytes against reading too, so the locked one lies behind the note
 
-    def _lock(fd: int, exclusive: bool) -> None:
+    def _lock(fd: int) -> None:
         os.lseek(fd, _far, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
         os.lseek(fd, 0, os.SEEK_SET)
 else:
     import fcntl
 
-    def _lock(fd: int, exclusive: bool) -> None:
-        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 def try_lock(fd: int, # an open file
-             exclusive: bool = True, # False: only look whether somebody holds it
              ) -> bool | None: # None where the file system has no locks
     "Whether this process has the lock now."
     try:
-        _lock(fd, exclusive)
+        _lock(fd)
         return True
     except (BlockingIOError, PermissionError):
         return False
@@ -116,35 +114,23 @@ class WriteLock:
             self._check_kind()
             try: self.fd = self._taken()
             except OSError as error: raise unwritable(self.name, self.path, error) from error
+            finally:
+                if self.fd is None: self._remove_made()
             _held.add(self)
         self.depth += 1
         return self
 
     def check(self) -> None:
-        "Raise what `acquire` would, as far as can be told without making or writing anything."
-        if self.fd is not None: return
-        self._check_kind()
-        try: fd = os.open(self.file, os.O_RDWR)
-        except FileNotFoundError: self._check_room()
-        except OSError as error: raise unwritable(self.name, self.path, error) from error
-        else:
-            try:
-                if try_lock(fd, exclusive=False) is False: raise self._refused()
-            finally: os.close(fd)
+        "Raise what `acquire` would; nothing stays behind."
+        self.acquire().release()
 
     def _check_kind(self) -> None:
         "Raise ValueError for a folder where a file belongs, or a file where a folder does."
         if self.is_file and os.path.isdir(self.path): raise unwritable(self.name, self.path, IsADirectoryError())
         if not self.is_file and os.path.isfile(self.path): raise unwritable(self.name, self.path, NotADirectoryError())
 
-    def _check_room(self) -> None:
-        "Raise OSError where the folder could not be made, or nothing made in it."
-        folder = next(p for p in (self.file.parent, *self.file.parent.parents) if os.path.exists(p))
-        if not folder.is_dir(): raise unwritable(self.name, self.path, NotADirectoryError())
-        if not os.access(folder, os.W_OK | os.X_OK): raise unwritable(self.name, self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-
     def _taken(self) -> int:
-        "The locked file. Somebody who only looks holds it for a moment, so there are a few tries; a holder that ends removes the file, so that another may stand in its place."
+        "The locked file. Somebody who only looks whether it is free holds it for a moment, so there are a few tries; a holder that ends removes the file, so that another may stand in its place."
         for attempt in range(20):
             self._make_folder()
             try: fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -202,6 +188,10 @@ class WriteLock:
         try: self.file.unlink(missing_ok=True) # while it is locked: who opened it meanwhile sees that it is gone
         except OSError: pass
         self.forget()
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        "Remove the folders that were made for the lock and are empty."
         for folder in self.made:
             try: folder.rmdir()
             except OSError: break

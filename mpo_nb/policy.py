@@ -181,7 +181,7 @@ class Setup:
 # %% ../nbs/lib/policy.ipynb #57a40102
 def check_start(config: TrainConfig, # what to do
                 ) -> Setup: # with config, task, tokenizer, recipe, processes and device, and no model
-    "Everything that is checked before a run loads weights; nothing is loaded or written. Raises what `Setup` raises."
+    "Everything that is checked before a run loads weights; nothing is loaded, and nothing stays behind. Raises what `Setup` raises."
     start = Setup.__new__(Setup)
     start._resolve(config)
     return start
