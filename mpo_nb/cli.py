@@ -213,7 +213,7 @@ def closing_table(metrics: dict[str, list[dict[str, Any]]], # a run's rows, by l
 def tour(argv: list[str] | None = None, # arguments; default: those of the process
          ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-tour`: train the tiny model with GRPO and with MPO, print a table, and write report.html."
-    parser = _OneLine("mpo-tour", description="Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report. A tour that was interrupted goes on.")
+    parser = _OneLine("mpo-tour", description="Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report. A tour that was interrupted goes on.", allow_abbrev=False)
     parser.add_argument("--output", default="runs/tour", help="folder of the two runs and the report (%(default)s)")
     parser.add_argument("--steps", type=_whole, default=25, help="training steps of each run (%(default)s)")
     parser.add_argument("--seed", type=_whole, default=0, help="of problems and sampling (%(default)s)")

@@ -67,7 +67,8 @@ class _Worker:
     "A worker as the sweep sees it."
     process: SpawnProcess
     messages: "connection.Connection[TrainConfig | None, str | None]"
-    run: str = "" # what it is at; empty when idle
+    busy: bool = False
+    run: str = "" # the name of the one it is at, or was
 
 def _started(context: SpawnContext, threads: int) -> _Worker:
     "A new worker."
@@ -118,18 +119,18 @@ def _train_all(wanted: Mapping[str, TrainConfig], count: int, threads: int, bar:
     context, waiting, failed = multiprocessing.get_context("spawn"), list(wanted), dict[str, str]() # spawn: a forked child would inherit torch's threads in a state that nobody knows
     workers: list[_Worker] = []
     try:
-        while waiting or any(w.run for w in workers):
-            while waiting and sum(bool(w.run) for w in workers) < count:
-                idle = next((w for w in workers if not w.run), None)
+        while waiting or any(w.busy for w in workers):
+            while waiting and sum(w.busy for w in workers) < count:
+                idle = next((w for w in workers if not w.busy), None)
                 if idle is None: workers.append(idle := _started(context, threads))
-                idle.run = waiting.pop(0)
+                idle.busy, idle.run = True, waiting.pop(0)
                 with contextlib.suppress(OSError): idle.messages.send(wanted[idle.run]) # it may have died between two runs, which shows below
-            busy = [w for w in workers if w.run]
+            busy = [w for w in workers if w.busy]
             ready = connection.wait([x for w in busy for x in (w.messages, w.process.sentinel)])
             for worker in [w for w in busy if w.messages in ready or w.process.sentinel in ready]:
                 said = _result(worker)
                 if said is not None: failed[worker.run] = said
-                worker.run = ""
+                worker.busy = False
                 if not worker.process.is_alive():
                     worker.messages.close()
                     workers.remove(worker)

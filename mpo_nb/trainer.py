@@ -241,11 +241,12 @@ class Trainer(_Updating):
         finally: self.interrupt.pass_on()
 
     def _check_unmoved(self) -> None:
-        "Raise ValueError where somebody else has written into the folder since this trainer was made."
+        "Raise ValueError where somebody else has taken steps in the folder since this trainer was made; a start without steps gives way."
         with self.processes.together():
             last = self.last_written()
             if self.run.writes and last != self.written:
                 raise ValueError(f"output={self.config.output!r} was written by another process since this Trainer was made: its last step was {self.written} then, and is {last} now; make the Trainer again, which goes on from there")
+            self.run.begin(self.record)
 
     def _fit(self, callback: Callable[[dict[str, float]], object] | None) -> list[dict[str, Any]]:
         "The loop, for whoever may write."

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from mpo_nb.checkpoint import read_lines
+from mpo_nb.checkpoint import Run, read_lines
+from mpo_nb.locks import WriteLock
 from mpo_nb.metrics import clock_metrics
 from mpo_nb.sweep import finished, sweep
 from mpo_nb.trainer import TrainConfig, Trainer
@@ -71,3 +73,93 @@ def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
 def test_what_cannot_be_swept(configs, options, message):
     with pytest.raises(ValueError, match=message):
         sweep(configs, progress=False, **options)
+
+
+# A sweep that is ended from outside
+
+SLEEPY = """
+import os, signal, time
+from pathlib import Path
+from mpo_nb.tasks import Task, chain_sum
+base, here = chain_sum(16, 4), Path(__file__).parent
+def task(deaf=False):
+    def reward(problem, response):
+        (here / f"worker-{os.getpid()}").touch()
+        if deaf: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(60 if deaf else 0.05)
+        return 1.0
+    def ready(problem, response):
+        return reward(problem, response)
+    if deaf: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return Task("sleepy", base.train, base.test, ready)
+"""
+
+
+def workers_of(folder) -> list[int]:
+    "The processes that have been at a reward."
+    return [int(p.name.removeprefix("worker-")) for p in folder.glob("worker-*")]
+
+
+def alive(pid: int) -> bool:
+    "Whether a process runs; one that nobody has waited for does not."
+    try: return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+
+def started_sweep(tmp_path, deaf=False, grace=5.0, runs=1) -> subprocess.Popen:
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    options = SMALL | dict(steps=400, prompts_per_step=1, group_size=2, checkpoint_every=1000, task="sleepy:task", task_options=dict(deaf=deaf), max_new_tokens=8)
+    (tmp_path / "program.py").write_text(f"import mpo_nb.sweep\nfrom mpo_nb.trainer import TrainConfig\nmpo_nb.sweep.grace_seconds = {grace}\n"
+                                         f"if __name__ == '__main__': mpo_nb.sweep.sweep({{n: TrainConfig(output=f'{tmp_path}/run-{{n}}', **{options!r}) for n in range({runs})}}, progress=False)\n")
+    child = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    deadline = time.time() + 120
+    while not (workers_of(tmp_path) if deaf else len(read_lines(tmp_path / "run-0" / "metrics.jsonl")) >= 2) and child.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    return child
+
+
+def wait_for_the_end(pids: list[int], seconds: float) -> list[int]:
+    "Those that are still there afterwards."
+    deadline = time.time() + seconds
+    while any(map(alive, pids)) and time.time() < deadline: time.sleep(0.05)
+    return [pid for pid in pids if alive(pid)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no such signals here")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL] if os.name != "nt" else [])
+def test_a_sweep_that_is_ended_ends_its_workers_which_save(number, tmp_path):
+    child = started_sweep(tmp_path)
+    with pytest.raises(ValueError, match="is being written by process"):
+        sweep({0: config(tmp_path / "run-0", steps=400)}, progress=False)
+    child.send_signal(number)
+    said, pids = child.communicate(timeout=60)[0], workers_of(tmp_path)
+    assert child.returncode == -number and pids, said
+    assert not wait_for_the_end(pids, 30), "a worker lives on"
+    if number != signal.SIGKILL: assert "the same call goes on" in said
+    metrics, saved = read_lines(tmp_path / "run-0" / "metrics.jsonl"), Run(tmp_path / "run-0").checkpoints()
+    assert 2 <= metrics[-1]["step"] == saved[-1][0] < 400, "a step that was taken is not saved"
+    assert "SIGTERM: finishing this step" in (tmp_path / "run-0" / "log.txt").read_text()
+    WriteLock(tmp_path / "run-0").check()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no such signals here")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL] if os.name != "nt" else [])
+def test_a_worker_that_ignores_sigterm_is_killed(number, tmp_path):
+    child = started_sweep(tmp_path, deaf=True, grace=1.0)
+    child.send_signal(number)
+    child.communicate(timeout=60)
+    assert child.returncode == -number and workers_of(tmp_path)
+    # A sweep that was killed leaves the grace period to the worker itself: that of the module, as a worker has not run the program's first lines.
+    if number == signal.SIGKILL: return [os.kill(pid, signal.SIGKILL) for pid in wait_for_the_end(workers_of(tmp_path), 0)] and None
+    assert not wait_for_the_end(workers_of(tmp_path), 10), "a worker lives on"
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_takes_no_other_run_with_it(tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\ndef task():\n    os._exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    configs = dict(deadly=config(tmp_path / "deadly", task="deadly:task"), good=config(tmp_path / "good", steps=1), better=config(tmp_path / "better", steps=1))
+    with pytest.raises(RuntimeError, match=r"1 of 3 runs failed.*\n  deadly .*its process died \(exit code 3\)"): sweep(configs, workers=2, progress=False)
+    assert finished(configs["good"]) and finished(configs["better"])
