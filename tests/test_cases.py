@@ -20,7 +20,7 @@ def marked(program: Path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PROGRAMS, reason="no cases: set MPO_NB_CASES to the folder that holds them")
-@pytest.mark.parametrize("program", map(marked, PROGRAMS) if PROGRAMS else [None])
+@pytest.mark.parametrize("program", [marked(program) for program in PROGRAMS] or [None])
 def test_what_was_wrong_in_0_1_0_is_right(program, tmp_path):
     text = program.read_text(encoding="utf8")
     if program.stem == "turn_boundary_inside_an_action":
