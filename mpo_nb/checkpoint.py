@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
+from .config import config_differences
 from .files import cut_after_step, json_lines, write_whole
 
 # %% ../nbs/lib/checkpoint.ipynb #c4ec0004
@@ -159,7 +160,7 @@ def check_whole(folder: str | Path, # a checkpoint, or any other folder of a mod
     raise ValueError(f"model={str(folder)!r} is a damaged checkpoint: {'; '.join(wrong)}. Pass another one{', e.g. ' + repr(others[-1]) if others else ''}, or a copy of this one")
 
 # %% ../nbs/lib/checkpoint.ipynb #5c3313ee
-free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite", "processes")
+free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite", "processes", "given", "version")
 
 class Saveable(Protocol):
     "Whatever has a `save_pretrained`, as models, tokenizers and modules do."
@@ -177,9 +178,19 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any] | None: # None where there is no run yet
-        "The configuration that the run was started with."
+        "The configuration that the run was started with. Raises ValueError for a file that is damaged."
         path = self.path / "config.json"
-        return json.loads(path.read_text(encoding="utf8")) if path.exists() else None
+        try: text = path.read_text(encoding="utf8")
+        except (FileNotFoundError, NotADirectoryError): return None
+        except (OSError, UnicodeDecodeError) as error: raise self._damaged(path, error) from None
+        try: found = json.loads(text)
+        except (ValueError, RecursionError) as error: raise self._damaged(path, error) from None
+        if not isinstance(found, dict): raise self._damaged(path, f"it holds {text[:20]!r}, no object")
+        return found
+
+    def _damaged(self, path: Path, error: object) -> ValueError:
+        "What to say of a configuration that cannot be read; the run's numbers and checkpoints do not need it."
+        return ValueError(f"{path} is damaged ({error}); put back a copy of it, or delete it where the configuration given now is the run's own: the run goes on from its last checkpoint. overwrite=True (--overwrite) deletes the run")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -193,20 +204,32 @@ class Run:
             warnings.warn(f"{self.metrics_path}: {odd} line{'s' * (odd > 1)} could not be read as JSON objects and {'are' if odd > 1 else 'is'} left out{where}", stacklevel=2)
         return rows
 
+    @property
+    def started(self) -> bool:
+        "Whether a step was taken or a checkpoint is there: a start that failed before its first step leaves nothing to go on from."
+        return bool(self.checkpoints()) or any(row.get("step", 0) > 0 for row in self.metrics)
+
+    def check(self,
+              config: Mapping[str, Any], # the configuration as plain values
+              overwrite: bool = False, # whether an earlier run is to be deleted
+              ) -> None:
+        "Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is written."
+        if self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
+        if overwrite or not self.started: return
+        earlier = self.config
+        if earlier is None: warnings.warn(f"output={str(self.path)!r} holds a run without a config.json; it goes on with the configuration given now")
+        fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
+        differ = config_differences(earlier or {}, config, fixed) if earlier is not None else []
+        if differ: raise ValueError(f"output={str(self.path)!r} holds a run with {'; with '.join(differ)}; choose another folder, or overwrite=True (--overwrite) to delete that run")
+
     def begin(self,
               config: Mapping[str, Any], # the configuration as plain values
               overwrite: bool = False, # delete an earlier run instead of continuing it
               ) -> None:
-        "Create the folder, or check that it holds the same configuration. Raises ValueError naming the first difference."
+        "Create the folder, or take up the run in it. Raises what `check` raises."
         if not self.writes: return
-        if overwrite and (self.config is not None or self.checkpoints_path.exists()): self.clear()
-        earlier = self.config
-        if earlier is None and self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
-        if earlier is not None:
-            fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
-            for key in {**earlier, **config}:
-                if key not in fixed and earlier.get(key) != config.get(key):
-                    raise ValueError(f"output={str(self.path)!r} holds a run with {key}={earlier.get(key)!r}, not {config.get(key)!r}; choose another folder, or overwrite=True (--overwrite) to delete that run")
+        self.check(config, overwrite)
+        if overwrite and ((self.path / "config.json").exists() or self.checkpoints_path.exists()): self.clear()
         self.checkpoints_path.mkdir(parents=True, exist_ok=True)
         for leftover in self.checkpoints_path.glob(".*"): shutil.rmtree(leftover, ignore_errors=True)
         write_whole(self.path / "config.json", json.dumps(config, indent=1))

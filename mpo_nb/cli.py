@@ -11,16 +11,18 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, field, fields, make_dataclass
+from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 import shtab
 import yaml
 from transformers import HfArgumentParser
 from . import __version__
 from .blocks import check_positive_int
-from .config import option_values
+from .config import check_output, option_values
+from .locks import WriteLock
 from .memory import plan_memory
+from .policy import check_start
 from .processes import is_first, launched
 from .recipes import recipes
 from .report import write_report
@@ -30,6 +32,20 @@ from .trainer import TrainConfig, Trainer
 # %% ../nbs/lib/cli.ipynb #7de1dde0
 option_groups = dict(model="model and task", recipe="algorithm", output="run", lr="optimiser", max_new_tokens="sampling", lora_rank="weights and precision", eval_every="evaluation and records", device="machine") # first field -> name
 
+class _OneLine(argparse.ArgumentParser):
+    "A parser whose errors are one line."
+    def error(self, message: str) -> NoReturn: self.exit(2, f"{self.prog}: {message}\n")
+
+class _TrainParser(_OneLine, HfArgumentParser): pass
+
+def _whole(text: str) -> int:
+    try: return int(text)
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; it must be a whole number, e.g. 1000") from None
+
+def _real(text: str) -> float:
+    try: return float(text)
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; it must be a number, e.g. 1e-5") from None
+
 def train_parser() -> HfArgumentParser:
     "The parser of `mpo-train`: an option for each field of TrainConfig, in groups, and a few of its own."
     grouped: dict[str, list[Any]] = {}
@@ -38,10 +54,10 @@ def train_parser() -> HfArgumentParser:
         default = dict(default_factory=f.default_factory) if callable(f.default_factory) else dict(default=f.default)
         grouped.setdefault(name, []).append((f.name, f.type, field(**default, metadata=f.metadata)))
     kinds = [make_dataclass("_" + name.title().replace(" ", ""), members, namespace=dict(_argument_group_name=name)) for name, members in grouped.items()]
-    parser = HfArgumentParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo", formatter_class=_Help, allow_abbrev=False)
+    parser = _TrainParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo", formatter_class=_Help, allow_abbrev=False)
     for action in parser._actions: _describe(action)
     parser.add_argument("--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win").complete = shtab.FILE # type: ignore[attr-defined]  # where shtab looks for it
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="train nothing; print the resolved configuration, as a file that --config reads, and the memory that the run will need").option_strings = ["--dry_run"]
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="check all that the run would check before it loads the model, and train nothing; print the resolved configuration, as a file that --config reads, and the memory that the run will need").option_strings = ["--dry_run"]
     parser.add_argument("--version", action="version", version=f"mpo_nb {__version__}")
     shtab.add_argument_to(parser, "--print_completion", help="print a completion script: write it to a file, and `source` that file in ~/.bashrc", preamble=_shell_functions())
     return parser
@@ -60,6 +76,7 @@ def _describe(action: argparse.Action) -> None:
     elif name == "recipe": action.choices, action.metavar = tuple(recipes), "NAME"
     elif name in option_values: action.choices = option_values[name]
     else: action.metavar = "JSON" if name.endswith("_options") else "true|false" if isinstance(action.default, bool) else kinds[cast(Any, action.type)]
+    action.type = cast(Any, {int: _whole, float: _real}).get(action.type, action.type)
     if name in _completed: action.metavar, action.complete = _completed[name] # type: ignore[attr-defined]
 
 _completed = dict(model=("MODEL", shtab.FILE), output=("FOLDER", shtab.DIRECTORY), task=("NAME", dict(bash="_mpo_train_task")), device=("NAME", dict(bash="_mpo_train_device"))) # field -> word for its value, how it is completed
@@ -69,14 +86,32 @@ def _shell_functions() -> dict[str, str]:
     return dict(bash="\n".join(f'_mpo_train_{name}() {{ compgen -W "{" ".join(words)}" -- "$1"; }}' for name, words in (("task", task_names()), ("device", ["auto", "cpu", "cuda"]))))
 
 # %% ../nbs/lib/cli.ipynb #c8179151
+class _Options(yaml.SafeLoader):
+    "YAML in which no name stands twice, and no number is read in base 8 or 60."
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice: raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands in it twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        digits = node.value.lstrip("+-").replace("_", "")
+        if ":" in digits or (len(digits) > 1 and digits.startswith("0") and digits.isdigit()):
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value!r} is not a number in base 10; write it without leading zeros or colons, or as text in quotes", node.start_mark)
+        return int(super().construct_yaml_int(node))
+
+_Options.add_constructor("tag:yaml.org,2002:int", _Options.construct_yaml_int)
+
 def read_options(path: str | Path, # a YAML file
                  ) -> dict[str, Any]: # field of TrainConfig -> value
     "Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another kind; OSError for a file that cannot be read."
+    if not str(path).strip(): raise ValueError("--config '' names no file; give a YAML file, or leave --config away")
     try: text = Path(path).read_text(encoding="utf8")
     except OSError as error: raise OSError(f"--config {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError: raise ValueError(f"--config {path} is not text in UTF-8") from None
-    try: options = yaml.safe_load(text)
-    except yaml.YAMLError as error: raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    try: options = yaml.load(text, _Options)
+    except RecursionError: raise ValueError(f"--config {path} is nested too deeply; write one `name: value` a line, e.g. `lr: 1e-5`") from None
+    except (yaml.YAMLError, ValueError) as error: raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
     options = {} if options is None else options
     if not isinstance(options, dict): raise ValueError(f"--config {path} holds a {type(options).__name__}; write one `name: value` a line, e.g. `lr: 1e-5`")
     known = {f.name: f.type for f in fields(TrainConfig)}
@@ -93,7 +128,7 @@ def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
         except ValueError: pass
     if kind is str and isinstance(value, dict) and name.endswith("_options"): return value
     if kind not in (int, float, bool, str): fits, told = isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"
-    else: fits, told = type(value) is kind, {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+    else: fits, told = type(value) is kind, {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes where YAML reads something else"}[kind]
     if not fits: raise ValueError(f"--config {path} has {name}: {value!r}; it must be {told}")
     return value
 
@@ -123,19 +158,30 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
     except KeyboardInterrupt: return 130
     except BrokenPipeError: # the program that read the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1
-    except (ValueError, FloatingPointError, OSError) as error:
-        if is_first(): print(f"{command}: {error}", file=sys.stderr)
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+        said = " ".join(str(error).split("\n"))
+        if is_first(): print(f"{command}: {said}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+
+def _dry_run(config: TrainConfig) -> None:
+    "Check what the run would check before it loads the model, and print the configuration and the memory plan."
+    start = check_start(config)
+    if start.processes.main:
+        asked = replace(config, max_new_tokens=start.config.max_new_tokens) # the task's own limit; precision stays open, as it differs between devices
+        try: plan = str(plan_memory(asked, task=start.task, tokenizer=start.tokenizer))
+        except ValueError as error: plan = f"no memory plan: {error}"
+        lines = "\n".join(f"# {line}".rstrip() for line in plan.splitlines())
+        print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), lines, sep="\n")
+    start.processes.end()
 
 def main(argv: list[str] | None = None, # arguments; default: those of the process
          ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-train`: train a model, and write report.html into its run folder; or, with --dry_run, only say what would be done."
     def work() -> None:
         config, dry = train_config(argv)
-        if dry and not is_first(): return
         if dry:
-            plan = "\n".join(f"# {line}".rstrip() for line in str(plan_memory(config)).splitlines())
-            print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), plan, sep="\n"); return
+            _dry_run(config)
+            return
         trainer = Trainer(config)
         rows = trainer.fit()
         if trainer.processes.main: print(f"{len(rows)} line{'s' * (len(rows) != 1)} of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
@@ -167,15 +213,18 @@ def closing_table(metrics: dict[str, list[dict[str, Any]]], # a run's rows, by l
 def tour(argv: list[str] | None = None, # arguments; default: those of the process
          ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-tour`: train the tiny model with GRPO and with MPO, print a table, and write report.html."
-    parser = argparse.ArgumentParser("mpo-tour", description="Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report. A tour that was interrupted goes on.")
+    parser = _OneLine("mpo-tour", description="Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report. A tour that was interrupted goes on.", allow_abbrev=False)
     parser.add_argument("--output", default="runs/tour", help="folder of the two runs and the report (%(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="training steps of each run (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of problems and sampling (%(default)s)")
+    parser.add_argument("--steps", type=_whole, default=25, help="training steps of each run (%(default)s)")
+    parser.add_argument("--seed", type=_whole, default=0, help="of problems and sampling (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="train again where a tour is finished")
     options = parser.parse_args(argv)
     def work() -> None:
         if launched(): raise ValueError("mpo-tour is two runs of one process; start it without a launcher")
         check_positive_int("steps", options.steps)
+        options.output = check_output(options.output)
+        with WriteLock(options.output): two_runs()
+    def two_runs() -> None:
         configs = {name: tour_config(name, **vars(options)) for name in ("grpo", "mpo")}
         metrics = {}
         for name, config in configs.items():

@@ -12,6 +12,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 import torch
@@ -24,6 +25,7 @@ from .blocks import check_positive_int
 from .decoding import check_stop
 from .checkpoint import read_lines, write_whole
 from .compare import Comparison, Evaluation, compare, differs, read_settings, settings_path
+from .locks import WriteLock
 from .logprobs import CausalLM
 from .prompts import pin_clock, prompt_format as format_for, render_prompt, template_text
 from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, prompt_lengths, rollout
@@ -148,7 +150,8 @@ def evaluate(model: CausalLM, # a causal language model of transformers
              progress: bool = True, # show a progress bar
              chat_template_options: Mapping[str, Any] | None = None, # what the chat template reads besides the turns, e.g. {"enable_thinking": False}
              ) -> Evaluation:
-    "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, before anything is drawn; Ctrl-C keeps the batches that are done."
+    "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, another process that writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."
+    if output is not None: WriteLock(output, file=True).check()
     task = load_task(task) if isinstance(task, str) else task
     (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
     check_tokenizer(tokenizer); check_cut(top_p, top_k)
@@ -163,7 +166,7 @@ def evaluate(model: CausalLM, # a causal language model of transformers
     asked = [dict(index=i, problem=prompt_text(p["prompt"]), prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
     settings = dict(task=task.name, n=n, k=ks, samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=limit, stop=stop, seed=seed, batch=batch, prompt_format=style,
                     system_prompt=system_prompt, chat_template=_template_digest(tokenizer, style, options), chat_template_options=options, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
-    file, budget = RecordFile(output, settings, asked), RowBudget(512)
+    budget = RowBudget(512)
 
     def answers(a: int, b: int, copies: int, greedy: bool) -> list[list[dict[str, Any]]]: # judged responses to problems a to b, a list for each
         r = rollout(model, tokenizer, prompts[a:b], copies, limit, temperature, greedy, draw_seed(seed, a, "evaluation"), budget, top_p, top_k, stop)
@@ -172,7 +175,9 @@ def evaluate(model: CausalLM, # a causal language model of transformers
     def records(a: int, b: int) -> list[dict[str, Any]]:
         sampled = answers(a, b, samples, False) if samples else [[]] * (b - a)
         return [dict(place, greedy=one, samples=several) for place, [one], several in zip(asked[a:b], answers(a, b, 1, True), sampled)]
-    _finish(file, records, progress)
+    with WriteLock(output, file=True) if output is not None else nullcontext():
+        file = RecordFile(output, settings, asked)
+        _finish(file, records, progress)
     return Evaluation.of(file.rows, ks, settings)
 
 # %% ../nbs/lib/evaluate.ipynb #57bffa85

@@ -7,7 +7,9 @@ __all__ = ['T', 'Interruptible', 'out_of_memory', 'MemoryBudget']
 
 # %% ../nbs/lib/faults.ipynb #e79e8cdb
 import gc
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,30 +21,46 @@ from tqdm.auto import tqdm
 from .processes import Processes
 
 # %% ../nbs/lib/faults.ipynb #bf80bfb1
+_ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 class Interruptible:
-    "Turns the first Ctrl-C inside `shield()` into a flag; outside it raises KeyboardInterrupt as usual. With several processes every first one is a flag, and they stop together."
+    "Turns the first Ctrl-C, SIGTERM or SIGHUP inside `shield()` into a flag; outside it raises KeyboardInterrupt. With several processes every first Ctrl-C is a flag, and they stop together."
     def __init__(self,
                  processes: Processes | None = None, # of the run; default: one
-                 ) -> None: self.shielded, self.asked, self.processes = False, 0.0, processes or Processes()
+                 ) -> None:
+        self.shielded, self.asked, self.processes = False, 0.0, processes or Processes()
+        self.ended_by: int | None = None # a signal other than Ctrl-C, by which the process is to end once it has saved
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals."
+        "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals. SIGTERM and SIGHUP are left alone where somebody else handles or ignores them, and with several processes."
         if threading.current_thread() is not threading.main_thread():
             yield; return
-        self.shielded, self.asked = False, 0.0
-        earlier = signal.signal(signal.SIGINT, self._handle)
+        self.shielded, self.asked, self.ended_by = False, 0.0, None
+        ending = [] if self.processes.many else [s for s in _ending if signal.getsignal(s) is signal.SIG_DFL]
+        earlier = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, *ending)}
         try: yield
-        finally: signal.signal(signal.SIGINT, earlier)
+        finally:
+            for s, handler in earlier.items(): signal.signal(s, handler)
 
-    def _handle(self, *_: Any) -> None:
+    def pass_on(self) -> None:
+        "End the process by the SIGTERM or SIGHUP that it got, now that everything is saved; nothing where there was none."
+        if self.ended_by is None: return
+        sys.stdout.flush(); sys.stderr.flush()
+        os.kill(os.getpid(), self.ended_by)
+
+    def _handle(self, number: int, *_: Any) -> None:
         many, now = self.processes.many, time.monotonic()
+        if number != signal.SIGINT:
+            if self.asked or self.ended_by is not None: return # it is stopping, and only a second Ctrl-C cuts that short
+            self.ended_by = number
         if many and self.asked and now - self.asked < 2: return # the launcher passes on what the terminal has sent already
         if not (self.shielded or many) or self.asked:
             self.shielded |= many # where the others are is not known, so nothing can be saved
             raise KeyboardInterrupt
         self.asked = now
-        self.processes.say("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
+        if number == signal.SIGINT: self.processes.say("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
+        else: self.processes.say(f"{signal.Signals(number).name}: finishing this step, then saving.")
 
     @contextmanager
     def shield(self) -> Iterator[None]:

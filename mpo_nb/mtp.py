@@ -9,6 +9,7 @@ __all__ = ['MTPModules', 'WarmUp', 'warm_up']
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -21,6 +22,7 @@ from .blocks import check_mask
 from .checkpoint import Run, load_optimizer
 from .files import output_folder
 from .faults import Interruptible
+from .locks import WriteLock
 from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
 from .mtp_parts import Depth, MTPParts, scale_gradient
 from .prompts import prompt_tokens, turn_ends
@@ -164,19 +166,28 @@ class _Warming:
     "A warm-up in progress: its optimiser, its folder, and where it stands."
     losses: list[dict[str, float]]
 
-    def __init__(self, mtp: MTPModules, train: list[_Row], test: list[_Row], batch_size: int, lr: float, seed: int, output: str | None, every: int, precision: str, device: torch.device, digest: int) -> None:
+    def __init__(self, mtp: MTPModules, train: list[_Row], test: list[_Row], batch_size: int, lr: float, seed: int, output: str | None, every: int, precision: str, device: torch.device, digest: int, replace: bool = False) -> None:
         self.mtp, self.train, self.test, self.batch_size, self.seed, self.every, self.precision, self.device = mtp, train, test, batch_size, seed, every, precision, device
         self.optimizer = torch.optim.AdamW(mtp.parameters(), lr=lr, weight_decay=0.0)
         self.losses, self.done, self.folder, self.interrupt = [], 0, Run(output) if output else None, Interruptible()
         saved: tuple[int, Path] | None = None
         if self.folder:
-            self.folder.begin(mtp.options | dict(batch_size=batch_size, lr=lr, seed=seed, precision=precision, rows=[len(train), len(test)], digest=digest))
+            self._begin(self.folder, mtp.options | dict(batch_size=batch_size, lr=lr, seed=seed, precision=precision, rows=[len(train), len(test)], digest=digest), replace)
             saved = self.folder.newest()
         self.first, self.tokens = self._measured(saved)
         if self.folder and saved:
             self.done, path = saved
             mtp.load_weights(path); load_optimizer(self.optimizer, path / "optimizer.safetensors")
             self.folder.rewind(self.done); self.losses = self.folder.metrics
+
+    @staticmethod
+    def _begin(folder: Run, options: dict[str, Any], replace: bool) -> None:
+        "Take a folder up; one of other options is begun anew where that is asked for."
+        try: folder.check(options)
+        except ValueError:
+            if not replace: raise
+            folder.clear()
+        folder.begin(options)
 
     def _measured(self, saved: tuple[int, Path] | None) -> tuple[list[float], list[int]]:
         "Accuracy before the first step; of a warm-up that goes on, as it was found then."
@@ -225,7 +236,9 @@ class _Warming:
             if not self.interrupt.shielded and self.done: self._save()
             if self.folder: tqdm.write(f"Stopped; {self.done} of {steps} steps of the warm-up are saved in {self.folder.path}. The same call goes on from there.")
             raise
-        finally: self.mtp.trunk_gradient = share
+        finally:
+            self.mtp.trunk_gradient = share
+            self.interrupt.pass_on()
         return WarmUp(self.first, _accuracy(self.mtp, self.test, self.batch_size, self.device)[0], self.tokens, self.losses)
 
 # %% ../nbs/lib/mtp.ipynb #7ca8b1ca
@@ -243,6 +256,7 @@ def warm_up(model: CausalLM, # the backbone, which stays as it is
             checkpoint_every: int = 50, # steps between two checkpoints
             precision: str = "float32", # "bfloat16": products in bfloat16
             progress: bool = True, # whether to draw a bar
+            replace: bool = False, # delete a warm-up of other options that is found in `output`, instead of refusing it
             ) -> WarmUp: # accuracy per depth before and after, and the losses
     "Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C saves the last step and is raised on."
     if mtp.model is not model: raise ValueError("mtp stands behind another model; pass the one that it was made with")
@@ -256,4 +270,5 @@ def warm_up(model: CausalLM, # the backbone, which stays as it is
     if len(rows) - kept < 1: raise ValueError(f"dataset has {len(rows)} rows; at least 2 are needed, one of them to measure on")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     test, train = [rows[i] for i in order[:kept]], [rows[i] for i in order[kept:]]
-    return _Warming(mtp, train, test, batch_size, lr, seed, output, checkpoint_every, precision, device, zlib.crc32(repr(rows).encode())).run(steps, progress)
+    with WriteLock(output) if output else nullcontext():
+        return _Warming(mtp, train, test, batch_size, lr, seed, output, checkpoint_every, precision, device, zlib.crc32(repr(rows).encode()), replace).run(steps, progress)

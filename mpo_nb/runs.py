@@ -17,7 +17,7 @@ from torch import Tensor
 from .actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .checkpoint import Run
 from .files import given_path, did_you_mean
-from .config import TrainConfig, configured_recipe, described
+from .config import TrainConfig, configured_recipe, described, recipe_differences
 from .live_runs import Runs
 from .recipes import Recipe, block_rules, recipe
 from .strip import trace_loss
@@ -40,7 +40,7 @@ def configured(config: dict[str, Any]) -> Recipe | None:
     known = {f.name: config[f.name] for f in fields(TrainConfig) if f.name in config}
     try: made = configured_recipe(TrainConfig(**known)) if "recipe" in known else None
     except (ValueError, TypeError): return None
-    return None if made is None or config.get("resolved_recipe", described(made)) != described(made) else made
+    return None if made is None or recipe_differences(config.get("resolved_recipe", described(made)), described(made)) else made
 
 def read_run(label: str, # what the page calls it
              path: str | Path, # the run's folder

@@ -229,13 +229,30 @@ class Trainer(_Updating):
             with self.processes.together():
                 self.run.append(self.run.traces_path, records); self.run.append(self.run.metrics_path, [row])
             self.done = step
+            if self.run.writes: self.written = step
             if step and (step % c.checkpoint_every == 0 or step == c.steps): self.save()
         return row
 
     def fit(self,
             callback: Callable[[dict[str, float]], object] | None = None, # called on the main process with each step's metrics, e.g. to send them to a tracker
             ) -> list[dict[str, Any]]: # the run's metrics, one dict per step
-        "Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or gradient is not finite; Ctrl-C saves the last whole step and is raised on."
+        "Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or gradient is not finite, ValueError when another process writes into the folder; Ctrl-C and SIGTERM save the last whole step and are raised on."
+        try:
+            with self.writing():
+                self._check_unmoved()
+                return self._fit(callback)
+        finally: self.interrupt.pass_on()
+
+    def _check_unmoved(self) -> None:
+        "Raise ValueError where somebody else has taken steps in the folder since this trainer was made; a start without steps gives way."
+        with self.processes.together():
+            last = self.last_written()
+            if self.run.writes and last != self.written:
+                raise ValueError(f"output={self.config.output!r} was written by another process since this Trainer was made: its last step was {self.written} then, and is {last} now; make the Trainer again, which goes on from there")
+            self.run.begin(self.record)
+
+    def _fit(self, callback: Callable[[dict[str, float]], object] | None) -> list[dict[str, Any]]:
+        "The loop, for whoever may write."
         c = self.config
         self.warm_up()
         try:

@@ -48,8 +48,9 @@ TIERS = {
 
 
 # Files that take a minute or more, the longest first: begun first, they leave no worker alone at the end.
-LONGEST = ("test_memory", "test_site_browser", "test_resume", "test_processes", "test_widgets_browser", "test_real_tasks", "test_critic", "test_models", "test_trainer", "test_learn", "test_sandbox", "test_trl_trainer", "test_sweep", "test_gpu_check",
-           "test_monitor_browser_lab", "test_types", "test_package", "test_rollout")
+# test_cases starts some forty programs one after the other: about five minutes on one core.
+LONGEST = ("test_memory", "test_cases", "test_site_browser", "test_resume", "test_processes", "test_widgets_browser", "test_real_tasks", "test_critic", "test_models", "test_trainer", "test_learn", "test_sandbox", "test_trl_trainer", "test_sweep", "test_gpu_check",
+           "test_monitor_browser_lab", "test_types", "test_package", "test_rollout", "test_start", "test_locks", "test_config")
 
 
 def pytest_collection_modifyitems(items):

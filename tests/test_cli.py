@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from mpo_nb import __version__
-from mpo_nb.cli import main, option_groups, read_options, train_config, train_parser
+from mpo_nb.cli import main, option_groups, read_options, tour, train_config, train_parser
 from mpo_nb.config import option_values
 from mpo_nb.trainer import TrainConfig
 
@@ -108,3 +108,53 @@ def test_bash_completes_options_values_and_files(tmp_path, capsys):
         ask = f'{script}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); {function} mpo-train "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD - 1]}}"; printf "%s\\n" "${{COMPREPLY[@]}}"'
         found = subprocess.run(["bash", "-c", ask], check=True, capture_output=True, text=True, cwd=tmp_path).stdout.split()
         assert sorted(found) == sorted(offered.split()), typed
+
+
+LINES = [("--steps 1e3", "--steps: '1e3'; it must be a whole number"), ("--steps ten", "--steps: 'ten'; it must be a whole number"), ("--steps -1", "steps=-1; it must be a whole number of at least 0"), ("--lr fast", "--lr: 'fast'; it must be a number"), ("--lr nan", "lr=nan; it must be positive and finite"),
+         ("--lr inf", "lr=inf; it must be positive"), ("--max_grad_norm inf", "max_grad_norm=inf"), ("--output /", "output='/' is the root"), ("--schedule step", "--schedule: invalid choice: 'step'"), ("--progress maybe", "--progress: "), ("--steps", "--steps: expected one argument"),
+         ("--lora_rank 2.5", "--lora_rank: '2.5'"), ("--seed 99999999999999999999", "seed=99999999999999999999; it must be a whole number that fits"), ("--adam_beta1 1", "adam_beta1=1.0; a decay rate must be in [0, 1)"), ("--device tpu", "device='tpu' is no device"), ("--task_options {", "task_options='{' is not JSON"),
+         ("--recipe_options {\"kl\":\"x\"}", "recipe_options="), ("--config nowhere.yaml", "--config nowhere.yaml cannot be read: No such file"), ("--config .", "--config . cannot be read: Is a directory"), ("--future 1", "future=1.0; the share of later tokens must be")]
+
+
+@pytest.mark.parametrize("line, told", [*LINES, *((f"{option} ", f"{option.strip('-')}=''; name ") for option in ("--output", "--model", "--task", "--device")), ("--config ", "--config '' names no file"), ("--stop ", "stop=['']; give a list of texts")], ids=str)
+@pytest.mark.parametrize("dry", [[], ["--dry_run"]], ids=["run", "dry"])
+def test_each_mistake_on_the_line_is_one_line(line, told, dry, capsys):
+    try: code = main([*line.split(" "), *dry])
+    except SystemExit as ended: code = ended.code
+    said = capsys.readouterr().err
+    assert code in (1, 2) and told in said and len(said.splitlines()) == 1 and said.startswith("mpo-train: "), said
+
+
+FILES = [("lr: 1\nlr: 2", "'lr' stands in it twice"), ("recipe_options: {kl: 1, kl: 2}", "'kl' stands in it twice"), ("k:\t2\n\tlr: 1", "is not YAML"), ("steps: 010", "'010' is not a number in base 10"), ("steps: 1:30", "'1:30' is not a number in base 10"), ("steps: 1e3", "steps: '1e3'; it must be a whole number"),
+         ("steps: 10.0", "steps: 10.0; it must be a whole number"), ("steps: '10'", "steps: '10'; it must be a whole number"), ("lr: .nan", "lr=nan; it must be positive"), ("lr: .inf", "lr=inf"), ("lr:", "lr: None; it must be a number"), ("lr: true", "lr: True; it must be a number"), ("recipe: no", "recipe: False; it must be text"),
+         ("output: ''", "output=''; name a folder"), ("output: 2024-01-01", "it must be text, in quotes"), ("output: 2024-13-01", "is not YAML"), ("output: ~", "output: None; it must be text"), ("stop: [1]", "must be a list of texts"), ("stop: ['']", "stop=['']"), ("5: 6", "5, which is no option"), ("? [a]\n: 1", "is not YAML"),
+         ("--- {}\n--- {}", "is not YAML"), ("!!python/object:os.system {}", "is not YAML"), ("[" * 5000, "nested too deeply"), ("task_options: [1]", "task_options"), ("recipe_options: {clop: 1}", "has no option 'clop'"), ("model: [tiny]", "model: ['tiny']; it must be text"), ("steps: " + "9" * 5000, "is not YAML")]
+
+
+@pytest.mark.parametrize("text, told", FILES, ids=range(len(FILES)))
+def test_each_mistake_in_a_file_is_one_line(text, told, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    assert main(["--config", str(path), "--dry_run"]) == 2
+    said = capsys.readouterr().err
+    assert told in said and len(said.splitlines()) == 1, said
+
+
+def test_bytes_that_are_no_text_and_a_mark_before_it(tmp_path, capsys):
+    (tmp_path / "bytes.yaml").write_bytes(b"lr: \xff")
+    assert main(["--config", str(tmp_path / "bytes.yaml")]) == 2 and "is not text in UTF-8" in capsys.readouterr().err
+    (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbflr: 1e-4\n")
+    assert read_options(tmp_path / "mark.yaml") == {"lr": 1e-4}
+
+
+@pytest.mark.parametrize("line, told", [("--output ", "output=''; name a folder"), ("--output /", "output='/' is the root"), ("--steps 0", "steps=0"), ("--steps 1e3", "--steps: '1e3'; it must be a whole number"), ("--seed x", "--seed: 'x'"), ("--step 3", "unrecognized arguments: --step 3")], ids=str)
+def test_each_mistake_to_the_tour_is_one_line(line, told, capsys):
+    try: code = tour(line.split(" "))
+    except SystemExit as ended: code = ended.code
+    said = capsys.readouterr().err
+    assert code == 2 and told in said and len(said.splitlines()) == 1 and said.startswith("mpo-tour: "), said
+
+
+def test_a_dry_run_plans_for_the_tasks_own_limit(capsys):
+    assert main(["--dry_run"]) == 0
+    assert "responses of 48;" in capsys.readouterr().out

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from mpo_nb.checkpoint import read_lines
+from mpo_nb.checkpoint import Run, read_lines
+from mpo_nb.locks import WriteLock
 from mpo_nb.metrics import clock_metrics
 from mpo_nb.sweep import finished, sweep
 from mpo_nb.trainer import TrainConfig, Trainer
@@ -34,14 +36,13 @@ def test_runs_are_those_of_a_trainer_and_are_not_repeated(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_or_dies_does_not_hold_up_the_others(tmp_path, monkeypatch):
-    (tmp_path / "deadly.py").write_text("import os\ndef task():\n    os._exit(1)\n")
+    (tmp_path / "deadly.py").write_text("import os\ndef task():\n    os._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    configs = dict(good=config(tmp_path / "good"), wrong=config(tmp_path / "wrong", task="no_such_task"))
-    with pytest.raises(RuntimeError, match="1 of 2 runs failed.*\n.*wrong .*unknown task 'no_such_task'"):
-        sweep(configs, workers=2, progress=False)
-    assert finished(configs["good"])
-    with pytest.raises(RuntimeError, match="deadly .*its process died"):
-        sweep(dict(deadly=config(tmp_path / "deadly", task="deadly:task")), progress=False)
+    configs = dict(deadly=config(tmp_path / "deadly", task="deadly:task"), wrong=config(tmp_path / "wrong", task="no_such_task"), good=config(tmp_path / "good"))
+    with pytest.raises(RuntimeError, match=r"2 of 3 runs failed") as failed:
+        sweep(configs, workers=1, progress=False)
+    assert finished(configs["good"]), "the run after the one that died was not trained"
+    assert "deadly (" in str(failed.value) and "its process died (exit code 3)" in str(failed.value) and "unknown task 'no_such_task'" in str(failed.value)
 
 
 @pytest.mark.slow
@@ -71,3 +72,61 @@ def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
 def test_what_cannot_be_swept(configs, options, message):
     with pytest.raises(ValueError, match=message):
         sweep(configs, progress=False, **options)
+
+
+# A sweep that is ended from outside
+
+SLEEPY = """
+import os, signal, time
+from pathlib import Path
+from mpo_nb.tasks import Task, chain_sum
+base, here = chain_sum(16, 4), Path(__file__).parent
+def task(deaf=False):
+    def reward(problem, response):
+        if deaf: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (here / f"worker-{deaf}-{os.getpid()}").touch()
+        time.sleep(60 if deaf else 0.05)
+        return 1.0
+    return Task("sleepy", base.train, base.test, reward)
+"""
+
+
+def workers_of(folder) -> list[int]:
+    "The processes that have been at a reward."
+    return [int(p.name.rsplit("-", 1)[1]) for p in folder.glob("worker-*")]
+
+
+def alive(pid: int) -> bool:
+    "Whether a process runs; one that nobody has waited for does not."
+    try: return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="no such signals here")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
+def test_a_sweep_that_is_ended_ends_its_workers_which_save(number, tmp_path):
+    "With SIGTERM, one of two workers ignores what the sweep sends on."
+    number, deaf = getattr(signal, number), number == "SIGTERM"
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    options = SMALL | dict(steps=400, prompts_per_step=1, group_size=2, checkpoint_every=1000, task="sleepy:task", max_new_tokens=8)
+    (tmp_path / "program.py").write_text(f"import mpo_nb.sweep\nfrom mpo_nb.trainer import TrainConfig\nmpo_nb.sweep.grace_seconds = 5.0\n"
+                                         f"configs = {{n: TrainConfig(output=f'{tmp_path}/run-{{n}}', task_options=dict(deaf=n > 0), **{options!r}) for n in range({1 + deaf})}}\n"
+                                         f"if __name__ == '__main__': mpo_nb.sweep.sweep(configs, workers=2, progress=False)\n")
+    child = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    deadline = time.time() + 200
+    while not (len(read_lines(tmp_path / "run-0" / "metrics.jsonl")) >= 2 and len(workers_of(tmp_path)) > deaf) and child.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(ValueError, match="is being written by process"):
+        sweep({0: config(tmp_path / "run-0", steps=400)}, progress=False)
+    child.send_signal(number)
+    said, pids = child.communicate(timeout=100)[0], workers_of(tmp_path)
+    assert child.returncode == -number and len(pids) == 1 + deaf, said
+    deadline = time.time() + 60
+    while any(map(alive, pids)) and time.time() < deadline: time.sleep(0.05)
+    assert not any(map(alive, pids)), "a worker lives on"
+    if deaf: assert "the same call goes on" in said
+    metrics, saved = read_lines(tmp_path / "run-0" / "metrics.jsonl"), Run(tmp_path / "run-0").checkpoints()
+    assert 2 <= metrics[-1]["step"] == saved[-1][0] < 400, "a step that was taken is not saved"
+    assert "is saved in" in (tmp_path / "run-0" / "log.txt").read_text()
+    WriteLock(tmp_path / "run-0").check()

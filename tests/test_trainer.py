@@ -359,5 +359,7 @@ def test_same_seed_same_responses_whatever_the_batch():
 def test_recipe_object_takes_the_place_of_the_named_one(tmp_path):
     trainer = Trainer(small(tmp_path, steps=1), recipe=recipe("gspo"))
     assert trainer.recipe.name == "gspo" and "SequenceActions" in trainer.run.config["resolved_recipe"]
-    with pytest.raises(ValueError, match="resolved_recipe"):
+    Trainer(small(tmp_path, steps=1), recipe=recipe("gmpo"))  # no step was taken: nothing is mixed up
+    trainer.fit()
+    with pytest.raises(ValueError, match=r"with resolved_recipe.clip=\(0.0003, 0.0004\), not \(0.4, 0.4\)"):
         Trainer(small(tmp_path, steps=1), recipe=recipe("gmpo"))
