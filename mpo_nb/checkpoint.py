@@ -92,8 +92,9 @@ def file_digests(paths: Sequence[Path], # any files
 def write_manifest(folder: Path, # all of whose files are written
                    ) -> None:
     "Note size and SHA-256 of each file."
-    paths = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != manifest_name and p.suffix != ".md"] # peft's README is read by nobody
-    files = {p.name: dict(bytes=p.stat().st_size, sha256=digest) for p, digest in zip(paths, file_digests(paths))}
+    # A tokenizer with several chat templates writes a folder of them.
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != manifest_name and p.suffix != ".md"] # peft's README is read by nobody
+    files = {p.relative_to(folder).as_posix(): dict(bytes=p.stat().st_size, sha256=digest) for p, digest in zip(paths, file_digests(paths))}
     (folder / manifest_name).write_text(json.dumps(files, indent=1), encoding="utf8")
 
 def _json_object(path: Path) -> dict[str, Any] | None:
@@ -314,7 +315,8 @@ class Run:
             save_optimizer(optimizer, temporary / "optimizer.safetensors")
             (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
             write_manifest(temporary)
-            for file in temporary.iterdir():
+            for file in temporary.rglob("*"):
+                if file.is_dir(): continue
                 with open(file, "rb") as f: os.fsync(f.fileno())
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from mpo_nb.checkpoint import Run, damage, load_optimizer, manifest_name, read_lines
 from mpo_nb.metrics import clock_metrics
@@ -317,6 +318,17 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(name, how, ma
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run.newest() == (2, before)
+
+
+def test_a_tokenizer_of_several_chat_templates_is_saved_and_checked(tmp_path):
+    from mpo_nb.models import load
+    model, tokenizer = load("tiny", device="cpu", precision="float32", quiet=True)
+    tokenizer.chat_template = dict(default="{{ messages[0].content }}", tool_use="{{ tools }}{{ messages[0].content }}")
+    saved = Run(tmp_path).save(1, model, tokenizer, torch.optim.AdamW(model.parameters()), {})
+    assert not damage(saved, 1) and load(saved, device="cpu", precision="float32", quiet=True)[1].chat_template == tokenizer.chat_template
+    inner = next(saved.glob("additional_chat_templates/*"))
+    spoil(inner, "a bit", inner)
+    assert damage(saved, 1) == [f"additional_chat_templates/{inner.name} is not what was written (its SHA-256 differs)"]
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(three_steps, tmp_path):
