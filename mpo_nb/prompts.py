@@ -430,11 +430,13 @@ def _framed(tokenizer: PreTrainedTokenizerBase, text: str, body: list[int], pref
     return prefix[:begun] + body
 
 # %% ../nbs/lib/prompts.ipynb #03fa4c97
-def _after_content(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], parts: bool) -> str:
+def _after_content(
+    tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], options: Mapping[str, Any], parts: bool
+) -> str:
     "What the template writes after the assistant's content; empty where it writes no such content."
     turns = [dict(role=role, content=_probe(i, role)) for i, role in enumerate(roles)]
     try:
-        written = _apply(tokenizer, turns, {}, parts, open_turn=False)
+        written = _apply(tokenizer, turns, options, parts, open_turn=False)
     except Exception:
         return ""
     before, _, after = written.rpartition(_probe(1, "assistant"))
@@ -443,14 +445,23 @@ def _after_content(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], par
 def turn_ends(
     tokenizer: PreTrainedTokenizerBase,  # may carry a chat template
 ) -> list[int]:
-    "Ids of the token with which the chat template closes the assistant's turn; none where that is no token of its own."
-    if not getattr(tokenizer, "chat_template", None):
+    """Ids of the token with which the chat template closes the assistant's turn, of each where there are several
+    templates; none where that is no token of its own."""
+    templates = getattr(tokenizer, "chat_template", None)
+    if not templates:
         return []
+    chosen: list[dict[str, Any]] = [{}]
+    if isinstance(templates, dict):
+        chosen = [dict(chat_template=name) for name in templates]
+    return sorted({end for options in chosen for end in _turn_end(tokenizer, options)})
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> list[int]:
+    "The same of one template."
     added = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if str(token).strip()}
     # Some templates close nothing and let the next turn's mark do it.
     for roles in (("user", "assistant"), ("user", "assistant", "user")):
         for parts in (False, True):
-            after = _after_content(tokenizer, roles, parts)
+            after = _after_content(tokenizer, roles, options, parts)
             closing = max((token for token in added if after.startswith(token)), key=len, default=None)
             if closing is not None:
                 return [added[closing]]

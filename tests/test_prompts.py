@@ -353,6 +353,13 @@ def test_a_template_without_a_closing_token_ends_nothing(template):
     assert turn_ends(templated(template)) == []
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("default", "tool_use")])
+def test_the_ends_of_several_templates_all_count(names):
+    tokenizer = byte_tokenizer(["<eos>", "<u>", "</u>", "<end>"], eos_token="<eos>", pad_token="<eos>")
+    tokenizer.chat_template = {name: f"{{% for m in messages %}}<u>{{{{ m.content }}}}{end}{{% endfor %}}" for name, end in zip(names, ("</u>", "<end>"))}
+    assert tokenizer.convert_ids_to_tokens(turn_ends(tokenizer)) == ["</u>", "<end>"]
+
+
 class Script(torch.nn.Module):
     "A head that says the same tokens again and again, whatever it reads."
     def __init__(self, ids, size):
