@@ -143,7 +143,8 @@ def distribute(block_advantages: Tensor, # (B, N)
     if how == "divide": return whole / spread(size, ids).clamp(min=1)
     assert logps is not None # checked above
     check_mask(ids >= 0, logps=logps)
-    surprise = torch.where(ids >= 0, -logps, torch.zeros((), dtype=logps.dtype, device=logps.device)).clamp(min=0)
+    wide = at_least_float32(logps)
+    surprise = torch.where(ids >= 0, -wide, torch.zeros((), dtype=wide.dtype, device=logps.device)).clamp(min=0)
     total = block_sum(surprise, ids)
     share = torch.where(spread(total, ids) > 0, surprise / spread(total, ids).clamp(min=torch.finfo(total.dtype).tiny), spread(1.0 / size, ids).to(total.dtype))
-    return whole * share
+    return (whole * share).to(torch.promote_types(whole.dtype, logps.dtype))

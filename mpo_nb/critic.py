@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .checkpoint import read_tensors
 from .files import output_folder
 from .advantages import block_gae, distribute, gae
-from .blocks import block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
+from .blocks import at_least_float32, block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
 from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient
 from .processes import Processes
@@ -77,9 +77,12 @@ def whiten(x: Tensor, # (B, T)
            eps: float = 1e-8, # added to the standard deviation
            kept: Tensor | None = None, # (n,) the kept values of the whole batch, when this is a part of it
            ) -> Tensor: # mean 0 and standard deviation 1 over the kept tokens, 0 elsewhere
-    "Advantages on one scale, as PPO's implementations use them."
-    m = check_mask(mask, x=x); kept = x[m] if kept is None else kept
-    return torch.where(m, (x - kept.mean()) / (kept.std(unbiased=False) + eps), torch.zeros((), dtype=x.dtype, device=x.device))
+    "Advantages on one scale, as PPO's implementations use them; zeros where all of them are equal."
+    m = check_mask(mask, x=x)
+    # In float64 the mean of equal values is that value: their rounding errors are not scaled up to 1.
+    kept = (x[m] if kept is None else kept).double()
+    scaled = (x.double() - kept.mean()) / (kept.std(unbiased=False) + eps)
+    return torch.where(m, scaled, torch.zeros_like(scaled)).to(x.dtype)
 
 def critic_targets(final_rewards: Tensor, # (B,) one per response
                    values: Tensor, # (B, T) as they were when the batch was sampled
@@ -112,15 +115,17 @@ def value_loss(values: Tensor, # (B, T) with their graph
                ids: Tensor | None = None, # (B, T) blocks whose means are compared
                normalizer: float | None = None, # kept tokens, or blocks, of the whole batch, when this is a part of it
                ) -> Tensor: # scalar
-    "The critic's loss: mean over tokens, or blocks, of half the squared error. Raises ValueError when shapes differ or `clip` is negative."
+    "The critic's loss: mean over tokens, or blocks, of half the squared error; half types are computed in float32. Raises ValueError when shapes differ or `clip` is negative."
     m = check_mask(mask, values=values, old_values=old_values, returns=returns)
     if clip is not None and not clip >= 0: raise ValueError(f"value_clip={clip}; it must be >= 0, or None for no clipping")
+    dtype = values.dtype
+    values, old_values, returns = map(at_least_float32, (values, old_values, returns))
     if ids is not None:
         values, old_values, returns = (block_mean(x, torch.where(m, ids, -1)) for x in (values, old_values, returns)); m = block_sizes(torch.where(m, ids, -1)) > 0
     error = (values - returns).square()
     if clip is not None: error = torch.maximum(error, (old_values + (values - old_values).clamp(-clip, clip) - returns).square())
     total = max(1.0, float(m.sum())) if normalizer is None else normalizer
-    return 0.5 * torch.where(m, error, torch.zeros((), dtype=error.dtype, device=error.device)).sum() / total
+    return (0.5 * torch.where(m, error, torch.zeros((), dtype=error.dtype, device=error.device)).sum() / total).to(dtype)
 
 def explained_variance(values: Tensor, # (B, T)
                        returns: Tensor, # (B, T)

@@ -2,9 +2,10 @@
 import pytest
 import torch
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions, weight_matrix
-from mpo_nb.advantages import gae, group_advantages, leave_one_out
+from mpo_nb.advantages import distribute, gae, group_advantages, leave_one_out
 from mpo_nb.blocks import (block_sizes, cut_at_gaps, delimiter_blocks, fixed_blocks, perplexity_blocks, place_in_turn, random_blocks, sentence_blocks,
                            surprise_blocks, turn_blocks)
+from mpo_nb.critic import value_loss, whiten
 from mpo_nb.losses import aggregates, entropy_bonus, kl_penalty, policy_loss, surrogates
 from mpo_nb.recipes import recipe
 from mpo_nb.tasks import Task
@@ -98,6 +99,26 @@ def test_sums_over_many_tokens_are_taken_in_float32(dtype):
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0] * 600, dtype=dtype)
     torch.testing.assert_close(group_advantages(rewards, 2400), group_advantages(rewards.float(), 2400).to(dtype))
     torch.testing.assert_close(leave_one_out(rewards, 2400), leave_one_out(rewards.float(), 2400).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_critic_in_half_types_has_the_loss_of_float32(dtype):
+    g = torch.Generator().manual_seed(0)
+    values, old, returns = (2 * torch.randn(64, 2048, generator=g).to(dtype) for _ in range(3))
+    mask = torch.ones(64, 2048)
+    x, y = values.clone().requires_grad_(), values.float().requires_grad_()
+    half, full = value_loss(x, old, returns, mask), value_loss(y, old.float(), returns.float(), mask)
+    torch.testing.assert_close(half, full.to(dtype))
+    torch.testing.assert_close(torch.autograd.grad(half, x)[0], torch.autograd.grad(full, y)[0].to(dtype))
+    ids = fixed_blocks(mask, 4)
+    logps, credits = -1e-4 * torch.rand(64, 2048, generator=g).to(dtype), torch.ones(64, 512, dtype=dtype)
+    torch.testing.assert_close(distribute(credits, ids, "surprise", logps), distribute(credits.float(), ids, "surprise", logps.float()).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+def test_equal_advantages_are_whitened_to_zero(dtype):
+    for value in (0.3, 0.5, -7.1, 0.0):
+        assert not whiten(torch.full((3, 7), value, dtype=dtype), torch.ones(3, 7)).any()
 
 
 # --- holes --------------------------------------------------------------------------------------------------------
