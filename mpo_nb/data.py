@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -357,6 +358,9 @@ def from_dataset(train: Source, # rows, or a file
     held = [p for p in learn if _prompt_key(p) in keys]
     return Task(name, apart(learn, held), held, reward, **options)
 
+# What json.dumps and pandas make of messages, which CSV cannot hold.
+_spelt_messages = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:.*(["'])(?!\2)(role|content)\3\s*:""", re.DOTALL)
+
 def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument: str) -> str | list[dict[str, str]]:
     "The prompt of a row: a text in the template, or a chat whose last message is."
     value = cell(row, column)
@@ -366,7 +370,13 @@ def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument:
             "'content'"
         )
     if not isinstance(value, (list, tuple, np.ndarray)):
-        return fill(template, "question", cell_text(row, column, i, argument))
+        text = cell_text(row, column, i, argument)
+        if _spelt_messages.match(text):
+            raise ValueError(
+                f"{argument}: row {i} has a text in column {column!r} that spells a list of messages: {text!r:.80}; give "
+                "lists, in rows or in a file of JSON or Parquet"
+            )
+        return fill(template, "question", text)
     try:
         turns = prompt_turns(list(value))
     except ValueError as error:

@@ -39,6 +39,8 @@ def prompt_turns(
             f"the prompt ends with a turn of {turns[-1]['role']!r}; "
             "the model answers the user's, so end with that"
         )
+    if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
+        raise ValueError(f"message {len(turns) - 1} of the prompt is a turn of the user without text; fill it")
     return turns
 
 def _turn(i: int, message: Any) -> dict[str, str]:

@@ -201,7 +201,7 @@ def test_prompts_as_messages_stay_a_chat(tmp_path):
 
 
 @pytest.mark.parametrize("prompt, message", [
-    ([], "the prompt is"), (CHAT[:1], "ends with a turn of 'system'"), (CHAT[:3], "ends with a turn of 'assistant'"), ([*CHAT, CHAT[0], CHAT[1]], "message 4 of the prompt is a turn of 'system'"),
+    ([], "the prompt is"), ([dict(role="user", content=" \n")], "message 0 of the prompt is a turn of the user without text"), (CHAT[:1], "ends with a turn of 'system'"), (CHAT[:3], "ends with a turn of 'assistant'"), ([*CHAT, CHAT[0], CHAT[1]], "message 4 of the prompt is a turn of 'system'"),
     ([dict(role="human", content="a")], "role='human'"), ([dict(content="a")], "role=None"), ([dict(role="user", content=None)], "content=None"), ([dict(role="user")], "content=None"),
     ([dict(role="user", content="a", tool_calls=[1])], "'tool_calls', which is not rendered"), ([dict(role="user", content=[dict(type="image", url="a")])], "a part 'image'"), (["a"], "message 0 of the prompt is 'a'")])
 def test_messages_that_cannot_be_rendered_are_named(prompt, message):
@@ -209,6 +209,15 @@ def test_messages_that_cannot_be_rendered_are_named(prompt, message):
         from_dataset([dict(question="a", answer="1"), dict(question=prompt, answer="2")], nothing)
     with pytest.raises(ValueError, match=rf"test\[1\] of task 't' has a prompt that cannot be read: .*{message}"):
         Task("t", [dict(prompt="a", answer="1")], [dict(prompt="a", answer="1"), dict(prompt=prompt, answer="2")], nothing)
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr, lambda turns: str(np.array(turns)), lambda turns: json.dumps(turns, indent=1)])
+def test_messages_spelt_out_in_a_text_are_no_question(write, tmp_path):
+    for turns in (CHAT[:2], [dict(content="1+1?", role="user")]):
+        with pytest.raises(ValueError, match="train: row 1 has a text in column 'question' that spells a list of messages"):
+            from_dataset([dict(question="a", answer="1"), dict(question=write(turns), answer="2")], nothing)
+    plain = ["[{'role': 1}]", "Is [{\"role\": \"user\", \"content\": \"a\"}] a chat?", "[{}]"]
+    assert set(answers([dict(question=text, answer="1") for text in plain])) == set(plain)
 
 
 def test_parts_of_text_are_joined():
