@@ -307,7 +307,7 @@ def _score(value: object, where: str) -> float:
     "A score; NaN where there is none."
     if value is None or value == "": return math.nan
     try: return float(value) if isinstance(value, (Real, str)) else float("none")
-    except ValueError: raise ValueError(f"{where} has score={repr(value)[:40]}, which is no number; pass {_verl}") from None
+    except (ValueError, OverflowError): raise ValueError(f"{where} has score={repr(value)[:40]}, which is no number; pass {_verl}") from None
 
 def _dump_rows(file: Path) -> list[dict[str, Any]]:
     "The rows of a file of verl's, prompts as texts and scores as numbers; a last line that is cut off is left out, and that is said."

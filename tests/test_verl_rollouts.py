@@ -233,9 +233,10 @@ def test_scores_that_some_rows_lack(tmp_path):
     (tmp_path / "1.jsonl").write_text('{"input": "a", "output": "b", "score": NaN}\n{"input": "a", "output": "c"}\n{"input": "a", "output": "d", "score": ""}\n{"input": "a", "output": "e", "score": 1, "acc": "1"}')
     traces = load_verl_rollouts(tmp_path, pass_mark=1)
     assert [math.isnan(t.reward) for t in traces] == [True] * 3 + [False] and [t.correct for t in traces] == [None] * 3 + [True]
-    (tmp_path / "1.jsonl").write_text(json.dumps(VERL | dict(score="good")))
-    with pytest.raises(ValueError, match="record 1 of .*1.jsonl has score='good', which is no number"):
-        load_verl_rollouts(tmp_path)
+    for score in ("good", 10**400):
+        (tmp_path / "1.jsonl").write_text(json.dumps(VERL | dict(score=score)))
+        with pytest.raises(ValueError, match=f"record 1 of .*1.jsonl has score={repr(score)[:9]}.*, which is no number"):
+            load_verl_rollouts(tmp_path)
 
 
 def test_odd_files_are_named(tmp_path):
