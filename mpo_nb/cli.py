@@ -18,7 +18,7 @@ import shtab
 import yaml
 from transformers import HfArgumentParser
 from . import __version__
-from .blocks import check_positive_int
+from .checks import check_whole
 from .config import check_output, option_values
 from .locks import WriteLock
 from .memory import plan_memory
@@ -221,7 +221,7 @@ def tour(argv: list[str] | None = None, # arguments; default: those of the proce
     options = parser.parse_args(argv)
     def work() -> None:
         if launched(): raise ValueError("mpo-tour is two runs of one process; start it without a launcher")
-        check_positive_int("steps", options.steps)
+        check_whole("steps", options.steps)
         options.output = check_output(options.output)
         with WriteLock(options.output): two_runs()
     def two_runs() -> None:

@@ -17,16 +17,14 @@ from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import Cache, CompileConfig, DynamicCache, PreTrainedTokenizerBase, StaticCache
 from transformers.cache_utils import StaticLayer
+from .checks import check_texts
 from .logprobs import CausalLM, decoder_of, head_logits, positions, select_rows
 
 # %% ../nbs/lib/decoding.ipynb #91f03a64
 def check_stop(stop: Sequence[str], # should be a sequence of texts
                ) -> tuple[str, ...]:
     "The stop strings as a tuple. Raises ValueError for a lone string, for what is no text, and for an empty text."
-    if isinstance(stop, str): raise ValueError(f"stop={stop!r} is one string; pass a list of them, [{stop!r}]")
-    for s in stop:
-        if not isinstance(s, str) or not s: raise ValueError(f"stop={list(stop)!r} holds {s!r}; every stop string must be a text of at least one character")
-    return tuple(stop)
+    return check_texts("stop", stop)
 
 class StopStrings:
     "Tells when a response has just completed one of some strings. Raises ValueError for strings that cannot be."

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .batches import draw_seed
-from .blocks import check_positive_int
+from .checks import check_whole
 from .decoding import check_stop
 from .checkpoint import read_lines, write_whole
 from .compare import Comparison, Evaluation, compare, differs, read_settings, settings_path
@@ -53,9 +53,9 @@ def asked_for(k: int | Sequence[int] | None, # tries; None or 0 for greedy accur
               ) -> tuple[list[int], int]: # the k in order, samples per problem
     "Raises ValueError for k or samples that cannot be."
     ks = sorted({*k} if isinstance(k, (list, tuple, set, range)) else {k} if k else set())
-    for one in ks: check_positive_int("k", one)
+    for one in ks: check_whole("k", one)
     if samples is None: samples = max(ks, default=0)
-    if samples != 0: check_positive_int("samples", samples)
+    if samples != 0: check_whole("samples", samples)
     if ks and samples < ks[-1]: raise ValueError(f"samples={samples} cannot tell pass@{ks[-1]}, which needs at least {ks[-1]}; raise samples, or lower k")
     return ks, samples
 
@@ -113,7 +113,7 @@ def _lines(rows: list[dict[str, Any]]) -> str: return "".join(json.dumps(row) + 
 def _checked(task: Task, n: int, max_new_tokens: int | None, batch: int, temperature: float) -> tuple[int, int]:
     "Problems there are, tokens a response may have. Raises ValueError for arguments that cannot be."
     limit = max_new_tokens or getattr(task, "max_new_tokens", None) or 256
-    for name, value in (("n", n), ("batch", batch), ("max_new_tokens", limit)): check_positive_int(name, value)
+    for name, value in (("n", n), ("batch", batch), ("max_new_tokens", limit)): check_whole(name, value)
     if not 0 < temperature < float("inf"): raise ValueError(f"temperature={temperature}; it must be positive; k=None gives greedy accuracy only")
     if n > len(task.test): warnings.warn(f"n={n}, but the test split of task {task.name!r} has {len(task.test)} problems; all of them are evaluated", stacklevel=3)
     return min(n, len(task.test)), limit

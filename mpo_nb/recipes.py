@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .advantages import group_advantages, leave_one_out
-from .blocks import check_positive_int, random_blocks, sentence_blocks, surprise_blocks
-from .checks import check_hints
+from .blocks import random_blocks, sentence_blocks, surprise_blocks
+from .checks import check_hints, check_whole
 from .losses import PolicyLoss, aggregates, check_clip, entropy_bonus, kl_penalty, policy_loss, surrogates
 
 # %% ../nbs/lib/recipes.ipynb #9fca38dd
@@ -72,7 +72,7 @@ class Recipe:
         if self.confident is not None and not 0 < self.confident <= 1: raise ValueError(f"confident={self.confident}; it is a probability, in (0, 1], or None")
         if self.advantage != "boundary": return
         if self.boundaries not in ("sentence", "surprise") and not (isinstance(self.boundaries, int) and self.boundaries >= 1): raise ValueError(f"boundaries={self.boundaries!r}; choose 'sentence', 'surprise', or a number of tokens")
-        check_positive_int("continuations", self.continuations)
+        check_whole("continuations", self.continuations)
 
     def advantages(self,
                    rewards: Tensor, # (B,), groups consecutive

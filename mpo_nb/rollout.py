@@ -18,8 +18,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from .blocks import check_positive_int
-from .checks import check_texts
+from .checks import check_texts, check_whole
 from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from .families import check_sampling, evaluating
 from .faults import out_of_memory
@@ -228,7 +227,7 @@ class RowBudget:
     "How many responses are sampled at once: fewer after memory has run out."
     def __init__(self,
                  rows: int, # to begin with
-                 ) -> None: self.rows = check_positive_int("max_rows", rows)
+                 ) -> None: self.rows = check_whole("max_rows", rows)
 
     def halve(self,
               used: int, # rows that were too many
@@ -285,7 +284,7 @@ def rollout(model: CausalLM, # a causal language model of transformers
             ) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."
     check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
-    for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
+    for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_whole(name, value)
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
     if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; use greedy=True for the most likely token")
     ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))

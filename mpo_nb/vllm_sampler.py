@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
-from .blocks import check_mask, check_positive_int
+from .blocks import check_mask
+from .checks import check_whole
 from .checkpoint import quiet_files
 from .decoding import StopStrings
 from .logprobs import CausalLM
@@ -158,7 +159,7 @@ class VLLMSampler(_Engine):
                  stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
                  ) -> Rollout: # log-probabilities are vLLM's; see `comparable`
         "Sample `group_size` responses to each prompt. Raises ValueError for options out of range or prompts too long."
-        for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
+        for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_whole(name, value)
         vllm, stops = import_vllm(), StopStrings(self.tokenizer, stop)
         ids, mask = encode_prompts(self.tokenizer, prompts, max_new_tokens, self.max_length)
         seeds = torch.randint(2**31, (len(ids),), generator=torch.Generator().manual_seed(seed)).tolist()
