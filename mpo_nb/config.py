@@ -185,7 +185,9 @@ def check_output(output: str, # a run's folder
                  ) -> str: # with the home folder in the place of ~
     "Raises ValueError for what cannot be a run's folder."
     if not output.strip() or "\0" in output: raise ValueError(f"output={output!r}; name a folder, e.g. 'runs/run'")
-    if output.startswith("~"): output = os.path.expanduser(output)
+    if output.startswith("~"):
+        output = os.path.expanduser(output)
+        if output.startswith("~"): raise ValueError(f"output={output!r}: there is no such home folder; name a folder, e.g. 'runs/run', or './{output}' for one of this name")
     if os.path.dirname(os.path.realpath(output)) == os.path.realpath(output): raise ValueError(f"output={output!r} is the root of the file system; name a folder, e.g. 'runs/run'")
     return output
 

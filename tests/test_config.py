@@ -20,7 +20,7 @@ WRONG = {int: ("10", 2.5, 1e3, True, None, math.nan, math.inf, [1], "", -(2**70)
 RANGES = dict(steps=[-1], prompts_per_step=[0], group_size=[1], epochs=[0], minibatches=[0, 10**6], micro_batch_tokens=[0], max_new_tokens=[-1], top_k=[-1], max_rows=[0], lora_rank=[-1], lora_alpha=[-1], chunk_elements=[0],
               eval_problems=[0], checkpoint_every=[0], keep_checkpoints=[0], eval_every=[-1], trace_every=[-1], trace_groups=[0], warmup_steps=[-1], mtp_warmup_steps=[-1], mtp_warmup_problems=[1], k=[0], seed=[2**63],
               lr=[0.0, -1.0], temperature=[0.0, -1.0], max_grad_norm=[0.0], mtp_warmup_lr=[0.0], critic_lr=[-1e-3], top_p=[0.0, 1.5, -0.1], future=[1.0, -0.1], weight_decay=[-0.1], adam_beta1=[1.0, 1.5, -0.1], adam_beta2=[1.0, -1.0],
-              mtp_trunk_gradient=[-0.1, 1.1], critic_trunk_gradient=[2.0], model=["", " "], task=["", "\t"], output=["", " ", "/", "//", "a\0b"], recipe=["", "mopo"], device=["", "gpu", "meta", "cuda:x"], lora_targets=["", "q_proj,,v_proj", ","],
+              mtp_trunk_gradient=[-0.1, 1.1], critic_trunk_gradient=[2.0], model=["", " "], task=["", "\t"], output=["", " ", "/", "//", "a\0b", "~no_such_user/run"], recipe=["", "mopo"], device=["", "gpu", "meta", "cuda:x"], lora_targets=["", "q_proj,,v_proj", ","],
               task_options=["", "[]", "5", "terms=5", '{"a": 1, "a": 2}', "{" * 3, [1]], recipe_options=["null", '{"clop": 1}', '{"kl": "much"}', '{"clip": 0.2}', {"kl": object()}, {"kl": -1}], stop=[["a", ""]])
 
 
