@@ -17,7 +17,7 @@ from .checks import check_options, check_positive, check_texts
 from .data import Source, apart, fill, read_rows, take
 from .sandbox import check_sandbox, run_programs
 from .sandbox_tests import UndefinedName, check_test, global_names
-from .tasks import Task
+from .tasks import Task, response_limits
 
 # %% ../nbs/lib/code_tasks.ipynb #2ca49295
 humaneval_template = "Complete this Python function. Answer with the whole function in one ```python block.\n\n```python\n{code}\n```"
@@ -110,7 +110,7 @@ def humaneval(train: Source | None = None, # a file of problems to learn from; N
     held = [p for p in held if not side(p)] if train is None else held
     def program(problem: dict[str, Any], response: str) -> str | None:
         return problem["code"] + cut_completion(response) if style == "completion" else _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
-    return _code_task("humaneval", take(learn, n_train, seed), take(held, n_test, seed, "n_test"), program, "Python functions to complete", 512, style, options)
+    return _code_task("humaneval", take(learn, n_train, seed), take(held, n_test, seed, "n_test"), program, "Python functions to complete", response_limits["humaneval"], style, options)
 
 def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
     # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not the response's.
@@ -140,7 +140,7 @@ def mbpp(train: Source | None = None, # a file with the columns prompt (or text)
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)
         return take([_mbpp(r, i, split, template) for i, r in enumerate(rows)], n, seed, argument)
-    return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", 512, "chat", options)
+    return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", response_limits["mbpp"], "chat", options)
 
 def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
     text, tests = row.get("prompt") or row.get("text"), check_texts(f"{split}: row {i}: test_list", row["test_list"])

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 from .data import apart, fill
 from .sandbox_checks import Checks, with_requirements
-from .tasks import Task
+from .tasks import Task, response_limits
 
 # %% ../nbs/lib/game_tasks.ipynb #fe942025
 countdown_template = "Use the numbers {numbers} to make {target}. You may use + - * / and parentheses, and each number at most once. Think step by step, and end with the expression in <answer> </answer>, for example <answer>(1 + 2) * 3</answer>."
@@ -110,7 +110,7 @@ def countdown(n_train: int = 2000, # problems to learn from
     problems = list(found.values())
     readable: Callable[[dict[str, Any], str], bool] = lambda problem, response: expression_value(expression_in(response) or "") is not None
     reward: Callable[[dict[str, Any], str], float] = lambda problem, response: countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
-    return Task("countdown", problems[n_test:], problems[:n_test], reward, description="numbers to combine into a target", formatted=readable, max_new_tokens=256)
+    return Task("countdown", problems[n_test:], problems[:n_test], reward, description="numbers to combine into a target", formatted=readable, max_new_tokens=response_limits["countdown"])
 
 # %% ../nbs/lib/game_tasks.ipynb #2c75c585
 gym_template = "{question}\n\nThink step by step, and end with the answer in <answer> </answer>."
@@ -282,5 +282,5 @@ def gym(
         batched=True,
         description=f"{dataset} of reasoning-gym",
         formatted=lambda problem, response: answer_in(response) is not None,
-        max_new_tokens=256,
+        max_new_tokens=response_limits["gym"],
     )
