@@ -189,6 +189,7 @@ _REWRITES = [(re.compile(pattern), plain) for pattern, plain in [
     (rf"\\[dt]?frac\{{\s*({_UNIT_OF_TEXT})\s*\}}\{{\s*({_UNIT_OF_TEXT})\s*\}}", r" \1/\2"),
     (r"\s*\\text\{\s*\(\s*(?:in )?base[\s-](\w+)\s*\)\s*\}|\s*\((?:in )?base[\s-](\w+)\)", r"_{\1\2}"),
     (r"_\s*\{\s*\(\s*(\d+)\s*\)\s*\}", r"_{\1}"), (r"^\(?([A-Z])\)$", r"\1"),
+    (r"\\mathbb\s?([A-Z])(?![A-Za-z])", r"\\mathbb{\1}"),
     (r"\\bar(?![A-Za-z])", r"\\overline"), (r"\b([apAP])\.\s?([mM])\b\.?", r"\1\2"), (r"\s+(?=[\^_])", ""),
     (r"\^\{?\s*\\text\{(st|nd|rd|th)\}\s*\}?|(?<=\d)\\text\{(st|nd|rd|th)\}", r" \\text{th}"),
     (r"_\s*([A-Za-z0-9])", r"_{\1}"), (r"\\log_\{(\w+)\}\s*(\d+)", r"\\log_{\1}(\2)"),

@@ -41,6 +41,7 @@ EQUAL = {
     "such that": [[r"\{x | x > 2\}", r"\{x \mid x > 2\}", r"(2,\infty)"]],
     "choices": [[r"\textbf{(C) }5", "C"], [r"\text{(C)}\ 5", r"\text{(C)}"], ["C)", "C"]],
     "bases in brackets": [["204_5", "204_{(5)}", "204 (base 5)", r"204\text{ (base 5)}"]],
+    "number sets": [[r"\mathbb Z", r"\mathbb{Z}"], [r"\mathbb R", r"(-\infty,\infty)"]],
     "rows": [[r"\begin{pmatrix}1 & 2 \\[1ex] 3 & 4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"]],
 }  # fmt: skip
 UNEQUAL = {
