@@ -439,7 +439,9 @@ def _measured(units: frozenset[str]) -> frozenset[str]:
 def _units_agree(a: frozenset[str], b: frozenset[str]) -> bool:
     "Units may be left off, and words about what is counted; two different units, or half of a product, never agree."
     for meant in ("lb", "GBP"):  # a pound is either
-        a, b = (frozenset(meant if n == "pound" and meant in other else n for n in own) for own, other in ((a, b), (b, a)))
+        either = {"pound", meant}
+        if meant in a | b and either & a and either & b:
+            a, b = (frozenset(meant if n == "pound" else n for n in names) for names in (a, b))
     said = _measured(a), _measured(b)
     return (a <= b or b <= a) and (said[0] == said[1] or not all(said))
 
@@ -564,7 +566,9 @@ _NAME = re.compile(
 _SUCH_THAT = re.compile(
     r"\\\{ ?(?P<name>[a-z])(?: ?\\in ?\\mathbb ?\{?R\}?)? ?[|:] ?(?P<holds>[^,;|]*(?P=name)[^,;|]*)\\\}"
 )
-_MATRIX = re.compile(r"\\begin\{(?P<kind>[pb]?matrix|smallmatrix|array)\}(?:\{[clr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}")
+_MATRIX = re.compile(
+    r"\\begin\{(?P<kind>[pb]?matrix|smallmatrix|array)\}(?:\{[clr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}"
+)
 _OPEN, _CLOSE = ("(", "[", r"\{", r"\langle"), (")", "]", r"\}", r"\rangle")
 
 @dataclass(frozen=True)

@@ -196,7 +196,8 @@ class _Counts:
     def names(self) -> "dict[str, Any]":
         return {"@begins": self.begun.add, "@holds": self.holds, "@holds for each": self.holds_for_each, "@ran": self.ran,
                 "@each": self.element, "@every": self.every, "@some": self.some, "@left": self.left.add,
-                "@catches": _catches, "@change": _changing, "@type": _type, "@attribute": _attribute, "@callable": _callable, "@isinstance": _isinstance,
+                "@catches": _catches, "@change": _changing, "@type": _type, "@attribute": _attribute,
+                "@callable": _callable, "@isinstance": _isinstance,
                 "@is": lambda one, other: _inner(one) == _inner(other)}
 
     def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:

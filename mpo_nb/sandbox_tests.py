@@ -193,7 +193,8 @@ def _places(
         inner = [getattr(statement, "body", []), getattr(statement, "orelse", []), getattr(statement, "finalbody", [])]
         if _swallows(statement) or isinstance(statement, (ast.If, ast.While)) and _never(statement.test):
             inner[0] = []
-        if isinstance(statement, ast.For) and isinstance(statement.iter, (ast.List, ast.Tuple)) and not statement.iter.elts:
+        through = statement.iter if isinstance(statement, ast.For) else None
+        if isinstance(through, (ast.List, ast.Tuple)) and not through.elts:
             inner[0] = []
         inner += [handler.body for handler in handlers] + [case.body for case in getattr(statement, "cases", [])]
         for part in inner:
@@ -262,7 +263,9 @@ class _Counters(ast.NodeTransformer):
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         self.generic_visit(node)
         target = node.targets[0]
-        if len(node.targets) > 1 or not isinstance(target, ast.Subscript) or not isinstance(target.value, ast.Attribute):
+        if len(node.targets) > 1 or not isinstance(target, ast.Subscript):
+            return node
+        if not isinstance(target.value, ast.Attribute):
             return node
         if any(isinstance(part, (ast.Slice, ast.Starred)) for part in ast.walk(target.slice)):
             return node
@@ -357,9 +360,11 @@ def _should_run(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70de
 LIBRARY = frozenset("math cmath collections itertools functools operator string datetime decimal fractions statistics random re "
-                    "heapq bisect json copy enum numbers uuid pathlib array textwrap calendar time sys os io contextlib types typing warnings".split())
+                    "heapq bisect json copy enum numbers uuid pathlib array textwrap calendar time "
+                    "sys os io contextlib types typing warnings".split())
 PACKAGES = ("numpy",)  # what a test may import beside the standard library, where it is installed
-_HELPERS = {"np", "numpy", "is_close", "almost_equal", "isclose", "allclose", "approx", "array_equal", "raises"}  # what tests compare with, and forget to import
+# What tests compare with, and forget to import.
+_HELPERS = {"np", "numpy", "is_close", "almost_equal", "isclose", "allclose", "approx", "array_equal", "raises"}
 
 class UndefinedName(ValueError):
     "A test uses a name that neither it nor a right program defines."
@@ -475,7 +480,8 @@ def prepare_test(
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code = compile(counters.visit(tree), "<test>", "exec", dont_inherit=True)
-    return PreparedTest(marshal.dumps(code), tuple(wanted), tuple(modules), packages, tuple(lines), counters.blocks, called)
+    found = marshal.dumps(code), tuple(wanted), tuple(modules), packages, tuple(lines), counters.blocks
+    return PreparedTest(*found, function=called)
 
 def _ignores(tree: ast.Module) -> bool:
     "Whether `check` never looks at what it is to check."
