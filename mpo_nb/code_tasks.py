@@ -46,12 +46,16 @@ def cut_completion(response: str, # the text after the beginning of a function
     return response
 
 # %% ../nbs/lib/code_tasks.ipynb #5d1e70e2
+def _function(row: dict[str, Any]) -> str | None:
+    "The name for which a right program defines a function: one that defines a class there decides nothing."
+    return None if row.get("is_class") else row.get("called")
+
 def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
     "What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or imports what is not there."
     tried, faults = set[tuple[str, ...]](), dict[str, str]()
     for row in rows:
         place = f"{argument}: task_id={row['task_id']!r}"
-        entry_point, called = row["entry_point"] or None, row.get("called")
+        entry_point, called = row["entry_point"] or None, _function(row)
         try:
             packages = check_test(row["test"], entry_point, called, row["defined"]).packages
         except UndefinedName as error:
@@ -77,7 +81,7 @@ def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]
             if problem["test"] in faults:
                 raise ValueError(faults[problem["test"]])
         programs = [program(p, r) for p, r in zip(problems, responses)]
-        jobs = [(text, p["test"], p["entry_point"] or None, p.get("called")) for p, text in zip(problems, programs) if text is not None]
+        jobs = [(text, p["test"], p["entry_point"] or None, _function(p)) for p, text in zip(problems, programs) if text is not None]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
@@ -150,7 +154,7 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
     test = "\n".join([*check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
     imports, defined = _from_solution(test, row.get("code") or "")
-    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, task_id=str(row.get("task_id", i)),
+    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, is_class=bool(re.search(rf"^class {name}\b", row.get("code") or "", re.MULTILINE)), task_id=str(row.get("task_id", i)),
                 defined=defined, solution=row.get("code") or "")
 
 def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:

@@ -190,6 +190,14 @@ def gym_problems(
     return list(apart(_problems(train, template), held)), held
 
 # %% ../nbs/lib/game_tasks.ipynb #7c4ea703
+_NAN = re.compile("(?<![a-z])nan(?![a-hk-z])", re.IGNORECASE)  # also as a part of a complex number, nanj
+
+def _number_or_text(answer: str | None, problem: dict[str, Any]) -> str | None:
+    "The answer; None for one that is not a number, which some checkers find at no distance from any: min(1, nan) is 1."
+    refused = answer is not None and _NAN.search(answer) and not _NAN.search(problem["answer"])
+    return None if refused else answer
+
+
 def _prepare_checker(dataset: str, options: dict[str, Any], modules: Sequence[str], entry: dict[str, Any]) -> Any:
     import importlib
     import reasoning_gym
@@ -261,7 +269,7 @@ def gym(
     held = _problems(test, template)
 
     def rewards(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
-        found = [answer_in(response) for response in responses]
+        found = [_number_or_text(answer_in(response), problem) for response, problem in zip(responses, problems)]
         answers = [(answer.strip(), problem["entry"]) for answer, problem in zip(found, problems) if answer is not None]
         checked = _checkers(modules, unsafe_code, os.getpid())(recipe, answers, timeout)
         for (answer, _), result in zip(answers, checked):
