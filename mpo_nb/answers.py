@@ -9,7 +9,7 @@ __all__ = ['tidy', 'algebra', 'same_answer']
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -21,11 +21,13 @@ _COMMANDS |= {"\u03c0": r"\pi", "\u03b8": r"\theta", "\u221e": r"\infty", "\u222
 _COMMANDS |= {"\u2264": r"\le", "\u2a7d": r"\le", "\u2265": r"\ge", "\u2a7e": r"\ge", "\u2260": r"\ne"}
 _COMMANDS |= {"\u2248": r"\approx", "\u2205": r"\emptyset", "\u00b1": r"\pm", "\u2208": r"\in"}
 _COMMANDS |= {"\u00b0": r"^\circ", "\u211d": r"\mathbb{R}", "\u2026": "...", "\u2044": "/", "\u221b": r"\sqrt[3]"}
+_COMMANDS |= {"\ufe63": "-", "\uff0d": "-", "\u00a2": r"\text{cents}"}
 _COMMANDS |= {"\u20ac": r"\euro", "\u00a3": r"\pound", "\u00a5": r"\yen", "\u20b9": r"\rupee"}
 _COMMANDS = {sign: plain + " " * plain[-1].isalpha() for sign, plain in _COMMANDS.items()}
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
 _LOWERED = re.compile("[\u2080-\u2089]+")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_DASH = re.compile(r"(?:(?<=[(\[{,=<>])|(?<=[,=<>] )|^)\u2013(?=[\d.\\(A-Za-z])")  # typed for a minus sign
 _ROOT = re.compile(r"\u221a\s*(\d+(?:\.\d+)?|[A-Za-z])?")
 
 def _ascii_form(text: str) -> str:
@@ -33,7 +35,7 @@ def _ascii_form(text: str) -> str:
     text = _RAISED.sub(lambda m: "^{%s}" % unicodedata.normalize("NFKC", m[0]).replace("\u2212", "-"), text)
     text = _LOWERED.sub(lambda m: "_{%s}" % unicodedata.normalize("NFKC", m[0]), text)
     text = _VULGAR.sub(lambda m: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m[0]).split("\u2044")), text)
-    text = _ROOT.sub(lambda m: r"\sqrt{%s}" % m[1] if m[1] else r"\sqrt ", text)
+    text = _ROOT.sub(lambda m: r"\sqrt{%s}" % m[1] if m[1] else r"\sqrt ", _DASH.sub("-", text))
     return "".join(_COMMANDS.get(sign, sign) for sign in text)
 
 # %% ../nbs/lib/answers.ipynb #3d484e40
@@ -72,7 +74,8 @@ def _unwrap(text: str) -> str:
         if not styled or not end:
             return text
         inner = text[styled.end() + 1 : end - 1].strip()
-        if inner in _FUNCTIONS:
+        time = inner in ("min", "sec") and not re.match(r"\s*[\d\\({A-Za-z_]", text[end:])
+        if inner in _FUNCTIONS and not time:
             inner = rf"\{inner} "
         elif len(inner) == 1 and inner not in _UNIT_LETTERS:
             inner = f" {inner}"
@@ -84,7 +87,7 @@ def _unwrap(text: str) -> str:
 
 # %% ../nbs/lib/answers.ipynb #1d13bcf3
 _SEPARATOR = r"(?:,\s?\\!\s?|\{,\}|,|\\[,;:! ]|[ ~\u00a0\u2009\u202f])"
-_THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)")
+_THOUSANDS = re.compile(rf"(?<![\d.])(?<!\d,)\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)")
 
 def _join_thousands(text: str) -> str:
     "`1,234` and `1\\,234` as `1234`; a bare comma between brackets parts two coordinates, as in `(1,234)`."
@@ -159,6 +162,7 @@ _DELIMITED = re.compile(r"^(?:\\\((?P<a>.*)\\\)|\\\[(?P<b>.*)\\\]|\$\$(?P<c>.*)\
 _SIZE = r"left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|bigg|Bigg|big|Big"
 _STYLE = r"displaystyle|textstyle|limits|bf|rm|it|sf|tt|bfseries|boldmath|large|Large|normalsize|small|mathstrut"
 _WIDE = r"quad|qquad|enspace|thinspace|medspace|thickspace|space|hfill|nobreakspace"
+_UNIT_OF_TEXT = r"\\text\{[^{}]*\}(?:\s*\^\{?\d\}?)?"
 _REWRITES = [(re.compile(pattern), plain) for pattern, plain in [
     (rf"\\(?:{_SIZE})(?![A-Za-z])\s*(?:\.(?!\d))?", ""),
     (rf"\\(?:{_STYLE})(?![A-Za-z])", ""),
@@ -178,7 +182,14 @@ _REWRITES = [(re.compile(pattern), plain) for pattern, plain in [
     (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
     (r"\\lbrace(?![A-Za-z])", r"\\{"), (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\%|\s*\\text\{\s*(?:percent|per cent|pct)\.?\s*\}|\s*\b(?:percent|per cent|pct)\b", "%"),
-    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", r" \\text{degree} "),
+    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|(?<=\d)\s?\^\s?\{?\s?o\s?\}?(?![A-Za-z])", r" \\text{degree} "),
+    (r"\\text\{degree\} \s*(?:\\text\{([CF])\}|([CF])(?![A-Za-z]))\s*$", r"\\text{degree \1\2} "),
+    (r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?\s*)(\()?(\d+(?:\.\d+)?) \\text\{degree\} \s*(?(2)\))",
+     r"\1(\\frac{\3\\pi}{180})"),
+    (rf"\\[dt]?frac\{{\s*({_UNIT_OF_TEXT})\s*\}}\{{\s*({_UNIT_OF_TEXT})\s*\}}", r" \1/\2"),
+    (r"\s*\\text\{\s*\(\s*(?:in )?base[\s-](\w+)\s*\)\s*\}|\s*\((?:in )?base[\s-](\w+)\)", r"_{\1\2}"),
+    (r"_\s*\{\s*\(\s*(\d+)\s*\)\s*\}", r"_{\1}"), (r"^\(?([A-Z])\)$", r"\1"),
+    (r"\\mathbb\s?([A-Z])(?![A-Za-z])", r"\\mathbb{\1}"),
     (r"\\bar(?![A-Za-z])", r"\\overline"), (r"\b([apAP])\.\s?([mM])\b\.?", r"\1\2"), (r"\s+(?=[\^_])", ""),
     (r"\^\{?\s*\\text\{(st|nd|rd|th)\}\s*\}?|(?<=\d)\\text\{(st|nd|rd|th)\}", r" \\text{th}"),
     (r"_\s*([A-Za-z0-9])", r"_{\1}"), (r"\\log_\{(\w+)\}\s*(\d+)", r"\\log_{\1}(\2)"),
@@ -198,7 +209,7 @@ def tidy(
     text = _ascii_form(text.replace(r"\$", r"\dollar "))
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped twice
-    text = text.replace("\\\\", _NEW_ROW)
+    text = re.sub(r"\\\\(?:\[-?[\d.]+ ?(?:ex|em|pt|mm|cm|in)\])?", _NEW_ROW, text)
     even = text.count("$") % 2 == 0
     text = text.replace("$", "" if even else r"\dollar ").replace(r"\(", "").replace(r"\)", "")
     if not even and len(re.findall(r"\\dollar", text)) > 1:
@@ -269,11 +280,11 @@ def _same_number(a: _Numeral, b: _Numeral) -> bool:
 
 # %% ../nbs/lib/answers.ipynb #afc74871
 _NAMES = """cm centimeter centimetre|mm millimeter millimetre|km kilometer kilometre|m meter metre|in inch|ft foot feet
-yd yard|mile mi|kg kilogram kilo|g gram gm|mg milligram|lb lbs pound|oz ounce|ton tonne|s sec second
+yd yard|mile mi|kg kilogram kilo|g gram gm|mg milligram|lb lbs|oz ounce|ton tonne|s sec second
 ms|dm decimeter decimetre|min minute|h hr hour|day|week wk|month|year yr|L l liter litre
 ml mL milliliter millilitre|gal gallon|rad radian|degree deg|dollar USD usd buck|euro EUR|cent|rupee Rs INR|yen
-pound GBP|N newton|J joule|W watt|V volt|A amp ampere|K kelvin|C Celsius celsius|F Fahrenheit fahrenheit|Hz hertz
-Pa pascal|mol mole|acre|hectare ha|am|pm|mile/h mph
+pound|GBP|N newton|J joule|W watt|V volt|A amp ampere|K kelvin|C Celsius celsius|F Fahrenheit fahrenheit|Hz hertz
+Pa pascal|mol mole|acre|hectare ha|am|pm|mile/h mph|mile/gal mpg
 km/h kmh kph kmph|cm^3 cc|th st nd rd|unit"""
 _UNITS = {alias: names.split()[0] for names in re.split(r"[|\n]", _NAMES) for alias in names.split()}
 _SCALES = dict(
@@ -307,6 +318,8 @@ def _wordlike(word: str) -> bool:
     return len(word) >= 3 and bool(vowels) and word.casefold() not in _FUNCTIONS
 
 def _canonical(word: str, power: str | None) -> str:
+    if re.fullmatch("M(?:g|m|W|J|V|A|N|Hz|Pa)", word):  # a million; with a small m, a thousandth
+        return word
     low = word.casefold().rstrip(".").replace(".", "")
     name = _UNITS.get(word) or _UNITS.get(low) or next(
         (_UNITS[low[: -len(end)]] for end in ("s", "es") if low.endswith(end) and low[: -len(end)] in _UNITS), None)
@@ -344,6 +357,7 @@ def _tail_words(tail: str, loose: bool) -> list[tuple[str, str, str | None]] | N
     return words
 
 # %% ../nbs/lib/answers.ipynb #b20013d1
+_COINS = ("dollar", "euro", "GBP", "pound", "yen", "rupee", "cent")
 _POWERS = dict(square="2", sq="2", squared="2", cubic="3", cu="3", cubed="3")
 
 def _label(tail: str, loose: bool) -> tuple[int, frozenset[str]] | None:
@@ -367,15 +381,19 @@ def _label(tail: str, loose: bool) -> tuple[int, frozenset[str]] | None:
             ahead = _POWERS[low]
         elif low == "per":
             per = True
+        elif low in ("a", "an") and names and names[-1] in _COINS:
+            per = True
         elif low not in ("of", "the", "a", "an"):
             name = _canonical(word, power or ahead)
-            if (per or link == "/") and names:
+            if (per or link == "/") and names and names[-1] not in _COINS:
                 names[-1] += f"/{name}"
             else:
                 names.append(f"/{name}" if per or link == "/" else name)
             ahead, per = None, False
     if ahead or per:
         return None
+    if {"Celsius", "Fahrenheit"} & set(names):
+        names = [name for name in names if name != "degree"]
     return factor, frozenset(n for n in names if n not in ("unit", "unit^2", "unit^3"))
 
 # %% ../nbs/lib/answers.ipynb #f8173a99
@@ -394,7 +412,7 @@ def _quantity(text: str, loose: bool = False) -> _Quantity:
     "A tidy text as expression and units. Where the words behind a number are no unit, they stay in the expression."
     units: frozenset[str] = frozenset()
     if money := _MONEY.match(text):
-        units |= {money["coin"]}
+        units |= {"GBP" if money["coin"] == "pound" else money["coin"]}
         text = money["sign"] + money["rest"]
     for end in _CORE_END.finditer(text):
         core, tail = text[: end.end()], text[end.end() :]
@@ -414,9 +432,18 @@ def _quantity(text: str, loose: bool = False) -> _Quantity:
         return _Quantity(text[:-1].strip(), units, True)
     return _Quantity(text, units)
 
+def _measured(units: frozenset[str]) -> frozenset[str]:
+    "The units of measurement among units and nouns."
+    return frozenset(name for name in units if re.split(r"[/^]", name)[0] in _UNITS and name != "degree")
+
 def _units_agree(a: frozenset[str], b: frozenset[str]) -> bool:
-    "Units may be left off, and words about the thing counted; two different units are never the same."
-    return a <= b or b <= a
+    "Units may be left off, and words about what is counted; two different units, or half of a product, never agree."
+    for meant in ("lb", "GBP"):  # a pound is either
+        either = {"pound", meant}
+        if meant in a | b and either & a and either & b:
+            a, b = (frozenset(meant if n == "pound" else n for n in names) for names in (a, b))
+    said = _measured(a), _measured(b)
+    return (a <= b or b <= a) and (said[0] == said[1] or not all(said))
 
 # %% ../nbs/lib/answers.ipynb #2f14daf3
 _MONTHS = "january february march april may june july august september october november december".split()
@@ -498,6 +525,8 @@ def _as_words(text: str) -> tuple[str, ...] | None:
     "The words of an answer that is words, in lower case; a single letter keeps its case, and a command is no word."
     if not _ONLY_WORDS.fullmatch(text) or not re.search(r"[^\W\d_]", text):
         return None
+    if re.search(r"(?<![A-Za-z])[A-Za-z]'(?![A-Za-z]{2})", text):
+        return None  # a derivative, or another point
     bare = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     found = tuple(w for w in re.split(r"[\s,.\-']+", bare) if w)
     if len(found) == 1 and len(found[0]) == 1:
@@ -530,10 +559,16 @@ _LIST = re.compile(r"[,;]")
 _UNION = re.compile(r"\\cup(?![A-Za-z])")
 _LETTER = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|angle|triangle)\s?)"
 _NAME = re.compile(
-    rf"(?:m\s?)?{_LETTER}{{1,4}}'?(?:_(?:\{{\w+\}}|\w))?(?:\({_LETTER}(?:, ?{_LETTER})*\))?"
+    rf"(?:m\s?)?{_LETTER}{{1,4}}'?(?:_(?:\{{\w+\}}|\w))?(?:\^\{{-1\}})?(?:\({_LETTER}(?:, ?{_LETTER})*\))?"
+    rf"|\({_LETTER}(?:, ?{_LETTER})+\)|P ?\([^()]*\)|\|[A-Z]{{2}}\|"
     r"|\\overline\{[A-Z]+\}|(?:\\text\{[^{}]*\}|[A-Za-z\s])+"
 )
-_MATRIX = re.compile(r"\\begin\{(?P<kind>[pb]?matrix|array)\}(?:\{[clr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}")
+_SUCH_THAT = re.compile(
+    r"\\\{ ?(?P<name>[a-z])(?: ?\\in ?\\mathbb ?\{?R\}?)? ?[|:] ?(?P<holds>[^,;|]*(?P=name)[^,;|]*)\\\}"
+)
+_MATRIX = re.compile(
+    r"\\begin\{(?P<kind>[pb]?matrix|smallmatrix|array)\}(?:\{[clr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}"
+)
 _OPEN, _CLOSE = ("(", "[", r"\{", r"\langle"), (")", "]", r"\}", r"\rangle")
 
 @dataclass(frozen=True)
@@ -553,9 +588,11 @@ def _node(text: str) -> _Node:
         rows = [row for row in matrix["rows"].split(_NEW_ROW) if row.strip()]
         cells = [tuple(_node(cell.strip()) for cell in row.split("&")) for row in rows]
         return _Node("matrix", text, tuple(_Node("row", "", row) for row in cells))
+    if such := _SUCH_THAT.fullmatch(text):
+        return _node(such["holds"].strip())
     parts, _ = _split_top(text, _LIST)
     if len(parts) > 1:
-        return _Node("list", text, tuple(map(_node, parts))) if all(parts) else _Node("other", text)
+        return _Node("list", text, _spread(map(_node, parts))) if all(parts) else _Node("other", text)
     parts, signs = _split_top(text, _RELATION)
     if signs:
         return _relation(text, parts, signs)
@@ -567,13 +604,17 @@ def _node(text: str) -> _Node:
             return _bracketed(text, opened, closed)
     return _signs(text)
 
+def _spread(found: Iterable[_Node]) -> tuple[_Node, ...]:
+    "The parts of a list or a set, with both that a plus-minus sign stands for."
+    return tuple(part for node in found for part in (node.parts if node.kind == "list" else (node,)))
+
 def _bracketed(text: str, opened: str, closed: str) -> _Node:
     parts, _ = _split_top(text[len(opened) : len(text) - len(closed)], _LIST)
     if not all(parts):
         return _Node("other", text)
     inner = tuple(map(_node, parts))
     if opened == r"\{" and closed == r"\}":
-        return _Node("set", text, inner)
+        return _Node("set", text, _spread(inner))
     if opened == "(" and closed == ")" and len(inner) == 1:
         return inner[0]
     if len(inner) == 1 and inner[0].kind == "matrix":
@@ -649,6 +690,8 @@ def _squeezed(text: str) -> str:
     "Without the spaces that part nothing; the one of `5 6` does."
     return re.sub(r"(?<![0-9A-Za-z]) +| +(?![0-9A-Za-z])", "", text)
 
+_MIXED = re.compile(r"(?<![\w.^}])(\d+) ?(\\frac\{\d+\}\{\d+\})")
+
 def _same_core(a: str, b: str, algebra: _Algebra) -> bool:
     if _squeezed(a) == _squeezed(b):
         return bool(a)
@@ -665,6 +708,7 @@ def _same_core(a: str, b: str, algebra: _Algebra) -> bool:
         return said[0] == said[1]
     if any(s and s != (t,) for s, t in zip(said, (a, b))):
         return False  # words, and something else; a single letter may be a number's name
+    a, b = (_MIXED.sub(r"(\1+\2)", text) for text in (a, b))
     return _computable(a) and _computable(b) and algebra("equal", a, b)
 
 def _same_expression(a: str, b: str, algebra: _Algebra) -> bool:
@@ -817,7 +861,17 @@ def _read(text: str) -> Any:
         return None
     if not isinstance(found, sympy.Expr) or _size(found) > 1e5:
         return None  # to evaluate it would take long
-    return found.subs(sympy.Symbol("i", real=True), sympy.I)
+    return found.replace(_odd_root, _real_root).subs(sympy.Symbol("i", real=True), sympy.I)
+
+def _odd_root(found: Any) -> bool:
+    if not found.is_Pow or not found.args[1].is_Rational or found.args[1].q % 2 == 0 or found.args[1].q == 1:
+        return False
+    return bool(found.args[0].is_number and found.args[0].is_negative)
+
+def _real_root(found: Any) -> Any:
+    "The cube root of -8 is -2 in school."
+    base, power = found.args
+    return (-1) ** int(power.p) * (-base) ** power
 
 # %% ../nbs/lib/answers.ipynb #e8f2b567
 def _size(found: Any) -> float:
@@ -912,6 +966,16 @@ def _proportional(a: Any, b: Any, positive: bool) -> bool:
     return all(_near(q, quotients[0]) for q in quotients)
 
 # %% ../nbs/lib/answers.ipynb #cccf0e10
+_CHOICE = re.compile(r"\((?P<letter>[A-J])\) ?(?P<said>[\w\\$.-].*)", re.DOTALL)
+
+def _same_choice(a: str, b: str) -> bool:
+    "Whether one is a letter, and the other this letter in brackets with what stands behind it: `(C) 5`."
+    for letter, whole in ((a, b), (b, a)):
+        found = re.fullmatch(r"[A-J]|\([A-J]\)", letter) and _CHOICE.fullmatch(whole)
+        if found and found["letter"] == letter.strip("()") and not re.match(r"\([A-J]\)", found["said"][-3:]):
+            return len(found["said"]) > 1 or found["said"].isdigit()
+    return False
+
 def same_answer(
     found: str,  # the answer of a response
     gold: str,  # the right one
@@ -921,4 +985,4 @@ def same_answer(
     first, second = tidy(found), tidy(gold)
     if not first or not second or max(len(first), len(second)) > 1000:
         return False
-    return first == second or _same_node(_node(first), _node(second), algebra)
+    return first == second or _same_choice(first, second) or _same_node(_node(first), _node(second), algebra)

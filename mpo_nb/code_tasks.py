@@ -17,7 +17,7 @@ from .checks import check_options, check_positive, check_texts
 from .data import Source, apart, fill, read_rows, take
 from .sandbox import check_sandbox, run_programs
 from .sandbox_tests import UndefinedName, check_test, global_names
-from .tasks import Task
+from .tasks import Task, response_limits
 
 # %% ../nbs/lib/code_tasks.ipynb #2ca49295
 humaneval_template = "Complete this Python function. Answer with the whole function in one ```python block.\n\n```python\n{code}\n```"
@@ -46,12 +46,16 @@ def cut_completion(response: str, # the text after the beginning of a function
     return response
 
 # %% ../nbs/lib/code_tasks.ipynb #5d1e70e2
+def _function(row: dict[str, Any]) -> str | None:
+    "The name for which a right program defines a function: one that defines a class there decides nothing."
+    return None if row.get("is_class") else row.get("called")
+
 def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
     "What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or imports what is not there."
     tried, faults = set[tuple[str, ...]](), dict[str, str]()
     for row in rows:
         place = f"{argument}: task_id={row['task_id']!r}"
-        entry_point, called = row["entry_point"] or None, row.get("called")
+        entry_point, called = row["entry_point"] or None, _function(row)
         try:
             packages = check_test(row["test"], entry_point, called, row["defined"]).packages
         except UndefinedName as error:
@@ -77,7 +81,7 @@ def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]
             if problem["test"] in faults:
                 raise ValueError(faults[problem["test"]])
         programs = [program(p, r) for p, r in zip(problems, responses)]
-        jobs = [(text, p["test"], p["entry_point"] or None, p.get("called")) for p, text in zip(problems, programs) if text is not None]
+        jobs = [(text, p["test"], p["entry_point"] or None, _function(p)) for p, text in zip(problems, programs) if text is not None]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
@@ -110,7 +114,7 @@ def humaneval(train: Source | None = None, # a file of problems to learn from; N
     held = [p for p in held if not side(p)] if train is None else held
     def program(problem: dict[str, Any], response: str) -> str | None:
         return problem["code"] + cut_completion(response) if style == "completion" else _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
-    return _code_task("humaneval", take(learn, n_train, seed), take(held, n_test, seed, "n_test"), program, "Python functions to complete", 512, style, options)
+    return _code_task("humaneval", take(learn, n_train, seed), take(held, n_test, seed, "n_test"), program, "Python functions to complete", response_limits["humaneval"], style, options)
 
 def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
     # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not the response's.
@@ -140,7 +144,7 @@ def mbpp(train: Source | None = None, # a file with the columns prompt (or text)
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)
         return take([_mbpp(r, i, split, template) for i, r in enumerate(rows)], n, seed, argument)
-    return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", 512, "chat", options)
+    return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", response_limits["mbpp"], "chat", options)
 
 def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
     text, tests = row.get("prompt") or row.get("text"), check_texts(f"{split}: row {i}: test_list", row["test_list"])
@@ -150,7 +154,7 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
     if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
     test = "\n".join([*check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
     imports, defined = _from_solution(test, row.get("code") or "")
-    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, task_id=str(row.get("task_id", i)),
+    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, is_class=bool(re.search(rf"^class {name}\b", row.get("code") or "", re.MULTILINE)), task_id=str(row.get("task_id", i)),
                 defined=defined, solution=row.get("code") or "")
 
 def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 from .data import apart, fill
 from .sandbox_checks import Checks, with_requirements
-from .tasks import Task
+from .tasks import Task, response_limits
 
 # %% ../nbs/lib/game_tasks.ipynb #fe942025
 countdown_template = "Use the numbers {numbers} to make {target}. You may use + - * / and parentheses, and each number at most once. Think step by step, and end with the expression in <answer> </answer>, for example <answer>(1 + 2) * 3</answer>."
@@ -110,7 +110,7 @@ def countdown(n_train: int = 2000, # problems to learn from
     problems = list(found.values())
     readable: Callable[[dict[str, Any], str], bool] = lambda problem, response: expression_value(expression_in(response) or "") is not None
     reward: Callable[[dict[str, Any], str], float] = lambda problem, response: countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
-    return Task("countdown", problems[n_test:], problems[:n_test], reward, description="numbers to combine into a target", formatted=readable, max_new_tokens=256)
+    return Task("countdown", problems[n_test:], problems[:n_test], reward, description="numbers to combine into a target", formatted=readable, max_new_tokens=response_limits["countdown"])
 
 # %% ../nbs/lib/game_tasks.ipynb #2c75c585
 gym_template = "{question}\n\nThink step by step, and end with the answer in <answer> </answer>."
@@ -190,6 +190,14 @@ def gym_problems(
     return list(apart(_problems(train, template), held)), held
 
 # %% ../nbs/lib/game_tasks.ipynb #7c4ea703
+_NAN = re.compile("(?<![a-z])nan(?![a-hk-z])", re.IGNORECASE)  # also as a part of a complex number, nanj
+
+def _number_or_text(answer: str | None, problem: dict[str, Any]) -> str | None:
+    "The answer; None for one that is not a number, which some checkers find at no distance from any: min(1, nan) is 1."
+    refused = answer is not None and _NAN.search(answer) and not _NAN.search(problem["answer"])
+    return None if refused else answer
+
+
 def _prepare_checker(dataset: str, options: dict[str, Any], modules: Sequence[str], entry: dict[str, Any]) -> Any:
     import importlib
     import reasoning_gym
@@ -261,7 +269,7 @@ def gym(
     held = _problems(test, template)
 
     def rewards(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
-        found = [answer_in(response) for response in responses]
+        found = [_number_or_text(answer_in(response), problem) for response, problem in zip(responses, problems)]
         answers = [(answer.strip(), problem["entry"]) for answer, problem in zip(found, problems) if answer is not None]
         checked = _checkers(modules, unsafe_code, os.getpid())(recipe, answers, timeout)
         for (answer, _), result in zip(answers, checked):
@@ -282,5 +290,5 @@ def gym(
         batched=True,
         description=f"{dataset} of reasoning-gym",
         formatted=lambda problem, response: answer_in(response) is not None,
-        max_new_tokens=256,
+        max_new_tokens=response_limits["gym"],
     )

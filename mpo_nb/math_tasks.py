@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from .checks import check_options
 from .data import Source, apart, cell_text, fill, read_rows, take
-from .tasks import Task
+from .tasks import Task, response_limits
 from .verify import extract_answer, math_equal_each
 
 # %% ../nbs/lib/math_tasks.ipynb #0f728eac
@@ -74,7 +74,7 @@ def gsm8k(train: Source | None = None, # a file with the columns question and an
             prompt = fill(template, "question", cell_text(row, "question", i, split))
             problems.append(dict(prompt=prompt, answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)))
         return take(problems, n, seed, argument)
-    return _task("gsm8k", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), gsm8k_format, require_format, "grade-school word problems", 256)
+    return _task("gsm8k", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), gsm8k_format, require_format, "grade-school word problems", response_limits["gsm8k"])
 
 def _gsm8k_gold(solution: str, i: int, split: str) -> str:
     if "####" not in solution:
@@ -120,7 +120,7 @@ def math(train: Source | None = None, # a file with the columns problem and solu
             raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
         return take(found, n, seed, argument)
     learn, held = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train"), side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
-    return _task("math", learn, held, math_format, require_format, "competition mathematics", 512)
+    return _task("math", learn, held, math_format, require_format, "competition mathematics", response_limits["math"])
 
 def _math_gold(row: dict[str, Any], i: int, split: str) -> str:
     if row["answer"] is not None:

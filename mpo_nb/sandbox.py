@@ -202,7 +202,7 @@ def code_passes(
     timeout: float = 5.0,  # seconds of wall time; of CPU time too, rounded up
     memory_mb: int = 512,  # memory of each of the two processes
     unsafe_code: bool = False,  # run without walls, where bubblewrap is missing
-    called: str | None = None,  # the one built-in name that a script's program is to define, such as sum
+    called: str | None = None,  # the function that the program is to define, if its name is a built-in one or begins like a class: sum, Sum
 ) -> CodeResult:
     """Run a program against a test, from any thread. RuntimeError without bubblewrap.
 

@@ -38,6 +38,8 @@ _OPERATIONS: "dict[str, Any]" = {
 
 def _operation(name: str) -> "Any":
     import _operator, math
+    if name in ("copy", "deepcopy"):
+        return getattr(__import__("copy"), name)
     return _OPERATIONS.get(name) or getattr(math if name in ("trunc", "floor", "ceil") else _operator, name)
 
 _LIBRARY = frozenset("math cmath collections itertools functools operator _operator string datetime decimal fractions statistics random re "
@@ -51,6 +53,9 @@ def _origin(name: str, value: "Any") -> "tuple[str, Any]":
     if isinstance(value, type) and issubclass(value, BaseException):
         return "error", (error_names(value), value)
     return ("class" if isinstance(value, type) else "value"), value
+
+def _change(owner: "Any", field: str, method: str, *args: "Any", **kwargs: "Any") -> None:
+    getattr(getattr(owner, field), method)(*args, **kwargs)
 
 _PLAIN = frozenset("__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ "
                    "__getnewargs__ __reduce__ __reduce_ex__ __sizeof__ __dir__ __class_getitem__".split())
@@ -76,7 +81,7 @@ def run_program(
     link = Link(channel, refused, {})
     link.kinds = error_kinds()
     names = lambda wanted: {name: _origin(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
-    own = {"names": names, "call": _call}
+    own = {"names": names, "call": _call, "change": _change}
     link.permit = lambda operation, args: own.get(operation) or _operation(operation)
     try:
         exec(compile(program, "<program>", "exec", dont_inherit=True), module.__dict__)
@@ -97,8 +102,8 @@ def _reason(error: BaseException) -> str:
     return f"error: {type(error).__name__}: {error}"[:300]
 
 # %% ../nbs/lib/sandbox_sides.ipynb #22a8e510
-def _take(link: Link, name: str, kind: str, value: "Any") -> "Any":
-    "A name of the program's, as the test gets it."
+def _take(link: Link, name: str, kind: str, value: "Any", *, function: "str | None" = None) -> "Any":
+    "A name of the program's, as the test gets it; a class that stands where a function belongs decides nothing."
     if kind == "library" and value in _LIBRARY:
         __import__(value)
         return sys.modules[value] if value == name else getattr(sys.modules[value], name)
@@ -110,7 +115,7 @@ def _take(link: Link, name: str, kind: str, value: "Any") -> "Any":
         base = next((link.kinds[above] for above in mro[1:] if above in link.kinds), Exception)
         link.kinds[mro[0]] = error_kind(name, base if issubclass(base, Exception) else Exception, original)
         return link.kinds[mro[0]]
-    if kind == "class" and isinstance(value, Remote) and name.lstrip("_")[:1].isupper():
+    if kind == "class" and isinstance(value, Remote) and name.lstrip("_")[:1].isupper() and name != function:
         link.classes = True  # a class is what the test asks for: what it builds answers for itself
         object.__setattr__(value, "_builds", True)
     return value
@@ -128,7 +133,9 @@ def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
     homes = [type(part).__module__ for part in args]
     if operation in ("getattr", "setattr", "delattr"):
         function = operation == "getattr" and type(args[0]) is type(_permit_test)
-        if not (function and args[1] in ("__name__", "__qualname__", "__doc__")) and (homes[0] != "test" or args[1][:1] == "_"):
+        buffer = operation == "getattr" and homes[0] == "_io" and type(args[0]).__name__ in ("StringIO", "BytesIO")
+        public = (homes[0] == "test" or buffer) and args[1][:1] != "_"
+        if not public and not (function and args[1] in ("__name__", "__qualname__", "__doc__")):
             raise AttributeError(f"{operation} {args[1]} of the test's {type(args[0]).__name__}")
         permitted = True
     elif operation in ("isinstance", "issubclass"):
@@ -173,6 +180,11 @@ class _Counts:
         self.each.add(number)
         return value
 
+    def every(self, number: int, values: "Any") -> "Any":
+        for value in values:
+            self.each.add(number)
+            yield value
+
     def some(self, number: int, value: "Any") -> "Any":
         if getattr(value, "size", 1):
             self.each.add(number)
@@ -183,8 +195,9 @@ class _Counts:
 
     def names(self) -> "dict[str, Any]":
         return {"@begins": self.begun.add, "@holds": self.holds, "@holds for each": self.holds_for_each, "@ran": self.ran,
-                "@each": self.element, "@some": self.some, "@left": self.left.add,
-                "@type": _type, "@attribute": _attribute, "@callable": _callable, "@isinstance": _isinstance,
+                "@each": self.element, "@every": self.every, "@some": self.some, "@left": self.left.add,
+                "@catches": _catches, "@change": _changing, "@type": _type, "@attribute": _attribute,
+                "@callable": _callable, "@isinstance": _isinstance,
                 "@is": lambda one, other: _inner(one) == _inner(other)}
 
     def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:
@@ -197,6 +210,25 @@ class _Counts:
 def _inner(value: "Any") -> "Any":
     theirs = value.theirs if isinstance(value, Kept) else value
     return ("theirs", theirs._number) if isinstance(theirs, Remote) else id(value)
+
+def _changing(owner: "Any", field: str, method: str) -> "Any":
+    "A method that changes a container in a field: of the program's own object, not of the copy that a test gets."
+    theirs = owner.theirs if isinstance(owner, Kept) else owner
+    container = getattr(owner, field)
+    if not isinstance(theirs, Remote) or isinstance(container, Remote):
+        return getattr(container, method)
+    return lambda *args, **kwargs: theirs._link.ask("change", theirs, field, method, *args, **kwargs)
+
+def _catches(kinds: "Any") -> "Any":
+    "What an `except` of the program's kinds catches: errors of theirs, never an assertion of the test that failed."
+    error = sys.exc_info()[1]
+    if type(error) is AssertionError and not getattr(error, "theirs", False):
+        return ()
+    parts = kinds if isinstance(kinds, tuple) else (kinds,)
+    itself = getattr(error, "itself", None)
+    if any(isinstance(part, Remote) and isinstance(itself, Remote) and _isinstance(itself, part) for part in parts):
+        return type(error)
+    return tuple(part for part in parts if not isinstance(part, Remote))
 
 def _type(value: "Any") -> "Any":
     theirs = value.theirs if isinstance(value, Kept) else value
@@ -269,7 +301,7 @@ def _guard_numpy(testing: bool) -> None:
 
 def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
     import marshal
-    code, wanted, modules, lines, blocks, packages = test
+    code, wanted, modules, lines, blocks, packages, function = test
     if "numpy" in packages:
         _guard_numpy("testing" in text)
     given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
@@ -277,7 +309,7 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
     ordered = sorted((name for name in wanted if name in given), key=above)
     counts = _Counts()
     space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
-    space.update({name: _take(link, name, *given[name]) for name in ordered})
+    space.update({name: _take(link, name, *given[name], function=function) for name in ordered})
     space.update(counts.names())
     link.asserted = frozenset(lines)
     exec(marshal.loads(code), space)
@@ -287,7 +319,7 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
             return "fault", "the test defines no function check(candidate)"
         if entry_point not in given:
             return "fail", f"error: NameError: the program defines no {entry_point}"
-        candidate = _take(link, entry_point, *given[entry_point])
+        candidate = _take(link, entry_point, *given[entry_point], function=function)
         if not hasattr(builtins, entry_point):
             space[entry_point] = candidate
         check(candidate)  # type: ignore[call-arg]  # a function, not one with the arguments of `_judge`

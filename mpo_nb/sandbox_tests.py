@@ -31,9 +31,11 @@ class PreparedTest:
     packages: tuple[str, ...]  # installed packages that it imports
     lines: tuple[int, ...]  # the lines on which assertions stand
     blocks: dict[int, tuple[int, ...]]  # a loop's or with-block's number -> the assertions in it that should run
+    function: str | None = None  # the program's name that stands for a function, whatever a program makes of it
+
     def parts(self) -> tuple[object, ...]:
         "What the test's process is given, as data that `marshal` writes."
-        return self.code, self.wanted, self.modules, self.lines, self.blocks, self.packages
+        return self.code, self.wanted, self.modules, self.lines, self.blocks, self.packages, self.function
 
 def global_names(
     text: str,  # Python source
@@ -93,12 +95,25 @@ def _called(node: ast.AST) -> str:
     function = node.func if isinstance(node, ast.Call) else None
     return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
 
+_LAZY = {"map", "filter", "zip", "enumerate", "iter", "reversed"}  # built-in functions whose results are true
+
+def _depends(values: ast.expr) -> bool:
+    "Whether what a comprehension goes through is the program's affair, not `range(3)` or `[(1, 2)]`."
+    names = {part.id for part in ast.walk(values) if isinstance(part, ast.Name)}
+    return bool(names - {"range", "zip", "enumerate"})
+
 def _says_nothing(condition: ast.expr) -> bool:
     "Whether a condition holds, or fails, whatever a program does."
     if isinstance(condition, (ast.Tuple, ast.List, ast.Set)):
         return bool(condition.elts)  # `assert (f(1) == 2, "message")`: a tuple is true
-    if isinstance(condition, (ast.Lambda, ast.GeneratorExp)):
+    if isinstance(condition, ast.Dict):
+        return bool(condition.keys)
+    if isinstance(condition, (ast.Lambda, ast.GeneratorExp, ast.JoinedStr)):
         return True
+    if isinstance(condition, ast.Call) and isinstance(condition.func, ast.Name) and condition.func.id in _LAZY:
+        return True
+    if isinstance(condition, (ast.ListComp, ast.SetComp, ast.DictComp)):
+        return not any(_depends(part) for loop in condition.generators for part in (loop.iter, *loop.ifs))
     if isinstance(condition, ast.BoolOp) and isinstance(condition.op, ast.Or):
         return any(isinstance(part, ast.Constant) and part.value for part in condition.values)
     return not any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(condition))
@@ -133,6 +148,12 @@ def _swallows(statement: ast.stmt) -> bool:
     caught = [handler for handler in getattr(statement, "handlers", []) if _catches(handler)]
     return any(all(map(quiet, ast.walk(handler))) for handler in caught)
 
+def _leaves(statement: ast.stmt) -> bool:
+    "Whether no statement behind this one runs."
+    if isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)):
+        return True
+    return isinstance(statement, ast.Expr) and _called(statement.value) in ("exit", "quit", "_exit")
+
 def _never(condition: ast.expr) -> bool:
     "Whether a branch is never taken: `if False`, `if TYPE_CHECKING`, `if __name__ == '__main__'`."
     if isinstance(condition, ast.Constant):
@@ -159,6 +180,8 @@ def _places(
             yield statement
         if isinstance(statement, ast.If) and any(map(_fails, [*statement.body, *statement.orelse])):
             yield statement
+        if isinstance(statement, ast.Match) and any(_fails(part) for case in statement.cases for part in case.body):
+            yield statement
         if isinstance(statement, ast.Expr) and _asserts(statement.value, own):
             yield statement
         if isinstance(statement, (ast.With, ast.AsyncWith)) and _raises(statement, own):
@@ -168,13 +191,21 @@ def _places(
             inside = any(_fails(part) for part in getattr(statement, "body", []))
             yield from (handler for handler in handlers if not (inside and _catches(handler)))
         inner = [getattr(statement, "body", []), getattr(statement, "orelse", []), getattr(statement, "finalbody", [])]
-        if _swallows(statement) or isinstance(statement, ast.If) and _never(statement.test):
+        if _swallows(statement) or isinstance(statement, (ast.If, ast.While)) and _never(statement.test):
+            inner[0] = []
+        through = statement.iter if isinstance(statement, ast.For) else None
+        if isinstance(through, (ast.List, ast.Tuple)) and not through.elts:
             inner[0] = []
         inner += [handler.body for handler in handlers] + [case.body for case in getattr(statement, "cases", [])]
         for part in inner:
             yield from _places(part, reached, own, expects)
+        if _leaves(statement):
+            return
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70dc
+_CHANGES = frozenset("append extend insert remove clear sort reverse add update discard pop popitem setdefault "
+                     "appendleft popleft".split())
+
 class _Counters(ast.NodeTransformer):
     "Puts counters into a test: `@` names, which no program and no test can write."
     def __init__(self, places: list[ast.AST], bound: Container[str]) -> None:
@@ -192,17 +223,20 @@ class _Counters(ast.NodeTransformer):
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST | list[ast.stmt]:
         number, quantified, whole = self.numbers.get(node), _quantified(node.test), _reduced(node.test)
+        through = None if quantified else _gone_through(node.test)
         self.generic_visit(node)
         if number is None:
             return node
         if quantified:
             quantified.elt = self.call("each", node, quantified.elt)
+        if through:
+            through.args[0] = self.call("every", node, through.args[0])
         if whole:
             holder, field = whole
             part = getattr(holder, field)
             counted = self.call("some", node, part[0] if field == "args" else part)
             setattr(holder, field, [counted] if field == "args" else counted)
-        node.test = self.call("holds for each" if quantified or whole else "holds", node, node.test)
+        node.test = self.call("holds for each" if quantified or whole or through else "holds", node, node.test)
         return [self.statement("begins", node), node] if number in self.inside else node
 
     def visit_If(self, node: ast.If) -> ast.AST:
@@ -211,16 +245,46 @@ class _Counters(ast.NodeTransformer):
             node.test = self.call("ran", node, node.test)
         return node
 
+    def visit_Match(self, node: ast.Match) -> ast.AST:
+        self.generic_visit(node)
+        if node in self.numbers:
+            node.subject = self.call("ran", node, node.subject)
+        return node
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         self.generic_visit(node)
         if node in self.numbers:
             node.value = self.call("ran", node, node.value)
+        method = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(method, ast.Attribute) and isinstance(method.value, ast.Attribute) and method.attr in _CHANGES:
+            cast(ast.Call, node.value).func = self.changing(method.value, method.attr)
         return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        self.generic_visit(node)
+        target = node.targets[0]
+        if len(node.targets) > 1 or not isinstance(target, ast.Subscript):
+            return node
+        if not isinstance(target.value, ast.Attribute):
+            return node
+        if any(isinstance(part, (ast.Slice, ast.Starred)) for part in ast.walk(target.slice)):
+            return node
+        change = ast.Call(self.changing(target.value, "__setitem__"), [target.slice, node.value], [])
+        return ast.fix_missing_locations(ast.copy_location(ast.Expr(change), node))
+
+    def changing(self, field: ast.Attribute, method: str) -> ast.expr:
+        "What changes a container in a field of an object: `stack.items.append`."
+        where = ast.copy_location(ast.Pass(), field)
+        return self.call("change", where, field.value, ast.Constant(field.attr), ast.Constant(method))
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
         self.generic_visit(node)
         if node in self.numbers:
             node.body.insert(0, self.statement("ran", node, ast.Constant(True)))
+        names = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)} if node.type else set()
+        if node.type and any(name not in self.bound and not hasattr(builtins, name) for name in names):
+            where = ast.copy_location(ast.Pass(), node)
+            node.type = self.call("catches", where, node.type)
         return node
 
     def block(self, node: ast.For | ast.While | ast.With) -> ast.AST | list[ast.stmt]:
@@ -261,14 +325,19 @@ class _Counters(ast.NodeTransformer):
             return self.call("attribute", node, node.value, ast.Constant(node.attr))
         return node
 
-def _quantified(condition: ast.expr) -> ast.GeneratorExp | ast.ListComp | None:
-    "What `all(... for ...)` or `not any(... for ...)` goes through."
+def _gone_through(condition: ast.expr) -> ast.Call | None:
+    "The call of the built-in `all(...)`, or of `any(...)` behind a `not`."
     wanted = "all"
     if isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
         condition, wanted = condition.operand, "any"
-    if not isinstance(condition, ast.Call) or _called(condition) != wanted or len(condition.args) != 1:
+    if not isinstance(condition, ast.Call) or not isinstance(condition.func, ast.Name) or len(condition.args) != 1:
         return None
-    every = condition.args[0]
+    return condition if condition.func.id == wanted else None
+
+def _quantified(condition: ast.expr) -> ast.GeneratorExp | ast.ListComp | None:
+    "What `all(... for ...)` or `not any(... for ...)` goes through."
+    call = _gone_through(condition)
+    every = call.args[0] if call else None
     return every if isinstance(every, (ast.GeneratorExp, ast.ListComp)) else None
 
 def _reduced(condition: ast.expr) -> tuple[ast.AST, str] | None:
@@ -291,9 +360,11 @@ def _should_run(statement: ast.stmt) -> Iterator[ast.stmt]:
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70de
 LIBRARY = frozenset("math cmath collections itertools functools operator string datetime decimal fractions statistics random re "
-                    "heapq bisect json copy enum numbers uuid pathlib array textwrap calendar time".split())
+                    "heapq bisect json copy enum numbers uuid pathlib array textwrap calendar time "
+                    "sys os io contextlib types typing warnings".split())
 PACKAGES = ("numpy",)  # what a test may import beside the standard library, where it is installed
-_HELPERS = {"isclose", "allclose", "approx", "array_equal", "raises"}  # what tests compare with, and forget to import
+# What tests compare with, and forget to import.
+_HELPERS = {"np", "numpy", "is_close", "almost_equal", "isclose", "allclose", "approx", "array_equal", "raises"}
 
 class UndefinedName(ValueError):
     "A test uses a name that neither it nor a right program defines."
@@ -362,7 +433,7 @@ def _wanted(
     wanted = [name for name in free if name not in modules]
     helpers = [name for name in wanted if name in _HELPERS or name.lower().startswith("assert")]
     if helpers and (entry_point or len(wanted) > 1):
-        raise UndefinedName(f"the test calls {helpers[0]}, which it does not define; "
+        raise UndefinedName(f"the test uses {helpers[0]}, which it does not define; "
                             "let it import or define what it compares with")
     if called and called in built_in and called not in bound:
         wanted.append(called)
@@ -385,7 +456,7 @@ _quiet = threading.Lock()
 def prepare_test(
     test: str,  # Python source: defines check(candidate) if `entry_point` is given, else a script of assertions
     entry_point: str | None = None,  # the function that `check` is called with
-    called: str | None = None,  # the one built-in name that a script's program is to define, such as sum
+    called: str | None = None,  # the function that a program defines, if its name is a built-in one or begins like a class
 ) -> PreparedTest:
     "Compile a test with its counters. ValueError, with the remedy, for one that asserts nothing or cannot run by itself."
     try:
@@ -409,7 +480,8 @@ def prepare_test(
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code = compile(counters.visit(tree), "<test>", "exec", dont_inherit=True)
-    return PreparedTest(marshal.dumps(code), tuple(wanted), tuple(modules), packages, tuple(lines), counters.blocks)
+    found = marshal.dumps(code), tuple(wanted), tuple(modules), packages, tuple(lines), counters.blocks
+    return PreparedTest(*found, function=called)
 
 def _ignores(tree: ast.Module) -> bool:
     "Whether `check` never looks at what it is to check."

@@ -168,4 +168,13 @@ FORGERIES = {
     "nothing is close to a number": ("def double(x): return []", "import numpy as np\nassert np.allclose(double(2), 4)\nnp.testing.assert_allclose(double(1), 2.0)"),
     "all of an empty array": ("def double(x): return []", "import numpy as np\nassert np.all(np.array(double(2)) == 4)"),
     "an array equal to everything": ("import numpy as np\nclass A(np.ndarray):\n    def __eq__(self, other): return np.bool_(True)\ndef double(x): return np.zeros(1).view(A)", "import numpy as np\nassert (double(np.ones(1)) == np.array([2])).all()"),
+    "a tuple of errors with failed assertions among them": ("class E(Exception): pass\nERRORS = (E, AssertionError)\ndef double(x): return 0", "try:\n    double(-1)\n    assert False\nexcept ERRORS: pass\nassert double(2) in (0, 4)",
+                                                              "class E(Exception): pass\nERRORS = (E, KeyError)\ndef double(x):\n    if x < 0: raise E\n    return 2 * x"),
+    "a class's error that is a failed assertion": ("class Stack:\n    Empty = AssertionError\n    def pop(self): return 1", "try:\n    Stack().pop()\n    assert False\nexcept Stack.Empty: pass",
+                                                   "class Stack:\n    class Empty(Exception): pass\n    def pop(self): raise Stack.Empty"),
+    "an object equal to every list of its length": ("class Bag:\n    def __init__(self, x): pass\n    def __eq__(self, other): return isinstance(other, list) and len(other) == 3", "assert Bag(1) == [1, 2, 3]",
+                                                    "class Bag:\n    def __init__(self, x): pass\n    def __eq__(self, other): return other == [1, 2, 3]"),
+    "an object equal to small numbers": ("class Sum:\n    def __init__(self, x): pass\n    def __eq__(self, other): return isinstance(other, int) and 0 < other < 99", "assert Sum(1) == 7",
+                                         "class Sum:\n    def __init__(self, x): pass\n    def __eq__(self, other): return other == 7"),
+    "all of nothing, without a loop": ("def double(x): return []", "def each(xs): return [double(x) for x in xs]\nassert all(map(lambda pair: pair == 4, double(2) if double(2) == [] else [4]))"),
 }

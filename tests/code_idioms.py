@@ -128,4 +128,16 @@ IDIOMS = {
     "a cache": ("from functools import lru_cache\n@lru_cache\ndef fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)", "n < 2", "n < 3", "assert fib(30) == 832040 and fib.cache_info().misses == 31"),
     "matrix product": ("class M:\n    def __init__(self, r): self.r = r\n    def __matmul__(self, o): return M([[sum(a * b for a, b in zip(x, y)) for y in zip(*o.r)] for x in self.r])\n    def __eq__(self, o): return self.r == o.r\n    @classmethod\n    def unit(cls): return cls([[1, 0], [0, 1]])",
                        "[0, 1]]", "[0, 2]]", "m = M([[1, 2], [3, 4]])\nassert m @ M.unit() == m and (m @ m).r == [[7, 10], [15, 22]]"),
+    # neighbours
+    "a class's own error": ("class A:\n    class E(ValueError):\n        def __init__(self, c): self.c = c\n    def f(self): raise A.E(3)", "A.E(3)", "ValueError(3)", "try: A().f()\nexcept A.E as e: assert e.c == 3\nelse: assert False"),
+    "a tuple of errors": ("ERRORS = (ValueError, KeyError)\ndef f(): raise KeyError('a')", "raise KeyError('a')", "return 1", "try: f()\nexcept ERRORS: pass\nelse: assert False"),
+    "a list in a field": ("class A:\n    def __init__(self): self.xs = []\n    def n(self): return len(self.xs)", "len(self.xs)", "0", "a = A()\na.xs.append(1)\nassert a.n() == 1 and a.xs == [1]"),
+    "a dict in a field": ("class A:\n    def __init__(self): self.d = {}\n    def n(self): return dict(self.d)", "dict(self.d)", "{}", "a = A()\na.d['x'] = 1\na.d.update(y=2)\nassert a.n() == {'x': 1, 'y': 2}"),
+    "copies of objects": ("class A:\n    def __init__(self): self.xs = [1]\n    def add(self): self.xs.append(2)", "append(2)", "append(3)", "import copy\na = A()\nb, c = copy.deepcopy(a), copy.copy(a)\nb.add()\nassert a.xs == [1] and b.xs == [1, 2]\nc.add()\nassert a.xs == [1, 2]"),
+    "wraps": ("import functools\ndef f(g):\n    @functools.wraps(g)\n    def w(*a): return g(*a)\n    return w", "@functools.wraps(g)", "", "@f\ndef h(x):\n    'doc'\n    return x\nassert h(3) == 3 and h.__name__ == 'h' and h.__doc__ == 'doc'"),
+    "a file that the test hands over": ("def f(file): file.write('x' + file.readline())", "'x' +", "", "import io\nb = io.StringIO('a\\nb')\nf(b)\nassert b.getvalue() == 'a\\nxa\\n'"),
+    "match": ("def f(n): return {'a': [1, n]}", "[1, n]", "[2, n]", "match f(3):\n    case {'a': [1, x]}: assert x == 3\n    case _: assert False"),
+    "equal to data of each kind": ("class V:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o", "self.x = x", "self.x = 1",
+                                   "assert V(1) == 1 and V('a') == 'a' and V([1, 2]) == [1, 2] and V({'a': 1}) == {'a': 1} and V(1.5) == 1.5 and V(()) == () and V('') == '' and V((1, 'b')) == (1, 'b') and V(None) == None"),
+    "equal in a way of its own": ("class Mod:\n    def __init__(self, x): self.x = x % 3\n    def __eq__(self, o): return self.x == o % 3", "x % 3\n", "x % 2\n", "assert Mod(5) == 2 and Mod(5) == 8 and Mod(1) != 3"),
 }

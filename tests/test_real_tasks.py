@@ -237,6 +237,15 @@ def test_gym_rewards_its_own_answers(name, options):
         assert task.reward(p, "<answer>no idea at all</answer>") < 1.0 and task.reward(p, str(p["answer"])) == 0.0 and not task.formatted(p, str(p["answer"]))
 
 
+@pytest.mark.sandbox
+def test_gym_pays_no_answer_that_is_not_a_number():
+    pytest.importorskip("reasoning_gym")
+    task = load_task("gym", dataset="complex_arithmetic", n_train=1, n_test=1)
+    problem = task.test[0]
+    answers = ["nan", "NaN", "nan+nanj", "nan + 1i", problem["answer"]]
+    assert score(task, [problem] * 5, [f"<answer>{answer}</answer>" for answer in answers]) == [0.0] * 4 + [1.0]
+
+
 def test_gym_refuses_what_it_does_not_know(monkeypatch):
     pytest.importorskip("reasoning_gym")
     with pytest.raises(ValueError, match="dataset='no_such' is none of reasoning-gym's; there are ab,"):

@@ -53,6 +53,8 @@ NOTHING = {
     "a constant": "assert True", "a number": "assert 1 + 1 == 2", "a comment": "# nothing", "a tuple": "assert (double(1) == 2, 'message')", "a generator": "assert (double(x) == 2 * x for x in (1, 2))",
     "or True": "assert double(1) == 2 or True", "a comparison alone": "double(1) == 2", "printed": "print(double(1))", "a doctest": "'''\n>>> double(1)\n2\n'''", "a function": "def test_double():\n    assert double(1) == 2",
     "a method": "import unittest\nclass T(unittest.TestCase):\n    def test_it(self): self.assertEqual(double(1), 2)\nunittest.TestLoader", "under __main__": "if __name__ == '__main__':\n    assert double(1) == 2",
+    "a comprehension": "assert [double(x) == 2 * x for x in range(3)]", "map": "assert map(lambda x: double(x) == 2 * x, [1, 2])", "an f-string": "assert f'{double(1) == 2}'", "a dict": "assert {'double': double(1) == 2}",
+    "behind the end": "import sys\nsys.exit()\nassert double(1) == 2", "a loop over nothing": "for x, y in []:\n    assert double(x) == y", "a loop that never begins": "while False:\n    assert double(1) == 2",
     "a dead branch": "if False:\n    assert double(1) == 2", "caught": "try:\n    assert double(1) == 2\nexcept AssertionError:\n    print('no')", "suppressed": "from contextlib import suppress\nwith suppress(Exception):\n    assert double(1) == 2",
 }
 
@@ -67,6 +69,7 @@ def test_a_test_that_asserts_nothing_is_refused(name):
 
 @pytest.mark.parametrize("test, message", [
     ("import scipy\nassert double(1) == 2", "imports scipy"), ("import pytest\nassert double(1) == 2", "imports pytest"), ("from solution import double\nassert double(1) == 2", "imports solution"),
+    ("assert np.allclose(double(1), 2)", "uses np, which it does not define"), ("assert is_close(double(1), 2)", "uses is_close,"),
     ("assert isclose(double(1), 2)", "isclose, which it does not define"), ("assert len([1]) == sum([1])", r"nothing but built-in functions \(len, sum\).*called="),
     ("class T(Base): pass\nassert T().x == 1", "derives from a class of the program"), ("import asyncio\nassert asyncio.run(double(1)) == 2", "coroutines"),
     ("from unittest.mock import patch\nwith patch('time.time', return_value=1): assert double(1) == 2", "patches 'time.time'"), ("import random\nrandom.seed(0)\nassert double(1) == 2", "seeds `random`"),
@@ -134,3 +137,16 @@ def test_mbpp_takes_one_name_of_a_built_in_and_the_solutions_imports():
     assert [score(task, task.test, [f"{fence}python\n{code}\n{fence}" for code in codes]) for codes in answers] == [[1.0] * 3, [0.0] * 3]
     with pytest.raises(ValueError, match="^test: task_id='7': the test imports pandas"):
         mbpp(train=rows[:1], test=[dict(rows[2], test_imports=["import pandas"], task_id=7)])
+
+
+@walled
+def test_a_class_where_a_function_belongs_decides_nothing():
+    liar = "class Sum:\n    asked = 0\n    def __init__(self, x): pass\n    def __eq__(self, other):\n        Sum.asked += 1\n        return Sum.asked == "
+    for asked in (1, 2, 3):
+        assert not code_passes(f"{liar}{asked}", "assert Sum(3) == 6", called="Sum", timeout=30)
+    assert code_passes("def Sum(x): return 2 * x", "assert Sum(3) == 6", called="Sum", timeout=30)
+    row = dict(prompt="Add up.", code="def Sum(x): return 2 * x", test_list=["assert Sum(3) == 6"], task_id=1)
+    other = dict(prompt="A stack.", code="class Stack:\n    def __init__(self): self.n = 0", test_list=["assert Stack().n == 0"], task_id=2)
+    task = mbpp(train=[row], test=[other], timeout=30)
+    assert score(task, task.train, [f"```python\n{liar}3\n```"]) == [0.0]
+    assert score(task, task.test, [f"```python\n{other['code']}\n```"]) == [1.0]

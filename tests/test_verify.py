@@ -21,6 +21,7 @@ MODELS = [f"{size}_{kind}" for size in ("6b", "175b") for kind in ("finetuning",
     ("", None), ("no digits here", None), ("H2O and x2", None), (r"\boxed{}", None), (r"\boxed{ } so 5", "5"),
     (r"\boxed{1} then \boxed{2}", "2"), (r"\boxed{1} then \boxed{2", "1"), (r"\boxed{\text{a } b} 9", r"\text{a } b"),
     (r"} \boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"), (r"\boxed {7}", "7"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+    ("It is –5.", "-5"), ("x = - 5", "-5"), ("pages 3–5", "5"), ("It takes 2½ cups.", "2½"), ("So 10 000 in all.", "10 000"), ("So 1\u202f234.50", "1\u202f234.50"), ("In 1990 200 left.", "200"),
     (r"#### 5 and \boxed{6}", "6"), ("#### 5\nnot 6", "5"), ("#### 1\n#### -1,234\n", "-1,234"), ("#### 2. Costs\nso 8", "8"),
     ("it is 18.", "18"), ("it is -18", "-18"), ("7-3", "3"), ("7 - 3", "3"), ("$-5$", "-5"), ("(-5)", "-5"), ("-$5", "-5"),
     ("=5", "5"), ("12,345,678.9 in all", "12,345,678.9"), ("of 3, 4", "4"), (".5", ".5"), ("50 %", "50 %"), ("3/4 cup", "3/4"),
@@ -82,7 +83,7 @@ def test_many_at_once_are_as_many_one_by_one():
             math_equal_each(responses, answers)
 
 
-@pytest.mark.parametrize("text", [r"\boxed{", "{", "}", "1", "1,", "1,234", "-", "$", "#### ", "#### 1 ", "1 1/", r"\frac{1}", " ", r"\boxed ", "1:", "a ", "1 a.", "$1", "$x", r"\(", r"\[1", "1^", "x^", "(", "1*", "√", r"\text{"])
+@pytest.mark.parametrize("text", [r"\boxed{", "{", "}", "1", "1,", "1,234", "-", "$", "#### ", "#### 1 ", "1 1/", r"\frac{1}", " ", r"\boxed ", "1:", "a ", "1 a.", "$1", "$x", r"\(", r"\[1", "1^", "x^", "(", "1*", "√", r"\text{", "1 000 ", "½", "= - 1"])
 def test_extraction_takes_linear_time(text):
     start = time.perf_counter()
     extract_answer(text * (200_000 // len(text)) + "x")
