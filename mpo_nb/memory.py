@@ -262,7 +262,8 @@ def plan_memory(config: TrainConfig, # the run
                 ) -> MemoryPlan:
     "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model, or of a family that cannot be trained here."
     shape, place = (shape or load_shape(config.model)).get_text_config(), resolve_device(device or config.device)
-    check_family(shape)
+    try: check_family(shape)
+    except ValueError as error: raise ValueError(f"shape={type(shape).__name__} cannot be planned for: {error}") from None
     prompt = prompt_tokens or (longest_prompt(config, task, tokenizer) if task is not None and tokenizer is not None else 256)
     own_limit = task.max_new_tokens if task is not None else None
     if task is None and not config.max_new_tokens: own_limit = own_response_limit(config.task, **json_options("task_options", config.task_options))
