@@ -7,15 +7,18 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
            'distribute']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
+import math
 import torch
 from torch import Tensor
-from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread
+from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread, check_ids, check_tensor
+from .checks import check_whole, is_number
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(rewards: Tensor, # (B,)
             group_size: int, # responses per prompt
             ) -> Tensor: # (B / group_size, group_size)
     "Rewards as one row per group, in float32 at least. Raises ValueError for a group of one, a wrong count, or a reward that is not finite."
+    check_tensor("rewards", rewards)
     if rewards.ndim != 1: raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
         raise ValueError(f"group_size={group_size!r}; a group compares responses to one prompt: use at least 2")
@@ -37,6 +40,7 @@ def group_advantages(rewards: Tensor, # (B,) one reward per response; groups are
                      ) -> Tensor: # (B,)
     "Rewards relative to their group: GRPO (arXiv 2402.03300, section 4.1.2). Raises ValueError for a group of one or a NaN."
     if scale not in ("std", "none"): raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
+    if not is_number(eps) or not 0 <= eps < math.inf: raise ValueError(f"eps={eps!r}; it must be a finite number of at least 0, e.g. 1e-4")
     r = _groups(rewards, group_size)
     centred = r - r.mean(1, keepdim=True)
     if scale == "std": centred = centred / (r.std(1, keepdim=True) + eps)
@@ -57,7 +61,10 @@ def overlong_penalty(lengths: Tensor, # (B,) response lengths in tokens
                      buffer: int, # L_c: over how many tokens before that the penalty grows
                      ) -> Tensor: # (B,) in [-1, 0]
     "DAPO's soft overlong punishment, to be added to the rewards. Raises ValueError unless 0 < buffer <= max_length."
-    if not 0 < buffer <= max_length: raise ValueError(f"buffer={buffer}, max_length={max_length}; need 0 < buffer <= max_length")
+    check_tensor("lengths", lengths)
+    check_whole("max_length", max_length)
+    check_whole("buffer", buffer)
+    if buffer > max_length: raise ValueError(f"buffer={buffer}, max_length={max_length}; need 0 < buffer <= max_length")
     return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
 
 # %% ../nbs/lib/advantages.ipynb #61cbd5f2
@@ -70,7 +77,7 @@ def gae(rewards: Tensor, # (B, T) reward received at each token
     "Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a rate is outside [0, 1]."
     m = check_mask(mask, rewards=rewards, values=values)
     for name, rate in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= rate <= 1: raise ValueError(f"{name}={rate}; it must be in [0, 1]")
+        if not is_number(rate) or not 0 <= rate <= 1: raise ValueError(f"{name}={rate!r}; it must be in [0, 1]")
     r, v = (torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device)) for x in map(at_least_float32, (rewards, values)))
     advantage, next_value, steps = torch.zeros_like(v[:, :1]), torch.zeros_like(v[:, :1]), []
     for t in reversed(range(v.shape[1])):
@@ -93,7 +100,7 @@ def block_gae(rewards: Tensor, # (B, T) reward received at each token
               ) -> tuple[Tensor, Tensor]: # advantages (B, N), returns (B, N); 0 for blocks that pad a row
     "Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for an unknown `value` or `reward`."
     if reward not in ("sum", "mean"): raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
-    check_mask(ids >= 0, rewards=rewards, values=values)
+    check_mask(check_ids(ids) >= 0, rewards=rewards, values=values)
     r = (block_sum if reward == "sum" else block_mean)(rewards, ids)
     return gae(r, block_value(values, ids, value), block_sizes(ids) > 0, gamma, lam)
 
@@ -102,7 +109,7 @@ def block_value(values: Tensor, # (B, T) one value per token
                 how: str = "mean", # "mean" | "first" | "last"
                 ) -> Tensor: # (B, N)
     "One value per block from its tokens' values. Raises ValueError for an unknown `how`."
-    check_mask(ids >= 0, values=values)
+    check_mask(check_ids(ids) >= 0, values=values)
     if how == "mean": return block_mean(values, ids)
     if how not in ("first", "last"): raise ValueError(f"value={how!r}; choose 'mean', 'first' or 'last'")
     sizes, order = block_sizes(ids), (ids >= 0).long().cumsum(1) - 1

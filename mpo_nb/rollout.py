@@ -19,11 +19,11 @@ from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_positive_int
-from .checks import check_texts
+from .checks import check_texts, check_flag, check_seed, is_number
 from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from .families import check_sampling, evaluating
 from .faults import out_of_memory
-from .logprobs import CausalLM
+from .logprobs import CausalLM, check_model
 from .prompts import prompt_tokens, turn_ends
 
 # %% ../nbs/lib/rollout.ipynb #82cac00b
@@ -80,7 +80,7 @@ def cut(logits: Tensor, # (B, V) float32, already divided by the temperature
 
 def check_cut(top_p: float, top_k: int) -> None:
     "Raises ValueError unless `top_p` lies in (0, 1] and `top_k` is a whole number of at least 0."
-    if not 0 < top_p <= 1: raise ValueError(f"top_p={top_p}; it must lie in (0, 1], 1 for all tokens")
+    if not is_number(top_p) or not 0 < top_p <= 1: raise ValueError(f"top_p={top_p!r}; it must lie in (0, 1], 1 for all tokens")
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0: raise ValueError(f"top_k={top_k!r}; it must be a whole number of at least 0, 0 for all tokens")
 
 # %% ../nbs/lib/rollout.ipynb #4ead845b
@@ -88,6 +88,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     "Raise ValueError when the tokenizer has no pad or no end-of-sequence token, or is a processor around one."
     if not hasattr(tokenizer, "eos_token_id") and hasattr(tokenizer, "tokenizer"):
         raise ValueError(f"tokenizer is a {type(tokenizer).__name__}, which holds one; pass its .tokenizer")
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise ValueError(f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "tokenizer has no eos_token, so no response could end; set tokenizer.eos_token to the model's end token"
@@ -284,10 +286,13 @@ def rollout(model: CausalLM, # a causal language model of transformers
             places: Sequence[int] | None = None, # which prompts of a larger call these are, rising: they get the random numbers that they have there
             ) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."
+    check_model("model", model)
     check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
+    check_seed("seed", seed)
+    check_flag("greedy", greedy)
     for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_positive_int(name, value)
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
-    if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; use greedy=True for the most likely token")
+    if not is_number(temperature) or not 0 < temperature < math.inf: raise ValueError(f"temperature={temperature!r}; it must be positive; use greedy=True for the most likely token")
     ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))
     device = next(model.parameters()).device
     check_sampling(model)
