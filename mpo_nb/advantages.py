@@ -123,6 +123,8 @@ def boundary_advantages(values: Tensor, # (B, N) value of the state before each 
                         per: str | None = None, # what `values` holds one of: "block" | "token"; None reads it off the shape
                         ) -> Tensor: # (B, N), 0 for blocks that pad a row
     "What each block changed: V(next boundary) - V(this one), R - V for the last. VinePPO (arXiv 2410.01679), SPO-chain (arXiv 2505.23564)."
+    check_tensor("values", values)
+    check_tensor("final_reward", final_reward)
     sizes = block_sizes(ids); B, N = sizes.shape
     both = values.shape == (B, N) == ids.shape and not bool(((ids < 0) | (ids == torch.arange(N, device=ids.device))).all())
     if per not in ("block", "token") and (per is not None or both): raise ValueError(f"per={per!r}; values has shape {tuple(values.shape)}: choose 'block' if it holds one per block, 'token' if one per token")

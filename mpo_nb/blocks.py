@@ -20,7 +20,7 @@ def check_tensor(name: str, # the argument's name, for the message
                  ) -> Tensor: # the same value
     "Raise ValueError for what is no tensor, such as a list or an array."
     if isinstance(value, Tensor): return value
-    raise ValueError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}; pass a tensor, e.g. torch.as_tensor({name})")
+    raise ValueError(f"{name}={' '.join(repr(value).split())[:60]} is of type {type(value).__name__}; pass a tensor, e.g. torch.as_tensor({name})")
 
 def check_mask(mask: Tensor, # (B, T), 0/1 of any dtype
               **same_shape: Tensor, # tensors that must have the mask's shape, by argument name

@@ -128,7 +128,7 @@ def read_options(path: str | Path, # a YAML file
     known = {f.name: f.type for f in fields(TrainConfig)}
     for name in options:
         if name in known: continue
-        own = f"give it on the command line, as --{name}" if name in ("config", "dry_run", "version") else ""
+        own = f"give it on the command line, as --{name}" if name in ("config", "dry_run") else ""
         raise ValueError(f"--config {path} has {name!r}, which is no option; {own or option_hint(str(name)) or 'mpo-train --help lists them'}")
     return {name: _as_field(path, name, known[name], value) for name, value in options.items()}
 
@@ -141,7 +141,7 @@ def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     if kind not in (int, float, bool, str): fits, told = isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"
     else: fits, told = type(value) is kind, {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes where YAML reads something else"}[kind]
     if name.endswith("_options"): told = "a mapping of names to values, {} for none"
-    if value is None: told += ", or the line is to be left out"
+    if value in (None, "None", "none"): told += ", or the line is to be left out"
     elif isinstance(value, str) and kind in (int, float, bool): told += ", without quotes or units"
     if not fits: raise ValueError(f"--config {path} has {name}: {value!r}; it must be {told}")
     return value
@@ -161,10 +161,12 @@ def _no_option(word: str, parser: argparse.ArgumentParser) -> str:
     options = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
     near = [option for option in options if option.startswith(name)][:3] or difflib.get_close_matches(name, options, 1)
-    hint = option_hint(name).replace("'recipe'", "'--recipe'")
     if word[:1] in "\u2010\u2011\u2012\u2013\u2014\u2212": return f"{word!r} begins with a dash that is no minus sign; write --{word.lstrip(word[0])}"
     if not word.startswith("-") and "=" in word: return f"{word!r} belongs to no option; write --{word}"
     if not word.startswith("-"): return f"{word!r} belongs to no option; write `--name value`"
+    hint = "" if any(option.startswith(name) for option in options) else option_hint(name)
+    if "recipe_options" in hint: return f"{word.partition('=')[0]} is no option; {hint.replace('recipe_options=', '--recipe_options ')}"
+    if hint: near = re.findall("'([a-z_0-9]+)'", hint)
     return f"{word.partition('=')[0]} is no option" + (f"; did you mean --{' or --'.join(near)}?" if near else "; mpo-train --help lists them")
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628

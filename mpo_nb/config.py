@@ -17,6 +17,7 @@ import operator
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from numbers import Real
@@ -42,7 +43,8 @@ def option_hint(name: str, # one that no field of TrainConfig has
                 ) -> str: # what was meant, as the end of a message; empty where nothing is near
     "What to write in the place of a wrong name: that of another trainer, an option of the recipe, or a slip of the pen."
     known = [f.name for f in fields(TrainConfig)]
-    plain = name.strip("- ").replace("-", "_").lower()
+    plain = unicodedata.normalize("NFKC", name).strip("- ").replace("-", "_").lower()
+    if plain in known: return f"did you mean {plain!r}?"
     if plain in _elsewhere: return f"did you mean {_elsewhere[plain]!r}?"
     if plain in _recipe_names and plain not in known: return f"it is an option of the recipe: recipe_options='{{\"{_recipe_names[plain]}\": ...}}'"
     near = [one for one in known if len(plain) > 2 and one.startswith(plain)][:3] or difflib.get_close_matches(plain, known, 1)

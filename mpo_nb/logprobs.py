@@ -26,7 +26,7 @@ def check_model(name: str, # the argument's name, for the message
                 ) -> CausalLM: # the same value
     "Raise ValueError for what is no model, such as its name."
     if isinstance(value, nn.Module): return value
-    raise ValueError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}; pass a model, e.g. the first of mpo_nb.models.load('tiny')")
+    raise ValueError(f"{name}={' '.join(repr(value).split())[:60]} is of type {type(value).__name__}; pass a model, e.g. the first of mpo_nb.models.load('tiny')")
 
 def head_logits(model: CausalLM, # a causal language model of transformers
                 hidden: Tensor, # (..., d) last hidden states

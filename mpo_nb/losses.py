@@ -76,7 +76,7 @@ def loss_count(mask: Tensor, # (B, T) of a batch, or a part of it
     if aggregate == "token-mean": return float(m.count_nonzero())
     if aggregate == "block-mean": return round(float(actions.weight(m).sum(dtype=torch.double)), 3)
     if aggregate != "seq-mean-token-sum-norm": return float(len(m))
-    if max_length is None or not is_number(max_length) or max_length < 1: raise ValueError(f"max_length={max_length!r}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit in tokens")
+    if max_length is None or not is_number(max_length) or not max_length >= 1: raise ValueError(f"max_length={max_length!r}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit in tokens")
     return float(len(m) * max_length)
 
 def loss_normalizer(mask: Tensor, # (B, T) of the whole batch
@@ -145,7 +145,9 @@ def _check_loss_inputs(logps: Tensor, old_logps: Tensor, advantages: Tensor, mas
     else: m = check_mask(mask, logps=logps, old_logps=old_logps)
     if advantages.shape not in (m.shape, m.shape[:1]): raise ValueError(f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or {tuple(m.shape)}, one per token")
     if normalizer is not None and (isinstance(normalizer, str) or not normalizer > 0): raise ValueError(f"normalizer={normalizer!r}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
-    return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
+    kept = torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
+    if not bool(torch.isfinite(kept).all()): raise ValueError(f"advantages holds {kept[~torch.isfinite(kept)][0].item()}; each must be finite: look for the reward that is not")
+    return m, kept
 
 def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
                 old_logps: Tensor, # the same of pi_old

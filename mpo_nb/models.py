@@ -384,6 +384,7 @@ def save_merged(model: str | Path, # a folder of adapters, such as a checkpoint 
                 precision: str = "bfloat16", # of the file
                 ) -> Path: # the folder, which `AutoModelForCausalLM.from_pretrained` loads
     "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
+    if precision not in dtypes: raise ValueError(f"precision={precision!r}; choose one of {', '.join(dtypes)}")
     if adapter_base(model) is None: raise ValueError(f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0")
     target = output_folder(folder)
     if target.resolve() == Path(str(model)).expanduser().resolve(): raise ValueError(f"folder={str(folder)!r} is the folder of the adapters, which would then be applied twice; choose another one")

@@ -57,6 +57,7 @@ class Setup:
 
     def _resolve(self, config: TrainConfig, model: CausalLM | None = None, tokenizer: PreTrainedTokenizerBase | None = None, task: Task | None = None, recipe: Recipe | None = None) -> None:
         "All that can be refused before a weight is loaded; nothing is written."
+        check_handed(config, model, tokenizer, task, recipe)
         asked, self.lock = config, WriteLock(config.output)
         if is_first(): self.lock.check() # before anything that takes long
         self.recipe = recipe or configured_recipe(config)

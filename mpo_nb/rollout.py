@@ -89,7 +89,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if not hasattr(tokenizer, "eos_token_id") and hasattr(tokenizer, "tokenizer"):
         raise ValueError(f"tokenizer is a {type(tokenizer).__name__}, which holds one; pass its .tokenizer")
     if not hasattr(tokenizer, "eos_token_id"):
-        raise ValueError(f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')")
+        raise ValueError(f"tokenizer={' '.join(repr(tokenizer).split())[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "tokenizer has no eos_token, so no response could end; set tokenizer.eos_token to the model's end token"
@@ -270,6 +270,13 @@ def _uniform(n: int, group_size: int, width: int, seed: int, places: Sequence[in
     whole = torch.rand((n if places is None else max(places) + 1) * group_size, width, generator=torch.Generator().manual_seed(seed))
     return whole if places is None else whole.view(-1, group_size, width)[list(places)].flatten(0, 1)
 
+def _check_known(ids: Tensor, model: CausalLM) -> None:
+    "Raises ValueError for a token that the model has no embedding for."
+    rows = getattr(model.config.get_text_config(), "vocab_size", None)
+    if rows is None or not ids.numel() or 0 <= int(ids.min()) and int(ids.max()) < rows: return
+    wrong = int(ids.max()) if int(ids.max()) >= rows else int(ids.min())
+    raise ValueError(f"prompts hold the token id {wrong}, but the model knows 0 to {rows - 1}; use the tokenizer that belongs to the model")
+
 def rollout(model: CausalLM, # a causal language model of transformers
             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
             prompts: Sequence[str | list[int]], # one per group; or lists of token ids
@@ -294,6 +301,7 @@ def rollout(model: CausalLM, # a causal language model of transformers
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
     if not is_number(temperature) or not 0 < temperature < math.inf: raise ValueError(f"temperature={temperature!r}; it must be positive; use greedy=True for the most likely token")
     ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    _check_known(ids, model)
     device = next(model.parameters()).device
     check_sampling(model)
     u = None if greedy else _uniform(len(ids), group_size, max_new_tokens, seed, places).to(device)
