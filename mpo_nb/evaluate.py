@@ -162,7 +162,7 @@ def evaluate(model: CausalLM, # a causal language model of transformers
         settings_path(output)
         WriteLock(output, file=True).check()
     task = load_task(task) if isinstance(task, str) else task
-    if not isinstance(task, Task): raise ValueError(f"task={task!r:.80}; give a Task, or the name of one, e.g. 'chain_sum'")
+    if not hasattr(task, "reward"): raise ValueError(f"task={task!r:.80}; give a Task, or the name of one, e.g. 'chain_sum'")
     (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
     style = format_for(tokenizer, prompt_format)
     if stop is None: stop = getattr(task, "stop", ()) if style == "plain" else ()

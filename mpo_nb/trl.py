@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, place_in_turn, sentence_blocks, spread, turn_blocks
+from .checks import checked_names
 from .traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
