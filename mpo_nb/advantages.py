@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread, check_ids, check_tensor
-from .checks import check_whole, is_number
+from .checks import fits, is_number
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(rewards: Tensor, # (B,)
@@ -62,9 +62,8 @@ def overlong_penalty(lengths: Tensor, # (B,) response lengths in tokens
                      ) -> Tensor: # (B,) in [-1, 0]
     "DAPO's soft overlong punishment, to be added to the rewards. Raises ValueError unless 0 < buffer <= max_length."
     check_tensor("lengths", lengths)
-    check_whole("max_length", max_length)
-    check_whole("buffer", buffer)
-    if buffer > max_length: raise ValueError(f"buffer={buffer}, max_length={max_length}; need 0 < buffer <= max_length")
+    whole = fits(buffer, int) and fits(max_length, int)
+    if not whole or not 0 < buffer <= max_length: raise ValueError(f"buffer={buffer!r}, max_length={max_length!r}; need whole numbers of tokens, 0 < buffer <= max_length")
     return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
 
 # %% ../nbs/lib/advantages.ipynb #61cbd5f2

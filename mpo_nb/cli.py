@@ -8,9 +8,11 @@ __all__ = ['option_groups', 'train_parser', 'read_options', 'train_config', 'mai
 # %% ../nbs/lib/cli.ipynb #3b02875e
 import argparse
 import difflib
+import inspect
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -93,8 +95,6 @@ def _shell_functions() -> dict[str, str]:
     return dict(bash="\n".join(f'_mpo_train_{name}() {{ compgen -W "{" ".join(words)}" -- "$1"; }}' for name, words in (("task", task_names()), ("device", ["auto", "cpu", "cuda"]))))
 
 # %% ../nbs/lib/cli.ipynb #c8179151
-_kinds: dict[type, str] = {str: "one text", list: "a list", int: "a number", float: "a number", bool: "a truth value"}
-
 class _Options(yaml.SafeLoader):
     "YAML in which no name stands twice, and no number is read in base 8 or 60."
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -124,7 +124,7 @@ def read_options(path: str | Path, # a YAML file
         where = " ".join(str(error).replace('"<unicode string>", ', "").split())
         raise ValueError(f"--config {path} is not YAML: {where}; write one `name: value` a line, with spaces and no tabs") from None
     options = {} if options is None else options
-    if not isinstance(options, dict): raise ValueError(f"--config {path} holds {_kinds.get(type(options), 'a ' + type(options).__name__)} ({options!r:.60}); write one `name: value` a line, e.g. `lr: 1e-5`")
+    if not isinstance(options, dict): raise ValueError(f"--config {path} holds a {type(options).__name__} ({options!r:.60}); write one `name: value` a line, e.g. `lr: 1e-5`")
     known = {f.name: f.type for f in fields(TrainConfig)}
     for name in options:
         if name in known: continue
@@ -171,7 +171,12 @@ def _no_option(word: str, parser: argparse.ArgumentParser) -> str:
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
 def _guarded(command: str, work: Callable[[], None]) -> int:
-    "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status."
+    "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status; the package's warnings are one line too."
+    plain = warnings.formatwarning
+    def told(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        own = Path(filename).parent == Path(inspect.getfile(TrainConfig)).parent
+        return f"{command}: {message}\n" if own else plain(message, category, filename, lineno, line)
+    setattr(warnings, "formatwarning", told)
     try:
         work(); sys.stdout.flush(); return 0
     except KeyboardInterrupt: return 130
@@ -181,6 +186,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
         said = " ".join(str(error).split("\n"))
         if is_first(): print(f"{command}: {said}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+    finally: setattr(warnings, "formatwarning", plain)
 
 def _dry_run(config: TrainConfig) -> None:
     "Check what the run would check before it loads the model, and print the configuration and the memory plan."

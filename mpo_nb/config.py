@@ -167,8 +167,8 @@ def _number(name: str, value: Any) -> float:
     try: number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except OverflowError: number = math.inf
     if math.isfinite(number): return number
-    text = " without quotes" if isinstance(value, str) else ""
-    raise ValueError(f"{name}={value!r}; it must be " + (f"a positive, finite number{text}" if name in _positive else f"a finite number{text}"))
+    text = ", a number without quotes" if isinstance(value, str) else ""
+    raise ValueError(f"{name}={value!r}; it must be " + (f"positive and finite{text}" if name in _positive else f"a finite number{text}"))
 
 def _options_text(name: str, value: Any) -> str:
     "Options as JSON; a dict is turned into it."
@@ -182,7 +182,7 @@ def _options_text(name: str, value: Any) -> str:
 def _check_config(c: TrainConfig) -> None:
     "Every check of values that needs no model."
     for name in _positive:
-        if not getattr(c, name) > 0: raise ValueError(f"{name}={getattr(c, name)}; it must be a positive number")
+        if not getattr(c, name) > 0: raise ValueError(f"{name}={getattr(c, name)}; it must be positive")
     for name in _shares:
         if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name}={getattr(c, name)}; it is a share, in [0, 1]")
     for name in ("adam_beta1", "adam_beta2"):

@@ -145,9 +145,7 @@ def _check_loss_inputs(logps: Tensor, old_logps: Tensor, advantages: Tensor, mas
     else: m = check_mask(mask, logps=logps, old_logps=old_logps)
     if advantages.shape not in (m.shape, m.shape[:1]): raise ValueError(f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or {tuple(m.shape)}, one per token")
     if normalizer is not None and (isinstance(normalizer, str) or not normalizer > 0): raise ValueError(f"normalizer={normalizer!r}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
-    kept = torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
-    if not bool(torch.isfinite(kept).all()): raise ValueError(f"advantages holds {kept[~torch.isfinite(kept)][0].item()}; each must be finite: look for the reward that is not")
-    return m, kept
+    return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
 
 def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
                 old_logps: Tensor, # the same of pi_old
