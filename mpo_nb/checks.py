@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_choice', 'check_whole', 'check_positive', 'check_share', 'is_number', 'check_flag', 'check_seed', 'check_texts',
-           'fits', 'in_words', 'check_hints', 'checked_names', 'check_options']
+           'fits', 'in_words', 'check_hints', 'check_options', 'checked_names']
 
 # %% ../nbs/lib/checks.ipynb #3f21ec38
 import difflib
@@ -191,28 +191,6 @@ def check_hints(what: str, # whose options they are, for the message: "task 'gsm
         if name in hints and not fits(value, hints[name]):
             raise ValueError(f"{what}: {name}={value!r:.100}; it must be {in_words(hints[name])}")
 
-_Kind = TypeVar("_Kind", bound=type)
-
-def checked_names(hint: Callable[[str], str] = lambda name: "", # what to write in the place of a wrong name; empty: the nearest field is named
-                  ) -> Callable[[_Kind], _Kind]: # a decorator of classes
-    "A class whose making raises ValueError for a keyword that it does not take, with the one that was meant."
-    def decorate(kind: _Kind) -> _Kind:
-        make = getattr(kind, "__init__")
-        names = [name for name in inspect.signature(make).parameters if name != "self"]
-
-        @functools.wraps(make)
-        def __init__(self: Any, *args: Any, **given: Any) -> None:
-            for name, value in given.items():
-                if name not in names:
-                    near = difflib.get_close_matches(name, names, 1)
-                    said = hint(name) or (f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}")
-                    raise ValueError(f"{name}={value!r:.100}: {type(self).__name__} has no such field; {said}")
-            make(self, *args, **given)
-
-        setattr(kind, "__init__", __init__)
-        return kind
-    return decorate
-
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     "The hints of what is called; none where they cannot be read."
     while isinstance(function, functools.partial):
@@ -252,3 +230,26 @@ def check_options(function: Callable[..., Any], # or a class, whose options they
         check_hints(what, given, hints)
     except ValueError as error:
         raise ValueError(f"{error}; {takes}") from None
+
+# %% ../nbs/lib/checks.ipynb #d0070002
+_Kind = TypeVar("_Kind", bound=type)
+
+def checked_names(hint: Callable[[str], str] = lambda name: "", # what to write in the place of a wrong name; empty: the nearest field is named
+                  ) -> Callable[[_Kind], _Kind]: # a decorator of classes
+    "A class whose making raises ValueError for a keyword that it does not take, with the one that was meant."
+    def decorate(kind: _Kind) -> _Kind:
+        make = getattr(kind, "__init__")
+        names = [name for name in inspect.signature(make).parameters if name != "self"]
+
+        @functools.wraps(make)
+        def __init__(self: Any, *args: Any, **given: Any) -> None:
+            for name, value in given.items():
+                if name not in names:
+                    near = difflib.get_close_matches(name, names, 1)
+                    said = hint(name) or (f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}")
+                    raise ValueError(f"{name}={value!r:.100}: {type(self).__name__} has no such field; {said}")
+            make(self, *args, **given)
+
+        setattr(kind, "__init__", __init__)
+        return kind
+    return decorate
