@@ -35,7 +35,7 @@ from .logprobs import CausalLM
 def model_source(model: str | Path, # "tiny", a hub name, a folder, or a GGUF file
                  ) -> tuple[str, dict[str, str]]: # what `from_pretrained` takes: a name, and gguf_file where there is one
     "Where a model lies. Raises FileNotFoundError for what looks like a path but is not there."
-    given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
+    if not isinstance(model, str): given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     name = tiny_model_path() if str(model) == "tiny" else str(model)
     path = Path(name).expanduser()
     if name and path.is_dir(): return str(path), {}
@@ -316,7 +316,7 @@ def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adap
          quiet: bool = False, # say nothing
          ) -> tuple[CausalLM, PreTrainedTokenizerBase]: # in eval mode, on the device; the tokenizer pads on the left
     "A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be, OSError for a model that is not there."
-    given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
+    if not isinstance(model, str): given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     check_model_options(precision, quantization, attention, lora_rank, training)
     if not fits(lora_alpha, int) or lora_alpha < 0: raise ValueError(f"lora_alpha={lora_alpha!r}; it must be a whole number of at least 0, 0 for twice the rank")
     if not isinstance(lora_targets, str): raise ValueError(f"lora_targets={lora_targets!r:.80}; it must be text: 'all-linear', or names separated by commas, e.g. 'q_proj,v_proj'")
