@@ -7,15 +7,18 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
            'distribute']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
+import math
 import torch
 from torch import Tensor
-from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread
+from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread, check_ids, check_tensor
+from .checks import fits, is_number
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(rewards: Tensor, # (B,)
             group_size: int, # responses per prompt
             ) -> Tensor: # (B / group_size, group_size)
     "Rewards as one row per group, in float32 at least. Raises ValueError for a group of one, a wrong count, or a reward that is not finite."
+    check_tensor("rewards", rewards)
     if rewards.ndim != 1: raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
         raise ValueError(f"group_size={group_size!r}; a group compares responses to one prompt: use at least 2")
@@ -37,6 +40,7 @@ def group_advantages(rewards: Tensor, # (B,) one reward per response; groups are
                      ) -> Tensor: # (B,)
     "Rewards relative to their group: GRPO (arXiv 2402.03300, section 4.1.2). Raises ValueError for a group of one or a NaN."
     if scale not in ("std", "none"): raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
+    if not is_number(eps) or not 0 <= eps < math.inf: raise ValueError(f"eps={eps!r}; it must be a finite number of at least 0, e.g. 1e-4")
     r = _groups(rewards, group_size)
     centred = r - r.mean(1, keepdim=True)
     if scale == "std": centred = centred / (r.std(1, keepdim=True) + eps)
@@ -57,7 +61,9 @@ def overlong_penalty(lengths: Tensor, # (B,) response lengths in tokens
                      buffer: int, # L_c: over how many tokens before that the penalty grows
                      ) -> Tensor: # (B,) in [-1, 0]
     "DAPO's soft overlong punishment, to be added to the rewards. Raises ValueError unless 0 < buffer <= max_length."
-    if not 0 < buffer <= max_length: raise ValueError(f"buffer={buffer}, max_length={max_length}; need 0 < buffer <= max_length")
+    check_tensor("lengths", lengths)
+    whole = fits(buffer, int) and fits(max_length, int)
+    if not whole or not 0 < buffer <= max_length: raise ValueError(f"buffer={buffer!r}, max_length={max_length!r}; need whole numbers of tokens, 0 < buffer <= max_length")
     return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
 
 # %% ../nbs/lib/advantages.ipynb #61cbd5f2
@@ -70,7 +76,7 @@ def gae(rewards: Tensor, # (B, T) reward received at each token
     "Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a rate is outside [0, 1]."
     m = check_mask(mask, rewards=rewards, values=values)
     for name, rate in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= rate <= 1: raise ValueError(f"{name}={rate}; it must be in [0, 1]")
+        if not is_number(rate) or not 0 <= rate <= 1: raise ValueError(f"{name}={rate!r}; it must be in [0, 1]")
     r, v = (torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device)) for x in map(at_least_float32, (rewards, values)))
     advantage, next_value, steps = torch.zeros_like(v[:, :1]), torch.zeros_like(v[:, :1]), []
     for t in reversed(range(v.shape[1])):
@@ -93,7 +99,7 @@ def block_gae(rewards: Tensor, # (B, T) reward received at each token
               ) -> tuple[Tensor, Tensor]: # advantages (B, N), returns (B, N); 0 for blocks that pad a row
     "Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for an unknown `value` or `reward`."
     if reward not in ("sum", "mean"): raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
-    check_mask(ids >= 0, rewards=rewards, values=values)
+    check_mask(check_ids(ids) >= 0, rewards=rewards, values=values)
     r = (block_sum if reward == "sum" else block_mean)(rewards, ids)
     return gae(r, block_value(values, ids, value), block_sizes(ids) > 0, gamma, lam)
 
@@ -102,7 +108,7 @@ def block_value(values: Tensor, # (B, T) one value per token
                 how: str = "mean", # "mean" | "first" | "last"
                 ) -> Tensor: # (B, N)
     "One value per block from its tokens' values. Raises ValueError for an unknown `how`."
-    check_mask(ids >= 0, values=values)
+    check_mask(check_ids(ids) >= 0, values=values)
     if how == "mean": return block_mean(values, ids)
     if how not in ("first", "last"): raise ValueError(f"value={how!r}; choose 'mean', 'first' or 'last'")
     sizes, order = block_sizes(ids), (ids >= 0).long().cumsum(1) - 1
@@ -116,6 +122,8 @@ def boundary_advantages(values: Tensor, # (B, N) value of the state before each 
                         per: str | None = None, # what `values` holds one of: "block" | "token"; None reads it off the shape
                         ) -> Tensor: # (B, N), 0 for blocks that pad a row
     "What each block changed: V(next boundary) - V(this one), R - V for the last. VinePPO (arXiv 2410.01679), SPO-chain (arXiv 2505.23564)."
+    check_tensor("values", values)
+    check_tensor("final_reward", final_reward)
     sizes = block_sizes(ids); B, N = sizes.shape
     both = values.shape == (B, N) == ids.shape and not bool(((ids < 0) | (ids == torch.arange(N, device=ids.device))).all())
     if per not in ("block", "token") and (per is not None or both): raise ValueError(f"per={per!r}; values has shape {tuple(values.shape)}: choose 'block' if it holds one per block, 'token' if one per token")

@@ -216,12 +216,20 @@ class Run:
               ) -> None:
         "Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is written."
         if self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
+        self._check_own()
         if overwrite or not self.started: return
         earlier = self.config
         if earlier is None: warnings.warn(f"output={str(self.path)!r} holds a run without a config.json; it goes on with the configuration given now")
         fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
         differ = config_differences(earlier or {}, config, fixed) if earlier is not None else []
         if differ: raise ValueError(f"output={str(self.path)!r} holds a run with {'; with '.join(differ)}; choose another folder, or overwrite=True (--overwrite) to delete that run")
+
+    def _check_own(self) -> None:
+        "Raise ValueError for a config.json that no run wrote, such as a model's, before it is written over."
+        try: found = self.config
+        except ValueError: return # damaged: what is said of it depends on what else is there
+        if not found or found.keys() & {"task", "recipe", "steps", "seed", "version"}: return
+        raise ValueError(f"output={str(self.path)!r} holds a config.json that no run wrote (with {', '.join(map(repr, list(found)[:3]))}), as a model's folder does; choose another folder")
 
     def begin(self,
               config: Mapping[str, Any], # the configuration as plain values

@@ -8,8 +8,11 @@ __all__ = ['option_groups', 'train_parser', 'read_options', 'train_config', 'mai
 # %% ../nbs/lib/cli.ipynb #3b02875e
 import argparse
 import difflib
+import inspect
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
@@ -19,7 +22,7 @@ import yaml
 from transformers import HfArgumentParser
 from . import __version__
 from .checks import check_whole
-from .config import check_output, option_values
+from .config import check_output, option_hint, option_values
 from .locks import WriteLock
 from .memory import plan_memory
 from .policy import check_start
@@ -33,8 +36,14 @@ from .trainer import TrainConfig, Trainer
 option_groups = dict(model="model and task", recipe="algorithm", output="run", lr="optimiser", max_new_tokens="sampling", lora_rank="weights and precision", eval_every="evaluation and records", device="machine") # first field -> name
 
 class _OneLine(argparse.ArgumentParser):
-    "A parser whose errors are one line."
-    def error(self, message: str) -> NoReturn: self.exit(2, f"{self.prog}: {message}\n")
+    "A parser whose errors are one line, with the remedy."
+    def error(self, message: str) -> NoReturn:
+        option = re.match("argument (--[a-z_]+): expected ", message)
+        if option: message += f"; write {option[1]} VALUE, or {option[1]}=VALUE where the value begins with a minus sign"
+        if message.startswith("unrecognized arguments"):
+            takes = [action.option_strings[-1] for action in self._actions]
+            message += f"; {self.prog} takes {', '.join(takes)}"
+        self.exit(2, f"{self.prog}: {message}\n")
 
 class _TrainParser(_OneLine, HfArgumentParser): pass
 
@@ -111,14 +120,16 @@ def read_options(path: str | Path, # a YAML file
     except UnicodeDecodeError: raise ValueError(f"--config {path} is not text in UTF-8") from None
     try: options = yaml.load(text, _Options)
     except RecursionError: raise ValueError(f"--config {path} is nested too deeply; write one `name: value` a line, e.g. `lr: 1e-5`") from None
-    except (yaml.YAMLError, ValueError) as error: raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        where = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        raise ValueError(f"--config {path} is not YAML: {where}; write one `name: value` a line, with spaces and no tabs") from None
     options = {} if options is None else options
-    if not isinstance(options, dict): raise ValueError(f"--config {path} holds a {type(options).__name__}; write one `name: value` a line, e.g. `lr: 1e-5`")
+    if not isinstance(options, dict): raise ValueError(f"--config {path} holds a {type(options).__name__} ({options!r:.60}); write one `name: value` a line, e.g. `lr: 1e-5`")
     known = {f.name: f.type for f in fields(TrainConfig)}
     for name in options:
         if name in known: continue
-        near = difflib.get_close_matches(str(name), known, 1)
-        raise ValueError(f"--config {path} has {name!r}, which is no option" + (f"; did you mean {near[0]!r}?" if near else "; mpo-train --help lists them"))
+        own = f"give it on the command line, as --{name}" if name in ("config", "dry_run") else ""
+        raise ValueError(f"--config {path} has {name!r}, which is no option; {own or option_hint(str(name)) or 'mpo-train --help lists them'}")
     return {name: _as_field(path, name, known[name], value) for name, value in options.items()}
 
 def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
@@ -129,6 +140,9 @@ def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     if kind is str and isinstance(value, dict) and name.endswith("_options"): return value
     if kind not in (int, float, bool, str): fits, told = isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"
     else: fits, told = type(value) is kind, {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes where YAML reads something else"}[kind]
+    if name.endswith("_options"): told = "a mapping of names to values, {} for none"
+    if value in (None, "None", "none"): told += ", or the line is to be left out"
+    elif isinstance(value, str) and kind in (int, float, bool): told += ", without quotes or units"
     if not fits: raise ValueError(f"--config {path} has {name}: {value!r}; it must be {told}")
     return value
 
@@ -147,12 +161,22 @@ def _no_option(word: str, parser: argparse.ArgumentParser) -> str:
     options = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
     near = [option for option in options if option.startswith(name)][:3] or difflib.get_close_matches(name, options, 1)
+    if word[:1] in "\u2010\u2011\u2012\u2013\u2014\u2212": return f"{word!r} begins with a dash that is no minus sign; write --{word.lstrip(word[0])}"
+    if not word.startswith("-") and "=" in word: return f"{word!r} belongs to no option; write --{word}"
     if not word.startswith("-"): return f"{word!r} belongs to no option; write `--name value`"
+    hint = "" if any(option.startswith(name) for option in options) else option_hint(name)
+    if "recipe_options" in hint: return f"{word.partition('=')[0]} is no option; {hint.replace('recipe_options=', '--recipe_options ')}"
+    if hint: near = re.findall("'([a-z_0-9]+)'", hint)
     return f"{word.partition('=')[0]} is no option" + (f"; did you mean --{' or --'.join(near)}?" if near else "; mpo-train --help lists them")
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
 def _guarded(command: str, work: Callable[[], None]) -> int:
-    "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status."
+    "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status; the package's warnings are one line too."
+    plain = warnings.formatwarning
+    def told(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        own = Path(filename).parent == Path(inspect.getfile(TrainConfig)).parent
+        return f"{command}: {message}\n" if own else plain(message, category, filename, lineno, line)
+    setattr(warnings, "formatwarning", told)
     try:
         work(); sys.stdout.flush(); return 0
     except KeyboardInterrupt: return 130
@@ -162,6 +186,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
         said = " ".join(str(error).split("\n"))
         if is_first(): print(f"{command}: {said}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
+    finally: setattr(warnings, "formatwarning", plain)
 
 def _dry_run(config: TrainConfig) -> None:
     "Check what the run would check before it loads the model, and print the configuration and the memory plan."

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from .checkpoint import read_lines
-from .checks import check_texts
+from .checks import check_texts, check_seed
 from .estimates import mcnemar, mean_interval, pass_at_k, paired_interval, sign_flip
+from .files import given_path
 
 # %% ../nbs/lib/compare.ipynb #56899429
 class Measure(NamedTuple):
@@ -115,7 +116,7 @@ class Evaluation:
              ) -> "Evaluation":
         "A finished evaluation from its files; no model is needed. Raises FileNotFoundError, or ValueError for one that is not finished."
         settings, records = read_settings(path), read_lines(Path(path))
-        if settings is None: raise FileNotFoundError(f"no evaluation at {path}: {settings_path(path)} is missing")
+        if settings is None: raise FileNotFoundError(f"no evaluation at {path}: {settings_path(path)} is missing; pass the .jsonl file that evaluate(..., output=...) wrote")
         if len(records) < settings["n"]: raise ValueError(f"{path} holds {len(records)} of {settings['n']} problems; call evaluate(..., output={str(path)!r}) with the same arguments to go on")
         return cls.of(records, settings["k"] if k is None else [k] if isinstance(k, int) else sorted(k), settings)
 
@@ -185,12 +186,20 @@ class Comparison:
     def _repr_markdown_(self) -> str: return "\n\n".join([markdown_table(self._rows()), *self._notes()])
 
 # %% ../nbs/lib/compare.ipynb #2e3d8d36
+def _evaluation(name: str, given: Evaluation | str | Path) -> Evaluation:
+    "An evaluation, or the one of a file; errors name the argument."
+    if isinstance(given, Evaluation): return given
+    path = given_path(given, name, "'runs/base.jsonl'")
+    try: return Evaluation.load(path)
+    except (FileNotFoundError, ValueError) as error: raise type(error)(f"{name}={str(path)!r}: {error}") from None
+
 def compare(a: Evaluation | str | Path, # the base, or the file it lies in
             b: Evaluation | str | Path, # what is compared with it
             seed: int = 0, # of the random sign patterns
             ) -> Comparison: # of b with a
     "Whether b differs from a on the same problems. Raises ValueError where the problems differ, or an evaluation is not finished."
-    a, b = (x if isinstance(x, Evaluation) else Evaluation.load(x) for x in (a, b))
+    check_seed("seed", seed)
+    a, b = _evaluation("a", a), _evaluation("b", b)
     check_same_problems(a.records, b.records)
     sampled = bool(sample_count(a.records) and sample_count(b.records))
     ks = sorted({1} | (set(a.pass_at_k) & set(b.pass_at_k))) if sampled else []

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from .checkpoint import read_tensors
 from .files import output_folder
 from .advantages import block_gae, distribute, gae
-from .blocks import at_least_float32, block_mean, block_sizes, check_mask, fixed_blocks, random_blocks, spread
+from .blocks import at_least_float32, block_mean, block_sizes, check_mask, check_tensor, fixed_blocks, random_blocks, spread
+from .checks import check_seed, fits
 from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient
 from .processes import Processes
@@ -95,6 +96,9 @@ def critic_targets(final_rewards: Tensor, # (B,) one per response
                    ) -> Targets:
     "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae` and `fixed_blocks`."
     m = check_mask(mask, values=values)
+    check_tensor("final_rewards", final_rewards)
+    check_seed("seed", seed)
+    if not fits(macro, int | tuple[int, ...]): raise ValueError(f"macro={macro!r:.80}; give tokens per macro action, or several sizes to draw from, each at least 1")
     last = m & (m.flip(1).long().cumsum(1).flip(1) == 1)
     rewards = torch.where(last, final_rewards[:, None].to(values.dtype), torch.zeros((), dtype=values.dtype, device=values.device))
     if macro == 1:

@@ -244,7 +244,7 @@ def _load(
         if column not in known and column.partition(".")[0] not in known:
             only = next(iter(known), "")
             mark = next((mark for mark in (";", "\t") if len(known) == 1 and mark in only), None)
-            remedy = f"; its fields are separated by {mark!r}: separate them by commas" if mark else ""
+            remedy = f"; its fields are separated by {mark!r}: separate them by commas" if mark else "; rename one of them"
             raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
     return [({**known, **row}, {**known, **written}) for row, written in pairs]
 

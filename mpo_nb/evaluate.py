@@ -24,9 +24,11 @@ from .batches import draw_seed
 from .checks import check_whole
 from .decoding import check_stop
 from .checkpoint import read_lines, write_whole
+from .checks import check_seed, is_number
 from .compare import Comparison, Evaluation, compare, differs, read_settings, settings_path
+from .files import given_path
 from .locks import WriteLock
-from .logprobs import CausalLM
+from .logprobs import CausalLM, check_model
 from .prompts import pin_clock, prompt_format as format_for, render_prompt, template_text
 from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, prompt_lengths, rollout
 from .tasks import Task, load_task, prompt_text, score
@@ -114,7 +116,7 @@ def _checked(task: Task, n: int, max_new_tokens: int | None, batch: int, tempera
     "Problems there are, tokens a response may have. Raises ValueError for arguments that cannot be."
     limit = max_new_tokens or getattr(task, "max_new_tokens", None) or 256
     for name, value in (("n", n), ("batch", batch), ("max_new_tokens", limit)): check_whole(name, value)
-    if not 0 < temperature < float("inf"): raise ValueError(f"temperature={temperature}; it must be positive; k=None gives greedy accuracy only")
+    if not is_number(temperature) or not 0 < temperature < float("inf"): raise ValueError(f"temperature={temperature!r}; it must be positive; k=None gives greedy accuracy only")
     if n > len(task.test): warnings.warn(f"n={n}, but the test split of task {task.name!r} has {len(task.test)} problems; all of them are evaluated", stacklevel=3)
     return min(n, len(task.test)), limit
 
@@ -151,10 +153,17 @@ def evaluate(model: CausalLM, # a causal language model of transformers
              chat_template_options: Mapping[str, Any] | None = None, # what the chat template reads besides the turns, e.g. {"enable_thinking": False}
              ) -> Evaluation:
     "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, another process that writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."
-    if output is not None: WriteLock(output, file=True).check()
-    task = load_task(task) if isinstance(task, str) else task
-    (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
+    check_model("model", model)
     check_tokenizer(tokenizer); check_cut(top_p, top_k)
+    check_seed("seed", seed)
+    if not isinstance(system_prompt, str): raise ValueError(f"system_prompt={system_prompt!r:.80}; it must be a text, '' for none")
+    if output is not None:
+        output = given_path(output, "output", "'runs/base.jsonl'")
+        settings_path(output)
+        WriteLock(output, file=True).check()
+    task = load_task(task) if isinstance(task, str) else task
+    if not hasattr(task, "reward"): raise ValueError(f"task={task!r:.80}; give a Task, or the name of one, e.g. 'chain_sum'")
+    (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
     style = format_for(tokenizer, prompt_format)
     if stop is None: stop = getattr(task, "stop", ()) if style == "plain" else ()
     stop, options = list(check_stop(stop)), {} if chat_template_options is None else chat_template_options

@@ -144,7 +144,9 @@ def _created(dataset: str, options: dict[str, Any]) -> Any:
         return reasoning_gym.create_dataset(dataset, **options)
     except (TypeError, ValueError, AssertionError, KeyError, AttributeError, IndexError) as error:
         given = ", ".join(f"{name}={value!r:.100}" for name, value in options.items() if name != "seed")
-        raise ValueError(f"reasoning-gym's {dataset!r} refuses {given}: {error}") from None
+        config = reasoning_gym.factory.DATASETS[dataset][1]
+        takes = ", ".join(getattr(config, "__dataclass_fields__", {}))
+        raise ValueError(f"reasoning-gym's {dataset!r} refuses {given}: {error}; it takes {takes}") from None
 
 
 def _whole(**numbers: int) -> None:

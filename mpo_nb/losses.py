@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import torch
 from torch import Tensor
-from .actions import ActionSpace, TokenActions, WindowActions
-from .blocks import at_least_float32, check_mask
+from .actions import ActionSpace, TokenActions, WindowActions, check_actions
+from .blocks import at_least_float32, check_mask, check_tensor
+from .checks import is_number
 
 # %% ../nbs/lib/losses.ipynb #0a822d2d
 @dataclass
@@ -75,7 +76,7 @@ def loss_count(mask: Tensor, # (B, T) of a batch, or a part of it
     if aggregate == "token-mean": return float(m.count_nonzero())
     if aggregate == "block-mean": return round(float(actions.weight(m).sum(dtype=torch.double)), 3)
     if aggregate != "seq-mean-token-sum-norm": return float(len(m))
-    if max_length is None or max_length < 1: raise ValueError(f"max_length={max_length}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit in tokens")
+    if max_length is None or not is_number(max_length) or not max_length >= 1: raise ValueError(f"max_length={max_length!r}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit in tokens")
     return float(len(m) * max_length)
 
 def loss_normalizer(mask: Tensor, # (B, T) of the whole batch
@@ -131,10 +132,10 @@ def check_clip(clip: tuple[float, float], # (low, high), both at least 0
                ) -> None:
     "Raise ValueError for an unknown surrogate, or bounds that it cannot have."
     if surrogate not in surrogates: raise ValueError(f"surrogate={surrogate!r}; choose one of {', '.join(surrogates)}")
-    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not all(c >= 0 for c in clip): raise ValueError(f"clip={clip}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not all(is_number(c) and c >= 0 for c in clip): raise ValueError(f"clip={clip!r:.80}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
     if dual_clip is None: return
     if surrogate != "ppo": raise ValueError(f"dual_clip={dual_clip} bounds surrogate='ppo' only; leave it out with surrogate={surrogate!r}")
-    if not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
+    if not is_number(dual_clip) or not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip!r} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
 
 def _check_loss_inputs(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, normalizer: float | None, actions: ActionSpace, surrogate: str) -> tuple[Tensor, Tensor]:
     if logps.ndim == 3:
@@ -143,7 +144,7 @@ def _check_loss_inputs(logps: Tensor, old_logps: Tensor, advantages: Tensor, mas
         m = check_mask(mask, **{"logps[..., 0]": logps[..., 0]})
     else: m = check_mask(mask, logps=logps, old_logps=old_logps)
     if advantages.shape not in (m.shape, m.shape[:1]): raise ValueError(f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or {tuple(m.shape)}, one per token")
-    if normalizer is not None and not normalizer > 0: raise ValueError(f"normalizer={normalizer}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
+    if normalizer is not None and (isinstance(normalizer, str) or not normalizer > 0): raise ValueError(f"normalizer={normalizer!r}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
     return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
 
 def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
@@ -160,6 +161,10 @@ def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its gra
                 ) -> PolicyLoss:
     "The clipped policy-gradient loss at any granularity: log R = W delta. Half types are computed in float32. Raises ValueError for shapes or options that do not fit."
     check_clip(clip, surrogate, dual_clip)
+    check_actions(actions)
+    for name, value in (("logps", logps), ("old_logps", old_logps)):
+        if not check_tensor(name, value).is_floating_point(): raise ValueError(f"{name} has type {value.dtype}; log-probabilities are fractions: pass {name}.float()")
+    check_tensor("advantages", advantages)
     dtype, logps, old_logps = logps.dtype, at_least_float32(logps), at_least_float32(old_logps)
     m, A = _check_loss_inputs(logps, old_logps, advantages, mask, normalizer, actions, surrogate)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
@@ -183,6 +188,7 @@ def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
     "Estimate of KL(pi_theta || pi_ref) on the sampled tokens. Raises ValueError for an unknown estimator."
     if estimator not in ("k1", "k2", "k3"): raise ValueError(f"estimator={estimator!r}; choose 'k1', 'k2' or 'k3'")
     m = check_mask(mask, logps=logps, ref_logps=ref_logps)
+    check_actions(actions)
     dtype, logps, ref_logps = logps.dtype, at_least_float32(logps), at_least_float32(ref_logps)
     zero = torch.zeros((), dtype=logps.dtype, device=logps.device)
     x = torch.where(m, ref_logps.to(logps.dtype), zero) - torch.where(m, logps, zero)

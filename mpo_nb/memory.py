@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from .actions import WindowActions
+from .checks import check_whole, fits
 from .config import TrainConfig, choose_precision, configured_recipe, json_options
 from .critic import Critic
 from .logprobs import decoder_of
@@ -261,6 +262,11 @@ def plan_memory(config: TrainConfig, # the run
                 cards: dict[str, tuple[float, bool]] = cards, # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
                 ) -> MemoryPlan:
     "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model, or of a family that cannot be trained here."
+    if not isinstance(config, TrainConfig): raise ValueError(f"config={config!r:.80} is of type {type(config).__name__}; pass a TrainConfig, e.g. TrainConfig(model='tiny')")
+    if shape is not None and not isinstance(shape, PretrainedConfig): raise ValueError(f"shape={shape!r:.80} is of type {type(shape).__name__}; pass a model's configuration, e.g. model.config, or None")
+    if task is not None and not hasattr(task, "reward"): raise ValueError(f"task={task!r:.80} is of type {type(task).__name__}; pass load_task('gsm8k'), say, or None for the configuration's own")
+    if prompt_tokens is not None: check_whole("prompt_tokens", prompt_tokens)
+    if not fits(cards, dict[str, tuple[float, bool]]): raise ValueError(f"cards={cards!r:.80}; give a dict of name: (GiB, whether it multiplies bfloat16), e.g. {{'L4': (22.5, True)}}")
     shape, place = (shape or load_shape(config.model)).get_text_config(), resolve_device(device or config.device)
     try: check_family(shape)
     except ValueError as error: raise ValueError(f"shape={type(shape).__name__} cannot be planned for: {error}") from None

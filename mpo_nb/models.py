@@ -25,20 +25,26 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
 from .checkpoint import check_whole, quiet_files, read_tensors
-from .files import output_folder
+from .files import output_folder, given_path
 from .config import check_model_options, choose_precision
 from .chain_sum import tiny_model_path
+from .checks import fits
 from .logprobs import CausalLM
 
 # %% ../nbs/lib/models.ipynb #9e3e7a7e
 def model_source(model: str | Path, # "tiny", a hub name, a folder, or a GGUF file
                  ) -> tuple[str, dict[str, str]]: # what `from_pretrained` takes: a name, and gguf_file where there is one
     "Where a model lies. Raises FileNotFoundError for what looks like a path but is not there."
+    if not isinstance(model, str): given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     name = tiny_model_path() if str(model) == "tiny" else str(model)
     path = Path(name).expanduser()
     if name and path.is_dir(): return str(path), {}
     if name.endswith(".gguf") and path.is_file(): return str(path.parent), dict(gguf_file=path.name)
-    if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > (2 if name.endswith(".gguf") else 1) or not name:
+    if name.startswith(("http://", "https://")):
+        raise FileNotFoundError(f"model={name!r} is an address; give the hub name, {'/'.join(name.split('/')[3:5])!r}, a folder, or a GGUF file")
+    if name.strip() != name or name.lower() == "tiny":
+        raise FileNotFoundError(f"model={name!r} is not there; did you mean {name.strip() if name.strip() != name else 'tiny'!r}?")
+    if name.endswith(".gguf") and "/" not in name or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > (2 if name.endswith(".gguf") else 1) or not name:
         raise FileNotFoundError(f"model={name!r} is not there; give 'tiny', a hub name (owner/name), an existing folder, or a GGUF file")
     if name.endswith(".gguf") and name.count("/") == 2: return name.rsplit("/", 1)[0], dict(gguf_file=name.rsplit("/", 1)[1])
     return name, {}
@@ -78,6 +84,8 @@ def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
         if model is asked: raise
         raise FileNotFoundError(f"model={str(asked)!r} holds adapters of {str(model)!r}, which is not there; put that model there, or write where it is into base_model_name_or_path of adapter_config.json") from error
     if source and importlib.util.find_spec("gguf") is None: raise ImportError(f"model={str(model)!r} is a GGUF file, which needs the package gguf; pip install 'mpo_nb[gguf]'")
+    if Path(name).is_dir() and not source and not any((Path(name) / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
+        raise FileNotFoundError(f"model={str(model)!r} is a folder without a model: it holds no config.json; give the folder that save_pretrained wrote")
     try: return read(name, **source)
     except Exception as error:
         check_whole(name) # of a damaged checkpoint, the file that is damaged says more
@@ -189,7 +197,9 @@ def add_lora(model: CausalLM, # a causal language model, frozen in place
     names = targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM")
     try: return get_peft_model(model, config)
-    except ValueError as error: raise ValueError(f"lora_targets={targets!r}: {error}") from None
+    except ValueError as error:
+        there = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)})
+        raise ValueError(f"lora_targets={targets!r}: {str(error).splitlines()[0]} The linear layers are {', '.join(there)}; or use 'all-linear'") from None
 
 def adapters_off(model: CausalLM, # with adapters
                  ) -> AbstractContextManager[Any]: # a context manager
@@ -306,7 +316,10 @@ def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adap
          quiet: bool = False, # say nothing
          ) -> tuple[CausalLM, PreTrainedTokenizerBase]: # in eval mode, on the device; the tokenizer pads on the left
     "A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be, OSError for a model that is not there."
+    if not isinstance(model, str): given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     check_model_options(precision, quantization, attention, lora_rank, training)
+    if not fits(lora_alpha, int) or lora_alpha < 0: raise ValueError(f"lora_alpha={lora_alpha!r}; it must be a whole number of at least 0, 0 for twice the rank")
+    if not isinstance(lora_targets, str): raise ValueError(f"lora_targets={lora_targets!r:.80}; it must be text: 'all-linear', or names separated by commas, e.g. 'q_proj,v_proj'")
     check_whole(model)
     place, tokenizer = resolve_device(device), load_tokenizer(model)
     if precision == "auto": precision = choose_precision(place, load_shape(model).hidden_size)
@@ -371,6 +384,7 @@ def save_merged(model: str | Path, # a folder of adapters, such as a checkpoint 
                 precision: str = "bfloat16", # of the file
                 ) -> Path: # the folder, which `AutoModelForCausalLM.from_pretrained` loads
     "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
+    if precision not in dtypes: raise ValueError(f"precision={precision!r}; choose one of {', '.join(dtypes)}")
     if adapter_base(model) is None: raise ValueError(f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0")
     target = output_folder(folder)
     if target.resolve() == Path(str(model)).expanduser().resolve(): raise ValueError(f"folder={str(folder)!r} is the folder of the adapters, which would then be applied twice; choose another one")

@@ -20,10 +20,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .blocks import check_mask
 from .checkpoint import Run, load_optimizer
+from .checks import check_choice, check_positive, check_seed, check_whole, is_number
 from .files import output_folder
 from .faults import Interruptible
 from .locks import WriteLock
-from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
+from .logprobs import CausalLM, decoder_of, head_logits, positions, token_logps, check_model
 from .mtp_parts import Depth, MTPParts, scale_gradient
 from .prompts import prompt_tokens, turn_ends
 
@@ -259,12 +260,18 @@ def warm_up(model: CausalLM, # the backbone, which stays as it is
             replace: bool = False, # delete a warm-up of other options that is found in `output`, instead of refusing it
             ) -> WarmUp: # accuracy per depth before and after, and the losses
     "Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C saves the last step and is raised on."
+    check_model("model", model)
+    if not isinstance(mtp, MTPModules): raise ValueError(f"mtp={mtp!r:.60} is of type {type(mtp).__name__}; pass MTPModules(model, k)")
     if mtp.model is not model: raise ValueError("mtp stands behind another model; pass the one that it was made with")
     if output is not None: output = str(output_folder(output, "output"))
     if mtp.k == 1: raise ValueError("k=1 has no modules to warm up")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
-    if not (lr > 0 and 0 < held_out < 1): raise ValueError(f"lr={lr}, held_out={held_out}; a learning rate is positive, and a share lies between 0 and 1")
+    check_positive("lr", lr)
+    if not is_number(held_out) or not 0 < held_out < 1: raise ValueError(f"held_out={held_out!r}; it is a share of the rows, between 0 and 1, e.g. 0.1")
+    check_whole("max_length", max_length, 2)
+    check_seed("seed", seed)
+    check_choice("precision", precision, ("float32", "bfloat16"))
     rows, device = _rows(dataset, tokenizer, max_length), model.get_output_embeddings().weight.device
     kept = max(1, round(held_out * len(rows)))
     if len(rows) - kept < 1: raise ValueError(f"dataset has {len(rows)} rows; at least 2 are needed, one of them to measure on")

@@ -17,7 +17,7 @@ from .blocks import check_positive_int
 from .checkpoint import read_tensors
 from .files import output_folder
 from .families import recompute_layers, without_dropout
-from .logprobs import CausalLM, decoder_of
+from .logprobs import CausalLM, decoder_of, check_model
 
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
 class _Scaled(torch.autograd.Function):
@@ -101,6 +101,7 @@ class MTPParts(nn.Module):
                  ) -> None:
         super().__init__()
         check_positive_int("k", k)
+        check_model("model", model)
         for name, value, allowed in (("head", head, ("own", "shared")), ("merge", merge, ("none", "eh_proj")), ("start", start, ("copy", "random"))):
             if value not in allowed: raise ValueError(f"{name}={value!r}; choose {' or '.join(map(repr, allowed))}")
         if not 0 <= trunk_gradient <= 1: raise ValueError(f"trunk_gradient={trunk_gradient}; it is a share, in [0, 1]")

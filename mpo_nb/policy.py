@@ -34,7 +34,7 @@ from .prompts import pin_clock, prompt_format, render_prompt
 from .recipes import Recipe
 from .sharding import Shards, Whole, check_shards, wants_shards
 from .rollout import Rollout, RowBudget, check_tokenizer, prompt_lengths, rollout
-from .start import check_machine, check_shape, check_weights
+from .start import check_machine, check_shape, check_weights, check_handed
 from .tasks import Task, load_task, response_limit
 from .vllm_sampler import VLLMSampler, import_vllm
 
@@ -57,6 +57,7 @@ class Setup:
 
     def _resolve(self, config: TrainConfig, model: CausalLM | None = None, tokenizer: PreTrainedTokenizerBase | None = None, task: Task | None = None, recipe: Recipe | None = None) -> None:
         "All that can be refused before a weight is loaded; nothing is written."
+        check_handed(config, model, task, recipe)
         asked, self.lock = config, WriteLock(config.output)
         if is_first(): self.lock.check() # before anything that takes long
         self.recipe = recipe or configured_recipe(config)

@@ -6,6 +6,7 @@
 __all__ = ['block_rules', 'recipes', 'Recipe', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
@@ -52,20 +53,22 @@ class Recipe:
     def __post_init__(self) -> None:
         choices = dict(source=("backbone", "mtp"), advantage=("group-std", "group-mean", "leave-one-out", "gae", "boundary"), critic=("shared", "separate") if self.advantage == "gae" else ("",), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+            if getattr(self, name) in allowed: continue
+            if allowed == ("",): raise ValueError(f"{name}={getattr(self, name)!r} with advantage={self.advantage!r}: only advantage='gae' has a critic; leave {name} out, or use recipe 'ppo'")
+            raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         check_clip(self.clip, self.surrogate, self.dual_clip)
         self._check_values()
         if self.source == "mtp" and not isinstance(self.actions, WindowActions): raise ValueError(f"source='mtp' looks ahead from each token, which only windows do; actions={self.actions!r}: use recipe('mpo', source='mtp')")
         if isinstance(self.actions, int) and not isinstance(self.actions, bool): object.__setattr__(self, "actions", BlockActions(self.actions))
         if not (isinstance(self.actions, ActionSpace) or self.actions in block_rules): raise ValueError(f"actions={self.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of {', '.join(block_rules)}")
         for name in ("kl", "entropy"):
-            if not getattr(self, name) >= 0: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be >= 0")
+            if not 0 <= getattr(self, name) < math.inf: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be finite and >= 0, e.g. 0.04")
         if not 0 <= self.overlong_buffer <= 1: raise ValueError(f"overlong_buffer={self.overlong_buffer}; it is a share of the length limit, in [0, 1]")
 
     def _check_values(self) -> None:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)}; it must be in [0, 1]")
-        if not self.value_coef >= 0: raise ValueError(f"value_coef={self.value_coef}; a coefficient must be >= 0")
+        if not 0 <= self.value_coef < math.inf: raise ValueError(f"value_coef={self.value_coef}; a coefficient must be finite and >= 0, e.g. 0.1")
         if self.value_clip is not None and not self.value_clip > 0: raise ValueError(f"value_clip={self.value_clip}; it must be positive, or None")
         sizes = (self.macro,) if isinstance(self.macro, int) else tuple(self.macro)
         if not sizes or not all(isinstance(s, int) and s >= 1 for s in sizes): raise ValueError(f"macro={self.macro!r}; give tokens per macro action, or several sizes to draw from, each at least 1")

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from .checks import check_texts, check_whole
+from .checks import check_flag, check_seed, check_texts, check_whole, is_number
 from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from .families import check_sampling, evaluating
 from .faults import out_of_memory
-from .logprobs import CausalLM
+from .logprobs import CausalLM, check_model
 from .prompts import prompt_tokens, turn_ends
 
 # %% ../nbs/lib/rollout.ipynb #82cac00b
@@ -79,7 +79,7 @@ def cut(logits: Tensor, # (B, V) float32, already divided by the temperature
 
 def check_cut(top_p: float, top_k: int) -> None:
     "Raises ValueError unless `top_p` lies in (0, 1] and `top_k` is a whole number of at least 0."
-    if not 0 < top_p <= 1: raise ValueError(f"top_p={top_p}; it must lie in (0, 1], 1 for all tokens")
+    if not is_number(top_p) or not 0 < top_p <= 1: raise ValueError(f"top_p={top_p!r}; it must lie in (0, 1], 1 for all tokens")
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0: raise ValueError(f"top_k={top_k!r}; it must be a whole number of at least 0, 0 for all tokens")
 
 # %% ../nbs/lib/rollout.ipynb #4ead845b
@@ -87,6 +87,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     "Raise ValueError when the tokenizer has no pad or no end-of-sequence token, or is a processor around one."
     if not hasattr(tokenizer, "eos_token_id") and hasattr(tokenizer, "tokenizer"):
         raise ValueError(f"tokenizer is a {type(tokenizer).__name__}, which holds one; pass its .tokenizer")
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise ValueError(f"tokenizer={' '.join(repr(tokenizer).split())[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "tokenizer has no eos_token, so no response could end; set tokenizer.eos_token to the model's end token"
@@ -267,6 +269,13 @@ def _uniform(n: int, group_size: int, width: int, seed: int, places: Sequence[in
     whole = torch.rand((n if places is None else max(places) + 1) * group_size, width, generator=torch.Generator().manual_seed(seed))
     return whole if places is None else whole.view(-1, group_size, width)[list(places)].flatten(0, 1)
 
+def _check_known(ids: Tensor, model: CausalLM) -> None:
+    "Raises ValueError for a token that the model has no embedding for."
+    rows = getattr(model.config.get_text_config(), "vocab_size", None)
+    if rows is None or not ids.numel() or 0 <= int(ids.min()) and int(ids.max()) < rows: return
+    wrong = int(ids.max()) if int(ids.max()) >= rows else int(ids.min())
+    raise ValueError(f"prompts hold the token id {wrong}, but the model knows 0 to {rows - 1}; use the tokenizer that belongs to the model")
+
 def rollout(model: CausalLM, # a causal language model of transformers
             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
             prompts: Sequence[str | list[int]], # one per group; or lists of token ids
@@ -283,11 +292,15 @@ def rollout(model: CausalLM, # a causal language model of transformers
             places: Sequence[int] | None = None, # which prompts of a larger call these are, rising: they get the random numbers that they have there
             ) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."
+    check_model("model", model)
     check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
+    check_seed("seed", seed)
+    check_flag("greedy", greedy)
     for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_whole(name, value)
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
-    if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; use greedy=True for the most likely token")
+    if not is_number(temperature) or not 0 < temperature < math.inf: raise ValueError(f"temperature={temperature!r}; it must be positive; use greedy=True for the most likely token")
     ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    _check_known(ids, model)
     device = next(model.parameters()).device
     check_sampling(model)
     u = None if greedy else _uniform(len(ids), group_size, max_new_tokens, seed, places).to(device)

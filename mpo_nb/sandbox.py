@@ -23,9 +23,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
+from math import ceil, inf
 
 from typing import IO, Any, cast
+from .checks import check_flag, check_whole, fits, is_number
 from .sandbox_tests import PreparedTest, prepare_test
 from .sandbox_walls import PACKAGE_ENVIRONMENT, CALLS, TMP_BYTES, call_filter, package_path, python_path, wall_arguments
 
@@ -176,7 +177,7 @@ def check_sandbox(
     unsafe_code: bool = False,  # whether to do without walls, with a warning
 ) -> str | None:  # the path of bubblewrap, None if `unsafe_code`
     "Make sure that programs can be run. RuntimeError, with the remedy, where bubblewrap is missing or cannot start."
-    if unsafe_code:
+    if check_flag("unsafe_code", unsafe_code):
         if not _warned:
             _warned.append(True)
             warnings.warn("unsafe_code=True: programs run with your rights, and can read your files and use the network", RuntimeWarning, stacklevel=3)
@@ -214,10 +215,10 @@ def code_passes(
     return _run(program, test, entry_point, _prepared(test, entry_point, called), timeout, memory_mb, bwrap)
 
 def _check_options(timeout: float, memory_mb: int) -> None:
-    if not timeout > 0:
-        raise ValueError(f"timeout={timeout!r}; give a positive number of seconds")
-    if not memory_mb >= 64:
-        raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more")
+    if not is_number(timeout) or not 0 < timeout < inf:
+        raise ValueError(f"timeout={timeout!r}; give a positive number of seconds, not infinite")
+    if not fits(memory_mb, int) or not 64 <= memory_mb <= 1 << 20:
+        raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more, a whole number of megabytes, at most {1 << 20}")
 
 def _check_job(program: str, test: str) -> None:
     for name, text in (("program", program), ("test", test)):
@@ -227,12 +228,26 @@ def _check_job(program: str, test: str) -> None:
         raise ValueError("test='' would pass any program; give assertions, or a function check(candidate)")
 
 def _prepared(test: str, entry_point: str | None, called: str | None) -> PreparedTest:
+    for argument, name in (("entry_point", entry_point), ("called", called)):
+        if name is not None and (not isinstance(name, str) or not name.isidentifier()):
+            raise ValueError(f"{argument}={name!r:.80}; give the name of one function, e.g. 'double', or None")
     try:
         return prepare_test(test, entry_point, called)
     except ValueError as error:
         raise ValueError(f"test={test!r:.80}: {error}") from None
 
 # %% ../nbs/lib/sandbox.ipynb #9e59a76c
+def _whole_jobs(jobs: Sequence[tuple[Any, ...]]) -> list[tuple[str, str, str | None, str | None]]:
+    "Jobs with all four of their parts."
+    if isinstance(jobs, (str, bytes)) or not isinstance(jobs, Iterable):
+        raise ValueError(f"jobs={jobs!r:.80}; give a list of (program, test)")
+    whole = []
+    for i, job in enumerate(jobs):
+        if not isinstance(job, (tuple, list)) or not 2 <= len(job) <= 4:
+            raise ValueError(f"jobs[{i}]={job!r:.80}; give (program, test), or (program, test, entry_point)")
+        whole.append(cast(tuple[str, str, str | None, str | None], (*job, *[None] * (4 - len(job)))))
+    return whole
+
 def run_programs(
     jobs: Sequence[tuple[Any, ...]],  # (program, test), with entry_point and called where there are such, as in `code_passes`
     workers: int | None = None,  # programs at a time; None: as many as this process may use cores
@@ -243,7 +258,9 @@ def run_programs(
 ) -> list[CodeResult]:  # a CodeResult for each job, in their order
     "Run many programs side by side. Errors as in `code_passes`; on Ctrl-C all that run are ended."
     _check_options(timeout, memory_mb)
-    whole = [cast(tuple[str, str, str | None, str | None], (*job, *[None] * (4 - len(job)))) for job in jobs]
+    if workers is not None:
+        check_whole("workers", workers)
+    whole = _whole_jobs(jobs)
     for program, test, _, _ in whole:
         _check_job(program, test)
     bwrap = check_sandbox(unsafe_code)

@@ -113,6 +113,9 @@ def _check(configs: Mapping[str, TrainConfig], workers: int, threads: int) -> No
         folder = Path(config.output).resolve()
         if folder in seen: raise ValueError(f"configs {seen[folder]!r} and {name!r} both write to {config.output!r}; give each run a folder of its own")
         seen[folder] = name
+    for folder, name in seen.items():
+        above = next((p for p in folder.parents if p in seen), None)
+        if above is not None: raise ValueError(f"configs[{name!r}] has output={configs[name].output!r}, which lies in the folder of {seen[above]!r}; give each run a folder of its own")
 
 def _decided(config: TrainConfig) -> TrainConfig:
     "The configuration with precision='auto' decided, once for the sweep; a run that was begun keeps what it was begun with."

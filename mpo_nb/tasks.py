@@ -12,8 +12,9 @@ import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, cast, get_type_hints
-from .checks import check_hints, check_options, check_texts, check_whole
+from .checks import check_hints, check_options, check_texts, check_whole, checked_names
 
 # %% ../nbs/lib/tasks.ipynb #5178b56c
 _roles = ("system", "developer", "user", "assistant", "tool")
@@ -83,6 +84,7 @@ def prompt_text(
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 # %% ../nbs/lib/tasks.ipynb #8607fcb6
+@checked_names()
 @dataclass
 class Task:
     "Problems and their reward. Raises ValueError for a field of the wrong type, or the first problem that will not do."
@@ -253,10 +255,16 @@ def _import_builder(name: str) -> Callable[..., Any]:
             f"unknown task {name!r}; "
             f"there are {', '.join(task_names())}, or give 'module:function' for your own"
         )
+    if not all(part.isidentifier() for part in module.split(".")):
+        stem = PurePath(module).stem
+        raise ValueError(f"task {name!r}: {module!r} is no name of a module; write {stem + ':' + function!r}, with the module's folder on PYTHONPATH")
     try:
-        return cast(Callable[..., Any], getattr(importlib.import_module(module), function))
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name!r} cannot be imported ({error}); is the module on PYTHONPATH?") from error
+    if not callable(found):
+        raise ValueError(f"task {name!r} is a {type(found).__name__}; name a function that returns a Task")
+    return cast(Callable[..., Any], found)
 
 # %% ../nbs/lib/tasks.ipynb #7a5c0002
 response_limits = {"chain_sum": 48, "gsm8k": 256, "math": 512, "humaneval": 512, "mbpp": 512, "countdown": 256, "gym": 256}  # tokens, of the package's own tasks

@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from .checks import check_seed, checked_names
 from .files import check_utf8, given_path, json_lines, line_step, did_you_mean, parse_line
 from .logprobs import CausalLM, response_logps
 from .rollout import encode_prompts
@@ -61,6 +62,7 @@ def writable(text: str, # of anyone
     except UnicodeEncodeError: return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
+@checked_names()
 @dataclass
 class _Record:
     tokens: list[str] # T texts; joined, they are the response
@@ -94,9 +96,15 @@ class _Record:
         for name in _per_token:
             values = list(getattr(self, name)) or list(defaults[name])
             if len(values) != n: raise ValueError(f"{name} has {len(values)} values for {n} tokens; pass one per token, or leave it out")
-            setattr(self, name, [int(x) for x in values] if name in _per_token[:2] else [_number(x) for x in values])
+            if name == "mask" and not set(values) <= {0, 1}: raise ValueError(f"mask={str(values)[:80]} holds values other than 0 and 1; it is 1 on tokens that the policy produced")
+            try: setattr(self, name, [int(x) for x in values] if name in _per_token[:2] else [_number(x) for x in values])
+            except (TypeError, ValueError): raise ValueError(f"{name}={str(values)[:80]} holds what is no number; pass one number per token") from None
         if not set(self.mask) <= {0, 1}: raise ValueError(f"mask={self.mask} holds values other than 0 and 1; it is 1 on tokens that the policy produced")
-        self.reward, self.advantage = _number(self.reward), _number(self.advantage)
+        for name in ("reward", "advantage"):
+            try: setattr(self, name, _number(getattr(self, name)))
+            except (TypeError, ValueError): raise ValueError(f"{name}={getattr(self, name)!r:.80}; it must be a number") from None
+        for name in ("step", "group", "index"):
+            if not isinstance(getattr(self, name), Integral): raise ValueError(f"{name}={getattr(self, name)!r:.80}; it must be a whole number, e.g. 0")
 
 # %% ../nbs/lib/traces.ipynb #a69bcf4e
 def _plain(x: Any) -> Any:
@@ -204,9 +212,11 @@ class Trace(_Views):
         _check_text("text", text)
         _check_text("prompt", prompt)
         for name, value in (("moved", moved), ("advantage", advantage), ("seed", seed)): _check_real(name, value, whole=name == "seed")
+        if not math.isfinite(moved) or moved < 0: raise ValueError(f"moved={moved!r}; it is a standard deviation in nats: a finite number of at least 0")
+        check_seed("seed", seed)
         text = writable(text)
         tokens = re.findall(r"[^\S\n]?[^\W\d]+|[^\S\n]?\d|[^\S\n]?[^\w\s]|\s", text)
-        g = torch.Generator().manual_seed(zlib.crc32(text.encode()) + seed)
+        g = torch.Generator().manual_seed((zlib.crc32(text.encode()) + seed) % 2**63)
         old, entropies = (torch.empty(len(tokens)).exponential_(2.0, generator=g) for _ in range(2))
         delta = moved * torch.randn(len(tokens), generator=g)
         return cls(tokens, [], [], torch.min(delta - old, torch.zeros(())).tolist(), (-old).tolist(), entropies.tolist(), prompt, advantage=advantage, note="made-up numbers", **more)

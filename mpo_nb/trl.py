@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, place_in_turn, sentence_blocks, spread, turn_blocks
+from .checks import checked_names
 from .traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
@@ -108,7 +109,7 @@ def make_actions(args: Any, # a BlockGRPOConfig
 def _check_settings(s: Any) -> None:
     "Raise ValueError, naming argument, value and remedy, for settings that do not go together."
     space, level = s.action_space, s.importance_sampling_level
-    if space not in _takes: raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
+    if not isinstance(space, str) or space not in _takes: raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
     for name in ("k", "future", "reduce", "gaps"):
         if getattr(s, name) is not None and name not in _takes[space]:
             raise ValueError(f"{name}={getattr(s, name)!r} means nothing to action_space={space!r}; leave it out, or choose {' or '.join(a for a, takes in _takes.items() if name in takes)}")
@@ -126,6 +127,7 @@ def _check_settings(s: Any) -> None:
         raise ValueError(f"use_liger_kernel=True replaces the loss by a fused one of tokens, so action_space={space!r} would be ignored; leave it out, or use TRL 1.14 or newer, where it touches the model's layers only")
 
 # %% ../nbs/lib/trl.ipynb #e37819c6
+@checked_names()
 @dataclass
 class BlockGRPOConfig(GRPOConfig): # type: ignore[misc]  # TRL's class, known at run time only
     "TRL's GRPOConfig with an action space. Raises ValueError for settings that do not go together, ImportError without TRL."

@@ -108,7 +108,10 @@ def page_fragment(title: str, # of the widget
                   applies: Callable[[Mapping[str, Any]], set[str]], # controls that matter
                   ) -> str: # HTML without a head
     "A widget as HTML with its states and its script. Raises ValueError for an axis that lacks the current value."
+    if not isinstance(axes, Mapping): raise ValueError(f"axes={axes!r:.80}; give a dict of control: values, e.g. axes={{{next(iter(controls))!r}: [...]}}")
     for name, offered in axes.items():
+        if name not in controls: raise ValueError(f"axes has {name!r}: there is no such control; there are {', '.join(controls)}")
+        if isinstance(offered, str) or not isinstance(offered, Sequence): raise ValueError(f"axes[{name!r}]={offered!r:.80}; give a list of values, e.g. [{offered!r:.80}]")
         if values[name] not in offered: raise ValueError(f"{name}={values[name]!r} is not among the page's values {list(offered)}; add it to the axis")
     data = page_states(axes, values, view, applies)
     data["axes"] = [dict(name=n, values=list(v), texts=[controls[n].text(x) for x in v]) for n, v in axes.items()]

@@ -75,7 +75,7 @@ def test_the_walls_hold_for_an_ordinary_user(filled, root, tmp_path):
               "print(json.dumps([[r.passed, r.reason] for r in run_programs(json.load(sys.stdin), timeout=4.0)]))")
     source = tmp_path / "mpo_nb"
     source.mkdir()
-    for path in (root / "mpo_nb").glob("sandbox*.py"):
+    for path in (*(root / "mpo_nb").glob("sandbox*.py"), root / "mpo_nb" / "checks.py"):
         (source / path.name).write_text(path.read_text())
     for folder in (source, tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
