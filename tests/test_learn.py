@@ -1,5 +1,6 @@
 "The lessons run as they stand, and the Colab one also fits the models and cards that it names, without loading them."
 import re
+import string
 import sys
 from configparser import ConfigParser
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 import mpo_nb.memory
 import mpo_nb.models
 import mpo_nb.tasks
+from mpo_nb.chain_sum import char_tokenizer
 from mpo_nb.memory import cards, context_bytes, plan_memory
 
 SHAPES = {"Qwen/Qwen2.5-0.5B-Instruct": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, tie_word_embeddings=True),
@@ -19,6 +21,7 @@ SHAPES = {"Qwen/Qwen2.5-0.5B-Instruct": dict(hidden_size=896, intermediate_size=
           "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, tie_word_embeddings=False)}
 CARDS = {"T4": ("T4", "Tesla T4", False), "L4": ("L4", "NVIDIA L4", True), "A100": ("A100 40 GB", "NVIDIA A100-SXM4-40GB", True)}
 SWITCH = 'MODEL = "tiny"'
+LONGER = 217  # characters that make a prompt 300 tokens long, more than GSM8K's longest has
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +116,9 @@ def planned(code, monkeypatch, tmp_path, model: str, card: str):
     monkeypatch.setattr(mpo_nb.memory, "present_device", lambda device: (name, capacity - context_bytes))
     monkeypatch.setattr(mpo_nb.memory, "plan_memory", partial(plan_memory, cards={}))  # of the other cards nothing is asked here
     monkeypatch.setattr(mpo_nb.memory, "load_shape", lambda asked: Qwen2Config(vocab_size=151936, num_key_value_heads=2, max_position_embeddings=32768, **SHAPES[asked]))
-    monkeypatch.setattr(mpo_nb.models, "load_tokenizer", lambda asked: LongPrompts())
-    load_task, rows = mpo_nb.tasks.load_task, [dict(question=f"What is {i} + {i}?", answer=f"#### {2 * i}") for i in range(8)]
+    monkeypatch.setattr(mpo_nb.models, "load_tokenizer", lambda asked: by_character())
+    load_task = mpo_nb.tasks.load_task
+    rows = [dict(question=f"{i}{'9' * LONGER}", answer=f"#### {2 * i}") for i in range(8)]
     monkeypatch.setattr(mpo_nb.tasks, "load_task", lambda name, **options: load_task(name, train=rows[:4], test=rows[4:]))
     found = dict(sys=sys)  # which the first cell imports
     for source in code[1:]:
@@ -123,10 +127,9 @@ def planned(code, monkeypatch, tmp_path, model: str, card: str):
     raise AssertionError("no cell asserts that the plan fits")
 
 
-class LongPrompts:
-    "A tokenizer to which every prompt has 300 tokens, more than GSM8K's longest problem has."
-    chat_template = None
-    def __call__(self, texts): return {"input_ids": [[0] * 300 for _ in texts]}
+def by_character():
+    "A tokenizer with a token for every character that can be printed."
+    return char_tokenizer(string.printable)
 
 
 @pytest.mark.slow
