@@ -98,7 +98,7 @@ def check_texts(name: str, # the argument's name, for the message
         if not isinstance(text, str):
             raise ValueError(f"{name}[{i}]={text!r:.100}; it must be a text")
         if not text and not blank:
-            raise ValueError(f"{name}[{i}] is an empty text; leave it out")
+            raise ValueError(f"{name}={list(texts)!r:.100}: {name}[{i}] is an empty text; leave it out")
     return texts
 
 # %% ../nbs/lib/checks.ipynb #e84270cc

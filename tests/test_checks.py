@@ -123,7 +123,8 @@ def test_a_checker_that_cannot_start_says_why():
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background hands down that it is ignored
 sys.path.insert(0, {tests!r})
 from test_checks import Checks, check, prepare
 checks = Checks(prepare, check, memory_mb=512, workers=2)
