@@ -63,7 +63,7 @@ def test_a_file_of_records_has_one_writer(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("mpo_nb.evaluate.fingerprint", lambda model: pytest.fail("long work before the refusal"))
     with WriteLock(path, file=True), pytest.raises(ValueError, match="records.jsonl' is being written by"):
         evaluate(*tiny, "chain_sum", n=2, k=None, output=path, progress=False)
-    for wrong, told in (("", "is empty; pass a path"), (tmp_path, "is a folder; name a file"), ("/proc/none/x.jsonl", "cannot be written")):
+    for wrong, told in (("", "is empty; pass a path"), (tmp_path, "give a file name that ends in .jsonl"), ("/proc/none/x.jsonl", "cannot be written")):
         with pytest.raises((ValueError, OSError), match=told): evaluate(*tiny, "chain_sum", n=2, k=None, output=wrong, progress=False)
     monkeypatch.undo()
     evaluate(*tiny, "chain_sum", n=2, k=None, output=path, progress=False)
