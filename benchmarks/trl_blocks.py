@@ -8,6 +8,7 @@ milliseconds are not. The last column is that part alone, for 8 responses of 409
 
     python benchmarks/trl_blocks.py        # two to three minutes; writes benchmarks/trl_blocks.csv
 """
+
 import argparse
 import csv
 import os
@@ -29,55 +30,115 @@ from trl import GRPOConfig, GRPOTrainer
 from mpo_nb.tasks import char_tokenizer, load_task, tiny_model_path
 from mpo_nb.trl import BlockGRPOConfig, BlockGRPOTrainer, TokenRows
 
-CASES = {"TRL, token": {}, "token": dict(action_space="token"), "window k=4": dict(action_space="window", k=4), "block k=4": dict(action_space="block", k=4), "sentence": dict(action_space="sentence")}
-STEPS, WARM = 8, 2  # steps of a run, and how many of them are not counted
+CASES = {
+    "TRL, token": {},
+    "token": dict(action_space="token"),
+    "window k=4": dict(action_space="window", k=4),
+    "block k=4": dict(action_space="block", k=4),
+    "sentence": dict(action_space="sentence"),
+}
+# steps of a run, and how many of them are not counted
+STEPS = 8
+WARM = 2
 
 
 class Clock(TrainerCallback):
     "Seconds of each optimiser step, sampling apart."
-    def __init__(self): self.steps = []
-    def on_step_begin(self, *args, **_): self.start = time.process_time()
-    def on_step_end(self, *args, **_): self.steps.append(time.process_time() - self.start)
+
+    def __init__(self):
+        self.steps = []
+
+    def on_step_begin(self, *args, **_):
+        self.start = time.process_time()
+
+    def on_step_end(self, *args, **_):
+        self.steps.append(time.process_time() - self.start)
 
 
 def timed(trainer, name: str) -> list[float]:
     "The seconds that each call of a method takes from now on."
-    method, seconds = getattr(trainer, name), []
+    method = getattr(trainer, name)
+    seconds = []
+
     def wrapper(*args, **kwargs):
         start = time.process_time()
-        try: return method(*args, **kwargs)
-        finally: seconds.append(time.process_time() - start)
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seconds.append(time.process_time() - start)
+
     setattr(trainer, name, wrapper)
     return seconds
 
 
 def measure(case: str, folder: str) -> tuple[list[float], list[float], list[float]]:
     "CPU seconds of each training step (forward, loss, backward), of each pair of steps with its sampling, and of our part."
-    plain, task = case == "TRL, token", load_task("chain_sum", n_train=200, n_test=8)
-    def exact(completions, answer, **_): return [task.reward({"answer": a}, c) for a, c in zip(answer, completions)]
-    config = (GRPOConfig if plain else BlockGRPOConfig)(folder, max_steps=STEPS, per_device_train_batch_size=64, num_iterations=2, max_completion_length=48, learning_rate=1e-6, gradient_checkpointing=False, bf16=False, use_cpu=True,
-                                                        report_to="none", disable_tqdm=True, save_strategy="no", logging_strategy="no", **CASES[case])
+    plain = case == "TRL, token"
+    task = load_task("chain_sum", n_train=200, n_test=8)
+
+    def exact(completions, answer, **_):
+        return [task.reward({"answer": a}, c) for a, c in zip(answer, completions)]
+
+    config = (GRPOConfig if plain else BlockGRPOConfig)(
+        folder,
+        max_steps=STEPS,
+        per_device_train_batch_size=64,
+        num_iterations=2,
+        max_completion_length=48,
+        learning_rate=1e-6,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+        **CASES[case],
+    )
     clock = Clock()
-    trainer = (GRPOTrainer if plain else BlockGRPOTrainer)(tiny_model_path(), exact, config, Dataset.from_list(task.train), processing_class=char_tokenizer(), callbacks=[clock])
+    trainer = (GRPOTrainer if plain else BlockGRPOTrainer)(
+        tiny_model_path(),
+        exact,
+        config,
+        Dataset.from_list(task.train),
+        processing_class=char_tokenizer(),
+        callbacks=[clock],
+    )
     trainer.remove_callback(PrinterCallback)
-    loss, sampling, ours = timed(trainer, "training_step"), timed(trainer, "_prepare_inputs"), [] if plain else timed(trainer, "_hand_over")
+    loss = timed(trainer, "training_step")
+    sampling = timed(trainer, "_prepare_inputs")
+    ours = [] if plain else timed(trainer, "_hand_over")
     trainer.train()
-    return [a - b for a, b in zip(loss, sampling)][WARM:], [a + b for a, b in zip(clock.steps[WARM::2], clock.steps[WARM + 1::2])], ours[WARM:]
+    return (
+        [a - b for a, b in zip(loss, sampling)][WARM:],
+        [a + b for a, b in zip(clock.steps[WARM::2], clock.steps[WARM + 1 :: 2])],
+        ours[WARM:],
+    )
 
 
 def long_responses(case: str, rounds: int = 9) -> float:
     "Milliseconds of our part for 8 responses of 4096 tokens."
-    if CASES[case].get("action_space", "token") == "token": return 0.0
+    if CASES[case].get("action_space", "token") == "token":
+        return 0.0
     tokenizer = char_tokenizer()
     trainer = object.__new__(BlockGRPOTrainer)
     args = SimpleNamespace(future=0.2, reduce="mean", **CASES[case])
-    trainer.__dict__.update(args=args, _rows=TokenRows(tokenizer), _metrics={"train": defaultdict(list)}, model=SimpleNamespace(training=True), accelerator=SimpleNamespace(reduce=lambda x, reduction: x))
+    trainer.__dict__.update(
+        args=args,
+        _rows=TokenRows(tokenizer),
+        _metrics={"train": defaultdict(list)},
+        model=SimpleNamespace(training=True),
+        accelerator=SimpleNamespace(reduce=lambda x, reduction: x),
+    )
     ids = torch.randint(4, len(tokenizer), (8, 4096))
-    logps, old = -torch.rand(8, 4096, requires_grad=True), -torch.rand(8, 4096)
+    logps = -torch.rand(8, 4096, requires_grad=True)
+    old = -torch.rand(8, 4096)
     seconds = []
     for _ in range(rounds):
         start = time.process_time()
-        trainer._hand_over(dict(completion_ids=ids, completion_mask=torch.ones_like(ids), old_per_token_logps=old), logps)
+        trainer._hand_over(
+            dict(completion_ids=ids, completion_mask=torch.ones_like(ids), old_per_token_logps=old), logps
+        )
         seconds.append(time.process_time() - start)
     return 1000 * statistics.median(seconds)
 
@@ -87,20 +148,41 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     options = parser.parse_args()
-    warnings.filterwarnings("ignore"); logging.set_verbosity_error(); logging.disable_progress_bar(); torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
     found = {case: ([], [], []) for case in CASES}
     with tempfile.TemporaryDirectory() as folder:
         measure("sentence", folder)  # imports and caches
         for _ in range(options.rounds):
             for case in CASES:
-                for kept, new in zip(found[case], measure(case, folder)): kept += new
+                for kept, new in zip(found[case], measure(case, folder)):
+                    kept += new
     with options.output.open("w", newline="") as f:
         writer = csv.writer(f)
-        writer.writerow("case,training_seconds,ratio,ratio_of_best,ratio_with_sampling,hand_over_ms,steps,hand_over_ms_8x4096".split(","))
+        writer.writerow(
+            "case,training_seconds,ratio,ratio_of_best,ratio_with_sampling,hand_over_ms,steps,hand_over_ms_8x4096".split(
+                ","
+            )
+        )
         trl = found["TRL, token"]
         for case, (training, pairs, ours) in found.items():
-            ratios = statistics.median(training) / statistics.median(trl[0]), min(training) / min(trl[0]), statistics.median(pairs) / statistics.median(trl[1])
-            writer.writerow([case, f"{statistics.median(training):.4f}", *(f"{r:.3f}" for r in ratios), f"{1000 * statistics.median(ours or [0.0]):.2f}", len(training), f"{long_responses(case):.1f}"])
+            ratios = (
+                statistics.median(training) / statistics.median(trl[0]),
+                min(training) / min(trl[0]),
+                statistics.median(pairs) / statistics.median(trl[1]),
+            )
+            writer.writerow(
+                [
+                    case,
+                    f"{statistics.median(training):.4f}",
+                    *(f"{r:.3f}" for r in ratios),
+                    f"{1000 * statistics.median(ours or [0.0]):.2f}",
+                    len(training),
+                    f"{long_responses(case):.1f}",
+                ]
+            )
     print(options.output.read_text())
 
 

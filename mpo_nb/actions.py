@@ -14,38 +14,56 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_gaps, check_mask, check_positive_int
+from mpo_nb.blocks import (
+    at_least_float32,
+    block_mean,
+    block_sizes,
+    block_sum,
+    check_gaps,
+    check_mask,
+    check_positive_int,
+)
 from .blocks import cut_at_gaps, fixed_blocks, place_in_turn, spread, turn_blocks
 from .checks import check_flag, check_whole, is_number
 
 # %% ../nbs/lib/actions.ipynb #bdb043a4
 class ActionSpace:
     "One granularity of the importance ratio: a linear map W over kept tokens, row by row."
-    def log_ratio(self,
-                  delta: Tensor, # (B, T) log pi_theta - log pi_old, in nats
-                  mask: Tensor, # (B, T)
-                  ) -> Tensor: # (B, T), 0 where the mask is 0
+
+    def log_ratio(
+        self,
+        delta: Tensor,  # (B, T) log pi_theta - log pi_old, in nats
+        mask: Tensor,  # (B, T)
+    ) -> Tensor:  # (B, T), 0 where the mask is 0
         "W applied to `delta`: the log importance ratio of the action that each token starts or belongs to."
         raise NotImplementedError
 
-    def credit(self,
-               weight: Tensor, # (B, T) pull of each action on its own log-ratio
-               mask: Tensor, # (B, T)
-               ) -> Tensor: # (B, T), 0 where the mask is 0
+    def credit(
+        self,
+        weight: Tensor,  # (B, T) pull of each action on its own log-ratio
+        mask: Tensor,  # (B, T)
+    ) -> Tensor:  # (B, T), 0 where the mask is 0
         "W transposed applied to `weight`: the pull that reaches each token's log-probability."
         raise NotImplementedError
 
-    def weight(self,
-               mask: Tensor, # (B, T)
-               ) -> Tensor: # (B, T) float64; a row sums to its number of actions
+    def weight(
+        self,
+        mask: Tensor,  # (B, T)
+    ) -> Tensor:  # (B, T) float64; a row sums to its number of actions
         "The share of an action that each position stands for."
         return check_mask(mask).double()
 
-def check_actions(actions: ActionSpace, # what was passed
-                  ) -> ActionSpace: # the same value
+
+def check_actions(
+    actions: ActionSpace,  # what was passed
+) -> ActionSpace:  # the same value
     "Raise ValueError for what is no action space, such as its name or its class."
-    if isinstance(actions, ActionSpace): return actions
-    raise ValueError(f"actions={actions!r:.80} is no action space; pass one from mpo_nb.actions, e.g. TokenActions() or WindowActions(k=4)")
+    if isinstance(actions, ActionSpace):
+        return actions
+    raise ValueError(
+        f"actions={actions!r:.80} is no action space; pass one from mpo_nb.actions, e.g. TokenActions() or"
+        " WindowActions(k=4)"
+    )
 
 # %% ../nbs/lib/actions.ipynb #a0b4ad43
 def _kept(x: Tensor, m: Tensor) -> Tensor:
@@ -56,40 +74,59 @@ def _kept(x: Tensor, m: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class TokenActions(ActionSpace):
     "Each token is an action: PPO (arXiv 1707.06347) and GRPO (arXiv 2402.03300)."
-    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return _kept(delta, check_mask(mask, delta=delta))
-    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return _kept(weight, check_mask(mask, weight=weight))
+
+    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
+        return _kept(delta, check_mask(mask, delta=delta))
+
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
+        return _kept(weight, check_mask(mask, weight=weight))
 
 # %% ../nbs/lib/actions.ipynb #85cdc92f
-def _sliding_sum(x: Tensor, # (B, L + k - 1)
-                 k: int, # terms, at least 1
-                 ) -> Tensor: # (B, L): x[t] + ... + x[t+k-1]
+def _sliding_sum(
+    x: Tensor,  # (B, L + k - 1)
+    k: int,  # terms, at least 1
+) -> Tensor:  # (B, L): x[t] + ... + x[t+k-1]
     "Sums of k neighbours, from sums of k // 2."
-    if k == 1: return x
-    half, L = _sliding_sum(x, k // 2), x.shape[1] - k + 1
+    if k == 1:
+        return x
+    half = _sliding_sum(x, k // 2)
+    L = x.shape[1] - k + 1
     total = half[:, :L] + half[:, k // 2 : k // 2 + L]
     return total + x[:, k - 1 :] if k % 2 else total
 
 # %% ../nbs/lib/actions.ipynb #fe1187b6
-def _same(x: Tensor) -> Tensor: return x
+def _same(x: Tensor) -> Tensor:
+    return x
 
-def _weighted_window(x: Tensor, # (B, L)
-                     beta: tuple[float, ...], # weight of each offset
-                     back: bool = False, # look back (the transpose) instead of forward
-                     rescale: Callable[[Tensor], Tensor] = _same, # in place
-                     ) -> Tensor: # (B, L): sum over n of beta[n] * x[t+n] (or x[t-n]), missing terms 0
+
+def _weighted_window(
+    x: Tensor,  # (B, L)
+    beta: tuple[float, ...],  # weight of each offset
+    back: bool = False,  # look back (the transpose) instead of forward
+    rescale: Callable[[Tensor], Tensor] = _same,  # in place
+) -> Tensor:  # (B, L): sum over n of beta[n] * x[t+n] (or x[t-n]), missing terms 0
     "A window's weighted sum, forward or transposed."
-    (B, L), beta = x.shape, beta[: max(1, x.shape[1])]
-    first, rest, k = beta[0], beta[-1], len(beta)
-    if rest == 0 and k > 1: return _weighted_window(x, beta[:-1], back, rescale)
+    (B, L) = x.shape
+    beta = beta[: max(1, x.shape[1])]
+    first = beta[0]
+    rest = beta[-1]
+    k = len(beta)
+    if rest == 0 and k > 1:
+        return _weighted_window(x, beta[:-1], back, rescale)
     two_levels = first >= rest and len(set(beta[1:])) <= 1
-    wide = x.new_empty(B, L + k - 1) # the row, and k - 1 zeros behind it or before it
+    wide = x.new_empty(B, L + k - 1)  # the row, and k - 1 zeros behind it or before it
     own, edge = (wide[:, k - 1 :], wide[:, : k - 1]) if back else (wide[:, :L], wide[:, L:])
-    torch.mul(x, rest if two_levels else 1.0, out=own); edge.zero_()
-    if back: rescale(own)
-    total: Any # a sum that begins with 0 ends as a tensor
-    if two_levels: total = _sliding_sum(wide, k)
-    else: total = sum(wide[:, n : n + L] * b for n, b in enumerate(reversed(beta) if back else beta) if b)
-    if two_levels and first > rest: total.add_(own, alpha=first / rest - 1) # k > 1, so `total` is a tensor of its own
+    torch.mul(x, rest if two_levels else 1.0, out=own)
+    edge.zero_()
+    if back:
+        rescale(own)
+    total: Any  # a sum that begins with 0 ends as a tensor
+    if two_levels:
+        total = _sliding_sum(wide, k)
+    else:
+        total = sum(wide[:, n : n + L] * b for n, b in enumerate(reversed(beta) if back else beta) if b)
+    if two_levels and first > rest:
+        total.add_(own, alpha=first / rest - 1)  # k > 1, so `total` is a tensor of its own
     return cast(Tensor, total) if back else rescale(total)
 
 # %% ../nbs/lib/actions.ipynb #87c984b1
@@ -98,73 +135,104 @@ def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
     slots = torch.where(m, order, m.shape[1])
     return x.new_zeros(len(x), m.shape[1] + 1).scatter(1, slots, _kept(x, m))[:, : m.shape[1]]
 
+
 def _over_kept(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> Tensor:
     "f(x, lengths), a map over rows whose kept tokens come first, applied to the kept tokens of each row. Behind them: what f leaves there."
     lengths = m.count_nonzero(1)[:, None]
-    if not (m[:, 1:] > m[:, :-1]).count_nonzero(): return f(_kept(x, m), lengths)
+    if not (m[:, 1:] > m[:, :-1]).count_nonzero():
+        return f(_kept(x, m), lengths)
     order = m.long().cumsum(1) - 1
     return _kept(f(_pack(x, m, order), lengths).gather(1, order.clamp(min=0)), m)
 
+
 def _over_turns(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> Tensor:
     "The same with each turn, a run of kept tokens without a hole, in a row of its own."
-    place = place_in_turn(m) # (B, T)
-    turn = (place == 0).flatten().cumsum(0).view_as(place) - 1 # (B, T), counted over the whole batch
-    turns, longest = int((place == 0).sum()), int(place.amax()) + 1 if place.numel() else 0
-    if not longest: return _kept(x, m)
-    slot = torch.where(m, turn * longest + place, turns * longest).flatten() # (B * T,), the last one for what is dropped
+    place = place_in_turn(m)  # (B, T)
+    turn = (place == 0).flatten().cumsum(0).view_as(place) - 1  # (B, T), counted over the whole batch
+    turns = int((place == 0).sum())
+    longest = int(place.amax()) + 1 if place.numel() else 0
+    if not longest:
+        return _kept(x, m)
+    slot = torch.where(
+        m, turn * longest + place, turns * longest
+    ).flatten()  # (B * T,), the last one for what is dropped
     rows = x.new_zeros(turns * longest + 1).scatter(0, slot, _kept(x, m).flatten())[:-1].view(turns, longest)
-    lengths = torch.zeros(turns + 1, dtype=torch.long, device=m.device).scatter_add(0, torch.where(m, turn, turns).flatten(), m.long().flatten())[:-1]
+    lengths = torch.zeros(turns + 1, dtype=torch.long, device=m.device).scatter_add(
+        0, torch.where(m, turn, turns).flatten(), m.long().flatten()
+    )[:-1]
     found = f(rows, lengths[:, None]).flatten()
     return _kept(found[slot.clamp(max=turns * longest - 1)].view_as(x), m)
 
 # %% ../nbs/lib/actions.ipynb #2fb3dcf5
 class _Linear(torch.autograd.Function):
     "apply(x, f, transpose): f(x), a linear map, whose derivative is `transpose`."
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.maps = transpose, f
         return f(x)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]: return _linear(g, *ctx.maps), None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return _linear(g, *ctx.maps), None, None
 
-def _linear(x: Tensor, f: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor: return cast(Tensor, _Linear.apply(x, f, transpose)) # type: ignore[no-untyped-call]  # torch's method has no hints
+
+def _linear(x: Tensor, f: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
+    return cast(Tensor, _Linear.apply(x, f, transpose))  # type: ignore[no-untyped-call]  # torch's method has no hints
 
 # %% ../nbs/lib/actions.ipynb #4ab6c48f
 def _own_beta(beta: Iterable[float]) -> tuple[float, ...]:
     "Weights that were handed over."
-    try: return tuple(float(b) for b in beta)
-    except (TypeError, ValueError): raise ValueError(f"beta={beta!r:.80}; pass one weight per token of the window, e.g. (0.8, 0.2)") from None
+    try:
+        return tuple(float(b) for b in beta)
+    except (TypeError, ValueError):
+        raise ValueError(f"beta={beta!r:.80}; pass one weight per token of the window, e.g. (0.8, 0.2)") from None
 
-def window_beta(k: int, # tokens per window, at least 1
-                future: float = 0.2, # share of the later tokens, in [0, 1)
-                ) -> tuple[float, ...]: # k weights that sum to 1
+
+def window_beta(
+    k: int,  # tokens per window, at least 1
+    future: float = 0.2,  # share of the later tokens, in [0, 1)
+) -> tuple[float, ...]:  # k weights that sum to 1
     "MPO's weights: 1 - future on the current token, the rest shared equally. Raises ValueError outside those ranges."
     check_positive_int("k", k)
-    if not is_number(future) or not 0 <= future < 1: raise ValueError(f"future={future!r}; the share of later tokens must be in [0, 1), e.g. 0.2")
+    if not is_number(future) or not 0 <= future < 1:
+        raise ValueError(f"future={future!r}; the share of later tokens must be in [0, 1), e.g. 0.2")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
 # %% ../nbs/lib/actions.ipynb #391242f0
 @dataclass(frozen=True)
 class WindowActions(ActionSpace):
     "The next K kept tokens are the action that starts at t: MPO (arXiv 2602.14386). `k=1` is the token."
-    k: int # tokens per window
-    future: float = 0.2 # share of the later tokens: beta = (1-future, future/(k-1), ...)
-    beta: tuple[float, ...] | None = None # k weights of your own, non-negative, summing to 1; overrides future
-    joint: bool = False # all weights 1: the joint ratio, a product over the window
-    tail: str = "renormalise" # the last k-1 windows: "renormalise" | "truncate" (joint always truncates)
-    gaps: str = "skip" # a hole in the mask, such as a tool's reply: "skip", a window reaches across it | "end", the window ends there
+
+    k: int  # tokens per window
+    future: float = 0.2  # share of the later tokens: beta = (1-future, future/(k-1), ...)
+    beta: tuple[float, ...] | None = None  # k weights of your own, non-negative, summing to 1; overrides future
+    joint: bool = False  # all weights 1: the joint ratio, a product over the window
+    tail: str = "renormalise"  # the last k-1 windows: "renormalise" | "truncate" (joint always truncates)
+    gaps: str = (  # a hole in the mask, such as a tool's reply: "skip", a window reaches across it | "end", the window ends there
+        "skip"
+    )
 
     def __post_init__(self) -> None:
         check_positive_int("k", self.k)
         check_gaps(self.gaps)
         check_flag("joint", self.joint)
         weights = window_beta(self.k, self.future) if self.beta is None else _own_beta(self.beta)
-        if self.joint and self.beta is not None: raise ValueError("beta and joint=True contradict each other: joint means every weight is 1; pass one of them")
-        if self.tail not in ("renormalise", "truncate"): raise ValueError(f"tail={self.tail!r}; choose 'renormalise' or 'truncate'")
-        if len(weights) != self.k: raise ValueError(f"beta has {len(weights)} weights but k={self.k}; pass one weight per token of the window")
-        if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6): raise ValueError(f"beta={weights} sums to {sum(weights):.6g}; weights must be >= 0 and sum to 1 (joint=True for all ones)")
-        if self.tail == "renormalise" and weights[0] == 0 and not self.joint: raise ValueError("beta[0]=0 leaves the last window without a term to rescale; use tail='truncate'")
+        if self.joint and self.beta is not None:
+            raise ValueError(
+                "beta and joint=True contradict each other: joint means every weight is 1; pass one of them"
+            )
+        if self.tail not in ("renormalise", "truncate"):
+            raise ValueError(f"tail={self.tail!r}; choose 'renormalise' or 'truncate'")
+        if len(weights) != self.k:
+            raise ValueError(f"beta has {len(weights)} weights but k={self.k}; pass one weight per token of the window")
+        if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6):
+            raise ValueError(
+                f"beta={weights} sums to {sum(weights):.6g}; weights must be >= 0 and sum to 1 (joint=True for all"
+                " ones)"
+            )
+        if self.tail == "renormalise" and weights[0] == 0 and not self.joint:
+            raise ValueError("beta[0]=0 leaves the last window without a term to rescale; use tail='truncate'")
         object.__setattr__(self, "beta", None if self.beta is None else weights)
 
     @property
@@ -174,43 +242,69 @@ class WindowActions(ActionSpace):
 
     def _rescaling(self, lengths: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
         "The map that divides, in place, each of a row's last k-1 windows by the sum of the weights whose tokens exist."
-        if self.joint or self.tail == "truncate": return _same
+        if self.joint or self.tail == "truncate":
+            return _same
         last = min(self.k - 1, like.shape[1])
-        share = torch.tensor([1 / total for total in accumulate(self.weights[:last])], dtype=like.dtype, device=like.device)
-        terms = torch.arange(1, last + 1, device=like.device).minimum(lengths.clamp(min=1)) # (B, last); a row of two tokens: 1, 2, 2, 2...
-        place, factor = (lengths - terms).clamp(min=0), share[terms - 1]
+        share = torch.tensor(
+            [1 / total for total in accumulate(self.weights[:last])], dtype=like.dtype, device=like.device
+        )
+        terms = torch.arange(1, last + 1, device=like.device).minimum(
+            lengths.clamp(min=1)
+        )  # (B, last); a row of two tokens: 1, 2, 2, 2...
+        place = (lengths - terms).clamp(min=0)
+        factor = share[terms - 1]
         return lambda v: v.scatter_(1, place, v.gather(1, place) * factor)
 
     def _map(self, x: Tensor, m: Tensor, back: bool) -> Tensor:
         "W, or W transposed, over the kept tokens."
-        if self.k == 1: return _kept(x, m)
+        if self.k == 1:
+            return _kept(x, m)
+
         def apply(x: Tensor, lengths: Tensor) -> Tensor:
             rescale = self._rescaling(lengths, x)
-            def forward(v: Tensor) -> Tensor: return _weighted_window(v, self.weights, rescale=rescale)
-            def transposed(v: Tensor) -> Tensor: return _weighted_window(v, self.weights, back=True, rescale=rescale)
+
+            def forward(v: Tensor) -> Tensor:
+                return _weighted_window(v, self.weights, rescale=rescale)
+
+            def transposed(v: Tensor) -> Tensor:
+                return _weighted_window(v, self.weights, back=True, rescale=rescale)
+
             return _linear(x, transposed, forward) if back else _linear(x, forward, transposed)
+
         over = _over_turns if self.gaps == "end" else _over_kept
         return over(apply, at_least_float32(x), m).to(x.dtype)
 
-    def log_ratio(self,
-                  delta: Tensor, # (B, T), or (B, T, k): column n holds the window's own log-ratio for its n-th later token
-                  mask: Tensor, # (B, T)
-                  ) -> Tensor: # (B, T), 0 where the mask is 0
+    def log_ratio(
+        self,
+        delta: Tensor,  # (B, T), or (B, T, k): column n holds the window's own log-ratio for its n-th later token
+        mask: Tensor,  # (B, T)
+    ) -> Tensor:  # (B, T), 0 where the mask is 0
         "The window's weighted sum of log-ratios. Raises ValueError when a third dimension is not the window's k."
-        if delta.ndim == 3: return self._own_terms(delta, check_mask(mask, **{"delta[..., 0]": delta[..., 0]}))
-        return self._map(delta, check_mask(mask, delta=delta), back=False) # 0 behind the last token, where only zeros are ahead
+        if delta.ndim == 3:
+            return self._own_terms(delta, check_mask(mask, **{"delta[..., 0]": delta[..., 0]}))
+        return self._map(
+            delta, check_mask(mask, delta=delta), back=False
+        )  # 0 behind the last token, where only zeros are ahead
 
     def _own_terms(self, delta: Tensor, m: Tensor) -> Tensor:
         "The same sum where each window brings its k terms along: those of multi-token prediction, which are no shifted copies of one another."
-        if delta.shape[2] != self.k: raise ValueError(f"delta has shape {tuple(delta.shape)}; a window of k={self.k} takes one column per token, (B, T, {self.k})")
+        if delta.shape[2] != self.k:
+            raise ValueError(
+                f"delta has shape {tuple(delta.shape)}; a window of k={self.k} takes one column per token, (B, T,"
+                f" {self.k})"
+            )
         if self.gaps == "end":
             turns = turn_blocks(m)
-            left = (spread(block_sizes(turns), turns) - place_in_turn(m))[..., None] # kept tokens of the turn from here on
-        else: left = m.flip(1).long().cumsum(1).flip(1)[..., None] # kept tokens from here on
+            left = (spread(block_sizes(turns), turns) - place_in_turn(m))[
+                ..., None
+            ]  # kept tokens of the turn from here on
+        else:
+            left = m.flip(1).long().cumsum(1).flip(1)[..., None]  # kept tokens from here on
         exists = m[..., None] & (torch.arange(self.k, device=m.device) < left)
         wide = at_least_float32(delta)
         beta = torch.where(exists, torch.tensor(self.weights, dtype=wide.dtype, device=delta.device), 0)
-        if not (self.joint or self.tail == "truncate"): beta = beta / torch.where(m, beta.sum(-1), 1)[..., None]
+        if not (self.joint or self.tail == "truncate"):
+            beta = beta / torch.where(m, beta.sum(-1), 1)[..., None]
         return (_kept(wide, exists) * beta).sum(-1).to(delta.dtype)
 
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
@@ -221,30 +315,45 @@ class WindowActions(ActionSpace):
 @dataclass(frozen=True, eq=False)
 class BlockActions(ActionSpace):
     "Every token of a block shares the block's ratio: LPO (sentences), disjoint MPO (`blocks=k`)."
-    blocks: int | Tensor # tokens per block, or block ids (B, T) from `mpo_nb.blocks`
-    reduce: str = "mean" # "mean": geometric mean over the block | "sum": joint ratio
-    gaps: str = "skip" # a hole in the mask, such as a tool's reply: "skip", a block reaches across it | "end", the block ends there
+
+    blocks: int | Tensor  # tokens per block, or block ids (B, T) from `mpo_nb.blocks`
+    reduce: str = "mean"  # "mean": geometric mean over the block | "sum": joint ratio
+    gaps: str = (  # a hole in the mask, such as a tool's reply: "skip", a block reaches across it | "end", the block ends there
+        "skip"
+    )
 
     def __post_init__(self) -> None:
-        if self.reduce not in ("mean", "sum"): raise ValueError(f"reduce={self.reduce!r}; choose 'mean' or 'sum'")
+        if self.reduce not in ("mean", "sum"):
+            raise ValueError(f"reduce={self.reduce!r}; choose 'mean' or 'sum'")
         check_gaps(self.gaps)
-        if not isinstance(self.blocks, Tensor): check_positive_int("blocks", self.blocks)
-        elif self.blocks.ndim != 2 or self.blocks.is_floating_point(): raise ValueError(f"blocks has shape {tuple(self.blocks.shape)} and type {self.blocks.dtype}; pass ids (B, T) of whole numbers, or an int")
+        if not isinstance(self.blocks, Tensor):
+            check_positive_int("blocks", self.blocks)
+        elif self.blocks.ndim != 2 or self.blocks.is_floating_point():
+            raise ValueError(
+                f"blocks has shape {tuple(self.blocks.shape)} and type {self.blocks.dtype}; pass ids (B, T) of whole"
+                " numbers, or an int"
+            )
 
     def ids(self, mask: Tensor) -> Tensor:
         "Block ids (B, T) under this mask. Raises ValueError when given ids do not cover the kept tokens."
-        if not isinstance(self.blocks, Tensor): return fixed_blocks(mask, self.blocks, self.gaps)
+        if not isinstance(self.blocks, Tensor):
+            return fixed_blocks(mask, self.blocks, self.gaps)
         m = check_mask(mask, blocks=self.blocks)
-        if bool((m & (self.blocks < 0)).any()): raise ValueError("blocks is -1 on a token that the mask keeps; make the ids from the same mask")
+        if bool((m & (self.blocks < 0)).any()):
+            raise ValueError("blocks is -1 on a token that the mask keeps; make the ids from the same mask")
         return cut_at_gaps(torch.where(m, self.blocks, -1), m, self.gaps)
 
     def _map(self, mask: Tensor, **one: Tensor) -> Tensor:
-        (x,), ids = one.values(), self.ids(check_mask(mask, **one))
+        (x,) = one.values()
+        ids = self.ids(check_mask(mask, **one))
         reduced = (block_mean if self.reduce == "mean" else block_sum)(at_least_float32(x), ids)
         return spread(reduced, ids).to(x.dtype)
 
-    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(mask, delta=delta)
-    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(mask, weight=weight)
+    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
+        return self._map(mask, delta=delta)
+
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
+        return self._map(mask, weight=weight)
 
     def weight(self, mask: Tensor) -> Tensor:
         ids = self.ids(mask)
@@ -254,13 +363,19 @@ class BlockActions(ActionSpace):
 @dataclass(frozen=True)
 class SequenceActions(ActionSpace):
     "The whole response is one action, its ratio the geometric mean over its tokens: GSPO (arXiv 2507.18071)."
+
     def _map(self, mask: Tensor, **one: Tensor) -> Tensor:
-        (x,), m = one.values(), check_mask(mask, **one)
+        (x,) = one.values()
+        m = check_mask(mask, **one)
         mean = _kept(at_least_float32(x), m).sum(1, keepdim=True) / m.sum(1, keepdim=True).clamp(min=1)
         return _kept(mean.to(x.dtype).expand_as(x), m)
 
-    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor: return self._map(mask, delta=delta)
-    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return self._map(mask, weight=weight)
+    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
+        return self._map(mask, delta=delta)
+
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
+        return self._map(mask, weight=weight)
+
     def weight(self, mask: Tensor) -> Tensor:
         m = check_mask(mask)
         return _kept((1.0 / m.sum(1, keepdim=True).clamp(min=1).double()).expand(m.shape), m)
@@ -269,25 +384,34 @@ class SequenceActions(ActionSpace):
 @dataclass(frozen=True, eq=False)
 class TokenGradient(ActionSpace):
     "The ratio of another action space, whose gradient goes to the token itself: GSPO-token (arXiv 2507.18071, section 4.3)."
-    actions: ActionSpace # where the value comes from
 
-    def __post_init__(self) -> None: check_actions(self.actions)
+    actions: ActionSpace  # where the value comes from
+
+    def __post_init__(self) -> None:
+        check_actions(self.actions)
 
     def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
         own = TokenActions().log_ratio(delta, mask)
         return self.actions.log_ratio(delta, mask).detach() + own - own.detach()
 
-    def credit(self, weight: Tensor, mask: Tensor) -> Tensor: return TokenActions().credit(weight, mask)
-    def weight(self, mask: Tensor) -> Tensor: return self.actions.weight(mask)
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
+        return TokenActions().credit(weight, mask)
+
+    def weight(self, mask: Tensor) -> Tensor:
+        return self.actions.weight(mask)
 
 # %% ../nbs/lib/actions.ipynb #90f28033
-def weight_matrix(actions: ActionSpace, # any action space
-                  mask: Tensor, # (B, T)
-                  row: int = 0, # which response
-                  ) -> Tensor: # (T, T): d log_ratio[t] / d delta[s]
+def weight_matrix(
+    actions: ActionSpace,  # any action space
+    mask: Tensor,  # (B, T)
+    row: int = 0,  # which response
+) -> Tensor:  # (T, T): d log_ratio[t] / d delta[s]
     "W of one response, written out, by automatic differentiation of `log_ratio`. Raises ValueError for a row that is not there."
     check_actions(actions)
     check_whole("row", row, -len(check_mask(mask)), len(mask) - 1)
     zero = torch.zeros(mask.shape, dtype=torch.double, device=mask.device)
-    def f(d: Tensor) -> Tensor: return actions.log_ratio(zero.index_put((torch.tensor(row),), d), mask)[row]
+
+    def f(d: Tensor) -> Tensor:
+        return actions.log_ratio(zero.index_put((torch.tensor(row),), d), mask)[row]
+
     return cast(Tensor, torch.autograd.functional.jacobian(f, zero[row]))

@@ -10,127 +10,190 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
 import math
 import torch
 from torch import Tensor
-from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread, check_ids, check_tensor
+from mpo_nb.blocks import (
+    at_least_float32,
+    block_mean,
+    block_sizes,
+    block_sum,
+    check_mask,
+    spread,
+    check_ids,
+    check_tensor,
+)
 from .checks import fits, is_number
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
-def _groups(rewards: Tensor, # (B,)
-            group_size: int, # responses per prompt
-            ) -> Tensor: # (B / group_size, group_size)
+def _groups(
+    rewards: Tensor,  # (B,)
+    group_size: int,  # responses per prompt
+) -> Tensor:  # (B / group_size, group_size)
     "Rewards as one row per group, in float32 at least. Raises ValueError for a group of one, a wrong count, or a reward that is not finite."
     check_tensor("rewards", rewards)
-    if rewards.ndim != 1: raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
+    if rewards.ndim != 1:
+        raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
         raise ValueError(f"group_size={group_size!r}; a group compares responses to one prompt: use at least 2")
-    if len(rewards) % group_size: raise ValueError(f"rewards has {len(rewards)} entries, which is no multiple of group_size={group_size}; keep groups whole and consecutive")
-    if not rewards.is_floating_point(): rewards = rewards.float()
+    if len(rewards) % group_size:
+        raise ValueError(
+            f"rewards has {len(rewards)} entries, which is no multiple of group_size={group_size}; keep groups whole"
+            " and consecutive"
+        )
+    if not rewards.is_floating_point():
+        rewards = rewards.float()
     bad = (~torch.isfinite(rewards)).nonzero().flatten().tolist()
-    if bad: raise ValueError(f"rewards[{bad[0]}]={rewards[bad[0]].item()} is not finite ({len(bad)} such); check the reward function on that response")
+    if bad:
+        raise ValueError(
+            f"rewards[{bad[0]}]={rewards[bad[0]].item()} is not finite ({len(bad)} such); check the reward function on"
+            " that response"
+        )
     return at_least_float32(rewards).view(-1, group_size)
+
 
 def _as_given(x: Tensor, rewards: Tensor) -> Tensor:
     "Back in the type of the rewards, where that is one of fractions."
     return x.to(rewards.dtype) if rewards.is_floating_point() else x
 
 # %% ../nbs/lib/advantages.ipynb #a9bd2d6a
-def group_advantages(rewards: Tensor, # (B,) one reward per response; groups are consecutive
-                     group_size: int, # responses per prompt, at least 2
-                     scale: str = "std", # "std" (GRPO) | "none" (Dr. GRPO)
-                     eps: float = 1e-4, # added to the standard deviation (TRL's value; verl uses 1e-6)
-                     ) -> Tensor: # (B,)
+def group_advantages(
+    rewards: Tensor,  # (B,) one reward per response; groups are consecutive
+    group_size: int,  # responses per prompt, at least 2
+    scale: str = "std",  # "std" (GRPO) | "none" (Dr. GRPO)
+    eps: float = 1e-4,  # added to the standard deviation (TRL's value; verl uses 1e-6)
+) -> Tensor:  # (B,)
     "Rewards relative to their group: GRPO (arXiv 2402.03300, section 4.1.2). Raises ValueError for a group of one or a NaN."
-    if scale not in ("std", "none"): raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
-    if not is_number(eps) or not 0 <= eps < math.inf: raise ValueError(f"eps={eps!r}; it must be a finite number of at least 0, e.g. 1e-4")
+    if scale not in ("std", "none"):
+        raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
+    if not is_number(eps) or not 0 <= eps < math.inf:
+        raise ValueError(f"eps={eps!r}; it must be a finite number of at least 0, e.g. 1e-4")
     r = _groups(rewards, group_size)
     centred = r - r.mean(1, keepdim=True)
-    if scale == "std": centred = centred / (r.std(1, keepdim=True) + eps)
+    if scale == "std":
+        centred = centred / (r.std(1, keepdim=True) + eps)
     return _as_given(centred.flatten(), rewards)
 
 # %% ../nbs/lib/advantages.ipynb #ea475549
-def leave_one_out(rewards: Tensor, # (B,) one reward per response; groups are consecutive
-                  group_size: int, # responses per prompt, at least 2
-                  ) -> Tensor: # (B,)
+def leave_one_out(
+    rewards: Tensor,  # (B,) one reward per response; groups are consecutive
+    group_size: int,  # responses per prompt, at least 2
+) -> Tensor:  # (B,)
     "Each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740). Raises ValueError like `group_advantages`."
     r = _groups(rewards, group_size)
     centred = (r - r.mean(1, keepdim=True)) * (group_size / (group_size - 1))
     return _as_given(centred.flatten(), rewards)
 
 # %% ../nbs/lib/advantages.ipynb #66a7efcf
-def overlong_penalty(lengths: Tensor, # (B,) response lengths in tokens
-                     max_length: int, # L_max: from here on the penalty is -1
-                     buffer: int, # L_c: over how many tokens before that the penalty grows
-                     ) -> Tensor: # (B,) in [-1, 0]
+def overlong_penalty(
+    lengths: Tensor,  # (B,) response lengths in tokens
+    max_length: int,  # L_max: from here on the penalty is -1
+    buffer: int,  # L_c: over how many tokens before that the penalty grows
+) -> Tensor:  # (B,) in [-1, 0]
     "DAPO's soft overlong punishment, to be added to the rewards. Raises ValueError unless 0 < buffer <= max_length."
     check_tensor("lengths", lengths)
     whole = fits(buffer, int) and fits(max_length, int)
-    if not whole or not 0 < buffer <= max_length: raise ValueError(f"buffer={buffer!r}, max_length={max_length!r}; need whole numbers of tokens, 0 < buffer <= max_length")
+    if not whole or not 0 < buffer <= max_length:
+        raise ValueError(
+            f"buffer={buffer!r}, max_length={max_length!r}; need whole numbers of tokens, 0 < buffer <= max_length"
+        )
     return ((max_length - buffer - lengths) / buffer).clamp(-1, 0)
 
 # %% ../nbs/lib/advantages.ipynb #61cbd5f2
-def gae(rewards: Tensor, # (B, T) reward received at each token
-        values: Tensor, # (B, T) value before each token
-        mask: Tensor, # (B, T)
-        gamma: float = 1.0, # discount per kept token
-        lam: float = 1.0, # lambda: 1 is Monte Carlo, 0 is one-step
-        ) -> tuple[Tensor, Tensor]: # advantages (B, T), returns (B, T); 0 where the mask is 0
+def gae(
+    rewards: Tensor,  # (B, T) reward received at each token
+    values: Tensor,  # (B, T) value before each token
+    mask: Tensor,  # (B, T)
+    gamma: float = 1.0,  # discount per kept token
+    lam: float = 1.0,  # lambda: 1 is Monte Carlo, 0 is one-step
+) -> tuple[Tensor, Tensor]:  # advantages (B, T), returns (B, T); 0 where the mask is 0
     "Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a rate is outside [0, 1]."
     m = check_mask(mask, rewards=rewards, values=values)
     for name, rate in (("gamma", gamma), ("lam", lam)):
-        if not is_number(rate) or not 0 <= rate <= 1: raise ValueError(f"{name}={rate!r}; it must be in [0, 1]")
-    r, v = (torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device)) for x in map(at_least_float32, (rewards, values)))
-    advantage, next_value, steps = torch.zeros_like(v[:, :1]), torch.zeros_like(v[:, :1]), []
+        if not is_number(rate) or not 0 <= rate <= 1:
+            raise ValueError(f"{name}={rate!r}; it must be in [0, 1]")
+    r, v = (
+        torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device))
+        for x in map(at_least_float32, (rewards, values))
+    )
+    advantage = torch.zeros_like(v[:, :1])
+    next_value = torch.zeros_like(v[:, :1])
+    steps = []
     for t in reversed(range(v.shape[1])):
         kept = m[:, t : t + 1]
         current = r[:, t : t + 1] + gamma * next_value - v[:, t : t + 1] + gamma * lam * advantage
-        advantage, next_value = torch.where(kept, current, advantage), torch.where(kept, v[:, t : t + 1], next_value)
+        advantage = torch.where(kept, current, advantage)
+        next_value = torch.where(kept, v[:, t : t + 1], next_value)
         steps.append(torch.where(kept, current, torch.zeros_like(current)))
     advantages = torch.cat(steps[::-1], 1) if steps else torch.zeros_like(v)
     returns = torch.where(m, advantages + v, torch.zeros_like(v))
     return advantages.to(values.dtype), returns.to(values.dtype)
 
 # %% ../nbs/lib/advantages.ipynb #1e82cb1f
-def block_gae(rewards: Tensor, # (B, T) reward received at each token
-              values: Tensor, # (B, T) value before each token
-              ids: Tensor, # (B, T) block ids
-              gamma: float = 1.0, # discount per block
-              lam: float = 1.0, # lambda, per block
-              value: str = "mean", # the block's value: "mean" | "first" | "last" of its tokens'
-              reward: str = "sum", # the block's reward: "sum" | "mean" of its tokens'
-              ) -> tuple[Tensor, Tensor]: # advantages (B, N), returns (B, N); 0 for blocks that pad a row
+def block_gae(
+    rewards: Tensor,  # (B, T) reward received at each token
+    values: Tensor,  # (B, T) value before each token
+    ids: Tensor,  # (B, T) block ids
+    gamma: float = 1.0,  # discount per block
+    lam: float = 1.0,  # lambda, per block
+    value: str = "mean",  # the block's value: "mean" | "first" | "last" of its tokens'
+    reward: str = "sum",  # the block's reward: "sum" | "mean" of its tokens'
+) -> tuple[Tensor, Tensor]:  # advantages (B, N), returns (B, N); 0 for blocks that pad a row
     "Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for an unknown `value` or `reward`."
-    if reward not in ("sum", "mean"): raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
+    if reward not in ("sum", "mean"):
+        raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
     check_mask(check_ids(ids) >= 0, rewards=rewards, values=values)
     r = (block_sum if reward == "sum" else block_mean)(rewards, ids)
     return gae(r, block_value(values, ids, value), block_sizes(ids) > 0, gamma, lam)
 
-def block_value(values: Tensor, # (B, T) one value per token
-                ids: Tensor, # (B, T) block ids
-                how: str = "mean", # "mean" | "first" | "last"
-                ) -> Tensor: # (B, N)
+
+def block_value(
+    values: Tensor,  # (B, T) one value per token
+    ids: Tensor,  # (B, T) block ids
+    how: str = "mean",  # "mean" | "first" | "last"
+) -> Tensor:  # (B, N)
     "One value per block from its tokens' values. Raises ValueError for an unknown `how`."
     check_mask(check_ids(ids) >= 0, values=values)
-    if how == "mean": return block_mean(values, ids)
-    if how not in ("first", "last"): raise ValueError(f"value={how!r}; choose 'mean', 'first' or 'last'")
-    sizes, order = block_sizes(ids), (ids >= 0).long().cumsum(1) - 1
+    if how == "mean":
+        return block_mean(values, ids)
+    if how not in ("first", "last"):
+        raise ValueError(f"value={how!r}; choose 'mean', 'first' or 'last'")
+    sizes = block_sizes(ids)
+    order = (ids >= 0).long().cumsum(1) - 1
     wanted = sizes.cumsum(1) - (sizes if how == "first" else 1)
-    return block_sum(torch.where(order == spread(wanted, ids), values, torch.zeros((), dtype=values.dtype, device=values.device)), ids)
+    return block_sum(
+        torch.where(order == spread(wanted, ids), values, torch.zeros((), dtype=values.dtype, device=values.device)),
+        ids,
+    )
 
 # %% ../nbs/lib/advantages.ipynb #2e381f7e
-def boundary_advantages(values: Tensor, # (B, N) value of the state before each block; or (B, T) per token, read at each block's first token
-                        final_reward: Tensor, # (B,) reward of the whole response
-                        ids: Tensor, # (B, T) block ids
-                        per: str | None = None, # what `values` holds one of: "block" | "token"; None reads it off the shape
-                        ) -> Tensor: # (B, N), 0 for blocks that pad a row
+def boundary_advantages(
+    values: Tensor,  # (B, N) value of the state before each block; or (B, T) per token, read at each block's first token
+    final_reward: Tensor,  # (B,) reward of the whole response
+    ids: Tensor,  # (B, T) block ids
+    per: str | None = None,  # what `values` holds one of: "block" | "token"; None reads it off the shape
+) -> Tensor:  # (B, N), 0 for blocks that pad a row
     "What each block changed: V(next boundary) - V(this one), R - V for the last. VinePPO (arXiv 2410.01679), SPO-chain (arXiv 2505.23564)."
     check_tensor("values", values)
     check_tensor("final_reward", final_reward)
-    sizes = block_sizes(ids); B, N = sizes.shape
-    both = values.shape == (B, N) == ids.shape and not bool(((ids < 0) | (ids == torch.arange(N, device=ids.device))).all())
-    if per not in ("block", "token") and (per is not None or both): raise ValueError(f"per={per!r}; values has shape {tuple(values.shape)}: choose 'block' if it holds one per block, 'token' if one per token")
+    sizes = block_sizes(ids)
+    B, N = sizes.shape
+    both = values.shape == (B, N) == ids.shape and not bool(
+        ((ids < 0) | (ids == torch.arange(N, device=ids.device))).all()
+    )
+    if per not in ("block", "token") and (per is not None or both):
+        raise ValueError(
+            f"per={per!r}; values has shape {tuple(values.shape)}: choose 'block' if it holds one per block, 'token' if"
+            " one per token"
+        )
     if per == "token" or values.shape != (B, N):
-        if values.shape != ids.shape or per == "block": raise ValueError(f"values has shape {tuple(values.shape)}; these ids need (B, N)={(B, N)}, one value per block, or {tuple(ids.shape)}, one per token")
+        if values.shape != ids.shape or per == "block":
+            raise ValueError(
+                f"values has shape {tuple(values.shape)}; these ids need (B, N)={(B, N)}, one value per block, or"
+                f" {tuple(ids.shape)}, one per token"
+            )
         values = block_value(values, ids, "first")
-    if final_reward.shape != (B,): raise ValueError(f"final_reward has shape {tuple(final_reward.shape)}; pass one number per response, shape ({B},)")
+    if final_reward.shape != (B,):
+        raise ValueError(
+            f"final_reward has shape {tuple(final_reward.shape)}; pass one number per response, shape ({B},)"
+        )
     exists = sizes > 0
     v = torch.where(exists, values, torch.zeros((), dtype=values.dtype, device=values.device))
     last = exists & (torch.arange(N, device=ids.device) == exists.sum(1, keepdim=True) - 1)
@@ -138,21 +201,31 @@ def boundary_advantages(values: Tensor, # (B, N) value of the state before each 
     return torch.where(exists, following - v, torch.zeros_like(v))
 
 # %% ../nbs/lib/advantages.ipynb #89e4e61d
-def distribute(block_advantages: Tensor, # (B, N)
-               ids: Tensor, # (B, T) block ids
-               how: str = "broadcast", # "broadcast" | "divide" | "surprise"
-               logps: Tensor | None = None, # (B, T) log-probabilities in nats, for "surprise"
-               ) -> Tensor: # (B, T), 0 where the id is -1
+def distribute(
+    block_advantages: Tensor,  # (B, N)
+    ids: Tensor,  # (B, T) block ids
+    how: str = "broadcast",  # "broadcast" | "divide" | "surprise"
+    logps: Tensor | None = None,  # (B, T) log-probabilities in nats, for "surprise"
+) -> Tensor:  # (B, T), 0 where the id is -1
     "Advantages per token from advantages per block. Raises ValueError for an unknown `how` or missing `logps`."
-    if how not in ("broadcast", "divide", "surprise"): raise ValueError(f"how={how!r}; choose 'broadcast', 'divide' or 'surprise'")
-    if how == "surprise" and logps is None: raise ValueError("how='surprise' weighs tokens by -log pi: pass logps, shape (B, T)")
-    whole, size = spread(block_advantages, ids), block_sizes(ids).clamp(min=1)
-    if how == "broadcast": return whole
-    if how == "divide": return whole / spread(size, ids).clamp(min=1)
-    assert logps is not None # checked above
+    if how not in ("broadcast", "divide", "surprise"):
+        raise ValueError(f"how={how!r}; choose 'broadcast', 'divide' or 'surprise'")
+    if how == "surprise" and logps is None:
+        raise ValueError("how='surprise' weighs tokens by -log pi: pass logps, shape (B, T)")
+    whole = spread(block_advantages, ids)
+    size = block_sizes(ids).clamp(min=1)
+    if how == "broadcast":
+        return whole
+    if how == "divide":
+        return whole / spread(size, ids).clamp(min=1)
+    assert logps is not None  # checked above
     check_mask(ids >= 0, logps=logps)
     wide = at_least_float32(logps)
     surprise = torch.where(ids >= 0, -wide, torch.zeros((), dtype=wide.dtype, device=logps.device)).clamp(min=0)
     total = block_sum(surprise, ids)
-    share = torch.where(spread(total, ids) > 0, surprise / spread(total, ids).clamp(min=torch.finfo(total.dtype).tiny), spread(1.0 / size, ids).to(total.dtype))
+    share = torch.where(
+        spread(total, ids) > 0,
+        surprise / spread(total, ids).clamp(min=torch.finfo(total.dtype).tiny),
+        spread(1.0 / size, ids).to(total.dtype),
+    )
     return (whole * share).to(torch.promote_types(whole.dtype, logps.dtype))

@@ -30,6 +30,7 @@ _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _DASH = re.compile(r"(?:(?<=[(\[{,=<>])|(?<=[,=<>] )|^)\u2013(?=[\d.\\(A-Za-z])")  # typed for a minus sign
 _ROOT = re.compile(r"\u221a\s*(\d+(?:\.\d+)?|[A-Za-z])?")
 
+
 def _ascii_form(text: str) -> str:
     "The same text with TeX commands in place of mathematical signs of Unicode."
     text = _RAISED.sub(lambda m: "^{%s}" % unicodedata.normalize("NFKC", m[0]).replace("\u2212", "-"), text)
@@ -58,12 +59,14 @@ def _group_end(text: str, start: int) -> int | None:
         at += 1 + escaped
     return None
 
+
 _TEXT = "text|textrm|textnormal|textsf|texttt|mbox|hbox|mathrm|operatorname\\*?|rm"
 _BOLD = "mathbf|boldsymbol|bm|pmb|mathit|mathsf|mathtt|mathnormal|textbf|textit|emph|underline|boxed|fbox|bold"
 _STYLED = re.compile(rf"\\(?:(?P<text>{_TEXT})|(?P<bold>{_BOLD}))\s*(?=\{{)")
 _UNIT_LETTERS = "mgshlLNJWVAKCF"
 _WORDY = re.compile(r"[^\W\d_](?:[^\W\d_]|[ .'/]|(?<=[A-Za-z]{2})-(?=[A-Za-z]{2}))*")
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln exp gcd lcm max min".split()
+
 
 def _unwrap(text: str) -> str:
     r"Bold and roman commands taken off; words keep one `\text{...}` around them, so that `\text{m}` is no variable."
@@ -89,13 +92,16 @@ def _unwrap(text: str) -> str:
 _SEPARATOR = r"(?:,\s?\\!\s?|\{,\}|,|\\[,;:! ]|[ ~\u00a0\u2009\u202f])"
 _THOUSANDS = re.compile(rf"(?<![\d.])(?<!\d,)\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)")
 
+
 def _join_thousands(text: str) -> str:
     "`1,234` and `1\\,234` as `1234`; a bare comma between brackets parts two coordinates, as in `(1,234)`."
+
     def joined(match: re.Match[str]) -> str:
         before = text[: match.start()]
         depth = sum(before.count(b) for b in ("(", "[", r"\{")) - sum(before.count(b) for b in (")", "]", r"\}"))
         parts_coordinates = depth > 0 and re.search(r"\d,\d", match[0])
         return match[0] if parts_coordinates else re.sub(r"\D", "", match[0])
+
     return _THOUSANDS.sub(joined, text)
 
 # %% ../nbs/lib/answers.ipynb #3033fb6f
@@ -113,7 +119,9 @@ def _argument(text: str, at: int) -> tuple[str, int] | None:
         return (command[0], command.end()) if command else None
     return (text[at], at + 1) if text[at].isalnum() else None
 
+
 _FRACTION_OR_ROOT = re.compile(r"\\(?P<name>[dtc]?frac|[dt]?binom|sqrt)(?![A-Za-z])\s*(?P<degree>\[[^\][]*\])?")
+
 
 def _brace_arguments(text: str) -> str:
     r"`\dfrac12`, `\frac{1}2` and `\sqrt2` with braces around every argument; `sqrt(2)` too."
@@ -123,7 +131,8 @@ def _brace_arguments(text: str) -> str:
         parts: list[str] = []
         end = command.end()
         if root and text[end : end + 1] == "(" and (close := _group_end(text, end)):
-            parts, end = [text[end + 1 : close - 1]], close
+            parts = [text[end + 1 : close - 1]]
+            end = close
         while len(parts) < 2 - root:
             found = _argument(text, end)
             if found is None:
@@ -142,17 +151,20 @@ def _brace_arguments(text: str) -> str:
 # %% ../nbs/lib/answers.ipynb #418659cb
 _POWER = re.compile(r"\^\s*(?:(-?\d+)|\()")
 
+
 def _brace_powers(text: str) -> str:
     "`x^10` and `x^(n+1)` with braces around the exponent."
     at = 0
     while power := _POWER.search(text, at):
         if power[1]:
-            inner, end = power[1], power.end()
+            inner = power[1]
+            end = power.end()
         else:
             close = _group_end(text, power.end() - 1)
             if not close:
                 return text
-            inner, end = text[power.end() : close - 1], close
+            inner = text[power.end() : close - 1]
+            end = close
         text = text[: power.start()] + "^{%s}" % inner + text[end:]
         at = power.start() + 2
     return text
@@ -199,6 +211,7 @@ _REWRITES = [(re.compile(pattern), plain) for pattern, plain in [
 # %% ../nbs/lib/answers.ipynb #4fcda98a
 _NEW_ROW = "\ue000"  # no sign of any text, and no space to a regular expression
 
+
 def tidy(
     text: str,  # an answer in TeX, Unicode or both, such as r"\dfrac12", "√2" or r"$5\text{ cm}$"
 ) -> str:  # the same answer in the one spelling that this module reads
@@ -228,9 +241,11 @@ def tidy(
 @dataclass(frozen=True)
 class _Numeral:
     "A number as it was written."
+
     value: Fraction
     unit: Fraction | None = None  # of the last decimal, where it was written with some; None for an exact form
     digits: int = 0  # significant ones, where it was written with decimals
+
 
 _PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _DECIMAL = re.compile(r"(?P<whole>\d*)(?:\.(?P<part>\d*))?(?: ?\\cdot ?10\^\{\+?(?P<ten>-?\d{1,3})\})?")
@@ -241,6 +256,7 @@ _REPEATING = re.compile(
     r"(?:\\overline\{(?P<bar>\d+)\}|\\dot ?\{?(?P<dot>\d)\}?|\((?P<round>\d+)\)"
     r"|(?:(?P<one>\d)(?P=one){2,}|(?P<many>\d{2,12}?)(?P=many)+) ?\\dots)"
 )
+
 
 def _numeral(text: str) -> _Numeral | None:
     "The number that a tidy text is, or None. Exact: decimals become fractions."
@@ -271,11 +287,14 @@ def _numeral(text: str) -> _Numeral | None:
         return _Numeral(sign * (head + Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(m["part"]))))
     return None
 
+
 def _same_number(a: _Numeral, b: _Numeral) -> bool:
     "Equal; or one is written with decimals, at least six significant digits, and is the other, exact one, rounded."
+
     def rounds(decimal: _Numeral, exact: _Numeral) -> bool:
         return (decimal.unit is not None and exact.unit is None and decimal.digits >= 6
                 and abs(decimal.value - exact.value) * 2 <= decimal.unit)  # fmt: skip
+
     return a.value == b.value or rounds(a, b) or rounds(b, a)
 
 # %% ../nbs/lib/answers.ipynb #afc74871
@@ -291,19 +310,22 @@ _SCALES = dict(
     dozen=12, hundred=10**2, thousand=10**3, million=10**6, billion=10**9, trillion=10**12, quadrillion=10**15
 )
 # Behind a number these words say another number, the side of a limit, a sign or a date. None of them is a unit.
-_MEANINGFUL = set("""half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths
+_MEANINGFUL = set(
+    """half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths
 eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths millionth millionths hundreds
 thousands millions billions trillions dozens score scores gross pair pairs couple factorial over under below above
 beneath minus plus times divided multiplied less more greater fewer larger smaller least most not no nor or and to than
 negative positive base binary octal hexadecimal mod modulo point remainder except off root power choose bc bce double
 twice triple from if when unless until approximately about almost nearly zero one two three four five six seven eight
 nine ten eleven twelve twenty thirty forty fifty january february march april june july august september october
-november december jan feb mar apr jun jul aug sept sep oct nov dec""".split())
+november december jan feb mar apr jun jul aug sept sep oct nov dec""".split()
+)
 
 # %% ../nbs/lib/answers.ipynb #372c17ee
 _WORD = re.compile(
     r"\s*(?P<link>/|\\cdot)?\s*(?:\\text\{(?P<text>[^{}]*)\}|(?P<plain>[^\W\d_]+)\.?)(?:\^\{(?P<power>-?\d+)\})?"
 )
+
 
 def _known(word: str) -> bool:
     low = word.casefold()
@@ -312,21 +334,30 @@ def _known(word: str) -> bool:
     plural = len(word) > 2 and _canonical(word, None) in _UNITS.values()
     return plural or low in _UNITS or low in _POWERS or low in _SCALES
 
+
 def _wordlike(word: str) -> bool:
     "Whether letters are a word of a language and no product of variables."
     vowels = re.search("[eiouyEIOUY]|(?<=.)[aA]", word)
     return len(word) >= 3 and bool(vowels) and word.casefold() not in _FUNCTIONS
 
+
 def _canonical(word: str, power: str | None) -> str:
     if re.fullmatch("M(?:g|m|W|J|V|A|N|Hz|Pa)", word):  # a million; with a small m, a thousandth
         return word
     low = word.casefold().rstrip(".").replace(".", "")
-    name = _UNITS.get(word) or _UNITS.get(low) or next(
-        (_UNITS[low[: -len(end)]] for end in ("s", "es") if low.endswith(end) and low[: -len(end)] in _UNITS), None)
+    name = (
+        _UNITS.get(word)
+        or _UNITS.get(low)
+        or next(
+            (_UNITS[low[: -len(end)]] for end in ("s", "es") if low.endswith(end) and low[: -len(end)] in _UNITS), None
+        )
+    )
     name = name or (low[:-1] if len(low) > 3 and low.endswith("s") and not low.endswith("ss") else low)
     return name + (f"^{power}" if power and power != "1" else "")
 
+
 _RATE = re.compile(r" (?:k?m|cm|mm|ft|mi|k?g|mg|L)(?:\^\{\d\})?/(?:s|h|hr|min|L|m|cm)(?:\^\{\d\})?")
+
 
 def _tail_words(tail: str, loose: bool) -> list[tuple[str, str, str | None]] | None:
     "(link, word, power) of every word of a tail; None where one of them is no unit."
@@ -360,6 +391,7 @@ def _tail_words(tail: str, loose: bool) -> list[tuple[str, str, str | None]] | N
 _COINS = ("dollar", "euro", "GBP", "pound", "yen", "rupee", "cent")
 _POWERS = dict(square="2", sq="2", squared="2", cubic="3", cu="3", cubed="3")
 
+
 def _label(tail: str, loose: bool) -> tuple[int, frozenset[str]] | None:
     "(factor, units and nouns) that the words behind a number say; None where they may say something else."
     words = _tail_words(tail, loose)
@@ -389,7 +421,8 @@ def _label(tail: str, loose: bool) -> tuple[int, frozenset[str]] | None:
                 names[-1] += f"/{name}"
             else:
                 names.append(f"/{name}" if per or link == "/" else name)
-            ahead, per = None, False
+            ahead = None
+            per = False
     if ahead or per:
         return None
     if {"Celsius", "Fahrenheit"} & set(names):
@@ -400,13 +433,16 @@ def _label(tail: str, loose: bool) -> tuple[int, frozenset[str]] | None:
 @dataclass(frozen=True)
 class _Quantity:
     "An expression, and what stands around it."
+
     core: str
     units: frozenset[str] = frozenset()
     percent: bool = False
 
+
 _MONEY = re.compile(r"^(?P<sign>-?)\s*(?:US|A|C)?\\(?P<coin>dollar|euro|pound|yen|rupee)\s*(?P<rest>.+)$")
 _CORE_END = re.compile(r"[\d})!%](?=\s*(?:/|\\cdot|\\text|[^\W\d_]))|\\pi(?=\s*(?:/|\\cdot|\\text|\s[^\W\d_]))")
 _SINGLE = re.compile(r"\\text\{([A-Za-z])\}")
+
 
 def _quantity(text: str, loose: bool = False) -> _Quantity:
     "A tidy text as expression and units. Where the words behind a number are no unit, they stay in the expression."
@@ -415,7 +451,8 @@ def _quantity(text: str, loose: bool = False) -> _Quantity:
         units |= {"GBP" if money["coin"] == "pound" else money["coin"]}
         text = money["sign"] + money["rest"]
     for end in _CORE_END.finditer(text):
-        core, tail = text[: end.end()], text[end.end() :]
+        core = text[: end.end()]
+        tail = text[end.end() :]
         found = _label(tail, loose)
         if found is None or core.count("{") != core.count("}") or core.count("(") != core.count(")"):
             continue
@@ -425,16 +462,19 @@ def _quantity(text: str, loose: bool = False) -> _Quantity:
             if number is None:
                 break
             core = str(number.value * factor)
-        text, units = core, units | names
+        text = core
+        units = units | names
         break
     text = _SINGLE.sub(r"\1", text).strip()
     if text.endswith("%"):
         return _Quantity(text[:-1].strip(), units, True)
     return _Quantity(text, units)
 
+
 def _measured(units: frozenset[str]) -> frozenset[str]:
     "The units of measurement among units and nouns."
     return frozenset(name for name in units if re.split(r"[/^]", name)[0] in _UNITS and name != "degree")
+
 
 def _units_agree(a: frozenset[str], b: frozenset[str]) -> bool:
     "Units may be left off, and words about what is counted; two different units, or half of a product, never agree."
@@ -461,6 +501,7 @@ _DATES = [
 ]
 _DATELIKE = re.compile(r"(\d{1,4})(?:/(\d{1,2})/(\d{1,4})|([-.])(\d{2})\4(\d{4}|\d{2}))")
 
+
 def _date(text: str) -> tuple[str, ...] | None:
     "(year, month, day) of a date, empty where not given; a date whose order is not certain stays as it is written."
     bare = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()
@@ -483,6 +524,7 @@ _BASE = re.compile(
 )
 _COUNT = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 
+
 def _based(text: str) -> tuple[str, int] | None:
     "(digits, base) of a numeral like 204_5."
     found = _BASE.fullmatch(text)
@@ -499,12 +541,15 @@ def _based(text: str) -> tuple[str, int] | None:
 # %% ../nbs/lib/answers.ipynb #797129ec
 _COLONS = re.compile(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?)+")
 
+
 def _colons(text: str) -> list[str] | None:
     "The parts of a ratio or a time of day."
     return [p.strip().lstrip("0") or "0" for p in text.split(":")] if _COLONS.fullmatch(text) else None
 
+
 def _same_colons(a: str, b: str, clock: bool) -> bool:
-    first, second = _colons(a), _colons(b)
+    first = _colons(a)
+    second = _colons(b)
     if clock:  # 7 pm and 7:00 pm
         first = first or ([a, "0"] if a.isdigit() else None)
         second = second or ([b, "0"] if b.isdigit() else None)
@@ -520,7 +565,10 @@ def _same_colons(a: str, b: str, clock: bool) -> bool:
         return False
     return Fraction(ratio[1]) != 0 and Fraction(ratio[0]) / Fraction(ratio[1]) == number.value
 
+
 _ONLY_WORDS = re.compile(r"(?:\\text\{[^{}]*\}|[^\W\d_]|[\s.,']|(?<=[A-Za-z]{2})-(?=[A-Za-z]{2}))+")
+
+
 def _as_words(text: str) -> tuple[str, ...] | None:
     "The words of an answer that is words, in lower case; a single letter keeps its case, and a command is no word."
     if not _ONLY_WORDS.fullmatch(text) or not re.search(r"[^\W\d_]", text):
@@ -552,6 +600,7 @@ def _split_top(text: str, separators: re.Pattern[str]) -> tuple[list[str], list[
         at += 2 if escaped else 1
     return [*parts, text[start:].strip()], signs
 
+
 _RELATION = re.compile(
     r"=|<|>|\\(?:le|ge|ne|approx|equiv|sim|in|to|rightarrow|implies|iff|propto|cong|subset|subseteq|notin)(?![A-Za-z])"
 )
@@ -569,11 +618,14 @@ _SUCH_THAT = re.compile(
 _MATRIX = re.compile(
     r"\\begin\{(?P<kind>[pb]?matrix|smallmatrix|array)\}(?:\{[clr|]*\})?(?P<rows>.*)\\end\{(?P=kind)\}"
 )
-_OPEN, _CLOSE = ("(", "[", r"\{", r"\langle"), (")", "]", r"\}", r"\rangle")
+_OPEN = ("(", "[", r"\{", r"\langle")
+_CLOSE = (")", "]", r"\}", r"\rangle")
+
 
 @dataclass(frozen=True)
 class _Node:
     "An answer's outermost form."
+
     kind: str  # expression, list, set, tuple, union, matrix, row, date, assignment, equation, chain, inequality, other
     text: str
     parts: tuple["_Node", ...] = ()
@@ -604,9 +656,11 @@ def _node(text: str) -> _Node:
             return _bracketed(text, opened, closed)
     return _signs(text)
 
+
 def _spread(found: Iterable[_Node]) -> tuple[_Node, ...]:
     "The parts of a list or a set, with both that a plus-minus sign stands for."
     return tuple(part for node in found for part in (node.parts if node.kind == "list" else (node,)))
+
 
 def _bracketed(text: str, opened: str, closed: str) -> _Node:
     parts, _ = _split_top(text[len(opened) : len(text) - len(closed)], _LIST)
@@ -620,6 +674,7 @@ def _bracketed(text: str, opened: str, closed: str) -> _Node:
     if len(inner) == 1 and inner[0].kind == "matrix":
         return inner[0]
     return _Node("tuple", text, inner, opened + closed)
+
 
 def _signs(text: str) -> _Node:
     "An expression; with a plus-minus sign, the list of the two that it stands for."
@@ -652,13 +707,15 @@ def _relation(text: str, parts: list[str], signs: list[str]) -> _Node:
         return _Node("inequality", text, nodes[::forward], " ".join(marks[::forward]))
     return _Node("other", text)
 
+
 def _interval(found: _Node) -> tuple[str, str, str, str] | None:
     "(name, brackets, low, high) of an interval or of an inequality that says one."
     if found.kind == "tuple" and len(found.parts) == 2 and set(found.mark) <= set("()[]") and found.mark[0] in "([":
         return "", found.mark, found.parts[0].text, found.parts[1].text
     if found.kind != "inequality" or found.mark == r"\ne":
         return None
-    marks, texts = found.mark.split(), [p.text for p in found.parts]
+    marks = found.mark.split()
+    texts = [p.text for p in found.parts]
     if len(texts) == 2:
         if _NAME.fullmatch(texts[0]):
             return texts[0], "(" + ("]" if marks[0] == "<=" else ")"), r"-\infty", texts[1]
@@ -681,6 +738,7 @@ _MALFORMED = re.compile(
     r"|[+\-/^_]\s*$|^\s*[/^_!]|[/^_]\s*[/^_+]|--|\+\+|!!"  # an operator without its operand
 )
 
+
 def _computable(core: str) -> bool:
     "Whether an expression holds nothing but what is surely read as it is meant."
     return bool(core) and bool(_ALLOWED.fullmatch(core)) and not _MALFORMED.search(core)
@@ -690,12 +748,15 @@ def _squeezed(text: str) -> str:
     "Without the spaces that part nothing; the one of `5 6` does."
     return re.sub(r"(?<![0-9A-Za-z]) +| +(?![0-9A-Za-z])", "", text)
 
+
 _MIXED = re.compile(r"(?<![\w.^}])(\d+) ?(\\frac\{\d+\}\{\d+\})")
+
 
 def _same_core(a: str, b: str, algebra: _Algebra) -> bool:
     if _squeezed(a) == _squeezed(b):
         return bool(a)
-    first, second = _based(a), _based(b)
+    first = _based(a)
+    second = _based(b)
     if first or second:
         return first == second
     numbers = _numeral(a), _numeral(b)
@@ -711,11 +772,13 @@ def _same_core(a: str, b: str, algebra: _Algebra) -> bool:
     a, b = (_MIXED.sub(r"(\1+\2)", text) for text in (a, b))
     return _computable(a) and _computable(b) and algebra("equal", a, b)
 
+
 def _same_expression(a: str, b: str, algebra: _Algebra) -> bool:
     if _squeezed(a) == _squeezed(b):
         return True
     letters = re.search(r"[^\W\d_]", re.sub(r"\\(?:pi|frac|sqrt|cdot)(?![A-Za-z])|\\text\{[^{}]*\}|\\[a-z]+", "", b))
-    found, gold = _quantity(a, loose=not letters), _quantity(b)
+    found = _quantity(a, loose=not letters)
+    gold = _quantity(b)
     if not _units_agree(found.units, gold.units):
         return False
     if {"am", "pm"} & (found.units | gold.units) and (_colons(found.core) or _colons(gold.core)):
@@ -740,8 +803,10 @@ def _same_unordered(first: tuple[_Node, ...], second: tuple[_Node, ...], algebra
         del left[match]
     return not left
 
+
 def _same_ordered(first: tuple[_Node, ...], second: tuple[_Node, ...], algebra: _Algebra) -> bool:
     return len(first) == len(second) and all(_same_node(x, y, algebra) for x, y in zip(first, second))
+
 
 def _value(found: _Node, algebra: _Algebra) -> _Node | None:
     "What an assignment or a chain of equations says; None where its sides differ."
@@ -749,6 +814,7 @@ def _value(found: _Node, algebra: _Algebra) -> _Node | None:
         return found
     last = found.parts[-1]
     return last if all(_same_node(p, last, algebra) for p in found.parts[:-1]) else None
+
 
 def _items(found: _Node) -> tuple[_Node, ...] | None:
     if found.kind in ("list", "set"):
@@ -759,6 +825,7 @@ def _items(found: _Node) -> tuple[_Node, ...] | None:
 def _holds_a_set(found: _Node) -> bool:
     return found.kind == "set" and any(p.kind == "set" or "emptyset" in p.text for p in found.parts)
 
+
 def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
     if a.text and _squeezed(a.text) == _squeezed(b.text):
         return True
@@ -768,7 +835,8 @@ def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
         return _same_equation(a, b, algebra)
     if "equation" in (a.kind, b.kind):
         return _same_equation(a, b, algebra)
-    first, second = _value(a, algebra), _value(b, algebra)
+    first = _value(a, algebra)
+    second = _value(b, algebra)
     if first is None or second is None:
         return False
     if (first, second) != (a, b):
@@ -777,8 +845,11 @@ def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
     if spans[0] and spans[1] and "inequality" in (a.kind, b.kind):
         n, brackets, *ends = spans[0]
         m, others, *other_ends = spans[1]
-        return brackets == others and (n == m or not n or not m) and all(
-            _same_expression(x, y, algebra) for x, y in zip(ends, other_ends))
+        return (
+            brackets == others
+            and (n == m or not n or not m)
+            and all(_same_expression(x, y, algebra) for x, y in zip(ends, other_ends))
+        )
     if "inequality" in (a.kind, b.kind):
         return a.kind == b.kind and _same_inequality(a, b, algebra)
     if a.kind == b.kind and a.kind in ("matrix", "row", "tuple"):
@@ -800,31 +871,38 @@ def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
 # %% ../nbs/lib/answers.ipynb #e1af11ed
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"(-\infty,\infty)")
 
+
 def _reals(found: _Node) -> bool:
     said = _as_words(found.text) or ()
     return found.text.replace(" ", "") in _REALS or " ".join(said) in ("all real numbers", "all reals")
+
 
 def _sides(found: _Node) -> tuple[str, str] | None:
     if found.kind == "assignment":
         return (found.mark, found.parts[0].text) if len(found.parts) == 1 else None
     return (found.parts[0].text, found.parts[1].text) if len(found.parts) == 2 else None
 
+
 def _difference(found: _Node) -> str | None:
     sides = _sides(found)
     return f"({sides[0]})-({sides[1]})" if sides and all(map(_computable, sides)) else None
 
+
 def _same_equation(a: _Node, b: _Node, algebra: _Algebra) -> bool:
     if a.kind not in ("equation", "assignment") or b.kind not in ("equation", "assignment"):
         return False
-    first, second = _difference(a), _difference(b)
+    first = _difference(a)
+    second = _difference(b)
     return bool(first and second) and algebra("equation", first or "", second or "")
+
 
 def _same_inequality(a: _Node, b: _Node, algebra: _Algebra) -> bool:
     if a.mark != b.mark:
         return False
     if _same_ordered(a.parts, b.parts, algebra):
         return True
-    first, second = _difference(a), _difference(b)
+    first = _difference(a)
+    second = _difference(b)
     kind = "equation" if a.mark == r"\ne" else "inequality"
     return bool(first and second) and algebra(kind, first or "", second or "")
 
@@ -835,7 +913,8 @@ def algebra(
     second: str,  # another
 ) -> bool:  # False also where an expression cannot be read or would take long
     "What SymPy says about two expressions. May take long all the same: call it in a process that can be ended."
-    a, b = _read(first), _read(second)
+    a = _read(first)
+    b = _read(second)
     if a is None or b is None:
         return False
     if kind != "equal":
@@ -844,29 +923,39 @@ def algebra(
         return _agree(a, b)
     return _same_constant(a, b, first, second)
 
+
 _DECIMALS = re.compile(r"(\d*)\.(\d+)")
+
 
 @lru_cache(maxsize=1024)
 def _read(text: str) -> Any:
     "An expression of SymPy, unevaluated; None where it cannot be read, or is a tower of powers, a sum, an integral."
     import sympy  # in the process that reads: the rules alone need no second to load
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
     if re.search("I", re.sub(r"\\[A-Za-z]+", "", text)):
         return None  # read as the imaginary unit
     text = _DECIMALS.sub(lambda m: r"\frac{%s}{%s}" % (int(m[1] + m[2]), 10 ** len(m[2])), text)
     try:
-        found = latex2sympy(text, is_real=True, convert_degrees=False, normalization_config=None,
-                            conversion_config=ConversionConfig(lowercase_symbols=False))
+        found = latex2sympy(
+            text,
+            is_real=True,
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
     except Exception:
         return None
     if not isinstance(found, sympy.Expr) or _size(found) > 1e5:
         return None  # to evaluate it would take long
     return found.replace(_odd_root, _real_root).subs(sympy.Symbol("i", real=True), sympy.I)
 
+
 def _odd_root(found: Any) -> bool:
     if not found.is_Pow or not found.args[1].is_Rational or found.args[1].q % 2 == 0 or found.args[1].q == 1:
         return False
     return bool(found.args[0].is_number and found.args[0].is_negative)
+
 
 def _real_root(found: Any) -> Any:
     "The cube root of -8 is -2 in school."
@@ -877,6 +966,7 @@ def _real_root(found: Any) -> Any:
 def _size(found: Any) -> float:
     "A bound on how many digits a value has; infinity where there is none, and for what is not known here."
     import sympy
+
     trigonometric = sympy.functions.elementary.trigonometric
     known = (
         sympy.Add, sympy.Mul, sympy.Pow, sympy.exp, sympy.log, sympy.Abs, sympy.floor, sympy.ceiling, sympy.factorial,
@@ -896,6 +986,7 @@ def _size(found: Any) -> float:
         return float(10 ** sizes[0] * sizes[0]) if sizes[0] < 4.1 else math.inf
     return sum(sizes) if isinstance(found, sympy.Mul) else max(sizes) + 1
 
+
 def _power_size(base: float, exponent: Any, exponent_size: float) -> float:
     if exponent.is_Rational and exponent_size < 300:
         return base * max(1.0, abs(float(exponent)))
@@ -904,7 +995,9 @@ def _power_size(base: float, exponent: Any, exponent_size: float) -> float:
 # %% ../nbs/lib/answers.ipynb #52d7d0ca
 def _same_constant(a: Any, b: Any, first: str, second: str) -> bool:
     import sympy
-    a, b = a.doit(), b.doit()
+
+    a = a.doit()
+    b = b.doit()
     if a == b:
         return a is not sympy.nan and not a.has(sympy.zoo)
     if a.is_Rational and b.is_Rational or a.is_infinite or b.is_infinite:
@@ -924,14 +1017,17 @@ def _same_constant(a: Any, b: Any, first: str, second: str) -> bool:
             return _same_number(decimal_form, _Numeral(Fraction(int(near.p), int(near.q))))
     return False
 
+
 def _at(found: Any, point: dict[Any, Any]) -> Any:
     "An expression's value to forty digits; None where it has none."
     value = found.evalf(40, subs=point)
     return value if value.is_number and value.is_finite else None
 
+
 def _points(*expressions: Any) -> list[dict[Any, Any]]:
     "Five points of odd fractions for the variables of some expressions, at two of them with negative ones."
     import sympy
+
     free = sorted(set().union(*(e.free_symbols for e in expressions)), key=str)
     points = []
     for seed, negative in ((731058, 0), (618033, 1), (1324717, 0), (2236067, 0), (1772453, 1)):
@@ -939,19 +1035,24 @@ def _points(*expressions: Any) -> list[dict[Any, Any]]:
         points.append({name: (-1) ** (negative * (i + 1)) * sizes[i] for i, name in enumerate(free)})
     return points
 
+
 def _near(x: Any, y: Any) -> bool:
     import sympy
+
     return bool(abs(x - y) <= max(abs(x), abs(y)) * sympy.Float("1e-30", 40))
+
 
 def _agree(a: Any, b: Any) -> bool:
     "Whether two expressions have values at the same points, at least at three, and there the same ones."
     compared = 0
     for point in _points(a, b):
-        x, y = _at(a, point), _at(b, point)
+        x = _at(a, point)
+        y = _at(b, point)
         if (x is None) != (y is None) or x is not None and not _near(x, y):
             return False
         compared += x is not None
     return compared >= 3
+
 
 def _proportional(a: Any, b: Any, positive: bool) -> bool:
     if not a.free_symbols and not b.free_symbols:
@@ -968,6 +1069,7 @@ def _proportional(a: Any, b: Any, positive: bool) -> bool:
 # %% ../nbs/lib/answers.ipynb #cccf0e10
 _CHOICE = re.compile(r"\((?P<letter>[A-J])\) ?(?P<said>[\w\\$.-].*)", re.DOTALL)
 
+
 def _same_choice(a: str, b: str) -> bool:
     "Whether one is a letter, and the other this letter in brackets with what stands behind it: `(C) 5`."
     for letter, whole in ((a, b), (b, a)):
@@ -976,13 +1078,15 @@ def _same_choice(a: str, b: str) -> bool:
             return len(found["said"]) > 1 or found["said"].isdigit()
     return False
 
+
 def same_answer(
     found: str,  # the answer of a response
     gold: str,  # the right one
     algebra: _Algebra,  # (question, expression, expression) -> whether it holds; `algebra` below, say
 ) -> bool:  # False also where no rule decides
     "Whether two answers say the same. Raises what `algebra` raises, and RecursionError on hundreds of nested brackets."
-    first, second = tidy(found), tidy(gold)
+    first = tidy(found)
+    second = tidy(gold)
     if not first or not second or max(len(first), len(second)) > 1000:
         return False
     return first == second or _same_choice(first, second) or _same_node(_node(first), _node(second), algebra)

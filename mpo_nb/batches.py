@@ -20,40 +20,55 @@ from .tasks import Task
 # %% ../nbs/lib/batches.ipynb #d3d93a7b
 _purposes = ("problems", "rollout", "minibatches", "evaluation", "warm-up", "values", "blocks")
 
-def draw_seed(seed: int, # the run's
-              step: int, # the step, or the epoch for problems
-              purpose: str, # what is drawn
-              ) -> int: # in [0, 2**63)
-    "A seed for one purpose at one step."
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + _purposes.index(purpose) * 0x94D049BB133111EB) % 2**63
 
-def step_problems(task: Task, # whose training problems
-                  seed: int, # the run's
-                  step: int, # from 1
-                  count: int, # problems per step
-                  ) -> list[dict[str, Any]]:
+def draw_seed(
+    seed: int,  # the run's
+    step: int,  # the step, or the epoch for problems
+    purpose: str,  # what is drawn
+) -> int:  # in [0, 2**63)
+    "A seed for one purpose at one step."
+    return (
+        seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + _purposes.index(purpose) * 0x94D049BB133111EB
+    ) % 2**63
+
+
+def step_problems(
+    task: Task,  # whose training problems
+    seed: int,  # the run's
+    step: int,  # from 1
+    count: int,  # problems per step
+) -> list[dict[str, Any]]:
     "The step's problems: passes over the training set, each in its own random order."
     found: list[dict[str, Any]]
-    n, found = len(task.train), []
+    n = len(task.train)
+    found = []
     for position in range((step - 1) * count, step * count):
         epoch, i = divmod(position, n)
-        if not found or i == 0: order = torch.randperm(n, generator=torch.Generator().manual_seed(draw_seed(seed, epoch, "problems")))
+        if not found or i == 0:
+            order = torch.randperm(n, generator=torch.Generator().manual_seed(draw_seed(seed, epoch, "problems")))
         found.append(task.train[int(order[i])])
     return found
 
 # %% ../nbs/lib/batches.ipynb #99ab7e3d
-def length_buckets(lengths: Tensor, # (n,) tokens per row, prompt included
-                   max_tokens: int, # budget per bucket, padding included
-                   stretch: float = 1.5, # longest row over shortest row in a bucket
-                   least: int = 1024, # a bucket of fewer tokens is not closed for its stretch: small forward passes waste more than padding
-                   ) -> list[Tensor]: # row numbers, shortest bucket first
+def length_buckets(
+    lengths: Tensor,  # (n,) tokens per row, prompt included
+    max_tokens: int,  # budget per bucket, padding included
+    stretch: float = 1.5,  # longest row over shortest row in a bucket
+    least: int = 1024,  # a bucket of fewer tokens is not closed for its stretch: small forward passes waste more than padding
+) -> list[Tensor]:  # row numbers, shortest bucket first
     "Rows grouped so that little padding is needed; a row longer than the budget gets a bucket of its own."
-    buckets: list[Tensor]; current: list[int]
-    buckets, current = [], []
+    buckets: list[Tensor]
+    current: list[int]
+    buckets = []
+    current = []
     for i in lengths.argsort(stable=True).tolist():
         length = int(lengths[i])
-        if current and ((len(current) + 1) * length > max_tokens or (length > stretch * int(lengths[current[0]]) and len(current) * int(lengths[current[-1]]) >= least)):
-            buckets.append(torch.tensor(current)); current = []
+        if current and (
+            (len(current) + 1) * length > max_tokens
+            or (length > stretch * int(lengths[current[0]]) and len(current) * int(lengths[current[-1]]) >= least)
+        ):
+            buckets.append(torch.tensor(current))
+            current = []
         current.append(i)
     return buckets + ([torch.tensor(current)] if current else [])
 
@@ -61,79 +76,130 @@ def length_buckets(lengths: Tensor, # (n,) tokens per row, prompt included
 @dataclass
 class Batch:
     "One step's responses and what the loss needs of them; row i of everything belongs to response i, and groups are consecutive."
-    rollout: Rollout # the responses
-    problems: list[dict[str, Any]] # B
-    rewards: Tensor # (B,) the task's
-    advantages: Tensor # (B,), or (B, T) where tokens have their own
-    old_logps: Tensor # (B, T) log pi_old, nats; (B, T, k) where MTP modules look ahead
-    ref_logps: Tensor | None # (B, T) of the reference, for a recipe with a KL penalty
-    blocks: Tensor | None # (B, T) ids, for a recipe whose actions are read from the text
-    dead: Tensor # (B,) bool, in a group without a difference: in correctness where the recipe drops such groups (DAPO), else in the shaped reward
-    kept: Tensor # (b,) the rows that are trained on
-    logps: Tensor # (B, T) as the last pass over the responses saw them; old_logps before that
-    entropy: Tensor # (B, T) the same, nats; NaN before that
-    values: Tensor | None = None # (B, T) what the critic expected before each token
-    returns: Tensor | None = None # (B, T) what it should have expected
-    macro: Tensor | None = None # (B, T) ids of the blocks that values are averaged over
-    learnt: Tensor | None = None # (B, T) bool, the tokens that the loss is over; None: all that the policy produced
-    extra: dict[str, float] = field(default_factory=dict) # further metrics of the step
-    first: int = 0 # which of the whole batch's responses the first one here is, where several processes hold parts of it
 
-    def own(self,
-            rows: Tensor, # (n,) numbers of responses in the whole batch
-            ) -> Tensor: # (m,) row numbers here, in the same order
+    rollout: Rollout  # the responses
+    problems: list[dict[str, Any]]  # B
+    rewards: Tensor  # (B,) the task's
+    advantages: Tensor  # (B,), or (B, T) where tokens have their own
+    old_logps: Tensor  # (B, T) log pi_old, nats; (B, T, k) where MTP modules look ahead
+    ref_logps: Tensor | None  # (B, T) of the reference, for a recipe with a KL penalty
+    blocks: Tensor | None  # (B, T) ids, for a recipe whose actions are read from the text
+    dead: Tensor  # (B,) bool, in a group without a difference: in correctness where the recipe drops such groups (DAPO), else in the shaped reward
+    kept: Tensor  # (b,) the rows that are trained on
+    logps: Tensor  # (B, T) as the last pass over the responses saw them; old_logps before that
+    entropy: Tensor  # (B, T) the same, nats; NaN before that
+    values: Tensor | None = None  # (B, T) what the critic expected before each token
+    returns: Tensor | None = None  # (B, T) what it should have expected
+    macro: Tensor | None = None  # (B, T) ids of the blocks that values are averaged over
+    learnt: Tensor | None = None  # (B, T) bool, the tokens that the loss is over; None: all that the policy produced
+    extra: dict[str, float] = field(default_factory=dict)  # further metrics of the step
+    first: int = (
+        0  # which of the whole batch's responses the first one here is, where several processes hold parts of it
+    )
+
+    def own(
+        self,
+        rows: Tensor,  # (n,) numbers of responses in the whole batch
+    ) -> Tensor:  # (m,) row numbers here, in the same order
         "Those of the responses that lie here."
         return rows[(rows >= self.first) & (rows < self.first + len(self.problems))] - self.first
 
-    def inputs(self,
-               rows: Tensor, # (n,) row numbers
-               ) -> dict[str, Tensor]: # what `Recipe.loss` reads, except logps and entropy
+    def inputs(
+        self,
+        rows: Tensor,  # (n,) row numbers
+    ) -> dict[str, Tensor]:  # what `Recipe.loss` reads, except logps and entropy
         "The loss's view of some rows, as wide as the longest of them."
         T = int(self.rollout.lengths[rows].max()) if len(rows) else 0
-        wide = dict(old_logps=self.old_logps, ref_logps=self.ref_logps, blocks=self.blocks, mask=self.rollout.mask if self.learnt is None else self.learnt, values=self.values, returns=self.returns, macro=self.macro)
+        wide = dict(
+            old_logps=self.old_logps,
+            ref_logps=self.ref_logps,
+            blocks=self.blocks,
+            mask=self.rollout.mask if self.learnt is None else self.learnt,
+            values=self.values,
+            returns=self.returns,
+            macro=self.macro,
+        )
         advantages = self.advantages[rows] if self.advantages.ndim == 1 else self.advantages[rows][:, :T]
         return {name: x[rows][:, :T] for name, x in wide.items() if x is not None} | dict(advantages=advantages)
 
 # %% ../nbs/lib/batches.ipynb #cb3acd85
-def forward(model: CausalLM, # the policy, or the reference
-            part: Rollout, # the responses, trimmed
-            config: TrainConfig, # for temperature and chunk size
-            entropy_grad: bool = False, # whether the entropy carries a gradient
-            mtp: MTPModules | None = None, # modules that look ahead
-            critic: Critic | None = None, # a value head
-            share: bool = True, # whether a prompt of several responses may be read once, where that is faster
-            ) -> tuple[Tensor, Tensor, Tensor | None]: # logps (b, T), or (b, T, k) with modules; entropy (b, T); values (b, T) with a critic
+def forward(
+    model: CausalLM,  # the policy, or the reference
+    part: Rollout,  # the responses, trimmed
+    config: TrainConfig,  # for temperature and chunk size
+    entropy_grad: bool = False,  # whether the entropy carries a gradient
+    mtp: MTPModules | None = None,  # modules that look ahead
+    critic: Critic | None = None,  # a value head
+    share: bool = True,  # whether a prompt of several responses may be read once, where that is faster
+) -> tuple[
+    Tensor, Tensor, Tensor | None
+]:  # logps (b, T), or (b, T, k) with modules; entropy (b, T); values (b, T) with a critic
     "Log-probabilities, entropies and values of a rollout's responses."
-    P, hidden = part.prompt_ids.shape[1], None
+    P = part.prompt_ids.shape[1]
+    hidden = None
     if mtp is not None or (critic is not None and critic.trunk is None) or not share:
-        hidden = response_hidden(model, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool(), **({} if share else dict(least=2.0)), whole=mtp is not None)
+        hidden = response_hidden(
+            model,
+            part.prompt_ids,
+            part.prompt_mask.bool(),
+            part.ids,
+            part.mask.bool(),
+            **({} if share else dict(least=2.0)),
+            whole=mtp is not None,
+        )
     own = hidden if mtp is None or hidden is None else hidden[:, P - 1 :]
     values = None if critic is None else critic.values(part, own)
-    if mtp is None: return *response_logps(model, part.prompt_ids, part.prompt_mask, part.ids, part.mask, config.temperature, entropy_grad=entropy_grad, chunk_elements=config.chunk_elements, hidden=own), values
-    read, wanted = torch.cat([part.prompt_mask, part.mask], 1).bool(), torch.cat([torch.zeros_like(part.prompt_mask), part.mask], 1).bool()
-    assert hidden is not None # read above, for the modules
-    logps, entropy = mtp.logps_and_entropy(hidden, torch.cat([part.prompt_ids, part.ids], 1), read, wanted, config.temperature, config.chunk_elements, entropy_grad)
+    if mtp is None:
+        return *response_logps(
+            model,
+            part.prompt_ids,
+            part.prompt_mask,
+            part.ids,
+            part.mask,
+            config.temperature,
+            entropy_grad=entropy_grad,
+            chunk_elements=config.chunk_elements,
+            hidden=own,
+        ), values
+    read = torch.cat([part.prompt_mask, part.mask], 1).bool()
+    wanted = torch.cat([torch.zeros_like(part.prompt_mask), part.mask], 1).bool()
+    assert hidden is not None  # read above, for the modules
+    logps, entropy = mtp.logps_and_entropy(
+        hidden,
+        torch.cat([part.prompt_ids, part.ids], 1),
+        read,
+        wanted,
+        config.temperature,
+        config.chunk_elements,
+        entropy_grad,
+    )
     return logps[:, P:], entropy[:, P:], values
 
-def micro_batches(r: Rollout, # a step's responses
-                  rows: Tensor, # (n,) the rows of a minibatch
-                  max_tokens: int, # most tokens of one, padding included
-                  ) -> list[Tensor]: # row numbers of `r`
+
+def micro_batches(
+    r: Rollout,  # a step's responses
+    rows: Tensor,  # (n,) the rows of a minibatch
+    max_tokens: int,  # most tokens of one, padding included
+) -> list[Tensor]:  # row numbers of `r`
     "A minibatch's rows in buckets of similar length."
     return [rows[bucket] for bucket in length_buckets((r.prompt_mask.sum(1) + r.lengths).cpu()[rows], max_tokens)]
 
+
 @torch.no_grad()
-def frozen_forward(model: CausalLM, # the policy, or the reference
-                 r: Rollout, # responses
-                 config: TrainConfig, # for temperature and sizes
-                 max_tokens: int | None = None, # most tokens in one forward pass; default: the configuration's
-                 mtp: MTPModules | None = None, # modules that look ahead
-                 critic: Critic | None = None, # a value head
-                 ) -> tuple[Tensor, Tensor | None]: # logps (B, T), or (B, T, k) with modules; values (B, T) with a critic
+def frozen_forward(
+    model: CausalLM,  # the policy, or the reference
+    r: Rollout,  # responses
+    config: TrainConfig,  # for temperature and sizes
+    max_tokens: int | None = None,  # most tokens in one forward pass; default: the configuration's
+    mtp: MTPModules | None = None,  # modules that look ahead
+    critic: Critic | None = None,  # a value head
+) -> tuple[Tensor, Tensor | None]:  # logps (B, T), or (B, T, k) with modules; values (B, T) with a critic
     "Log-probabilities and values of every response, by micro-batches, without a graph."
-    logps, values = r.logps.new_zeros(*r.logps.shape, *([mtp.k] if mtp is not None else [])), None if critic is None else torch.zeros_like(r.logps)
+    logps = r.logps.new_zeros(*r.logps.shape, *([mtp.k] if mtp is not None else []))
+    values = None if critic is None else torch.zeros_like(r.logps)
     for rows in micro_batches(r, torch.arange(len(r.ids)), max_tokens or config.micro_batch_tokens):
         found, _, expected = forward(model, r.rows(rows), config, mtp=mtp, critic=critic)
-        if values is not None and expected is not None: values[rows, :found.shape[1]] = torch.where(r.mask[rows, :found.shape[1]], expected, 0.0)
-        logps[rows, :found.shape[1]] = found
+        if values is not None and expected is not None:
+            values[rows, : found.shape[1]] = torch.where(r.mask[rows, : found.shape[1]], expected, 0.0)
+        logps[rows, : found.shape[1]] = found
     return logps, values

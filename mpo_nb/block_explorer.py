@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from .blocks import block_mean, block_sizes, block_sum, delimiter_blocks, fixed_blocks, perplexity_blocks, random_blocks, sentence_blocks, sequence_block, surprise_blocks, token_blocks
+from mpo_nb.blocks import (
+    block_mean,
+    block_sizes,
+    block_sum,
+    delimiter_blocks,
+    fixed_blocks,
+    perplexity_blocks,
+    random_blocks,
+    sentence_blocks,
+    sequence_block,
+    surprise_blocks,
+    token_blocks,
+)
 from .report import _look
 from .strip import Values
 from .traces import Trace, check_trace
@@ -21,102 +33,171 @@ from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View, strip_state
 
 # %% ../nbs/lib/block_explorer.ipynb #59e8c462
-rules = {"tokens": "token", "K tokens each": "fixed", "random sizes (1, 2, 3, 5, 10)": "random", "sentences": "sentence", "delimiters": "delimiter",
-         "surprise": "surprise", "perplexity rises": "perplexity", "whole response": "sequence"}
+rules = {
+    "tokens": "token",
+    "K tokens each": "fixed",
+    "random sizes (1, 2, 3, 5, 10)": "random",
+    "sentences": "sentence",
+    "delimiters": "delimiter",
+    "surprise": "surprise",
+    "perplexity rises": "perplexity",
+    "whole response": "sequence",
+}
 rule_settings = {"fixed": ("k",), "random": ("seed",), "delimiter": ("ends",), "surprise": ("threshold", "interval")}
 
-def rule_blocks(trace: Trace, # the response
-                rule: str, # one of `rules`' values
-                k: int = 4, # tokens per block, for "fixed"
-                seed: int = 0, # for "random"
-                ends: str = "; \\n", # delimiters with spaces between them, for "delimiter"
-                threshold: float = 0.9, # probability under which a token surprises, for "surprise"
-                interval: int = 5, # surprising tokens per block, for "surprise"
-                ) -> Tensor: # (1, T) long
+
+def rule_blocks(
+    trace: Trace,  # the response
+    rule: str,  # one of `rules`' values
+    k: int = 4,  # tokens per block, for "fixed"
+    seed: int = 0,  # for "random"
+    ends: str = "; \\n",  # delimiters with spaces between them, for "delimiter"
+    threshold: float = 0.9,  # probability under which a token surprises, for "surprise"
+    interval: int = 5,  # surprising tokens per block, for "surprise"
+) -> Tensor:  # (1, T) long
     "Block ids of one response under a rule. Raises ValueError for an unknown rule or a setting that the rule does not take."
-    mask, old = trace.mask_tensor, torch.tensor([trace.old_logps], dtype=torch.double)
-    made: dict[str, Callable[[], Tensor]] = {"token": lambda: token_blocks(mask), "fixed": lambda: fixed_blocks(mask, k), "random": lambda: random_blocks(mask, generator=torch.Generator().manual_seed(seed)),
-            "sentence": lambda: sentence_blocks(mask, [trace.tokens]), "delimiter": lambda: delimiter_blocks(mask, [trace.tokens], [e.replace("\\n", "\n") for e in ends.split()]),
-            "surprise": lambda: surprise_blocks(mask, old, threshold, interval), "perplexity": lambda: perplexity_blocks(mask, old), "sequence": lambda: sequence_block(mask)}
-    if rule not in made: raise ValueError(f"rule={rule!r}; choose one of {', '.join(made)}")
+    mask = trace.mask_tensor
+    old = torch.tensor([trace.old_logps], dtype=torch.double)
+    made: dict[str, Callable[[], Tensor]] = {
+        "token": lambda: token_blocks(mask),
+        "fixed": lambda: fixed_blocks(mask, k),
+        "random": lambda: random_blocks(mask, generator=torch.Generator().manual_seed(seed)),
+        "sentence": lambda: sentence_blocks(mask, [trace.tokens]),
+        "delimiter": lambda: delimiter_blocks(mask, [trace.tokens], [e.replace("\\n", "\n") for e in ends.split()]),
+        "surprise": lambda: surprise_blocks(mask, old, threshold, interval),
+        "perplexity": lambda: perplexity_blocks(mask, old),
+        "sequence": lambda: sequence_block(mask),
+    }
+    if rule not in made:
+        raise ValueError(f"rule={rule!r}; choose one of {', '.join(made)}")
     return made[rule]()
 
 # %% ../nbs/lib/block_explorer.ipynb #efa87e5a
-def block_outline(ids: Tensor, # (1, T) block ids
-                  values: Tensor, # (1, N) one number per block; one that is not finite leaves a gap
-                  **look: Any, # of the plotly trace, e.g. name, line
-                  ) -> dict[str, Any]: # a plotly trace
+def block_outline(
+    ids: Tensor,  # (1, T) block ids
+    values: Tensor,  # (1, N) one number per block; one that is not finite leaves a gap
+    **look: Any,  # of the plotly trace, e.g. name, line
+) -> dict[str, Any]:  # a plotly trace
     "Rectangles over the tokens of each block, whose positions count from 1; points name their block where there are at most 512."
     kept = (ids[0] >= 0).nonzero()[:, 0].numpy()
-    b, N = ids[0].numpy()[kept], values.shape[1]
-    first, last = np.full(N, np.iinfo(int).max), np.full(N, -1)
-    np.minimum.at(first, b, kept + 1); np.maximum.at(last, b, kept + 1)
+    b = ids[0].numpy()[kept]
+    N = values.shape[1]
+    first = np.full(N, np.iinfo(int).max)
+    last = np.full(N, -1)
+    np.minimum.at(first, b, kept + 1)
+    np.maximum.at(last, b, kept + 1)
     v = values[0].double().numpy()
     v = np.where(np.isfinite(v), v, np.nan)
-    x = np.stack([first - .5, first - .5, (first + last) / 2, last + .5, last + .5], 1).ravel()
+    x = np.stack([first - 0.5, first - 0.5, (first + last) / 2, last + 0.5, last + 0.5], 1).ravel()
     y = np.stack([0 * v, v, v, v, 0 * v], 1).ravel()
     trace = dict(type="scatter", mode="lines", x=x, y=y, fill="tozeroy", **look)
-    if N > 512: return trace | dict(hoverinfo="skip")
-    return trace | dict(customdata=np.repeat(np.stack([np.arange(1, N + 1), first, last, v], 1), 5, 0) if N else np.zeros((0, 4)), hovertemplate="block %{customdata[0]}, tokens %{customdata[1]} to %{customdata[2]}: %{customdata[3]:.4~g}")
+    if N > 512:
+        return trace | dict(hoverinfo="skip")
+    return trace | dict(
+        customdata=np.repeat(np.stack([np.arange(1, N + 1), first, last, v], 1), 5, 0) if N else np.zeros((0, 4)),
+        hovertemplate="block %{customdata[0]}, tokens %{customdata[1]} to %{customdata[2]}: %{customdata[3]:.4~g}",
+    )
 
 # %% ../nbs/lib/block_explorer.ipynb #1145a63a
 _rows = (("size", "size (tokens)"), ("log-probability", "log p (nats)"), ("entropy", "entropy (nats)"))
 
-def block_numbers(trace: Trace, # the response
-                  ids: Tensor, # (1, T) block ids
-                  ) -> dict[str, Tensor]: # name -> (1, N)
+
+def block_numbers(
+    trace: Trace,  # the response
+    ids: Tensor,  # (1, T) block ids
+) -> dict[str, Tensor]:  # name -> (1, N)
     "Size in tokens, log-probability in nats (sum) and entropy in nats per token (mean) of each block; NaN where a token's is unknown."
     logps, entropies = (torch.tensor([x], dtype=torch.double) for x in (trace.logps, trace.entropies))
     return {"size": block_sizes(ids), "log-probability": block_sum(logps, ids), "entropy": block_mean(entropies, ids)}
 
 # %% ../nbs/lib/block_explorer.ipynb #1e2bcbf5
-def reach_controls(T: int, # tokens of the response
-                   ) -> list[Control]:
+def reach_controls(
+    T: int,  # tokens of the response
+) -> list[Control]:
     "Controls for the part of a long response that the figure shows; none for a short one."
-    if T <= 256: return []
-    return [Control("span", "tokens in the figure", 0, {"all": 0, "64": 64, "256": 256}, group="figure"), Control("start", "from token", 1, low=1, high=T, step=32, group="figure")]
+    if T <= 256:
+        return []
+    return [
+        Control("span", "tokens in the figure", 0, {"all": 0, "64": 64, "256": 256}, group="figure"),
+        Control("start", "from token", 1, low=1, high=T, step=32, group="figure"),
+    ]
 
-def token_axis(T: int, # tokens of the response
-               values: Mapping[str, Any], # of the controls
-               ) -> dict[str, Any]: # of a plotly axis
+
+def token_axis(
+    T: int,  # tokens of the response
+    values: Mapping[str, Any],  # of the controls
+) -> dict[str, Any]:  # of a plotly axis
     "The part of the response that a figure's axis shows."
     span = values.get("span", 0)
     start = min(values["start"], max(1, T - span + 1)) if span else 1
-    return dict(range=[start - .5, start + (span or T) - .5], fixedrange=T <= 256)
+    return dict(range=[start - 0.5, start + (span or T) - 0.5], fixedrange=T <= 256)
 
 # %% ../nbs/lib/block_explorer.ipynb #d05ca6ed
 colours = {"log-probability": "logp", "entropy": "entropy", "log-ratio": "delta", "nothing": "none"}
-_defaults = dict(k=4, seed=0, ends="; \\n", threshold=.9, interval=5)
+_defaults = dict(k=4, seed=0, ends="; \\n", threshold=0.9, interval=5)
+
 
 def _side_controls(side: str, suffix: str, rule: str, high: int) -> list[Control]:
     "The controls of one side."
-    def named(name: str, label: str, **more: Any) -> Control: return Control(name + suffix, label, _defaults[name], group=side, **more)
-    return [Control("rule" + suffix, f"{side.capitalize()} rule", rule, rules, group=side), named("k", "tokens per block, K", low=1, high=high), named("seed", "seed of the draw", low=0, high=20),
-            named("ends", "delimiters"), named("threshold", "surprising under probability", low=.01, high=1., step=.01), named("interval", "surprises per block", low=1, high=20)]
+
+    def named(name: str, label: str, **more: Any) -> Control:
+        return Control(name + suffix, label, _defaults[name], group=side, **more)
+
+    return [
+        Control("rule" + suffix, f"{side.capitalize()} rule", rule, rules, group=side),
+        named("k", "tokens per block, K", low=1, high=high),
+        named("seed", "seed of the draw", low=0, high=20),
+        named("ends", "delimiters"),
+        named("threshold", "surprising under probability", low=0.01, high=1.0, step=0.01),
+        named("interval", "surprises per block", low=1, high=20),
+    ]
+
 
 class BlockExplorer(Explorer):
     "A response split by two rules, side by side, with what each block holds. Raises ValueError for a setting that no control takes."
-    trace: Trace; _cache: dict[Any, tuple[str, Tensor, dict[str, Tensor], str]]
-    title, main = "Blocks of a response", "k"
-    def __init__(self,
-                 trace: Trace, # the response
-                 **settings: Any, # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
-                 ) -> None:
-        self.trace, self._cache = check_trace(trace), {}
+
+    trace: Trace
+    _cache: dict[Any, tuple[str, Tensor, dict[str, Tensor], str]]
+    title = "Blocks of a response"
+    main = "k"
+
+    def __init__(
+        self,
+        trace: Trace,  # the response
+        **settings: Any,  # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
+    ) -> None:
+        self.trace = check_trace(trace)
+        self._cache = {}
         high = max([64] + [v for name, v in settings.items() if name in ("k", "k_2") and isinstance(v, int)])
-        super().__init__(*_side_controls("left", "", "fixed", high), *_side_controls("right", "_2", "sentence", high), Control("colour", "colour", "logp", colours), *reach_controls(len(trace.tokens)), **settings)
+        super().__init__(
+            *_side_controls("left", "", "fixed", high),
+            *_side_controls("right", "_2", "sentence", high),
+            Control("colour", "colour", "logp", colours),
+            *reach_controls(len(trace.tokens)),
+            **settings,
+        )
 
     def applies(self, values: Mapping[str, Any]) -> set[str]:
         figure = {"span"} | ({"start"} if values.get("span") else set()) if "span" in values else set()
-        return {"colour", "rule", "rule_2"} | figure | {name + suffix for suffix in ("", "_2") for name in rule_settings.get(values["rule" + suffix], ())}
+        return (
+            {"colour", "rule", "rule_2"}
+            | figure
+            | {name + suffix for suffix in ("", "_2") for name in rule_settings.get(values["rule" + suffix], ())}
+        )
 
     def _side(self, values: Mapping[str, Any], suffix: str) -> tuple[str, Tensor, dict[str, Tensor], str]:
         "One side: the rule in words, ids, numbers, and a sentence."
-        rule = values["rule" + suffix]; settings = {name: values[name + suffix] for name in rule_settings.get(rule, ())}
+        rule = values["rule" + suffix]
+        settings = {name: values[name + suffix] for name in rule_settings.get(rule, ())}
         if (key := (rule, *settings.values())) not in self._cache:
-            if len(self._cache) > 64: self._cache.clear()
+            if len(self._cache) > 64:
+                self._cache.clear()
             ids = rule_blocks(self.trace, rule, **settings)
-            name = f"{settings['k']} tokens each" if rule == "fixed" else next(label for label, r in rules.items() if r == rule)
+            name = (
+                f"{settings['k']} tokens each"
+                if rule == "fixed"
+                else next(label for label, r in rules.items() if r == rule)
+            )
             numbers = block_numbers(self.trace, ids)
             self._cache[key] = name, ids, numbers, _told(self.trace, rule, numbers["size"][0].tolist())
         return self._cache[key]
@@ -124,14 +205,36 @@ class BlockExplorer(Explorer):
     def view(self, values: Mapping[str, Any]) -> View:
         (left, ids, numbers, told), (right, ids_2, numbers_2, told_2) = (self._side(values, s) for s in ("", "_2"))
         colour = next(label for label, c in colours.items() if c == values["colour"])
-        coloured: dict[str, Values | None] = {"logp": self.trace.logps, "entropy": self.trace.entropies, "delta": self.trace.delta, "none": None}
+        coloured: dict[str, Values | None] = {
+            "logp": self.trace.logps,
+            "entropy": self.trace.entropies,
+            "delta": self.trace.delta,
+            "none": None,
+        }
         shown = coloured[values["colour"]]
-        ratio = self.trace.delta.exp() # of each token by itself
-        strips = [strip_state(self.trace, f"{side}: {name}", shown, i, ratio, label=colour) for side, name, i in (("Left", left, ids), ("Right", right, ids_2))]
-        data = [_outline(f"Left: {left}" if side == 0 else f"Right: {right}", i, n[row], side, at) for side, i, n in ((0, ids, numbers), (1, ids_2, numbers_2)) for at, (row, _) in enumerate(_rows)]
+        ratio = self.trace.delta.exp()  # of each token by itself
+        strips = [
+            strip_state(self.trace, f"{side}: {name}", shown, i, ratio, label=colour)
+            for side, name, i in (("Left", left, ids), ("Right", right, ids_2))
+        ]
+        data = [
+            _outline(f"Left: {left}" if side == 0 else f"Right: {right}", i, n[row], side, at)
+            for side, i, n in ((0, ids, numbers), (1, ids_2, numbers_2))
+            for at, (row, _) in enumerate(_rows)
+        ]
         summary = f"Left, {left}: {told} Right, {right}: {told_2}"
-        alt = f"Six panels, left and right: for each block its size in tokens, its log-probability and its mean entropy in nats. {summary}"
-        return View(self.trace, strips, data if self.trace.tokens else [], _layout(len(self.trace.tokens), values, [_reach(numbers[row], numbers_2[row]) for row, _ in _rows]), summary, alt=alt)
+        alt = (
+            "Six panels, left and right: for each block its size in tokens, its log-probability and its mean entropy"
+            f" in nats. {summary}"
+        )
+        return View(
+            self.trace,
+            strips,
+            data if self.trace.tokens else [],
+            _layout(len(self.trace.tokens), values, [_reach(numbers[row], numbers_2[row]) for row, _ in _rows]),
+            summary,
+            alt=alt,
+        )
 
     def page_axes(self) -> Mapping[str, Sequence[Any]]:
         long = len(self.trace.tokens) > 512
@@ -141,35 +244,71 @@ class BlockExplorer(Explorer):
 # %% ../nbs/lib/block_explorer.ipynb #070afecf
 def _told(trace: Trace, rule: str, sizes: list[int]) -> str:
     "A sentence about the blocks of one side."
-    if not sizes: return "no token of the policy's own, so no block."
-    unknown = " Its log-probabilities are unknown, so this rule cannot cut." if rule in ("surprise", "perplexity") and any(math.isnan(p) for p, m in zip(trace.old_logps, trace.mask) if m) else ""
-    if len(sizes) == 1: return f"one block of {sizes[0]} token{'s' * (sizes[0] != 1)}.{unknown}"
+    if not sizes:
+        return "no token of the policy's own, so no block."
+    unknown = (
+        " Its log-probabilities are unknown, so this rule cannot cut."
+        if rule in ("surprise", "perplexity") and any(math.isnan(p) for p, m in zip(trace.old_logps, trace.mask) if m)
+        else ""
+    )
+    if len(sizes) == 1:
+        return f"one block of {sizes[0]} token{'s' * (sizes[0] != 1)}.{unknown}"
     span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     mean = f", {sum(sizes) / len(sizes):.2f} on average" if min(sizes) != max(sizes) else ""
     return f"{len(sizes):,} blocks of {span} token{'s' * (max(sizes) != 1)}{mean}.{unknown}"
+
 
 def _number(side: int, row: int) -> str:
     "plotly's number of a panel's axes; the first has none."
     n = side * 3 + row + 1
     return "" if n == 1 else str(n)
 
+
 def _outline(name: str, ids: Tensor, values: Tensor, side: int, row: int) -> dict[str, Any]:
     "One panel's trace."
-    n, colour = _number(side, row), _look(side)["line"]["color"]
-    return block_outline(ids, values, name=name, line=dict(color=colour, width=1.5), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.25)"), showlegend=row == 0, xaxis=f"x{n}", yaxis=f"y{n}")
+    n = _number(side, row)
+    colour = _look(side)["line"]["color"]
+    return block_outline(
+        ids,
+        values,
+        name=name,
+        line=dict(color=colour, width=1.5),
+        fillcolor=colour.replace("rgb", "rgba").replace(")", ",.25)"),
+        showlegend=row == 0,
+        xaxis=f"x{n}",
+        yaxis=f"y{n}",
+    )
+
 
 def _reach(*sides: Tensor) -> list[float]:
     "A range from 0 that holds the numbers of both sides."
     known = [float(v) for side in sides for v in side.flatten().tolist() if math.isfinite(v)]
-    low, high = min(0.0, *known, 0.0), max(0.0, *known, 0.0)
+    low = min(0.0, *known, 0.0)
+    high = max(0.0, *known, 0.0)
     return [1.05 * low, 1.05 * high] if high > low else [0.0, 1.0]
+
 
 def _layout(T: int, values: Mapping[str, Any], ranges: list[list[float]]) -> dict[str, Any]:
     "Three rows, two columns, one scale for each row."
     parts = {}
     for side in range(2):
         for row, (_, title) in enumerate(_rows):
-            n, top = _number(side, row), 1 - row * .35
-            parts[f"xaxis{n}"] = axis("token" if row == 2 else "", domain=[0, .485] if side == 0 else [.515, 1], anchor=f"y{n}", showticklabels=row == 2, **token_axis(T, values)) | (dict(matches="x") if n else {})
-            parts[f"yaxis{n}"] = axis(title if side == 0 else "", domain=[top - .29, top], anchor=f"x{n}", showticklabels=side == 0, nticks=4, fixedrange=True, range=ranges[row])
+            n = _number(side, row)
+            top = 1 - row * 0.35
+            parts[f"xaxis{n}"] = axis(
+                "token" if row == 2 else "",
+                domain=[0, 0.485] if side == 0 else [0.515, 1],
+                anchor=f"y{n}",
+                showticklabels=row == 2,
+                **token_axis(T, values),
+            ) | (dict(matches="x") if n else {})
+            parts[f"yaxis{n}"] = axis(
+                title if side == 0 else "",
+                domain=[top - 0.29, top],
+                anchor=f"x{n}",
+                showticklabels=side == 0,
+                nticks=4,
+                fixedrange=True,
+                range=ranges[row],
+            )
     return figure_layout(440, **parts) | dict(dragmode="zoom" if T > 256 else False)

@@ -15,100 +15,131 @@ from torch import Tensor
 from .checks import check_texts, is_number
 
 # %% ../nbs/lib/blocks.ipynb #5629809e
-def check_tensor(name: str, # the argument's name, for the message
-                 value: Tensor, # what was passed
-                 ) -> Tensor: # the same value
+def check_tensor(
+    name: str,  # the argument's name, for the message
+    value: Tensor,  # what was passed
+) -> Tensor:  # the same value
     "Raise ValueError for what is no tensor, such as a list or an array."
-    if isinstance(value, Tensor): return value
-    raise ValueError(f"{name}={' '.join(repr(value).split())[:60]} is of type {type(value).__name__}; pass a tensor, e.g. torch.as_tensor({name})")
+    if isinstance(value, Tensor):
+        return value
+    raise ValueError(
+        f"{name}={' '.join(repr(value).split())[:60]} is of type {type(value).__name__}; pass a tensor, e.g."
+        f" torch.as_tensor({name})"
+    )
 
-def check_mask(mask: Tensor, # (B, T), 0/1 of any dtype
-              **same_shape: Tensor, # tensors that must have the mask's shape, by argument name
-              ) -> Tensor: # (B, T) bool
+
+def check_mask(
+    mask: Tensor,  # (B, T), 0/1 of any dtype
+    **same_shape: Tensor,  # tensors that must have the mask's shape, by argument name
+) -> Tensor:  # (B, T) bool
     "The mask as booleans; raises ValueError when it is not a 0/1 matrix or when a tensor does not fit it."
     check_tensor("mask", mask)
-    if mask.ndim != 2: raise ValueError(f"mask has shape {tuple(mask.shape)}; it must be (B, T): add or remove a dimension")
+    if mask.ndim != 2:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}; it must be (B, T): add or remove a dimension")
     if mask.dtype != torch.bool:
         other = mask[(mask != 0) & (mask != 1)]
-        if len(other): raise ValueError(f"mask holds {other[0].item()}; it may hold only 0 and 1: pass e.g. `ids != pad_id`")
+        if len(other):
+            raise ValueError(f"mask holds {other[0].item()}; it may hold only 0 and 1: pass e.g. `ids != pad_id`")
         mask = mask != 0
     for name, x in same_shape.items():
         check_tensor(name, x)
-        if x.shape != mask.shape: raise ValueError(f"{name} has shape {tuple(x.shape)} but mask has {tuple(mask.shape)}; both must be (B, T)")
+        if x.shape != mask.shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)} but mask has {tuple(mask.shape)}; both must be (B, T)")
     return mask
 
 # %% ../nbs/lib/blocks.ipynb #5e0f1b02
-def at_least_float32(x: Tensor, # of any type
-                     ) -> Tensor: # float32 for float16 and bfloat16, else `x` itself
+def at_least_float32(
+    x: Tensor,  # of any type
+) -> Tensor:  # float32 for float16 and bfloat16, else `x` itself
     "What sums, ratios and losses are computed in."
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 # %% ../nbs/lib/blocks.ipynb #67014332
-def blocks_from_starts(starts: Tensor, # (B, T) bool, True on each token that opens a block
-                       mask: Tensor, # (B, T)
-                       ) -> Tensor: # (B, T) long
+def blocks_from_starts(
+    starts: Tensor,  # (B, T) bool, True on each token that opens a block
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T) long
     "Number the blocks that open at `starts`; the first kept token of a row opens block 0 whether it is marked or not."
     m = check_mask(mask, starts=starts)
     first = m & (m.long().cumsum(1) == 1)
     return torch.where(m, ((starts.bool() & m) | first).long().cumsum(1) - 1, -1)
 
 # %% ../nbs/lib/blocks.ipynb #5e0f1b04
-def turn_blocks(mask: Tensor, # (B, T)
-                ) -> Tensor: # (B, T) long
+def turn_blocks(
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T) long
     "Each run of kept tokens without a hole is a block: what the policy wrote between two tool replies."
     m = check_mask(mask)
     return cut_at_gaps(torch.where(m, 0, -1), m)
 
-def cut_at_gaps(ids: Tensor, # (B, T) block ids
-                mask: Tensor, # (B, T) that they were made from
-                gaps: str = "end", # "end": a block ends at a hole | "skip": it reaches across, and the ids stay as they are
-                ) -> Tensor: # (B, T) long
+
+def cut_at_gaps(
+    ids: Tensor,  # (B, T) block ids
+    mask: Tensor,  # (B, T) that they were made from
+    gaps: str = "end",  # "end": a block ends at a hole | "skip": it reaches across, and the ids stay as they are
+) -> Tensor:  # (B, T) long
     "Block ids, with each block cut where the mask has a hole. Raises ValueError for another `gaps`."
     m = check_mask(mask, ids=ids)
-    if check_gaps(gaps) == "skip" or not m.shape[1]: return ids
+    if check_gaps(gaps) == "skip" or not m.shape[1]:
+        return ids
     before = torch.cat([torch.full_like(ids[:, :1], -1), ids[:, :-1]], 1)
     return blocks_from_starts(m & (ids != before), m)
 
-def place_in_turn(mask: Tensor, # (B, T)
-                  ) -> Tensor: # (B, T) long: 0, 1, 2... from the first token of each turn, -1 where the mask is 0
+
+def place_in_turn(
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T) long: 0, 1, 2... from the first token of each turn, -1 where the mask is 0
     "How many tokens of its turn stand before each token."
     m = check_mask(mask)
     here = torch.arange(m.shape[1], device=m.device).expand(m.shape)
-    hole = torch.where(m, -1, here) # the last hole before a token, -1 where none is
+    hole = torch.where(m, -1, here)  # the last hole before a token, -1 where none is
     return torch.where(m, here - hole.cummax(1).values - 1, -1) if m.shape[1] else hole
 
-def check_gaps(gaps: str, # what was passed
-               ) -> str: # the same
+
+def check_gaps(
+    gaps: str,  # what was passed
+) -> str:  # the same
     "Raise ValueError unless `gaps` is known."
-    if gaps not in ("skip", "end"): raise ValueError(f"gaps={gaps!r}; choose 'skip' (an action reaches across tokens that the mask drops) or 'end' (it ends there)")
+    if gaps not in ("skip", "end"):
+        raise ValueError(
+            f"gaps={gaps!r}; choose 'skip' (an action reaches across tokens that the mask drops) or 'end' (it ends"
+            " there)"
+        )
     return gaps
 
 # %% ../nbs/lib/blocks.ipynb #32c6cc7e
-def token_blocks(mask: Tensor, # (B, T)
-                 ) -> Tensor: # (B, T) long
+def token_blocks(
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T) long
     "Every kept token is a block of its own: the action space of PPO and GRPO."
     m = check_mask(mask)
     return torch.where(m, m.long().cumsum(1) - 1, -1)
 
-def sequence_block(mask: Tensor, # (B, T)
-                   ) -> Tensor: # (B, T) long
+
+def sequence_block(
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T) long
     "The whole response is one block: the action space of GSPO (arXiv 2507.18071)."
     return torch.where(check_mask(mask), 0, -1)
 
-def fixed_blocks(mask: Tensor, # (B, T)
-                 k: int, # tokens per block, at least 1
-                 gaps: str = "skip", # "skip": a block reaches across a hole in the mask | "end": it ends there
-                 ) -> Tensor: # (B, T) long
+
+def fixed_blocks(
+    mask: Tensor,  # (B, T)
+    k: int,  # tokens per block, at least 1
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
     "Blocks of `k` kept tokens, the last one shorter: disjoint MPO, and MA-RLHF's fixed n-gram. Raises ValueError when k < 1."
     check_positive_int("k", k)
     order = token_blocks(mask)
-    if check_gaps(gaps) == "end": order = place_in_turn(mask)
+    if check_gaps(gaps) == "end":
+        order = place_in_turn(mask)
     return cut_at_gaps(torch.where(order >= 0, order.clamp(min=0) // k, -1), mask, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #023fc723
-def check_positive_int(name: str, # the argument's name, for the message
-                       value: int, # what was passed
-                       ) -> int: # the same value
+def check_positive_int(
+    name: str,  # the argument's name, for the message
+    value: int,  # what was passed
+) -> int:  # the same value
     "Raise ValueError unless `value` is a whole number of at least 1."
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         why = " (1 is token level)" if name in ("k", "blocks") else ""
@@ -116,37 +147,53 @@ def check_positive_int(name: str, # the argument's name, for the message
     return value
 
 # %% ../nbs/lib/blocks.ipynb #52a3c5b4
-def random_blocks(mask: Tensor, # (B, T)
-                  sizes: Sequence[int] = (1, 2, 3, 5, 10), # sizes to draw from, uniformly
-                  generator: torch.Generator | None = None, # for a repeatable draw; lives on the mask's device
-                  gaps: str = "skip", # "skip": a block reaches across a hole in the mask | "end": it ends there
-                  ) -> Tensor: # (B, T) long
+def random_blocks(
+    mask: Tensor,  # (B, T)
+    sizes: Sequence[int] = (1, 2, 3, 5, 10),  # sizes to draw from, uniformly
+    generator: torch.Generator | None = None,  # for a repeatable draw; lives on the mask's device
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
     "Blocks whose sizes are drawn at random: MA-RLHF's randomised n-gram. Raises ValueError for a size below 1."
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Iterable): raise ValueError(f"sizes={sizes!r:.80}; give a list of block sizes, e.g. sizes=(1, 2, 3, 5, 10)")
-    if generator is not None and not isinstance(generator, torch.Generator): raise ValueError(f"generator={generator!r:.80}; pass torch.Generator().manual_seed(0), or None")
+    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Iterable):
+        raise ValueError(f"sizes={sizes!r:.80}; give a list of block sizes, e.g. sizes=(1, 2, 3, 5, 10)")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator={generator!r:.80}; pass torch.Generator().manual_seed(0), or None")
     sizes = [check_positive_int("sizes", s) for s in sizes]
-    if not sizes: raise ValueError("sizes=() is empty; name at least one block size, e.g. sizes=(1, 2, 3, 5, 10)")
-    m = check_mask(mask); B, T = m.shape
+    if not sizes:
+        raise ValueError("sizes=() is empty; name at least one block size, e.g. sizes=(1, 2, 3, 5, 10)")
+    m = check_mask(mask)
+    B, T = m.shape
     draws = torch.randint(len(sizes), (B, T), generator=generator, device=m.device)
     ends = torch.tensor(sizes, device=m.device)[draws].cumsum(1)
     position = m.long().cumsum(1) - 1
     return cut_at_gaps(torch.where(m, torch.searchsorted(ends, position, right=True), -1), m, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #ae201ea9
-def delimiter_blocks(mask: Tensor, # (B, T)
-                     tokens: Sequence[Sequence[str]], # decoded text of each token, one list per row, as long as the row's last kept token
-                     ends: str | Sequence[str], # delimiters: a block closes after a token ending in one of them
-                     gaps: str = "skip", # "skip": a block reaches across a hole in the mask | "end": it ends there
-                     ) -> Tensor: # (B, T) long
+def delimiter_blocks(
+    mask: Tensor,  # (B, T)
+    tokens: Sequence[
+        Sequence[str]
+    ],  # decoded text of each token, one list per row, as long as the row's last kept token
+    ends: str | Sequence[str],  # delimiters: a block closes after a token ending in one of them
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
     "Blocks that close after a token ending in one of `ends`. Raises ValueError when tokens do not cover the mask or ends is empty."
-    m = check_mask(mask); ends = (ends,) if isinstance(ends, str) else check_texts("ends", ends, blank=True)
-    if not ends or "" in ends: raise ValueError(f"ends={ends!r}; name at least one delimiter, none of them empty, e.g. ends=(';', '\\n')")
-    if len(tokens) != len(m): raise ValueError(f"tokens has {len(tokens)} rows but mask has {len(m)}; pass one list of strings per response")
+    m = check_mask(mask)
+    ends = (ends,) if isinstance(ends, str) else check_texts("ends", ends, blank=True)
+    if not ends or "" in ends:
+        raise ValueError(f"ends={ends!r}; name at least one delimiter, none of them empty, e.g. ends=(';', '\\n')")
+    if len(tokens) != len(m):
+        raise ValueError(f"tokens has {len(tokens)} rows but mask has {len(m)}; pass one list of strings per response")
     closes = torch.zeros_like(m)
     for row, (texts, kept) in enumerate(zip(tokens, m.tolist())):
-        if isinstance(texts, str): raise ValueError(f"tokens[{row}]={texts!r:.80} is one text; pass the list of the row's tokens")
+        if isinstance(texts, str):
+            raise ValueError(f"tokens[{row}]={texts!r:.80} is one text; pass the list of the row's tokens")
         needed = max((t + 1 for t, k in enumerate(kept) if k), default=0)
-        if len(texts) < needed: raise ValueError(f"tokens[{row}] has {len(texts)} strings but the mask keeps position {needed - 1}; decode every token of the row")
+        if len(texts) < needed:
+            raise ValueError(
+                f"tokens[{row}] has {len(texts)} strings but the mask keeps position {needed - 1}; decode every token"
+                " of the row"
+            )
         hits = [t for t in range(needed) if kept[t] and texts[t].endswith(ends)]
         closes[row, hits] = True
     return cut_at_gaps(torch.where(m, closes.long().cumsum(1) - closes.long(), -1), m, gaps)
@@ -154,33 +201,38 @@ def delimiter_blocks(mask: Tensor, # (B, T)
 # %% ../nbs/lib/blocks.ipynb #7d29c0f2
 sentence_ends = (".", "!", "?", ";", ":", "\n", "。", "！", "？", "；", "：", "．", "｡", "…")
 
-def sentence_blocks(mask: Tensor, # (B, T)
-                    tokens: Sequence[Sequence[str]], # decoded text of each token, one list per row
-                    gaps: str = "skip", # "skip": a block reaches across a hole in the mask | "end": it ends there
-                    ) -> Tensor: # (B, T) long
+
+def sentence_blocks(
+    mask: Tensor,  # (B, T)
+    tokens: Sequence[Sequence[str]],  # decoded text of each token, one list per row
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
     "One block per sentence: closes after . ! ? ; : newline and their CJK forms. LPO's linguistic unit (Ling 2.0; TRL issue 4443)."
     return delimiter_blocks(mask, tokens, sentence_ends, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #3b4ca57c
-def surprise_blocks(mask: Tensor, # (B, T)
-                    logps: Tensor, # (B, T) log pi_old(o_t), in nats
-                    threshold: float = 0.9, # probability under which a token counts as surprising, in (0, 1]
-                    interval: int = 5, # surprising tokens per block
-                    gaps: str = "skip", # "skip": a block reaches across a hole in the mask | "end": it ends there
-                    ) -> Tensor: # (B, T) long
+def surprise_blocks(
+    mask: Tensor,  # (B, T)
+    logps: Tensor,  # (B, T) log pi_old(o_t), in nats
+    threshold: float = 0.9,  # probability under which a token counts as surprising, in (0, 1]
+    interval: int = 5,  # surprising tokens per block
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
     "Blocks that open at every `interval`-th surprising token: SPO-chain's cutpoints. Raises ValueError for a threshold outside (0, 1]."
     check_positive_int("interval", interval)
-    if not is_number(threshold) or not 0 < threshold <= 1: raise ValueError(f"threshold={threshold!r}; it is a probability: choose one in (0, 1], e.g. 0.9")
+    if not is_number(threshold) or not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold!r}; it is a probability: choose one in (0, 1], e.g. 0.9")
     m = check_mask(mask, logps=logps)
     surprising = m & (logps.exp() < threshold)
     index = surprising.long().cumsum(1) - 1
     return cut_at_gaps(blocks_from_starts(surprising & (index % interval == 0), m), m, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #41865918
-def perplexity_blocks(mask: Tensor, # (B, T)
-                      ref_logps: Tensor, # (B, T) log pi_ref(o_t), in nats
-                      gaps: str = "skip", # "skip": a block reaches across a hole in the mask | "end": it ends there
-                      ) -> Tensor: # (B, T) long
+def perplexity_blocks(
+    mask: Tensor,  # (B, T)
+    ref_logps: Tensor,  # (B, T) log pi_ref(o_t), in nats
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
     "Blocks that open where the reference model's perplexity rises from one kept token to the next: MA-RLHF's rule (arXiv 2410.02743)."
     m = check_mask(mask, ref_logps=ref_logps)
     positions = torch.where(m, torch.arange(m.shape[1], device=m.device), -1).cummax(1).values
@@ -189,46 +241,67 @@ def perplexity_blocks(mask: Tensor, # (B, T)
     return cut_at_gaps(blocks_from_starts(m & (previous >= 0) & (ref_logps < before), m), m, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #8e00623d
-def check_ids(ids: Tensor, # (B, T) block ids
-              ) -> Tensor: # the same ids
+def check_ids(
+    ids: Tensor,  # (B, T) block ids
+) -> Tensor:  # the same ids
     "Raise ValueError for what are no block ids, such as a mask in their place."
     check_tensor("ids", ids)
-    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32): raise ValueError(f"ids has shape {tuple(ids.shape)} and type {ids.dtype}; pass block ids (B, T), e.g. fixed_blocks(mask, 4)")
+    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"ids has shape {tuple(ids.shape)} and type {ids.dtype}; pass block ids (B, T), e.g. fixed_blocks(mask, 4)"
+        )
     return ids
 
-def block_sizes(ids: Tensor, # (B, T) block ids
-                ) -> Tensor: # (B, N) long
+
+def block_sizes(
+    ids: Tensor,  # (B, T) block ids
+) -> Tensor:  # (B, N) long
     "How many kept tokens each block holds."
     check_ids(ids)
     n = int(ids.max()) + 1 if ids.numel() else 0
     sizes = ids.new_zeros(len(ids), n)
     return sizes.scatter_add_(1, ids.clamp(min=0), (ids >= 0).long()) if n else sizes
 
-def block_sum(x: Tensor, # (B, T) one value per token
-              ids: Tensor, # (B, T) block ids
-              ) -> Tensor: # (B, N)
+
+def block_sum(
+    x: Tensor,  # (B, T) one value per token
+    ids: Tensor,  # (B, T) block ids
+) -> Tensor:  # (B, N)
     "The sum of `x` over each block. Raises ValueError when the shapes differ."
     check_tensor("x", x)
     check_ids(ids)
-    if x.shape != ids.shape: raise ValueError(f"x has shape {tuple(x.shape)} but ids has {tuple(ids.shape)}; both must be (B, T)")
+    if x.shape != ids.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)} but ids has {tuple(ids.shape)}; both must be (B, T)")
     n = int(ids.max()) + 1 if ids.numel() else 0
     wide = at_least_float32(x)
     kept = torch.where(ids >= 0, wide, torch.zeros((), dtype=wide.dtype, device=x.device))
-    if not n: return kept[:, :0].to(x.dtype)
+    if not n:
+        return kept[:, :0].to(x.dtype)
     return kept.new_zeros(len(ids), n).scatter_add(1, ids.clamp(min=0), kept).to(x.dtype)
 
-def block_mean(x: Tensor, # (B, T) one value per token
-               ids: Tensor, # (B, T) block ids
-               ) -> Tensor: # (B, N)
+
+def block_mean(
+    x: Tensor,  # (B, T) one value per token
+    ids: Tensor,  # (B, T) block ids
+) -> Tensor:  # (B, N)
     "The mean of `x` over each block, 0 for blocks that pad a row."
     return (block_sum(at_least_float32(x), ids) / block_sizes(ids).clamp(min=1)).to(x.dtype)
 
-def spread(values: Tensor, # (B, N) one value per block
-           ids: Tensor, # (B, T) block ids
-           ) -> Tensor: # (B, T)
+
+def spread(
+    values: Tensor,  # (B, N) one value per block
+    ids: Tensor,  # (B, T) block ids
+) -> Tensor:  # (B, T)
     "Each token receives its block's value, 0 where the id is -1. Raises ValueError when an id has no value."
     n = int(ids.max()) + 1 if ids.numel() else 0
     if values.ndim != 2 or len(values) != len(ids) or values.shape[1] < n:
-        raise ValueError(f"values has shape {tuple(values.shape)}; these ids need ({len(ids)}, {n}): one value per block and row")
-    if not n: return values[:, :0].sum(dtype=values.dtype).expand(ids.shape) # zeros that keep the graph: a batch of empty responses has a gradient, 0
-    return torch.where(ids >= 0, values.gather(1, ids.clamp(min=0)), torch.zeros((), dtype=values.dtype, device=values.device))
+        raise ValueError(
+            f"values has shape {tuple(values.shape)}; these ids need ({len(ids)}, {n}): one value per block and row"
+        )
+    if not n:
+        return (
+            values[:, :0].sum(dtype=values.dtype).expand(ids.shape)
+        )  # zeros that keep the graph: a batch of empty responses has a gradient, 0
+    return torch.where(
+        ids >= 0, values.gather(1, ids.clamp(min=0)), torch.zeros((), dtype=values.dtype, device=values.device)
+    )

@@ -54,15 +54,18 @@ def chain_problems(
     if n < 1:
         raise ValueError(f"n={n}; ask for at least one problem")
     found: dict[str, dict[str, Any]]
-    rng, found = rng or random.Random(0), {}
+    rng = rng or random.Random(0)
+    found = {}
     for _ in range(1000 + 100 * n):
         problem = _draw(rng.randint(low, high), rng)
         if is_held_out(problem["prompt"]) == held_out:
             found.setdefault(problem["prompt"], problem)
         if len(found) == n:
             return list(found.values())
-    raise ValueError(f"only {len(found)} distinct problems of n={n} turned up with terms={terms!r}; "
-                     "ask for fewer, or for longer chains")
+    raise ValueError(
+        f"only {len(found)} distinct problems of n={n} turned up with terms={terms!r}; "
+        "ask for fewer, or for longer chains"
+    )
 
 # %% ../nbs/lib/chain_sum.ipynb #43867ae2
 def chain_reward(
@@ -82,14 +85,22 @@ def chain_sum(
 ) -> Task:  # reward 1.0 for the exact answer after the last '#'
     "The tiny model's task: chains of single-digit sums, no problem on both sides. Raises ValueError as `chain_problems`."
     check_options(chain_sum, locals(), "task 'chain_sum'")
-    rng, sides = random.Random(seed), {}
+    rng = random.Random(seed)
+    sides = {}
     for name, n in (("n_test", n_test), ("n_train", n_train)):
         try:
             sides[name] = chain_problems(n, terms, held_out=name == "n_test", rng=rng)
         except ValueError as error:
             raise ValueError(f"{name}={n}: {error}") from None
     description = "chains of single-digit sums, worked step by step"
-    return Task("chain_sum", sides["n_train"], sides["n_test"], chain_reward, description=description, max_new_tokens=response_limits["chain_sum"])
+    return Task(
+        "chain_sum",
+        sides["n_train"],
+        sides["n_test"],
+        chain_reward,
+        description=description,
+        max_new_tokens=response_limits["chain_sum"],
+    )
 
 # %% ../nbs/lib/chain_sum.ipynb #b2cb299c
 def demonstration(
@@ -99,13 +110,15 @@ def demonstration(
 ) -> str:  # such as "7+5=12;12-3=9;9+8=17#17"
     "A worked solution in which each step is wrong with the given probability. Raises ValueError on a rate outside [0, 1]."
     check_share("error_rate", error_rate)
-    rng, chain = rng or random.Random(0), problem["prompt"].rstrip("?")
-    value, moves = int(chain[0]), [int(chain[i:i + 2]) for i in range(1, len(chain), 2)]
+    rng = rng or random.Random(0)
+    chain = problem["prompt"].rstrip("?")
+    value = int(chain[0])
+    moves = [int(chain[i : i + 2]) for i in range(1, len(chain), 2)]
     steps = []
     for i, move in enumerate(moves):
         result = value + move
         if rng.random() < error_rate:
-            lowest = max(-sum(moves[i + 1:j]) for j in range(i + 1, len(moves) + 1))
+            lowest = max(-sum(moves[i + 1 : j]) for j in range(i + 1, len(moves) + 1))
             result = rng.choice([r for r in range(max(lowest, result - 3), result + 4) if r != result])
         steps.append(f"{value}{move:+d}={result}")
         value = result
@@ -126,15 +139,24 @@ def char_tokenizer(
     inner.decoder = decoders.Fuse()
     inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
-        padding_side="left", clean_up_tokenization_spaces=False, model_max_length=max_length,
-        model_input_names=["input_ids", "attention_mask"])
+        tokenizer_object=inner,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 # %% ../nbs/lib/chain_sum.ipynb #a1f2cf43
 def tiny_model_path() -> str:  # a folder for `AutoModelForCausalLM.from_pretrained`
     "Where the embedded base model lies. Raises FileNotFoundError if the installation lacks it."
     folder = importlib.resources.files("mpo_nb") / "assets" / "tiny"
     if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"no model.safetensors in {folder}; reinstall mpo_nb, or make it with "
-                                "nbdev_test --path nbs/studies/tiny_model.ipynb --flags slow")
+        raise FileNotFoundError(
+            f"no model.safetensors in {folder}; reinstall mpo_nb, or make it with "
+            "nbdev_test --path nbs/studies/tiny_model.ipynb --flags slow"
+        )
     return str(folder)

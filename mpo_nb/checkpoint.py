@@ -27,16 +27,21 @@ from .config import config_differences
 from .files import cut_after_step, json_lines, write_whole
 
 # %% ../nbs/lib/checkpoint.ipynb #c4ec0004
-_all_ = ["write_whole"] # importable from here, beside what reads it
+_all_ = ["write_whole"]  # importable from here, beside what reads it
 
 # %% ../nbs/lib/checkpoint.ipynb #ef12e0d6
-def read_lines(path: Path, # a .jsonl file, present or not
-               ) -> list[dict[str, Any]]: # one per whole line
+def read_lines(
+    path: Path,  # a .jsonl file, present or not
+) -> list[dict[str, Any]]:  # one per whole line
     "The objects of a .jsonl file; a last line without its end is left out, as a killed writer may leave one. Raises ValueError naming a line that is not JSON."
-    if not path.exists(): return []
+    if not path.exists():
+        return []
     found = json_lines(path)
     if found.broken:
-        raise ValueError(f"{path} holds a line that is not JSON (line {found.broken[0]}); it was changed by something other than a run: mend that line, or delete it")
+        raise ValueError(
+            f"{path} holds a line that is not JSON (line {found.broken[0]}); it was changed by something other than a"
+            " run: mend that line, or delete it"
+        )
     return found.rows
 
 # %% ../nbs/lib/checkpoint.ipynb #81afdf04
@@ -45,164 +50,258 @@ def quiet_files() -> Iterator[None]:
     "No progress bars of transformers for loading and saving weights, which would break up the bar of the training steps."
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    try: yield
+    try:
+        yield
     finally:
-        if shown: logging.enable_progress_bar()
+        if shown:
+            logging.enable_progress_bar()
 
-def read_tensors(path: Path, # a .safetensors file
-                 device: str = "cpu", # where they go
-                 ) -> dict[str, Tensor]:
+
+def read_tensors(
+    path: Path,  # a .safetensors file
+    device: str = "cpu",  # where they go
+) -> dict[str, Tensor]:
     "The tensors of a file, by name. Raises ValueError naming a file that is missing or damaged."
-    try: return load_file(path, device=device)
+    try:
+        return load_file(path, device=device)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); it is missing or damaged: use another checkpoint, or a copy of this file") from None
+        raise ValueError(
+            f"{path} cannot be read ({error}); it is missing or damaged: use another checkpoint, or a copy of this file"
+        ) from None
 
-def save_optimizer(optimizer: torch.optim.Optimizer, # any whose state is tensors, as Adam's is
-                   path: Path, # a .safetensors file
-                   ) -> None:
+
+def save_optimizer(
+    optimizer: torch.optim.Optimizer,  # any whose state is tensors, as Adam's is
+    path: Path,  # a .safetensors file
+) -> None:
     "The optimiser's tensors, named by parameter number and entry."
     state = optimizer.state_dict()["state"]
-    save_file({f"{i}.{k}": v.detach().contiguous().cpu() for i, entries in state.items() for k, v in entries.items()}, path)
+    save_file(
+        {f"{i}.{k}": v.detach().contiguous().cpu() for i, entries in state.items() for k, v in entries.items()}, path
+    )
 
-def load_optimizer(optimizer: torch.optim.Optimizer, # made with the same parameters
-                   path: Path, # what `save_optimizer` wrote
-                   ) -> None:
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer,  # made with the same parameters
+    path: Path,  # what `save_optimizer` wrote
+) -> None:
     "Put the tensors back; the options (learning rate and so on) stay those of `optimizer`. Raises ValueError naming a file that is damaged."
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in read_tensors(path).items():
-        i, key = name.split(".", 1); state.setdefault(int(i), {})[key] = tensor
+        i, key = name.split(".", 1)
+        state.setdefault(int(i), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../nbs/lib/checkpoint.ipynb #c4ec0002
 manifest_name = "manifest.json"
 
-def file_digest(path: Path, # any file
-                ) -> str: # 64 hexadecimal digits
+
+def file_digest(
+    path: Path,  # any file
+) -> str:  # 64 hexadecimal digits
     "The SHA-256 of a file."
     digest = hashlib.sha256()
     with open(path, "rb") as f:
-        while block := f.read(2**20): digest.update(block)
+        while block := f.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
-def file_digests(paths: Sequence[Path], # any files
-                 ) -> list[str]: # the SHA-256 of each
-    "Several files at once: hashing leaves the other processors free."
-    with ThreadPoolExecutor() as pool: return list(pool.map(file_digest, paths))
 
-def write_manifest(folder: Path, # all of whose files are written
-                   ) -> None:
+def file_digests(
+    paths: Sequence[Path],  # any files
+) -> list[str]:  # the SHA-256 of each
+    "Several files at once: hashing leaves the other processors free."
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(file_digest, paths))
+
+
+def write_manifest(
+    folder: Path,  # all of whose files are written
+) -> None:
     "Note size and SHA-256 of each file."
     # A tokenizer with several chat templates writes a folder of them.
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != manifest_name and p.suffix != ".md"] # peft's README is read by nobody
-    files = {p.relative_to(folder).as_posix(): dict(bytes=p.stat().st_size, sha256=digest) for p, digest in zip(paths, file_digests(paths))}
+    paths = [
+        p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != manifest_name and p.suffix != ".md"
+    ]  # peft's README is read by nobody
+    files = {
+        p.relative_to(folder).as_posix(): dict(bytes=p.stat().st_size, sha256=digest)
+        for p, digest in zip(paths, file_digests(paths))
+    }
     (folder / manifest_name).write_text(json.dumps(files, indent=1), encoding="utf8")
+
 
 def _json_object(path: Path) -> dict[str, Any] | None:
     "What a JSON file holds; None where that is no object."
-    try: found = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError, RecursionError): return None
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError):
+        return None
     return found if isinstance(found, dict) else None
+
 
 def _wrong_size(path: Path, noted: Any) -> str:
     "How a file's size differs from what the manifest notes; nothing where it does not."
-    if not isinstance(noted, dict) or not isinstance(noted.get("bytes"), int): return f"{manifest_name} cannot be read"
-    if not path.is_file(): return f"{path.name} is missing"
+    if not isinstance(noted, dict) or not isinstance(noted.get("bytes"), int):
+        return f"{manifest_name} cannot be read"
+    if not path.is_file():
+        return f"{path.name} is missing"
     size = path.stat().st_size
-    if size == noted["bytes"]: return ""
+    if size == noted["bytes"]:
+        return ""
     return f"{path.name} has {size:,} bytes, and {noted['bytes']:,} were written" if size else f"{path.name} is empty"
+
 
 def _differing(folder: Path, noted: dict[str, Any]) -> list[str]:
     "How the files of a checkpoint differ from its manifest. Sizes are compared first: most damage shows there, at once."
     found = [wrong for name in sorted(noted) if (wrong := _wrong_size(folder / name, noted[name]))]
-    if found: return found
+    if found:
+        return found
     digests = file_digests([folder / name for name in noted])
-    return [f"{name} is not what was written (its SHA-256 differs)" for name, digest in zip(noted, digests) if digest != noted[name].get("sha256")]
+    return [
+        f"{name} is not what was written (its SHA-256 differs)"
+        for name, digest in zip(noted, digests)
+        if digest != noted[name].get("sha256")
+    ]
+
 
 def _unreadable(path: Path) -> str:
     "Why a file without a checksum cannot be right; nothing where it may be."
-    if path.suffix == ".json": return "" if _json_object(path) is not None else f"{path.name} is no JSON object"
-    if path.suffix != ".safetensors": return ""
+    if path.suffix == ".json":
+        return "" if _json_object(path) is not None else f"{path.name} is no JSON object"
+    if path.suffix != ".safetensors":
+        return ""
     try:
-        with safe_open(path, framework="pt"): return ""
-    except (OSError, SafetensorError) as error: return f"{path.name} is damaged ({error})"
+        with safe_open(path, framework="pt"):
+            return ""
+    except (OSError, SafetensorError) as error:
+        return f"{path.name} is damaged ({error})"
 
-def damage(folder: Path, # a checkpoint
-           step: int | None = None, # which it should be of; None: not known
-           ) -> list[str]: # what is wrong, file by file; empty where it is whole
+
+def damage(
+    folder: Path,  # a checkpoint
+    step: int | None = None,  # which it should be of; None: not known
+) -> list[str]:  # what is wrong, file by file; empty where it is whole
     "What is wrong with a checkpoint."
-    state, tensors = folder / "state.json", list(folder.glob("*.safetensors"))
+    state = folder / "state.json"
+    tensors = list(folder.glob("*.safetensors"))
     needed = ["state.json", "optimizer.safetensors"]
     found = [f"{name} is missing" for name in needed if not (folder / name).is_file()]
     if (folder / manifest_name).exists():
         noted = _json_object(folder / manifest_name)
-        if not noted: return [*found, f"{manifest_name} is no JSON object"]
+        if not noted:
+            return [*found, f"{manifest_name} is no JSON object"]
         found += [wrong for wrong in _differing(folder, noted) if wrong not in found]
     else:
         found += [wrong for path in sorted(folder.iterdir()) if path.is_file() if (wrong := _unreadable(path))]
         for index in folder.glob("*.safetensors.index.json"):
             named = set(((_json_object(index) or {}).get("weight_map") or {}).values())
             found += [f"{name} is missing" for name in sorted(named) if not (folder / name).is_file()]
-        if all(p.name == "optimizer.safetensors" for p in tensors): found.append("model.safetensors, or another file with weights, is missing")
-    if found or step is None: return found
+        if all(p.name == "optimizer.safetensors" for p in tensors):
+            found.append("model.safetensors, or another file with weights, is missing")
+    if found or step is None:
+        return found
     taken = (_json_object(state) or {}).get("step")
     return [] if taken == step else [f"state.json is of step {taken}, not of step {step}"]
 
-def check_whole(folder: str | Path, # a checkpoint, or any other folder of a model
-                ) -> None:
+
+def check_whole(
+    folder: str | Path,  # a checkpoint, or any other folder of a model
+) -> None:
     "Raises ValueError naming the damaged files of a checkpoint with a manifest, and for a run folder in a checkpoint's place; says nothing of other folders."
     folder = Path(folder).expanduser()
     saved = [p for _, p in Run(folder).checkpoints()]
     if saved and not (folder / manifest_name).exists() and (folder / "metrics.jsonl").exists():
         raise ValueError(f"model={str(folder)!r} is a run folder; pass one of its checkpoints, e.g. {str(saved[-1])!r}")
-    if not (folder / manifest_name).is_file(): return
+    if not (folder / manifest_name).is_file():
+        return
     wrong = damage(folder)
-    if not wrong: return
+    if not wrong:
+        return
     others = [str(p) for _, p in Run(folder.parent.parent).checkpoints() if p != folder]
-    raise ValueError(f"model={str(folder)!r} is a damaged checkpoint: {'; '.join(wrong)}. Pass another one{', e.g. ' + repr(others[-1]) if others else ''}, or a copy of this one")
+    raise ValueError(
+        f"model={str(folder)!r} is a damaged checkpoint: {'; '.join(wrong)}. Pass another"
+        f" one{', e.g. ' + repr(others[-1]) if others else ''}, or a copy of this one"
+    )
 
 # %% ../nbs/lib/checkpoint.ipynb #5c3313ee
-free_fields = ("output", "steps", "checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "max_rows", "progress", "overwrite", "processes", "given", "version")
+free_fields = (
+    "output",
+    "steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "micro_batch_tokens",
+    "max_rows",
+    "progress",
+    "overwrite",
+    "processes",
+    "given",
+    "version",
+)
+
 
 class Saveable(Protocol):
     "Whatever has a `save_pretrained`, as models, tokenizers and modules do."
+
     @property
     def save_pretrained(self) -> Callable[..., Any]: ...
 
+
 class Run:
     "A run folder: its files, and the only code that writes them."
-    def __init__(self,
-                 path: str | Path, # the folder; need not exist
-                 writes: bool = True, # False: only reads, as all processes of a run but the main one
-                 ):
-        self.path, self.writes = Path(path), writes
-        self.metrics_path, self.traces_path, self.checkpoints_path = self.path / "metrics.jsonl", self.path / "traces.jsonl", self.path / "checkpoints"
+
+    def __init__(
+        self,
+        path: str | Path,  # the folder; need not exist
+        writes: bool = True,  # False: only reads, as all processes of a run but the main one
+    ):
+        self.path = Path(path)
+        self.writes = writes
+        self.metrics_path, self.traces_path, self.checkpoints_path = (
+            self.path / "metrics.jsonl",
+            self.path / "traces.jsonl",
+            self.path / "checkpoints",
+        )
 
     @property
-    def config(self) -> dict[str, Any] | None: # None where there is no run yet
+    def config(self) -> dict[str, Any] | None:  # None where there is no run yet
         "The configuration that the run was started with. Raises ValueError for a file that is damaged."
         path = self.path / "config.json"
-        try: text = path.read_text(encoding="utf8")
-        except (FileNotFoundError, NotADirectoryError): return None
-        except (OSError, UnicodeDecodeError) as error: raise self._damaged(path, error) from None
-        try: found = json.loads(text)
-        except (ValueError, RecursionError) as error: raise self._damaged(path, error) from None
-        if not isinstance(found, dict): raise self._damaged(path, f"it holds {text[:20]!r}, no object")
+        try:
+            text = path.read_text(encoding="utf8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._damaged(path, error) from None
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(path, error) from None
+        if not isinstance(found, dict):
+            raise self._damaged(path, f"it holds {text[:20]!r}, no object")
         return found
 
     def _damaged(self, path: Path, error: object) -> ValueError:
         "What to say of a configuration that cannot be read; the run's numbers and checkpoints do not need it."
-        return ValueError(f"{path} is damaged ({error}); put back a copy of it, or delete it where the configuration given now is the run's own: the run goes on from its last checkpoint. overwrite=True (--overwrite) deletes the run")
+        return ValueError(
+            f"{path} is damaged ({error}); put back a copy of it, or delete it where the configuration given now is the"
+            " run's own: the run goes on from its last checkpoint. overwrite=True (--overwrite) deletes the run"
+        )
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         "One dict per step, in order; a line that is still being written is left out. A line that cannot be read is left out too, with a warning."
-        if not self.metrics_path.exists(): return []
+        if not self.metrics_path.exists():
+            return []
         found = json_lines(self.metrics_path)
         rows = [row for row in found.rows if isinstance(row, dict)]
         odd = len(found.rows) - len(rows) + len(found.broken)
         if odd:
             where = f", first line {found.broken[0]}" if found.broken else ""
-            warnings.warn(f"{self.metrics_path}: {odd} line{'s' * (odd > 1)} could not be read as JSON objects and {'are' if odd > 1 else 'is'} left out{where}", stacklevel=2)
+            warnings.warn(
+                f"{self.metrics_path}: {odd} line{'s' * (odd > 1)} could not be read as JSON objects and"
+                f" {'are' if odd > 1 else 'is'} left out{where}",
+                stacklevel=2,
+            )
         return rows
 
     @property
@@ -210,37 +309,58 @@ class Run:
         "Whether a step was taken or a checkpoint is there: a start that failed before its first step leaves nothing to go on from."
         return bool(self.checkpoints()) or any(row.get("step", 0) > 0 for row in self.metrics)
 
-    def check(self,
-              config: Mapping[str, Any], # the configuration as plain values
-              overwrite: bool = False, # whether an earlier run is to be deleted
-              ) -> None:
+    def check(
+        self,
+        config: Mapping[str, Any],  # the configuration as plain values
+        overwrite: bool = False,  # whether an earlier run is to be deleted
+    ) -> None:
         "Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is written."
-        if self.path.exists() and not self.path.is_dir(): raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
         self._check_own()
-        if overwrite or not self.started: return
+        if overwrite or not self.started:
+            return
         earlier = self.config
-        if earlier is None: warnings.warn(f"output={str(self.path)!r} holds a run without a config.json; it goes on with the configuration given now")
+        if earlier is None:
+            warnings.warn(
+                f"output={str(self.path)!r} holds a run without a config.json; it goes on with the configuration"
+                " given now"
+            )
         fixed = tuple(f for f in free_fields if f != "steps" or config.get("schedule", "constant") == "constant")
         differ = config_differences(earlier or {}, config, fixed) if earlier is not None else []
-        if differ: raise ValueError(f"output={str(self.path)!r} holds a run with {'; with '.join(differ)}; choose another folder, or overwrite=True (--overwrite) to delete that run")
+        if differ:
+            raise ValueError(
+                f"output={str(self.path)!r} holds a run with {'; with '.join(differ)}; choose another folder, or"
+                " overwrite=True (--overwrite) to delete that run"
+            )
 
     def _check_own(self) -> None:
         "Raise ValueError for a config.json that no run wrote, such as a model's, before it is written over."
-        try: found = self.config
-        except ValueError: return # damaged: what is said of it depends on what else is there
-        if not found or found.keys() & {"task", "recipe", "steps", "seed", "version"}: return
-        raise ValueError(f"output={str(self.path)!r} holds a config.json that no run wrote (with {', '.join(map(repr, list(found)[:3]))}), as a model's folder does; choose another folder")
+        try:
+            found = self.config
+        except ValueError:
+            return  # damaged: what is said of it depends on what else is there
+        if not found or found.keys() & {"task", "recipe", "steps", "seed", "version"}:
+            return
+        raise ValueError(
+            f"output={str(self.path)!r} holds a config.json that no run wrote (with"
+            f" {', '.join(map(repr, list(found)[:3]))}), as a model's folder does; choose another folder"
+        )
 
-    def begin(self,
-              config: Mapping[str, Any], # the configuration as plain values
-              overwrite: bool = False, # delete an earlier run instead of continuing it
-              ) -> None:
+    def begin(
+        self,
+        config: Mapping[str, Any],  # the configuration as plain values
+        overwrite: bool = False,  # delete an earlier run instead of continuing it
+    ) -> None:
         "Create the folder, or take up the run in it. Raises what `check` raises."
-        if not self.writes: return
+        if not self.writes:
+            return
         self.check(config, overwrite)
-        if overwrite and ((self.path / "config.json").exists() or self.checkpoints_path.exists()): self.clear()
+        if overwrite and ((self.path / "config.json").exists() or self.checkpoints_path.exists()):
+            self.clear()
         self.checkpoints_path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.checkpoints_path.glob(".*"): shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.checkpoints_path.glob(".*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         write_whole(self.path / "config.json", json.dumps(config, indent=1))
 
     def clear(self) -> None:
@@ -248,29 +368,39 @@ class Run:
         hidden = self.path / ".deleting"
         for folder in (self.checkpoints_path, self.path / "failed", self.path / "mtp"):
             shutil.rmtree(hidden, ignore_errors=True)
-            if folder.exists(): os.replace(folder, hidden)
+            if folder.exists():
+                os.replace(folder, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
-        for path in (self.metrics_path, self.traces_path, self.path / "config.json"): path.unlink(missing_ok=True)
+        for path in (self.metrics_path, self.traces_path, self.path / "config.json"):
+            path.unlink(missing_ok=True)
 
-    def append(self,
-               path: Path, # `metrics_path` or `traces_path`
-               rows: Sequence[Mapping[str, Any]], # plain values
-               ) -> None:
+    def append(
+        self,
+        path: Path,  # `metrics_path` or `traces_path`
+        rows: Sequence[Mapping[str, Any]],  # plain values
+    ) -> None:
         "Append lines in one write. NaN and infinity become null, which every JSON reader understands."
-        if not self.writes: return
+        if not self.writes:
+            return
         text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
         try:
-            with open(path, "a", encoding="utf8") as f: f.write(text)
-        except OSError as error: raise self._unwritten(path, error) from error
+            with open(path, "a", encoding="utf8") as f:
+                f.write(text)
+        except OSError as error:
+            raise self._unwritten(path, error) from error
 
-    def checkpoints(self) -> list[tuple[int, Path]]: # (step, folder), oldest first
+    def checkpoints(self) -> list[tuple[int, Path]]:  # (step, folder), oldest first
         "The checkpoints of the run, not yet looked into."
         return [(step, p) for step, p in self._step_folders() if (p / "state.json").exists()]
 
-    def _step_folders(self) -> list[tuple[int, Path]]: # (step, folder), oldest first
-        return sorted((int(p.name[5:]), p) for p in self.checkpoints_path.glob("step-*") if re.fullmatch(r"step-\d+", p.name) and p.is_dir())
+    def _step_folders(self) -> list[tuple[int, Path]]:  # (step, folder), oldest first
+        return sorted(
+            (int(p.name[5:]), p)
+            for p in self.checkpoints_path.glob("step-*")
+            if re.fullmatch(r"step-\d+", p.name) and p.is_dir()
+        )
 
-    def newest(self) -> tuple[int, Path] | None: # (step, folder); None where the run has saved none yet
+    def newest(self) -> tuple[int, Path] | None:  # (step, folder); None where the run has saved none yet
         "The newest checkpoint that is whole. Damaged ones after it are set aside, with a warning that names their files. Raises ValueError when none is whole."
         damaged: list[tuple[Path, list[str]]] = []
         found = None
@@ -280,73 +410,108 @@ class Run:
                 found = step, folder
                 break
             damaged.append((folder, wrong))
-        if not damaged: return found
+        if not damaged:
+            return found
         told = "; ".join(f"{folder.name}: {', '.join(wrong)}" for folder, wrong in damaged)
         if found is None:
-            raise ValueError(f"output={str(self.path)!r} holds no checkpoint that is whole ({told}); put a copy of one of them back, or pass overwrite=True (--overwrite) to begin the run again")
-        if not self.writes: return found
+            raise ValueError(
+                f"output={str(self.path)!r} holds no checkpoint that is whole ({told}); put a copy of one of them back,"
+                " or pass overwrite=True (--overwrite) to begin the run again"
+            )
+        if not self.writes:
+            return found
         aside = [self._set_aside(folder) for folder, _ in damaged]
-        warnings.warn(f"{damaged[0][0].parent} holds a damaged checkpoint ({told}). The run goes on from step {found[0]}, the one before it; "
-                      f"what is damaged is kept as {', '.join(p.name for p in aside)} and can be deleted", stacklevel=2)
+        warnings.warn(
+            f"{damaged[0][0].parent} holds a damaged checkpoint ({told}). The run goes on from step {found[0]}, the one"
+            f" before it; what is damaged is kept as {', '.join(p.name for p in aside)} and can be deleted",
+            stacklevel=2,
+        )
         return found
 
     def _set_aside(self, checkpoint: Path) -> Path:
         "Give a damaged checkpoint a name under which nobody looks for one, so that it neither counts among those kept nor is taken for the newest."
         number = 1
-        while (aside := checkpoint.with_name(f"damaged-{checkpoint.name}{f'-{number}' if number > 1 else ''}")).exists(): number += 1
-        try: os.replace(checkpoint, aside)
-        except OSError: return checkpoint # a folder that takes no new names: it stays where it is
+        while (
+            aside := checkpoint.with_name(f"damaged-{checkpoint.name}{f'-{number}' if number > 1 else ''}")
+        ).exists():
+            number += 1
+        try:
+            os.replace(checkpoint, aside)
+        except OSError:
+            return checkpoint  # a folder that takes no new names: it stays where it is
         return aside
 
-    def rewind(self,
-               step: int, # the last step to keep
-               ) -> None:
+    def rewind(
+        self,
+        step: int,  # the last step to keep
+    ) -> None:
         "Cut the lines of later steps off, in place. Reads only what is cut off, however long the files are."
         for path in (self.metrics_path, self.traces_path) if self.writes else ():
-            if path.exists(): cut_after_step(path, step)
+            if path.exists():
+                cut_after_step(path, step)
 
-    def save(self,
-             step: int, # the last step that was taken
-             model: Saveable, # saved with its `save_pretrained`
-             tokenizer: Saveable | None, # saved beside it, where there is one
-             optimizer: torch.optim.Optimizer, # whose tensors are saved
-             state: Mapping[str, Any], # anything else that must come back, as plain values
-             keep: int = 2, # how many checkpoints to keep
-             parts: Sequence[Saveable] = (), # whatever else has a save_pretrained, such as MTP modules
-             ) -> Path: # the checkpoint
+    def save(
+        self,
+        step: int,  # the last step that was taken
+        model: Saveable,  # saved with its `save_pretrained`
+        tokenizer: Saveable | None,  # saved beside it, where there is one
+        optimizer: torch.optim.Optimizer,  # whose tensors are saved
+        state: Mapping[str, Any],  # anything else that must come back, as plain values
+        keep: int = 2,  # how many checkpoints to keep
+        parts: Sequence[Saveable] = (),  # whatever else has a save_pretrained, such as MTP modules
+    ) -> Path:  # the checkpoint
         "Write a checkpoint beside the others and rename it into place; then delete the oldest beyond `keep`."
-        final, temporary = self.checkpoints_path / f"step-{step:06d}", self.checkpoints_path / ".writing"
-        shutil.rmtree(temporary, ignore_errors=True); temporary.mkdir(parents=True)
+        final = self.checkpoints_path / f"step-{step:06d}"
+        temporary = self.checkpoints_path / ".writing"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         try:
-            with quiet_files(): model.save_pretrained(temporary, **(dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}))
-            for part in (*([tokenizer] if tokenizer is not None else []), *parts): part.save_pretrained(temporary)
+            with quiet_files():
+                model.save_pretrained(
+                    temporary, **(dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {})
+                )
+            for part in (*([tokenizer] if tokenizer is not None else []), *parts):
+                part.save_pretrained(temporary)
             save_optimizer(optimizer, temporary / "optimizer.safetensors")
             (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf8")
             write_manifest(temporary)
             for file in temporary.rglob("*"):
-                if file.is_dir(): continue
-                with open(file, "rb") as f: os.fsync(f.fileno())
+                if file.is_dir():
+                    continue
+                with open(file, "rb") as f:
+                    os.fsync(f.fileno())
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise self._unwritten(final, error) from error
-        if final.exists(): self._discard(final)
+        if final.exists():
+            self._discard(final)
         os.replace(temporary, final)
-        for _, old in self.checkpoints()[:-keep]: self._discard(old)
+        for _, old in self.checkpoints()[:-keep]:
+            self._discard(old)
         return final
 
     def _unwritten(self, path: Path, error: Exception) -> OSError:
         "What to say when the disk takes no more: nothing that was written before is lost."
-        saved, free = self.checkpoints(), shutil.disk_usage(self.path).free / 2**20
-        return OSError(f"{path} could not be written ({error}; {free:.0f} MiB free). The last good checkpoint is {saved[-1][1] if saved else 'none yet'}; "
-                       "make room, or lower keep_checkpoints, and start the same run again: it goes on from there")
+        saved = self.checkpoints()
+        free = shutil.disk_usage(self.path).free / 2**20
+        return OSError(
+            f"{path} could not be written ({error}; {free:.0f} MiB free). The last good checkpoint is"
+            f" {saved[-1][1] if saved else 'none yet'}; make room, or lower keep_checkpoints, and start the same run"
+            " again: it goes on from there"
+        )
 
     def _discard(self, checkpoint: Path) -> None:
         "Rename, then delete: a kill in between leaves no half checkpoint under a checkpoint's name."
         hidden = self.checkpoints_path / f".deleting-{checkpoint.name}"
-        shutil.rmtree(hidden, ignore_errors=True); os.replace(checkpoint, hidden); shutil.rmtree(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.replace(checkpoint, hidden)
+        shutil.rmtree(hidden)
+
 
 def _finite(row: Any) -> Any:
     "The same values with NaN and infinities as None."
-    if isinstance(row, dict): return {k: _finite(v) for k, v in row.items()}
-    if isinstance(row, (list, tuple)): return [_finite(v) for v in row]
+    if isinstance(row, dict):
+        return {k: _finite(v) for k, v in row.items()}
+    if isinstance(row, (list, tuple)):
+        return [_finite(v) for v in row]
     return None if isinstance(row, float) and (row != row or row in (float("inf"), float("-inf"))) else row

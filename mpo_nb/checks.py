@@ -20,21 +20,25 @@ from typing import Any, Literal, TypeVar, Union
 # %% ../nbs/lib/checks.ipynb #5abc339e
 _Value = TypeVar("_Value")
 
-def check_choice(name: str, # the argument's name, for the message
-                 value: _Value, # what was passed
-                 choices: Collection[_Value], # what it may be
-                 ) -> _Value: # the same value
+
+def check_choice(
+    name: str,  # the argument's name, for the message
+    value: _Value,  # what was passed
+    choices: Collection[_Value],  # what it may be
+) -> _Value:  # the same value
     "Raise ValueError unless `value` is one of `choices`."
     # A list is looked through item by item: a value that has no hash is refused like any other.
     if value not in list(choices):
         raise ValueError(f"{name}={value!r:.100}; choose one of {', '.join(map(str, choices))}")
     return value
 
-def check_whole(name: str, # the argument's name, for the message
-                value: int, # what was passed
-                low: int = 1, # the least that it may be
-                high: int | None = None, # the most; None for no limit
-                ) -> int: # the same value
+
+def check_whole(
+    name: str,  # the argument's name, for the message
+    value: int,  # what was passed
+    low: int = 1,  # the least that it may be
+    high: int | None = None,  # the most; None for no limit
+) -> int:  # the same value
     "Raise ValueError unless `value` is a whole number in a range."
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= low and (high is None or value <= high)
     if not fits:
@@ -42,54 +46,64 @@ def check_whole(name: str, # the argument's name, for the message
         raise ValueError(f"{name}={value!r:.100}; it must be a whole number {limits}")
     return value
 
-def check_positive(name: str, # the argument's name, for the message
-                   value: float, # what was passed
-                   ) -> float: # the same value
+
+def check_positive(
+    name: str,  # the argument's name, for the message
+    value: float,  # what was passed
+) -> float:  # the same value
     "Raise ValueError unless `value` is a number above 0 that is not infinite."
     if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r:.100}; it must be a finite number above 0")
     return value
 
-def check_share(name: str, # the argument's name, for the message
-                value: float, # what was passed
-                ) -> float: # the same value
+
+def check_share(
+    name: str,  # the argument's name, for the message
+    value: float,  # what was passed
+) -> float:  # the same value
     "Raise ValueError unless `value` is a number from 0 to 1."
     if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name}={value!r:.100}; it must be a number from 0 to 1")
     return value
 
-def is_number(value: object, # any
-              ) -> bool:
+
+def is_number(
+    value: object,  # any
+) -> bool:
     "Whether a value is a real number; a truth value is none."
     return isinstance(value, Real) and not isinstance(value, bool)
 
-def check_flag(name: str, # the argument's name, for the message
-               value: bool, # what was passed
-               ) -> bool: # the same value
+
+def check_flag(
+    name: str,  # the argument's name, for the message
+    value: bool,  # what was passed
+) -> bool:  # the same value
     "Raise ValueError unless `value` is True or False."
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r:.100}; it must be True or False")
     return value
 
-def check_seed(name: str, # the argument's name, for the message
-               value: int, # what was passed
-               ) -> int: # the same value
+
+def check_seed(
+    name: str,  # the argument's name, for the message
+    value: int,  # what was passed
+) -> int:  # the same value
     "Raise ValueError unless `value` is a whole number that fits 64 bits."
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or not -2**63 <= value < 2**63:
+    if not whole or not -(2**63) <= value < 2**63:
         raise ValueError(f"{name}={value!r:.100}; it must be a whole number that fits 64 bits, e.g. 0")
     return value
 
 # %% ../nbs/lib/checks.ipynb #036e2668
-def check_texts(name: str, # the argument's name, for the message
-                value: Iterable[str], # what was passed
-                blank: bool = False, # whether a text may be empty
-                ) -> tuple[str, ...]: # the texts
+def check_texts(
+    name: str,  # the argument's name, for the message
+    value: Iterable[str],  # what was passed
+    blank: bool = False,  # whether a text may be empty
+) -> tuple[str, ...]:  # the texts
     "Raise ValueError unless `value` is a list of texts; one text alone is none."
     if isinstance(value, (str, bytes)):
         raise ValueError(
-            f"{name}={value!r:.100} is one text where a list of texts belongs; "
-            f"write {name}=[{value!r:.100}]"
+            f"{name}={value!r:.100} is one text where a list of texts belongs; write {name}=[{value!r:.100}]"
         )
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
         raise ValueError(f"{name}={value!r:.100}; it must be a list of texts")
@@ -102,11 +116,13 @@ def check_texts(name: str, # the argument's name, for the message
     return texts
 
 # %% ../nbs/lib/checks.ipynb #e84270cc
-def fits(value: object, # any
-         hint: Any, # a type, or what `typing` makes of types
-         ) -> bool:
+def fits(
+    value: object,  # any
+    hint: Any,  # a type, or what `typing` makes of types
+) -> bool:
     "Whether a value is what a hint asks for."
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    parts = typing.get_args(hint)
     if hint is None or hint is type(None):
         return value is None
     if origin in (Union, types.UnionType):
@@ -126,6 +142,7 @@ def fits(value: object, # any
         return True
     return _holds(value, kind, parts)
 
+
 def _holds(value: object, kind: type, parts: tuple[Any, ...]) -> bool:
     "Whether a value is a `kind` of `parts`, item by item."
     if kind in (list, tuple):
@@ -137,7 +154,7 @@ def _holds(value: object, kind: type, parts: tuple[Any, ...]) -> bool:
         try:
             if not isinstance(value, kind):
                 return False
-        except TypeError: # a protocol that cannot be looked up at run time
+        except TypeError:  # a protocol that cannot be looked up at run time
             return True
     if not parts:
         return True
@@ -153,12 +170,15 @@ def _holds(value: object, kind: type, parts: tuple[Any, ...]) -> bool:
 _words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "None"}
 _plural = {int: "whole numbers", float: "numbers", bool: "truth values", str: "texts"}
 
-def in_words(hint: Any, # a type, or what `typing` makes of types
-             ) -> str: # what a value of it is
+
+def in_words(
+    hint: Any,  # a type, or what `typing` makes of types
+) -> str:  # what a value of it is
     "A hint as a reader would say it."
     if hint is None:
         return "None"
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    parts = typing.get_args(hint)
     if origin in (Union, types.UnionType):
         said = list(dict.fromkeys(in_words(part) for part in sorted(parts, key=lambda part: part is type(None))))
         return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} or {said[-1]}"
@@ -182,14 +202,16 @@ def in_words(hint: Any, # a type, or what `typing` makes of types
     return f"a {getattr(kind, '__name__', kind)}"
 
 # %% ../nbs/lib/checks.ipynb #488b4bb5
-def check_hints(what: str, # whose options they are, for the message: "task 'gsm8k'"
-                options: Mapping[str, Any], # name -> value
-                hints: Mapping[str, Any], # name -> what it must be; a name without a hint takes everything
-                ) -> None:
+def check_hints(
+    what: str,  # whose options they are, for the message: "task 'gsm8k'"
+    options: Mapping[str, Any],  # name -> value
+    hints: Mapping[str, Any],  # name -> what it must be; a name without a hint takes everything
+) -> None:
     "Raise ValueError for the first value that is not of its option's type."
     for name, value in options.items():
         if name in hints and not fits(value, hints[name]):
             raise ValueError(f"{what}: {name}={value!r:.100}; it must be {in_words(hints[name])}")
+
 
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     "The hints of what is called; none where they cannot be read."
@@ -201,17 +223,19 @@ def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         function = getattr(function, "__call__")
     try:
         return typing.get_type_hints(function)
-    except Exception: # hints in quotes whose names are nowhere to be found
+    except Exception:  # hints in quotes whose names are nowhere to be found
         return {}
 
-def check_options(function: Callable[..., Any], # or a class, whose options they are
-                  options: Mapping[str, Any], # name -> value, as it would be called
-                  what: str, # what the function makes, for the message: "task 'gsm8k'"
-                  ) -> None:
+
+def check_options(
+    function: Callable[..., Any],  # or a class, whose options they are
+    options: Mapping[str, Any],  # name -> value, as it would be called
+    what: str,  # what the function makes, for the message: "task 'gsm8k'"
+) -> None:
     "Raise ValueError unless the function takes these options: by name, by number and by the types in its hints."
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError): # a function of C, whose signature nobody wrote down
+    except (TypeError, ValueError):  # a function of C, whose signature nobody wrote down
         return
     named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes = f"it takes {', '.join(named) or 'no options'}"
@@ -234,9 +258,14 @@ def check_options(function: Callable[..., Any], # or a class, whose options they
 # %% ../nbs/lib/checks.ipynb #d0070002
 _Kind = TypeVar("_Kind", bound=type)
 
-def checked_names(hint: Callable[[str], str] = lambda name: "", # what to write in the place of a wrong name; empty: the nearest field is named
-                  ) -> Callable[[_Kind], _Kind]: # a decorator of classes
+
+def checked_names(
+    hint: Callable[[str], str] = lambda name: (
+        ""
+    ),  # what to write in the place of a wrong name; empty: the nearest field is named
+) -> Callable[[_Kind], _Kind]:  # a decorator of classes
     "A class whose making raises ValueError for a keyword that it does not take, with the one that was meant."
+
     def decorate(kind: _Kind) -> _Kind:
         make = getattr(kind, "__init__")
         names = [name for name in inspect.signature(make).parameters if name != "self"]
@@ -252,4 +281,5 @@ def checked_names(hint: Callable[[str], str] = lambda name: "", # what to write 
 
         setattr(kind, "__init__", __init__)
         return kind
+
     return decorate

@@ -33,175 +33,336 @@ from .tasks import task_names
 from .trainer import TrainConfig, Trainer
 
 # %% ../nbs/lib/cli.ipynb #7de1dde0
-option_groups = dict(model="model and task", recipe="algorithm", output="run", lr="optimiser", max_new_tokens="sampling", lora_rank="weights and precision", eval_every="evaluation and records", device="machine") # first field -> name
+option_groups = dict(
+    model="model and task",
+    recipe="algorithm",
+    output="run",
+    lr="optimiser",
+    max_new_tokens="sampling",
+    lora_rank="weights and precision",
+    eval_every="evaluation and records",
+    device="machine",
+)  # first field -> name
+
 
 class _OneLine(argparse.ArgumentParser):
     "A parser whose errors are one line, with the remedy."
+
     def error(self, message: str) -> NoReturn:
         option = re.match("argument (--[a-z_]+): expected ", message)
-        if option: message += f"; write {option[1]} VALUE, or {option[1]}=VALUE where the value begins with a minus sign"
+        if option:
+            message += f"; write {option[1]} VALUE, or {option[1]}=VALUE where the value begins with a minus sign"
         if message.startswith("unrecognized arguments"):
             takes = [action.option_strings[-1] for action in self._actions]
             message += f"; {self.prog} takes {', '.join(takes)}"
         self.exit(2, f"{self.prog}: {message}\n")
 
-class _TrainParser(_OneLine, HfArgumentParser): pass
+
+class _TrainParser(_OneLine, HfArgumentParser):
+    pass
+
 
 def _whole(text: str) -> int:
-    try: return int(text)
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; it must be a whole number, e.g. 1000") from None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be a whole number, e.g. 1000") from None
+
 
 def _real(text: str) -> float:
-    try: return float(text)
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}; it must be a number, e.g. 1e-5") from None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; it must be a number, e.g. 1e-5") from None
+
 
 def train_parser() -> HfArgumentParser:
     "The parser of `mpo-train`: an option for each field of TrainConfig, in groups, and a few of its own."
     grouped: dict[str, list[Any]] = {}
     for f in fields(TrainConfig):
-        if f.name in option_groups: name = option_groups[f.name]
+        if f.name in option_groups:
+            name = option_groups[f.name]
         default = dict(default_factory=f.default_factory) if callable(f.default_factory) else dict(default=f.default)
         grouped.setdefault(name, []).append((f.name, f.type, field(**default, metadata=f.metadata)))
-    kinds = [make_dataclass("_" + name.title().replace(" ", ""), members, namespace=dict(_argument_group_name=name)) for name, members in grouped.items()]
-    parser = _TrainParser(cast(Any, kinds), prog="mpo-train", usage="mpo-train [--config FILE] [options]", description="Train a causal language model with block-level policy optimisation. A run found in --output is continued.", epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo", formatter_class=_Help, allow_abbrev=False)
-    for action in parser._actions: _describe(action)
-    parser.add_argument("--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win").complete = shtab.FILE # type: ignore[attr-defined]  # where shtab looks for it
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="check all that the run would check before it loads the model, and train nothing; print the resolved configuration, as a file that --config reads, and the memory that the run will need").option_strings = ["--dry_run"]
+    kinds = [
+        make_dataclass("_" + name.title().replace(" ", ""), members, namespace=dict(_argument_group_name=name))
+        for name, members in grouped.items()
+    ]
+    parser = _TrainParser(
+        cast(Any, kinds),
+        prog="mpo-train",
+        usage="mpo-train [--config FILE] [options]",
+        description=(
+            "Train a causal language model with block-level policy optimisation. A run found in --output is continued."
+        ),
+        epilog="Example: mpo-train --task chain_sum --recipe mpo --k 4 --output runs/mpo",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    for action in parser._actions:
+        _describe(action)
+    parser.add_argument(
+        "--config", metavar="FILE", help="options as YAML, one `name: value` a line; those on the command line win"
+    ).complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+    parser.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help=(
+            "check all that the run would check before it loads the model, and train nothing; print the resolved"
+            " configuration, as a file that --config reads, and the memory that the run will need"
+        ),
+    ).option_strings = ["--dry_run"]
     parser.add_argument("--version", action="version", version=f"mpo_nb {__version__}")
-    shtab.add_argument_to(parser, "--print_completion", help="print a completion script: write it to a file, and `source` that file in ~/.bashrc", preamble=_shell_functions())
+    shtab.add_argument_to(
+        parser,
+        "--print_completion",
+        help="print a completion script: write it to a file, and `source` that file in ~/.bashrc",
+        preamble=_shell_functions(),
+    )
     return parser
+
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Help with defaults, but for options that have none."
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.nargs == 0: return action.help
+        if action.default is None or action.nargs == 0:
+            return action.help
         return f"{action.help} (default: none)" if action.default in ("", []) else super()._get_help_string(action)
+
 
 def _describe(action: argparse.Action) -> None:
     "One spelling in help and completion (both are parsed), a short word for the value, and the values or files to choose from."
-    name, kinds = action.dest, {int: "N", float: "X", str: "TEXT"}
-    if action.option_strings[0].startswith("--"): action.option_strings = action.option_strings[:1]
-    if action.nargs == 0: action.help = "show none" if name == "progress" else action.help
-    elif name == "recipe": action.choices, action.metavar = tuple(recipes), "NAME"
-    elif name in option_values: action.choices = option_values[name]
-    else: action.metavar = "JSON" if name.endswith("_options") else "true|false" if isinstance(action.default, bool) else kinds[cast(Any, action.type)]
+    name = action.dest
+    kinds = {int: "N", float: "X", str: "TEXT"}
+    if action.option_strings[0].startswith("--"):
+        action.option_strings = action.option_strings[:1]
+    if action.nargs == 0:
+        action.help = "show none" if name == "progress" else action.help
+    elif name == "recipe":
+        action.choices = tuple(recipes)
+        action.metavar = "NAME"
+    elif name in option_values:
+        action.choices = option_values[name]
+    else:
+        action.metavar = (
+            "JSON"
+            if name.endswith("_options")
+            else "true|false"
+            if isinstance(action.default, bool)
+            else kinds[cast(Any, action.type)]
+        )
     action.type = cast(Any, {int: _whole, float: _real}).get(action.type, action.type)
-    if name in _completed: action.metavar, action.complete = _completed[name] # type: ignore[attr-defined]
+    if name in _completed:
+        action.metavar, action.complete = _completed[name]  # type: ignore[attr-defined]
 
-_completed = dict(model=("MODEL", shtab.FILE), output=("FOLDER", shtab.DIRECTORY), task=("NAME", dict(bash="_mpo_train_task")), device=("NAME", dict(bash="_mpo_train_device"))) # field -> word for its value, how it is completed
+
+_completed = dict(
+    model=("MODEL", shtab.FILE),
+    output=("FOLDER", shtab.DIRECTORY),
+    task=("NAME", dict(bash="_mpo_train_task")),
+    device=("NAME", dict(bash="_mpo_train_device")),
+)  # field -> word for its value, how it is completed
+
 
 def _shell_functions() -> dict[str, str]:
     "What completes the values of options that also take others than those listed, by shell."
-    return dict(bash="\n".join(f'_mpo_train_{name}() {{ compgen -W "{" ".join(words)}" -- "$1"; }}' for name, words in (("task", task_names()), ("device", ["auto", "cpu", "cuda"]))))
+    return dict(
+        bash="\n".join(
+            f'_mpo_train_{name}() {{ compgen -W "{" ".join(words)}" -- "$1"; }}'
+            for name, words in (("task", task_names()), ("device", ["auto", "cpu", "cuda"]))
+        )
+    )
 
 # %% ../nbs/lib/cli.ipynb #c8179151
 class _Options(yaml.SafeLoader):
     "YAML in which no name stands twice, and no number is read in base 8 or 60."
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = [name for name in names if names.count(name) > 1]
-        if twice: raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands in it twice", node.start_mark)
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands in it twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         digits = node.value.lstrip("+-").replace("_", "")
         if ":" in digits or (len(digits) > 1 and digits.startswith("0") and digits.isdigit()):
-            raise yaml.constructor.ConstructorError(None, None, f"{node.value!r} is not a number in base 10; write it without leading zeros or colons, or as text in quotes", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{node.value!r} is not a number in base 10; write it without leading zeros or colons, or as text in"
+                " quotes",
+                node.start_mark,
+            )
         return int(super().construct_yaml_int(node))
+
 
 _Options.add_constructor("tag:yaml.org,2002:int", _Options.construct_yaml_int)
 
-def read_options(path: str | Path, # a YAML file
-                 ) -> dict[str, Any]: # field of TrainConfig -> value
+
+def read_options(
+    path: str | Path,  # a YAML file
+) -> dict[str, Any]:  # field of TrainConfig -> value
     "Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another kind; OSError for a file that cannot be read."
-    if not str(path).strip(): raise ValueError("--config '' names no file; give a YAML file, or leave --config away")
-    try: text = Path(path).read_text(encoding="utf8")
-    except OSError as error: raise OSError(f"--config {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError: raise ValueError(f"--config {path} is not text in UTF-8") from None
-    try: options = yaml.load(text, _Options)
-    except RecursionError: raise ValueError(f"--config {path} is nested too deeply; write one `name: value` a line, e.g. `lr: 1e-5`") from None
+    if not str(path).strip():
+        raise ValueError("--config '' names no file; give a YAML file, or leave --config away")
+    try:
+        text = Path(path).read_text(encoding="utf8")
+    except OSError as error:
+        raise OSError(f"--config {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"--config {path} is not text in UTF-8") from None
+    try:
+        options = yaml.load(text, _Options)
+    except RecursionError:
+        raise ValueError(
+            f"--config {path} is nested too deeply; write one `name: value` a line, e.g. `lr: 1e-5`"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         where = " ".join(str(error).replace('"<unicode string>", ', "").split())
-        raise ValueError(f"--config {path} is not YAML: {where}; write one `name: value` a line, with spaces and no tabs") from None
+        raise ValueError(
+            f"--config {path} is not YAML: {where}; write one `name: value` a line, with spaces and no tabs"
+        ) from None
     options = {} if options is None else options
-    if not isinstance(options, dict): raise ValueError(f"--config {path} holds a {type(options).__name__} ({options!r:.60}); write one `name: value` a line, e.g. `lr: 1e-5`")
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"--config {path} holds a {type(options).__name__} ({options!r:.60}); write one `name: value` a line, e.g."
+            " `lr: 1e-5`"
+        )
     known = {f.name: f.type for f in fields(TrainConfig)}
     for name in options:
-        if name in known: continue
+        if name in known:
+            continue
         own = f"give it on the command line, as --{name}" if name in ("config", "dry_run") else ""
-        raise ValueError(f"--config {path} has {name!r}, which is no option; {own or option_hint(str(name)) or 'mpo-train --help lists them'}")
+        raise ValueError(
+            f"--config {path} has {name!r}, which is no option;"
+            f" {own or option_hint(str(name)) or 'mpo-train --help lists them'}"
+        )
     return {name: _as_field(path, name, known[name], value) for name, value in options.items()}
+
 
 def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
     "A value from a file as its field has it. Raises ValueError where it is of another kind."
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try: return float(value) # YAML reads 1e-4 as text
-        except ValueError: pass
-    if kind is str and isinstance(value, dict) and name.endswith("_options"): return value
-    if kind not in (int, float, bool, str): fits, told = isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"
-    else: fits, told = type(value) is kind, {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes where YAML reads something else"}[kind]
-    if name.endswith("_options"): told = "a mapping of names to values, {} for none"
-    if value in (None, "None", "none"): told += ", or the line is to be left out"
-    elif isinstance(value, str) and kind in (int, float, bool): told += ", without quotes or units"
-    if not fits: raise ValueError(f"--config {path} has {name}: {value!r}; it must be {told}")
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            pass
+    if kind is str and isinstance(value, dict) and name.endswith("_options"):
+        return value
+    if kind not in (int, float, bool, str):
+        fits = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        told = "a list of texts"
+    else:
+        fits = type(value) is kind
+        told = {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "text, in quotes where YAML reads something else",
+        }[kind]
+    if name.endswith("_options"):
+        told = "a mapping of names to values, {} for none"
+    if value in (None, "None", "none"):
+        told += ", or the line is to be left out"
+    elif isinstance(value, str) and kind in (int, float, bool):
+        told += ", without quotes or units"
+    if not fits:
+        raise ValueError(f"--config {path} has {name}: {value!r}; it must be {told}")
     return value
 
-def train_config(argv: list[str] | None = None, # arguments; default: those of the process
-                 ) -> tuple[TrainConfig, bool]: # and whether nothing is to be trained
+
+def train_config(
+    argv: list[str] | None = None,  # arguments; default: those of the process
+) -> tuple[TrainConfig, bool]:  # and whether nothing is to be trained
     "The configuration that a command line asks for: defaults, under the file's options, under those of the line. Raises what `read_options` and `TrainConfig` raise."
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False); first.add_argument("--config")
-    parser, path = train_parser(), first.parse_known_args(argv)[0].config
-    if path is not None: parser.set_defaults(**read_options(path))
-    *groups, own, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    if unknown: raise ValueError(_no_option(unknown[0], parser))
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    parser = train_parser()
+    path = first.parse_known_args(argv)[0].config
+    if path is not None:
+        parser.set_defaults(**read_options(path))
+    *groups, own, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise ValueError(_no_option(unknown[0], parser))
     return TrainConfig(**{f.name: getattr(g, f.name) for g in groups for f in fields(g)}), own.dry_run
+
 
 def _no_option(word: str, parser: argparse.ArgumentParser) -> str:
     "What to say of a word that no option takes."
     options = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
     near = [option for option in options if option.startswith(name)][:3] or difflib.get_close_matches(name, options, 1)
-    if word[:1] in "\u2010\u2011\u2012\u2013\u2014\u2212": return f"{word!r} begins with a dash that is no minus sign; write --{word.lstrip(word[0])}"
-    if not word.startswith("-") and "=" in word: return f"{word!r} belongs to no option; write --{word}"
-    if not word.startswith("-"): return f"{word!r} belongs to no option; write `--name value`"
+    if word[:1] in "\u2010\u2011\u2012\u2013\u2014\u2212":
+        return f"{word!r} begins with a dash that is no minus sign; write --{word.lstrip(word[0])}"
+    if not word.startswith("-") and "=" in word:
+        return f"{word!r} belongs to no option; write --{word}"
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option; write `--name value`"
     hint = "" if any(option.startswith(name) for option in options) else option_hint(name)
-    if "recipe_options" in hint: return f"{word.partition('=')[0]} is no option; {hint.replace('recipe_options=', '--recipe_options ')}"
-    if hint: near = re.findall("'([a-z_0-9]+)'", hint)
-    return f"{word.partition('=')[0]} is no option" + (f"; did you mean --{' or --'.join(near)}?" if near else "; mpo-train --help lists them")
+    if "recipe_options" in hint:
+        return f"{word.partition('=')[0]} is no option; {hint.replace('recipe_options=', '--recipe_options ')}"
+    if hint:
+        near = re.findall("'([a-z_0-9]+)'", hint)
+    return f"{word.partition('=')[0]} is no option" + (
+        f"; did you mean --{' or --'.join(near)}?" if near else "; mpo-train --help lists them"
+    )
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
 def _guarded(command: str, work: Callable[[], None]) -> int:
     "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status; the package's warnings are one line too."
     plain = warnings.formatwarning
-    def told(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+
+    def told(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
         own = Path(filename).parent == Path(inspect.getfile(TrainConfig)).parent
         return f"{command}: {message}\n" if own else plain(message, category, filename, lineno, line)
+
     setattr(warnings, "formatwarning", told)
     try:
-        work(); sys.stdout.flush(); return 0
-    except KeyboardInterrupt: return 130
-    except BrokenPipeError: # the program that read the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1
+        work()
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the program that read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         said = " ".join(str(error).split("\n"))
-        if is_first(): print(f"{command}: {said}", file=sys.stderr)
+        if is_first():
+            print(f"{command}: {said}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    finally: setattr(warnings, "formatwarning", plain)
+    finally:
+        setattr(warnings, "formatwarning", plain)
+
 
 def _dry_run(config: TrainConfig) -> None:
     "Check what the run would check before it loads the model, and print the configuration and the memory plan."
     start = check_start(config)
     if start.processes.main:
-        asked = replace(config, max_new_tokens=start.config.max_new_tokens) # the task's own limit; precision stays open, as it differs between devices
-        try: plan = str(plan_memory(asked, task=start.task, tokenizer=start.tokenizer))
-        except ValueError as error: plan = f"no memory plan: {error}"
+        asked = replace(
+            config, max_new_tokens=start.config.max_new_tokens
+        )  # the task's own limit; precision stays open, as it differs between devices
+        try:
+            plan = str(plan_memory(asked, task=start.task, tokenizer=start.tokenizer))
+        except ValueError as error:
+            plan = f"no memory plan: {error}"
         lines = "\n".join(f"# {line}".rstrip() for line in plan.splitlines())
         print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), lines, sep="\n")
     start.processes.end()
 
-def main(argv: list[str] | None = None, # arguments; default: those of the process
-         ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
+
+def main(
+    argv: list[str] | None = None,  # arguments; default: those of the process
+) -> int:  # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-train`: train a model, and write report.html into its run folder; or, with --dry_run, only say what would be done."
+
     def work() -> None:
         config, dry = train_config(argv)
         if dry:
@@ -209,55 +370,101 @@ def main(argv: list[str] | None = None, # arguments; default: those of the proce
             return
         trainer = Trainer(config)
         rows = trainer.fit()
-        if trainer.processes.main: print(f"{len(rows)} line{'s' * (len(rows) != 1)} of metrics in {config.output}/metrics.jsonl; see {write_report([config.output], Path(config.output) / 'report.html')}")
+        if trainer.processes.main:
+            print(
+                f"{len(rows)} line{'s' * (len(rows) != 1)} of metrics in {config.output}/metrics.jsonl; see"
+                f" {write_report([config.output], Path(config.output) / 'report.html')}"
+            )
         trainer.processes.end()
+
     return _guarded("mpo-train", work)
 
 # %% ../nbs/lib/cli.ipynb #b60a7023
-def tour_config(recipe: str, # "grpo" or "mpo"
-                output: str, # folder of the tour
-                steps: int, # training steps
-                seed: int, # of problems and sampling
-                overwrite: bool = False, # train again where a run is finished
-                ) -> TrainConfig:
+def tour_config(
+    recipe: str,  # "grpo" or "mpo"
+    output: str,  # folder of the tour
+    steps: int,  # training steps
+    seed: int,  # of problems and sampling
+    overwrite: bool = False,  # train again where a run is finished
+) -> TrainConfig:
     "One of the tour's runs: four passes over each step's responses, so that the ratios leave 1 and clipping has something to do."
-    return TrainConfig(recipe=recipe, output=f"{output}/{recipe}", steps=steps, seed=seed, epochs=4, eval_every=5, eval_problems=500, precision="float32", overwrite=overwrite)
+    return TrainConfig(
+        recipe=recipe,
+        output=f"{output}/{recipe}",
+        steps=steps,
+        seed=seed,
+        epochs=4,
+        eval_every=5,
+        eval_problems=500,
+        precision="float32",
+        overwrite=overwrite,
+    )
 
-def closing_table(metrics: dict[str, list[dict[str, Any]]], # a run's rows, by label
-                  ) -> str: # one line per run
+
+def closing_table(
+    metrics: dict[str, list[dict[str, Any]]],  # a run's rows, by label
+) -> str:  # one line per run
     "Held-out accuracy before and after, and what the ratios did: means over the steps."
-    lines = [f"{'':6}{'sampled accuracy, with 95% intervals':^46}{'greedy':>9}{'clipped':>10}{'std(log R)':>12}{'seconds':>9}"]
+    lines = [
+        f"{'':6}{'sampled accuracy, with 95% intervals':^46}{'greedy':>9}{'clipped':>10}{'std(log R)':>12}{'seconds':>9}"
+    ]
     for label, rows in metrics.items():
-        evaluated, trained = [r for r in rows if "accuracy_sampled" in r], [r for r in rows if "clip_fraction" in r]
-        accuracy = " -> ".join(f"{r['accuracy_sampled']:.3f} [{r['accuracy_sampled_low']:.3f}, {r['accuracy_sampled_high']:.3f}]" for r in (evaluated[0], evaluated[-1]))
+        evaluated = [r for r in rows if "accuracy_sampled" in r]
+        trained = [r for r in rows if "clip_fraction" in r]
+        accuracy = " -> ".join(
+            f"{r['accuracy_sampled']:.3f} [{r['accuracy_sampled_low']:.3f}, {r['accuracy_sampled_high']:.3f}]"
+            for r in (evaluated[0], evaluated[-1])
+        )
         mean: Callable[[str], float] = lambda name: sum(r[name] for r in trained) / len(trained)
-        lines.append(f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}")
+        lines.append(
+            f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}"
+        )
     return "\n".join(lines)
 
 # %% ../nbs/lib/cli.ipynb #7080264a
-def tour(argv: list[str] | None = None, # arguments; default: those of the process
-         ) -> int: # 0 finished, 1 failed, 2 bad input, 130 interrupted
+def tour(
+    argv: list[str] | None = None,  # arguments; default: those of the process
+) -> int:  # 0 finished, 1 failed, 2 bad input, 130 interrupted
     "`mpo-tour`: train the tiny model with GRPO and with MPO, print a table, and write report.html."
-    parser = _OneLine("mpo-tour", description="Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report. A tour that was interrupted goes on.", allow_abbrev=False)
+    parser = _OneLine(
+        "mpo-tour",
+        description=(
+            "Train the tiny model twice, token by token (GRPO) and in windows of four tokens (MPO), and write a report."
+            " A tour that was interrupted goes on."
+        ),
+        allow_abbrev=False,
+    )
     parser.add_argument("--output", default="runs/tour", help="folder of the two runs and the report (%(default)s)")
     parser.add_argument("--steps", type=_whole, default=25, help="training steps of each run (%(default)s)")
     parser.add_argument("--seed", type=_whole, default=0, help="of problems and sampling (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="train again where a tour is finished")
     options = parser.parse_args(argv)
+
     def work() -> None:
-        if launched(): raise ValueError("mpo-tour is two runs of one process; start it without a launcher")
+        if launched():
+            raise ValueError("mpo-tour is two runs of one process; start it without a launcher")
         check_whole("steps", options.steps)
         options.output = check_output(options.output)
-        with WriteLock(options.output): two_runs()
+        with WriteLock(options.output):
+            two_runs()
+
     def two_runs() -> None:
         configs = {name: tour_config(name, **vars(options)) for name in ("grpo", "mpo")}
         metrics = {}
         for name, config in configs.items():
-            print(f"{name}: one action is {'a token' if name == 'grpo' else f'{config.k} tokens'}; {config.steps} steps of {config.prompts_per_step} problems x {config.group_size} responses", flush=True)
+            print(
+                f"{name}: one action is {'a token' if name == 'grpo' else f'{config.k} tokens'}; {config.steps} steps"
+                f" of {config.prompts_per_step} problems x {config.group_size} responses",
+                flush=True,
+            )
             metrics[name] = Trainer(config).fit()
-        report = write_report({name: config.output for name, config in configs.items()}, Path(options.output) / "report.html")
+        report = write_report(
+            {name: config.output for name, config in configs.items()}, Path(options.output) / "report.html"
+        )
         print(f"\n{closing_table(metrics)}\n\nThe report, one file that opens in any browser: {report}")
+
     return _guarded("mpo-tour", work)
 
 # %% ../nbs/lib/cli.ipynb #5e0cc7ab
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())

@@ -20,29 +20,42 @@ from .sandbox_tests import UndefinedName, check_test, global_names
 from .tasks import Task, response_limits
 
 # %% ../nbs/lib/code_tasks.ipynb #2ca49295
-humaneval_template = "Complete this Python function. Answer with the whole function in one ```python block.\n\n```python\n{code}\n```"
-mbpp_template = "{text}\n\nAnswer with a Python program in one ```python block. It must pass these assertions:\n\n```python\n{tests}\n```"
+humaneval_template = (
+    "Complete this Python function. Answer with the whole function in one ```python block.\n\n```python\n{code}\n```"
+)
+mbpp_template = (
+    "{text}\n\nAnswer with a Python program in one ```python block. It must pass these"
+    " assertions:\n\n```python\n{tests}\n```"
+)
 completion_stop = ("\ndef ", "\nclass ", "\nif ", "\nprint(", "\n@", "\n#", "\n```")
 
 # %% ../nbs/lib/code_tasks.ipynb #690d7bf3
 _BLOCK = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
 
-def extract_program(response: str, # what the model wrote
-                    entry_point: str, # the function's name
-                    ) -> str | None: # None where nothing defines it
+
+def extract_program(
+    response: str,  # what the model wrote
+    entry_point: str,  # the function's name
+) -> str | None:  # None where nothing defines it
     "The program in a response to a question for the whole function."
-    defines = re.compile(rf"^(?:async )?def {re.escape(entry_point)}\b|^{re.escape(entry_point)}\s*=|^class {re.escape(entry_point)}\b", re.MULTILINE)
+    defines = re.compile(
+        rf"^(?:async )?def {re.escape(entry_point)}\b|^{re.escape(entry_point)}\s*=|^class {re.escape(entry_point)}\b",
+        re.MULTILINE,
+    )
     blocks = [(kind.strip().lower() in ("python", "py", "python3"), text) for kind, text in _BLOCK.findall(response)]
     found = [b for b in blocks if defines.search(b[1])]
     marked = [text for python, text in found if python] or [text for _, text in found]
     return marked[-1] if marked else response if not blocks and defines.search(response) else None
 
-def cut_completion(response: str, # the text after the beginning of a function
-                   ) -> str:
+
+def cut_completion(
+    response: str,  # the text after the beginning of a function
+) -> str:
     "What of a completion still belongs to the function."
     lines = response.split("\n")
     for i, line in enumerate(lines):
-        if i and line and not line[0].isspace() and not line.startswith(")"): return "\n".join(lines[:i])
+        if i and line and not line[0].isspace() and not line.startswith(")"):
+            return "\n".join(lines[:i])
     return response
 
 # %% ../nbs/lib/code_tasks.ipynb #5d1e70e2
@@ -50,12 +63,15 @@ def _function(row: dict[str, Any]) -> str | None:
     "The name for which a right program defines a function: one that defines a class there decides nothing."
     return None if row.get("is_class") else row.get("called")
 
+
 def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
     "What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or imports what is not there."
-    tried, faults = set[tuple[str, ...]](), dict[str, str]()
+    tried = set[tuple[str, ...]]()
+    faults = dict[str, str]()
     for row in rows:
         place = f"{argument}: task_id={row['task_id']!r}"
-        entry_point, called = row["entry_point"] or None, _function(row)
+        entry_point = row["entry_point"] or None
+        called = _function(row)
         try:
             packages = check_test(row["test"], entry_point, called, row["defined"]).packages
         except UndefinedName as error:
@@ -65,44 +81,77 @@ def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, An
             raise ValueError(f"{place}: {error}, or leave the row out") from None
         if packages and packages not in tried and row["solution"]:
             tried.add(packages)
-            result, = run_programs([(row["solution"], row["test"], entry_point, called)], **options)
+            (result,) = run_programs([(row["solution"], row["test"], entry_point, called)], **options)
             if not result:
-                raise ValueError(f"{place}: the row's own solution does not pass its test, which imports {', '.join(packages)}: {result.reason}; "
-                                 "mend the row or leave it out")
+                raise ValueError(
+                    f"{place}: the row's own solution does not pass its test, which imports {', '.join(packages)}:"
+                    f" {result.reason}; mend the row or leave it out"
+                )
     if faults:
         more = f" ({len(faults)} rows are like that)" if len(faults) > 1 else ""
         warnings.warn(f"{next(iter(faults.values()))}{more}; their rewards are refused", RuntimeWarning, stacklevel=4)
     return faults
 
 # %% ../nbs/lib/code_tasks.ipynb #6ae41c2a
-def _code_task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], program: Callable[[dict[str, Any], str], str | None], description: str, room: int, style: str, options: dict[str, Any]) -> Task:
+def _code_task(
+    name: str,
+    train: list[dict[str, Any]],
+    test: list[dict[str, Any]],
+    program: Callable[[dict[str, Any], str], str | None],
+    description: str,
+    room: int,
+    style: str,
+    options: dict[str, Any],
+) -> Task:
     def reward(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
         for problem in problems:
             if problem["test"] in faults:
                 raise ValueError(faults[problem["test"]])
         programs = [program(p, r) for p, r in zip(problems, responses)]
-        jobs = [(text, p["test"], p["entry_point"] or None, _function(p)) for p, text in zip(problems, programs) if text is not None]
+        jobs = [
+            (text, p["test"], p["entry_point"] or None, _function(p))
+            for p, text in zip(problems, programs)
+            if text is not None
+        ]
         results = iter(run_programs(jobs, **options))
         return [0.0 if text is None else float(next(results).passed) for text in programs]
+
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
-    return Task(name, apart(train, test), test, reward, batched=True, description=description, max_new_tokens=room, stop=completion_stop if style == "completion" else (),
-                formatted=lambda problem, response: program(problem, response) is not None)
+    return Task(
+        name,
+        apart(train, test),
+        test,
+        reward,
+        batched=True,
+        description=description,
+        max_new_tokens=room,
+        stop=completion_stop if style == "completion" else (),
+        formatted=lambda problem, response: program(problem, response) is not None,
+    )
+
 
 def _started(style: str, options: dict[str, Any]) -> None:
-    if style not in ("chat", "completion"): raise ValueError(f"style={style!r}; choose chat (the whole function in a block) or completion (the text goes on)")
-    try: check_sandbox(options["unsafe_code"])
-    except RuntimeError as error: raise RuntimeError(f"code tasks run what a model wrote: {error}") from None
+    if style not in ("chat", "completion"):
+        raise ValueError(
+            f"style={style!r}; choose chat (the whole function in a block) or completion (the text goes on)"
+        )
+    try:
+        check_sandbox(options["unsafe_code"])
+    except RuntimeError as error:
+        raise RuntimeError(f"code tasks run what a model wrote: {error}") from None
 
-def humaneval(train: Source | None = None, # a file of problems to learn from; None: half of `test`'s source
-              test: Source | None = None, # a file with the columns task_id, prompt, entry_point and test; None for the hub
-              n_train: int | None = None, # how many; None for all
-              n_test: int | None = None, # how many; None for all
-              seed: int = 0, # which, where not all
-              style: str = "chat", # chat: the whole function in a block; completion: the text goes on
-              template: str = humaneval_template, # the user turn (chat); {code} stands for the beginning of the function
-              timeout: float = 5.0, # seconds for one program
-              unsafe_code: bool = False, # run without a sandbox where there is none
-              ) -> Task: # reward 1.0 for a program that passes
+
+def humaneval(
+    train: Source | None = None,  # a file of problems to learn from; None: half of `test`'s source
+    test: Source | None = None,  # a file with the columns task_id, prompt, entry_point and test; None for the hub
+    n_train: int | None = None,  # how many; None for all
+    n_test: int | None = None,  # how many; None for all
+    seed: int = 0,  # which, where not all
+    style: str = "chat",  # chat: the whole function in a block; completion: the text goes on
+    template: str = humaneval_template,  # the user turn (chat); {code} stands for the beginning of the function
+    timeout: float = 5.0,  # seconds for one program
+    unsafe_code: bool = False,  # run without a sandbox where there is none
+) -> Task:  # reward 1.0 for a program that passes
     "Functions to complete (Chen et al. 2021, arXiv 2107.03374). Without a file to learn from, a checksum of the task's number puts half of the problems on each side. Raises RuntimeError where there is no sandbox."
     check_options(humaneval, locals(), "task 'humaneval'")
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
@@ -112,15 +161,42 @@ def humaneval(train: Source | None = None, # a file of problems to learn from; N
     side: Callable[[dict[str, Any]], int] = lambda p: zlib.crc32(p["task_id"].encode()) % 2
     learn = [p for p in held if side(p)] if train is None else _humaneval(read_rows(train, columns), template, style)
     held = [p for p in held if not side(p)] if train is None else held
+
     def program(problem: dict[str, Any], response: str) -> str | None:
-        return problem["code"] + cut_completion(response) if style == "completion" else _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
-    return _code_task("humaneval", take(learn, n_train, seed), take(held, n_test, seed, "n_test"), program, "Python functions to complete", response_limits["humaneval"], style, options)
+        return (
+            problem["code"] + cut_completion(response)
+            if style == "completion"
+            else _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
+        )
+
+    return _code_task(
+        "humaneval",
+        take(learn, n_train, seed),
+        take(held, n_test, seed, "n_test"),
+        program,
+        "Python functions to complete",
+        response_limits["humaneval"],
+        style,
+        options,
+    )
+
 
 def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
     # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not the response's.
-    return [dict(prompt=fill(template, "code", r["prompt"]) if style == "chat" else r["prompt"], answer=r.get("canonical_solution") or "passes its test",
-                 test=r["prompt"] + "\n    pass\n" + r["test"], entry_point=r["entry_point"], task_id=r["task_id"], code=r["prompt"],
-                 defined=[], solution=r["prompt"] + r["canonical_solution"] if r.get("canonical_solution") else "") for r in rows]
+    return [
+        dict(
+            prompt=fill(template, "code", r["prompt"]) if style == "chat" else r["prompt"],
+            answer=r.get("canonical_solution") or "passes its test",
+            test=r["prompt"] + "\n    pass\n" + r["test"],
+            entry_point=r["entry_point"],
+            task_id=r["task_id"],
+            code=r["prompt"],
+            defined=[],
+            solution=r["prompt"] + r["canonical_solution"] if r.get("canonical_solution") else "",
+        )
+        for r in rows
+    ]
+
 
 def _with_imports(code: str, program: str | None) -> str | None:
     "A program with the imports that the problem begins with, which many answers leave out."
@@ -128,41 +204,81 @@ def _with_imports(code: str, program: str | None) -> str | None:
     return None if program is None else "\n".join([*imports, program])
 
 # %% ../nbs/lib/code_tasks.ipynb #c51e84e4
-def mbpp(train: Source | None = None, # a file with the columns prompt (or text), code and test_list; None for the hub
-         test: Source | None = None, # the same, held out
-         n_train: int | None = None, # how many; None for all
-         n_test: int | None = None, # how many; None for all
-         seed: int = 0, # which, where not all
-         template: str = mbpp_template, # the user turn; {text} and {tests} stand for the problem and its assertions
-         timeout: float = 5.0, # seconds for one program
-         unsafe_code: bool = False, # run without a sandbox where there is none
-         ) -> Task: # reward 1.0 for a program that passes all assertions
+def mbpp(
+    train: Source | None = None,  # a file with the columns prompt (or text), code and test_list; None for the hub
+    test: Source | None = None,  # the same, held out
+    n_train: int | None = None,  # how many; None for all
+    n_test: int | None = None,  # how many; None for all
+    seed: int = 0,  # which, where not all
+    template: str = mbpp_template,  # the user turn; {text} and {tests} stand for the problem and its assertions
+    timeout: float = 5.0,  # seconds for one program
+    unsafe_code: bool = False,  # run without a sandbox where there is none
+) -> Task:  # reward 1.0 for a program that passes all assertions
     "Small programs (Austin et al. 2021, arXiv 2108.07732; the sanitized part). Raises RuntimeError where there is no sandbox."
     check_options(mbpp, locals(), "task 'mbpp'")
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
     _started("chat", options)
+
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)
         return take([_mbpp(r, i, split, template) for i, r in enumerate(rows)], n, seed, argument)
-    return _code_task("mbpp", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), lambda p, r: extract_program(r, p["called"]), "small Python programs", response_limits["mbpp"], "chat", options)
+
+    return _code_task(
+        "mbpp",
+        side(train, "train", n_train, "n_train"),
+        side(test, "test", n_test, "n_test"),
+        lambda p, r: extract_program(r, p["called"]),
+        "small Python programs",
+        response_limits["mbpp"],
+        "chat",
+        options,
+    )
+
 
 def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
-    text, tests = row.get("prompt") or row.get("text"), check_texts(f"{split}: row {i}: test_list", row["test_list"])
+    text = row.get("prompt") or row.get("text")
+    tests = check_texts(f"{split}: row {i}: test_list", row["test_list"])
     called = re.search(r"(?:def|class)\s+(\w+)", row.get("code") or "")
     names = re.findall(r"\b([A-Za-z_]\w*)\s*\(", tests[0]) if tests else []
-    name = next((m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
-    if not text or not name: raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
-    test = "\n".join([*check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []), row.get("test_setup_code") or "", *tests])
+    name = next(
+        (m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]
+    ) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
+    if not text or not name:
+        raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
+    test = "\n".join(
+        [
+            *check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []),
+            row.get("test_setup_code") or "",
+            *tests,
+        ]
+    )
     imports, defined = _from_solution(test, row.get("code") or "")
-    return dict(prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)), answer=row.get("code") or "passes its test", test=imports + test, entry_point="", called=name, is_class=bool(re.search(rf"^class {name}\b", row.get("code") or "", re.MULTILINE)), task_id=str(row.get("task_id", i)),
-                defined=defined, solution=row.get("code") or "")
+    return dict(
+        prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)),
+        answer=row.get("code") or "passes its test",
+        test=imports + test,
+        entry_point="",
+        called=name,
+        is_class=bool(re.search(rf"^class {name}\b", row.get("code") or "", re.MULTILINE)),
+        task_id=str(row.get("task_id", i)),
+        defined=defined,
+        solution=row.get("code") or "",
+    )
+
 
 def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:
     "The imports of a solution that its test relies on, and all names that the solution defines; None where it does not compile."
     try:
-        (read, bound), (_, defined), tree = global_names(test), global_names(code), ast.parse(code)
+        read, bound = global_names(test)
+        _, defined = global_names(code)
+        tree = ast.parse(code)
     except (SyntaxError, ValueError):
         return "", None
     missing = read - bound - set(dir(builtins))
-    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) and missing & {alias.asname or alias.name for alias in node.names}]
+    imports = [
+        node
+        for node in tree.body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        and missing & {alias.asname or alias.name for alias in node.names}
+    ]
     return "".join(ast.unparse(node) + "\n" for node in imports), sorted(defined) if code else None

@@ -20,61 +20,90 @@ from .files import given_path
 # %% ../nbs/lib/compare.ipynb #56899429
 class Measure(NamedTuple):
     "One number per problem."
-    values: list[float] # in [0, 1]
-    tries: float # disjoint tries behind each number, as `mean_interval` takes them
-    responses: int # judged in each problem, 0 for a number that counts no single responses
 
-def sample_count(records: Sequence[dict[str, Any]]) -> int: # samples per problem
+    values: list[float]  # in [0, 1]
+    tries: float  # disjoint tries behind each number, as `mean_interval` takes them
+    responses: int  # judged in each problem, 0 for a number that counts no single responses
+
+
+def sample_count(records: Sequence[dict[str, Any]]) -> int:  # samples per problem
     "How many samples each record holds."
     return len(records[0]["samples"])
 
-def measures(records: Sequence[dict[str, Any]], # of an evaluation
-             ks: Sequence[int] = (), # for pass@k
-             ) -> dict[str, Measure]: # by name, in the order of the table
+
+def measures(
+    records: Sequence[dict[str, Any]],  # of an evaluation
+    ks: Sequence[int] = (),  # for pass@k
+) -> dict[str, Measure]:  # by name, in the order of the table
     "What can be measured of the records: accuracy, pass@k, the share in the right format, the share cut off."
-    s, found = sample_count(records), {}
-    def share(responses: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], bool]) -> float: return sum(what(r) for r in responses) / len(responses)
+    s = sample_count(records)
+    found = {}
+
+    def share(responses: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], bool]) -> float:
+        return sum(what(r) for r in responses) / len(responses)
+
     groups = {"greedy": [[r["greedy"]] for r in records]} | ({"sampled": [r["samples"] for r in records]} if s else {})
     found["greedy accuracy"] = Measure([share(g, lambda r: r["correct"]) for g in groups["greedy"]], 1, 1)
-    for k in ks: found[f"pass@{k}"] = Measure([pass_at_k(s, sum(r["correct"] for r in g), k) for g in groups["sampled"]], s / k, s if k == 1 else 0)
+    for k in ks:
+        found[f"pass@{k}"] = Measure(
+            [pass_at_k(s, sum(r["correct"] for r in g), k) for g in groups["sampled"]], s / k, s if k == 1 else 0
+        )
     for name, what in (("right format", lambda r: r["formatted"]), ("cut off", lambda r: not r["finished"])):
-        if name == "right format" and records[0]["greedy"]["formatted"] is None: continue
-        for how, group in groups.items(): found[f"{name}, {how}"] = Measure([share(g, what) for g in group], len(group[0]), len(group[0]))
+        if name == "right format" and records[0]["greedy"]["formatted"] is None:
+            continue
+        for how, group in groups.items():
+            found[f"{name}, {how}"] = Measure([share(g, what) for g in group], len(group[0]), len(group[0]))
     return found
 
 # %% ../nbs/lib/compare.ipynb #ed1903d2
-def text_table(rows: Sequence[Sequence[str]]) -> str: # the first row holds the heads
+def text_table(rows: Sequence[Sequence[str]]) -> str:  # the first row holds the heads
     "Columns of equal width, the first to the left and the rest to the right."
     rows = [check_texts(f"rows[{i}]", row, blank=True) for i, row in enumerate(rows)]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("   ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip() for row in rows)
+    return "\n".join(
+        "   ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))).rstrip()
+        for row in rows
+    )
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str: # the first row holds the heads
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:  # the first row holds the heads
     "The same in Markdown."
     rows = [check_texts(f"rows[{i}]", row, blank=True) for i, row in enumerate(rows)]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" + "|--:" * (len(rows[0]) - 1) + "|", *lines[1:]])
 
 # %% ../nbs/lib/compare.ipynb #c1d8c095
-def settings_path(path: str | Path, # of the records
-                  ) -> Path:
+def settings_path(
+    path: str | Path,  # of the records
+) -> Path:
     "Where the settings of an evaluation lie. Raises ValueError for a file that does not end in .jsonl."
     path = Path(path)
-    if path.suffix != ".jsonl": raise ValueError(f"output={str(path)!r}; give a file name that ends in .jsonl, such as runs/base.jsonl")
+    if path.suffix != ".jsonl":
+        raise ValueError(f"output={str(path)!r}; give a file name that ends in .jsonl, such as runs/base.jsonl")
     return path.with_suffix(".settings.json")
 
-def read_settings(path: str | Path, # of the records
-                  ) -> dict[str, Any] | None: # None where there are none
+
+def read_settings(
+    path: str | Path,  # of the records
+) -> dict[str, Any] | None:  # None where there are none
     "The settings with which records were made. Raises ValueError for a file of something else."
     file = settings_path(path)
-    if not file.exists(): return None
-    try: found = json.loads(file.read_text(encoding="utf8"))
-    except ValueError: found = None
-    if not isinstance(found, dict) or not {"task", "n", "k", "samples"} <= found.keys(): raise ValueError(f"{file} does not hold the settings of an evaluation; choose another output, or move that file away")
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"task", "n", "k", "samples"} <= found.keys():
+        raise ValueError(
+            f"{file} does not hold the settings of an evaluation; choose another output, or move that file away"
+        )
     return found
+
 
 # What version 0.1.0 did not write down, and what it did: nothing of the kind; the template is not known.
 _later: dict[str, Any] = dict(chat_template_options={}, chat_template=None)
+
 
 def differs(
     key: str,  # of a setting
@@ -90,39 +119,63 @@ def differs(
 @dataclass(repr=False)
 class Evaluation:
     "What an evaluation found; `print` it, or show it in a notebook."
-    accuracy: float # share of greedy responses that are right
-    interval: tuple[float, float] # 95%, Wilson
-    pass_at_k: dict[int, tuple[float, float, float]] # k -> estimate and the ends of its 95% interval over problems
-    records: list[dict[str, Any]] # one per problem, in the order of the test split
-    settings: dict[str, Any] = field(default_factory=dict) # what `evaluate` was asked for
+
+    accuracy: float  # share of greedy responses that are right
+    interval: tuple[float, float]  # 95%, Wilson
+    pass_at_k: dict[int, tuple[float, float, float]]  # k -> estimate and the ends of its 95% interval over problems
+    records: list[dict[str, Any]]  # one per problem, in the order of the test split
+    settings: dict[str, Any] = field(default_factory=dict)  # what `evaluate` was asked for
 
     @classmethod
-    def of(cls,
-           records: list[dict[str, Any]], # at least one
-           ks: Sequence[int] = (), # for pass@k
-           settings: dict[str, Any] | None = None, # kept, and shown above the table
-           ) -> "Evaluation":
+    def of(
+        cls,
+        records: list[dict[str, Any]],  # at least one
+        ks: Sequence[int] = (),  # for pass@k
+        settings: dict[str, Any] | None = None,  # kept, and shown above the table
+    ) -> "Evaluation":
         "Estimates from records. Raises ValueError for no records, or k beyond the samples in them."
-        if not records: raise ValueError("records is empty; an evaluation needs at least one problem")
-        if ks and max(ks) > sample_count(records): raise ValueError(f"k={max(ks)}, but there are {sample_count(records)} samples of each problem; take a smaller k, or evaluate with more samples")
+        if not records:
+            raise ValueError("records is empty; an evaluation needs at least one problem")
+        if ks and max(ks) > sample_count(records):
+            raise ValueError(
+                f"k={max(ks)}, but there are {sample_count(records)} samples of each problem; take a smaller k, or"
+                " evaluate with more samples"
+            )
         found = {name: mean_interval(m.values, m.tries) for name, m in measures(records, ks).items()}
         accuracy, low, high = found["greedy accuracy"]
         return cls(accuracy, (low, high), {k: found[f"pass@{k}"] for k in ks}, records, settings or {})
 
     @classmethod
-    def load(cls,
-             path: str | Path, # the .jsonl file that `evaluate` wrote
-             k: int | Sequence[int] | None = None, # default: those that were asked for
-             ) -> "Evaluation":
+    def load(
+        cls,
+        path: str | Path,  # the .jsonl file that `evaluate` wrote
+        k: int | Sequence[int] | None = None,  # default: those that were asked for
+    ) -> "Evaluation":
         "A finished evaluation from its files; no model is needed. Raises FileNotFoundError, or ValueError for one that is not finished."
-        settings, records = read_settings(path), read_lines(Path(path))
-        if settings is None: raise FileNotFoundError(f"no evaluation at {path}: {settings_path(path)} is missing; pass the .jsonl file that evaluate(..., output=...) wrote")
-        if len(records) < settings["n"]: raise ValueError(f"{path} holds {len(records)} of {settings['n']} problems; call evaluate(..., output={str(path)!r}) with the same arguments to go on")
+        settings = read_settings(path)
+        records = read_lines(Path(path))
+        if settings is None:
+            raise FileNotFoundError(
+                f"no evaluation at {path}: {settings_path(path)} is missing; pass the .jsonl file that evaluate(...,"
+                " output=...) wrote"
+            )
+        if len(records) < settings["n"]:
+            raise ValueError(
+                f"{path} holds {len(records)} of {settings['n']} problems; call evaluate(..., output={str(path)!r})"
+                " with the same arguments to go on"
+            )
         return cls.of(records, settings["k"] if k is None else [k] if isinstance(k, int) else sorted(k), settings)
 
     def _title(self) -> str:
-        c, n, s = self.settings, len(self.records), sample_count(self.records)
-        samples = f", and {s} sample{'s' * (s > 1)} each" + (f" at temperature {c['temperature']:g}" if "temperature" in c else "") if s else ""
+        c = self.settings
+        n = len(self.records)
+        s = sample_count(self.records)
+        samples = (
+            f", and {s} sample{'s' * (s > 1)} each"
+            + (f" at temperature {c['temperature']:g}" if "temperature" in c else "")
+            if s
+            else ""
+        )
         return f"{c.get('task', 'Evaluation')}: {n} test problem{'s' * (n > 1)}, one greedy response each{samples}"
 
     def _rows(self) -> list[list[str]]:
@@ -130,86 +183,158 @@ class Evaluation:
         rows = [["", "share", "95% interval", "responses"]]
         for name, m in measures(self.records, list(self.pass_at_k)).items():
             value, low, high = mean_interval(m.values, m.tries)
-            rows.append([name, f"{value:.3f}", f"{low:.3f} to {high:.3f}", f"{round(sum(m.values) * m.responses)} of {len(m.values) * m.responses}" if m.responses else ""])
+            rows.append(
+                [
+                    name,
+                    f"{value:.3f}",
+                    f"{low:.3f} to {high:.3f}",
+                    f"{round(sum(m.values) * m.responses)} of {len(m.values) * m.responses}" if m.responses else "",
+                ]
+            )
         return rows
 
-    def __str__(self) -> str: return f"{self._title()}\n{text_table(self._rows())}"
-    __repr__ = __str__ # not every record of it
-    def _repr_markdown_(self) -> str: return f"{self._title()}\n\n{markdown_table(self._rows())}"
+    def __str__(self) -> str:
+        return f"{self._title()}\n{text_table(self._rows())}"
+
+    __repr__ = __str__  # not every record of it
+
+    def _repr_markdown_(self) -> str:
+        return f"{self._title()}\n\n{markdown_table(self._rows())}"
 
 # %% ../nbs/lib/compare.ipynb #5d543044
-def check_same_problems(a: Sequence[dict[str, Any]], # records of one evaluation
-                        b: Sequence[dict[str, Any]], # records of another
-                        ) -> None:
+def check_same_problems(
+    a: Sequence[dict[str, Any]],  # records of one evaluation
+    b: Sequence[dict[str, Any]],  # records of another
+) -> None:
     "Raises ValueError naming the first difference."
-    if len(a) != len(b): raise ValueError(f"a holds {len(a)} problems and b {len(b)}; evaluate both with the same n")
+    if len(a) != len(b):
+        raise ValueError(f"a holds {len(a)} problems and b {len(b)}; evaluate both with the same n")
     for i, (x, y) in enumerate(zip(a, b)):
         for key in ("index", "problem", "answer"):
-            if x[key] != y[key]: raise ValueError(f"problem {i} has {key}={x[key]!r:.80} in a, but {y[key]!r:.80} in b; evaluate both on the same task with the same options")
+            if x[key] != y[key]:
+                raise ValueError(
+                    f"problem {i} has {key}={x[key]!r:.80} in a, but {y[key]!r:.80} in b; evaluate both on the same"
+                    " task with the same options"
+                )
 
 # %% ../nbs/lib/compare.ipynb #64620413
 class Difference(NamedTuple):
     "One measure of two evaluations of the same problems."
-    a: float # mean over the problems
-    b: float # the same of the other
-    difference: float # b minus a
-    low: float # lower end of its 95% interval
-    high: float # upper end
-    p: float # two-sided p-value: McNemar's exact test, or sign flips
+
+    a: float  # mean over the problems
+    b: float  # the same of the other
+    difference: float  # b minus a
+    low: float  # lower end of its 95% interval
+    high: float  # upper end
+    p: float  # two-sided p-value: McNemar's exact test, or sign flips
 
     @property
     def verdict(self) -> str:
         "What the data show, in words."
-        if self.low <= 0 <= self.high or self.p >= 0.05: return "no difference shown"
+        if self.low <= 0 <= self.high or self.p >= 0.05:
+            return "no difference shown"
         return "b is better" if self.difference > 0 else "a is better"
+
 
 @dataclass(repr=False)
 class Comparison:
     "Two evaluations of the same problems; `print` it, or show it in a notebook."
-    differences: dict[str, Difference] # "greedy accuracy", and "pass@k" for each k
-    wins: int # problems that only b's greedy response solves
-    losses: int # problems that only a's greedy response solves
-    both: int # problems that both solve
-    neither: int # problems that neither solves
-    settings: dict[str, tuple[Any, Any]] # settings in which the two evaluations differ: a's and b's
+
+    differences: dict[str, Difference]  # "greedy accuracy", and "pass@k" for each k
+    wins: int  # problems that only b's greedy response solves
+    losses: int  # problems that only a's greedy response solves
+    both: int  # problems that both solve
+    neither: int  # problems that neither solves
+    settings: dict[str, tuple[Any, Any]]  # settings in which the two evaluations differ: a's and b's
 
     def _rows(self) -> list[list[str]]:
-        return [["", "a", "b", "b − a", "95% interval", "p", ""], *([name, f"{d.a:.3f}", f"{d.b:.3f}", f"{d.difference:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}", f"{d.p:.2g}", d.verdict] for name, d in self.differences.items())]
+        return [
+            ["", "a", "b", "b − a", "95% interval", "p", ""],
+            *(
+                [
+                    name,
+                    f"{d.a:.3f}",
+                    f"{d.b:.3f}",
+                    f"{d.difference:+.3f}",
+                    f"{d.low:+.3f} to {d.high:+.3f}",
+                    f"{d.p:.2g}",
+                    d.verdict,
+                ]
+                for name, d in self.differences.items()
+            ),
+        ]
 
     def _notes(self) -> list[str]:
         n = self.wins + self.losses + self.both + self.neither
-        told = [f"Greedy, of {n} problems: {self.both} solved by both, {self.wins} only by b, {self.losses} only by a, {self.neither} by neither."]
-        return told + ([f"The evaluations differ in {', '.join(f'{name} ({x!r} and {y!r})' for name, (x, y) in self.settings.items())}."] if self.settings else [])
+        told = [
+            f"Greedy, of {n} problems: {self.both} solved by both, {self.wins} only by b, {self.losses} only by a,"
+            f" {self.neither} by neither."
+        ]
+        return told + (
+            [
+                "The evaluations differ in"
+                f" {', '.join(f'{name} ({x!r} and {y!r})' for name, (x, y) in self.settings.items())}."
+            ]
+            if self.settings
+            else []
+        )
 
-    def __str__(self) -> str: return "\n".join([text_table(self._rows()), *self._notes()])
+    def __str__(self) -> str:
+        return "\n".join([text_table(self._rows()), *self._notes()])
+
     __repr__ = __str__
-    def _repr_markdown_(self) -> str: return "\n\n".join([markdown_table(self._rows()), *self._notes()])
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join([markdown_table(self._rows()), *self._notes()])
 
 # %% ../nbs/lib/compare.ipynb #2e3d8d36
 def _evaluation(name: str, given: Evaluation | str | Path) -> Evaluation:
     "An evaluation, or the one of a file; errors name the argument."
-    if isinstance(given, Evaluation): return given
+    if isinstance(given, Evaluation):
+        return given
     path = given_path(given, name, "'runs/base.jsonl'")
-    try: return Evaluation.load(path)
-    except (FileNotFoundError, ValueError) as error: raise type(error)(f"{name}={str(path)!r}: {error}") from None
+    try:
+        return Evaluation.load(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"{name}={str(path)!r}: {error}") from None
 
-def compare(a: Evaluation | str | Path, # the base, or the file it lies in
-            b: Evaluation | str | Path, # what is compared with it
-            seed: int = 0, # of the random sign patterns
-            ) -> Comparison: # of b with a
+
+def compare(
+    a: Evaluation | str | Path,  # the base, or the file it lies in
+    b: Evaluation | str | Path,  # what is compared with it
+    seed: int = 0,  # of the random sign patterns
+) -> Comparison:  # of b with a
     "Whether b differs from a on the same problems. Raises ValueError where the problems differ, or an evaluation is not finished."
     check_seed("seed", seed)
-    a, b = _evaluation("a", a), _evaluation("b", b)
+    a = _evaluation("a", a)
+    b = _evaluation("b", b)
     check_same_problems(a.records, b.records)
     sampled = bool(sample_count(a.records) and sample_count(b.records))
     ks = sorted({1} | (set(a.pass_at_k) & set(b.pass_at_k))) if sampled else []
-    x, y = measures(a.records, ks), measures(b.records, ks)
+    x = measures(a.records, ks)
+    y = measures(b.records, ks)
     won = [p - q for p, q in zip(y["greedy accuracy"].values, x["greedy accuracy"].values)]
-    wins, losses, found = won.count(1), won.count(-1), {}
+    wins = won.count(1)
+    losses = won.count(-1)
+    found = {}
     for name in ["greedy accuracy", *(f"pass@{k}" for k in ks)]:
-        p, q = x[name], y[name]
-        chance = mcnemar(wins, losses) if name == "greedy accuracy" else sign_flip([v - u for u, v in zip(p.values, q.values)], seed=seed)
-        found[name] = Difference(sum(p.values) / len(p.values), sum(q.values) / len(q.values), *paired_interval(p.values, q.values, (p.tries, q.tries)), chance)
+        p = x[name]
+        q = y[name]
+        chance = (
+            mcnemar(wins, losses)
+            if name == "greedy accuracy"
+            else sign_flip([v - u for u, v in zip(p.values, q.values)], seed=seed)
+        )
+        found[name] = Difference(
+            sum(p.values) / len(p.values),
+            sum(q.values) / len(q.values),
+            *paired_interval(p.values, q.values, (p.tries, q.tries)),
+            chance,
+        )
     both = sum(p == q == 1 for p, q in zip(x["greedy accuracy"].values, y["greedy accuracy"].values))
-    unlike = {key: (a.settings.get(key), b.settings.get(key)) for key in {**a.settings, **b.settings} if key not in ("model", "k", "versions") and differs(key, a.settings, b.settings)}
+    unlike = {
+        key: (a.settings.get(key), b.settings.get(key))
+        for key in {**a.settings, **b.settings}
+        if key not in ("model", "k", "versions") and differs(key, a.settings, b.settings)
+    }
     return Comparison(found, wins, losses, both, len(won) - wins - losses - both, unlike)

@@ -24,49 +24,77 @@ from .files import check_utf8, did_you_mean, given_path, json_lines, open_bytes,
 from .traces import Trace, token_texts, writable
 
 # %% ../nbs/lib/completions.ipynb #4a6d0771
-_thoughts = ("reasoning_content", "reasoning", "thinking") # where a message keeps what was thought
+_thoughts = ("reasoning_content", "reasoning", "thinking")  # where a message keeps what was thought
+
 
 def _piece(part: object) -> str:
     "The text of one part of a message; of an image, none."
-    if isinstance(part, str): return part
-    if not isinstance(part, Mapping): return ""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        return ""
     return next((part[key] for key in ("text", *_thoughts, "content") if isinstance(part.get(key), str)), "")
+
 
 def _said(value: object) -> str:
     "The text of a field: a text, a list of parts, or nothing."
-    if value is None or isinstance(value, float) and math.isnan(value): return ""
-    if isinstance(value, (str, Mapping)): return _piece(value)
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return ""
+    if isinstance(value, (str, Mapping)):
+        return _piece(value)
     return "".join(map(_piece, value)) if isinstance(value, Sequence) else str(value)
+
 
 def _calls(message: Mapping[str, Any]) -> str:
     "Calls of tools as JSON."
     calls = message.get("tool_calls")
-    if isinstance(calls, (str, Mapping)): calls = [calls]
-    if not isinstance(calls, Sequence): calls = []
-    return "".join(c if isinstance(c, str) else json.dumps(c, default=str) for c in [*calls, message.get("function_call")] if c and c == c)
+    if isinstance(calls, (str, Mapping)):
+        calls = [calls]
+    if not isinstance(calls, Sequence):
+        calls = []
+    return "".join(
+        c if isinstance(c, str) else json.dumps(c, default=str)
+        for c in [*calls, message.get("function_call")]
+        if c and c == c
+    )
+
 
 def _content(message: Mapping[str, Any]) -> str:
     "The text of a message: what was thought, what was said, and calls of tools."
     body = _said(message.get("content"))
     thoughts = list(dict.fromkeys(t for key in _thoughts if (t := _said(message.get(key)))))
-    if "</think>" in body: # what was thought may stand in the content as well
+    if "</think>" in body:  # what was thought may stand in the content as well
         opened = body.lstrip().removeprefix("<think>").lstrip()
         thoughts = [t for t in thoughts if not opened.startswith(t.strip())]
     return "\n\n".join(part for part in (*thoughts, body + _calls(message)) if part)
 
+
 def _prompt_text(prompt: object) -> str:
     "A prompt as text; a conversation has its roles in front."
-    if isinstance(prompt, str): return prompt
-    if isinstance(prompt, Mapping): prompt = [prompt]
-    if isinstance(prompt, Sequence): return "\n".join(f"{m.get('role') or 'user'}: {_content(m)}" if isinstance(m, Mapping) else str(m) for m in prompt)
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, Mapping):
+        prompt = [prompt]
+    if isinstance(prompt, Sequence):
+        return "\n".join(
+            f"{m.get('role') or 'user'}: {_content(m)}" if isinstance(m, Mapping) else str(m) for m in prompt
+        )
     return "" if prompt is None else str(prompt)
+
 
 def _parts(completion: object) -> list[tuple[str, int]]:
     "A completion as texts, each with its mask."
-    if isinstance(completion, str): return [(completion, 1)]
-    if isinstance(completion, Mapping): completion = [completion]
-    if isinstance(completion, Sequence): return [(_content(m), int((m.get("role") or "assistant") == "assistant")) if isinstance(m, Mapping) else (str(m), 1) for m in completion]
+    if isinstance(completion, str):
+        return [(completion, 1)]
+    if isinstance(completion, Mapping):
+        completion = [completion]
+    if isinstance(completion, Sequence):
+        return [
+            (_content(m), int((m.get("role") or "assistant") == "assistant")) if isinstance(m, Mapping) else (str(m), 1)
+            for m in completion
+        ]
     return [] if completion is None else [(str(completion), 1)]
+
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase | None) -> tuple[list[str], list[int]]:
     "Tokens and ids; without a tokenizer the text is cut at words, digits and signs, and the ids are unknown."
@@ -77,127 +105,235 @@ def _tokens(text: str, tokenizer: PreTrainedTokenizerBase | None) -> tuple[list[
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return token_texts(tokenizer, ids), ids
 
-def _all_tokens(completion: object, tokenizer: PreTrainedTokenizerBase | None) -> tuple[list[str], list[int], list[int]]:
+
+def _all_tokens(
+    completion: object, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[list[str], list[int], list[int]]:
     "Tokens, ids and mask of a completion."
     parts = [(*_tokens(text, tokenizer), mask) for text, mask in _parts(completion) if text]
-    return [t for tokens, _, _ in parts for t in tokens], [i for _, ids, _ in parts for i in ids], [m for tokens, _, m in parts for _ in tokens]
+    return (
+        [t for tokens, _, _ in parts for t in tokens],
+        [i for _, ids, _ in parts for i in ids],
+        [m for tokens, _, m in parts for _ in tokens],
+    )
+
 
 def _step_of(row: Mapping[str, Any], file: Path) -> int:
     "The step of a row: its own, or the one in the file's name."
     step = row.get("step")
     named = re.search(r"\d+", file.name)
-    if step is None or step == "" or isinstance(step, float) and math.isnan(step): return int(named[0]) if named else 0
+    if step is None or step == "" or isinstance(step, float) and math.isnan(step):
+        return int(named[0]) if named else 0
     try:
-        if float(step) == int(float(step)): return int(float(step))
-    except (TypeError, ValueError, OverflowError): pass
+        if float(step) == int(float(step)):
+            return int(float(step))
+    except (TypeError, ValueError, OverflowError):
+        pass
     raise ValueError(f"{file} holds step={step!r}, which is no whole number")
+
 
 def _check_options(tokenizer: object, pass_mark: object) -> None:
     "Raises ValueError for options of another kind."
     if tokenizer is not None and not callable(tokenizer):
-        raise ValueError(f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, or None")
+        raise ValueError(
+            f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, or"
+            " None"
+        )
     if pass_mark is not None and (isinstance(pass_mark, bool) or not isinstance(pass_mark, Real)):
-        raise ValueError(f"pass_mark={pass_mark!r}; pass the reward from which a response counts as right, as a number, or None")
+        raise ValueError(
+            f"pass_mark={pass_mark!r}; pass the reward from which a response counts as right, as a number, or None"
+        )
+
 
 def _check_one_run(files: Sequence[Path]) -> None:
     "Says so where a later step's file is much older than an earlier one's: it was left there by a run before."
     times = [p.stat().st_mtime for p in files]
     old = next((i for i in range(1, len(files)) if times[i] < times[i - 1] - 60), None)
     if old is not None:
-        warnings.warn(f"{files[old]} is older than {files[old - 1].name}, though its step is later: the folder seems to hold files of two runs, and both are read", stacklevel=3)
+        warnings.warn(
+            f"{files[old]} is older than {files[old - 1].name}, though its step is later: the folder seems to hold"
+            " files of two runs, and both are read",
+            stacklevel=3,
+        )
+
 
 def _missing_path(path: Path, argument: object, wanted: str, remedy: str) -> FileNotFoundError:
     "What to say of a path that holds none of the files."
     there = "that folder holds" if path.is_dir() else "there is no such file or folder, so there are"
-    return FileNotFoundError(f"path={str(argument)!r}: {there} no {wanted}; {remedy}{'' if path.exists() else did_you_mean(path)}")
+    return FileNotFoundError(
+        f"path={str(argument)!r}: {there} no {wanted}; {remedy}{'' if path.exists() else did_you_mean(path)}"
+    )
 
 # %% ../nbs/lib/completions.ipynb #8bb5cc98
 _fixed = ("step", "prompt", "completion", "advantage")
 
+
 def _parquet_rows(file: Path) -> list[dict[str, Any]]:
     "The rows of a parquet file."
-    try: import pyarrow.parquet as parquet
-    except ImportError: raise ImportError("load_completions reads parquet files with pyarrow, which is not installed; run: pip install pyarrow") from None
-    try: return cast(list[dict[str, Any]], parquet.read_table(file).to_pylist())
-    except (OSError, ValueError) as e: raise ValueError(f"{file} cannot be read as parquet ({str(e).splitlines()[0]}); if training is writing it just now, try again in a moment") from None
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise ImportError(
+            "load_completions reads parquet files with pyarrow, which is not installed; run: pip install pyarrow"
+        ) from None
+    try:
+        return cast(list[dict[str, Any]], parquet.read_table(file).to_pylist())
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"{file} cannot be read as parquet ({str(e).splitlines()[0]}); if training is writing it just now, try"
+            " again in a moment"
+        ) from None
+
 
 def _cell(column: str, text: str | None) -> Any:
     "A cell of a CSV file: a conversation, a number, or a text."
     if text is None or column in ("prompt", "completion"):
-        if text is None or not text.lstrip().startswith("[{"): return text
+        if text is None or not text.lstrip().startswith("[{"):
+            return text
         for read in (json.loads, ast.literal_eval):
-            try: return read(text)
-            except (ValueError, SyntaxError): pass
+            try:
+                return read(text)
+            except (ValueError, SyntaxError):
+                pass
         return text
-    if text in ("True", "False"): return text == "True"
+    if text in ("True", "False"):
+        return text == "True"
     for kind in (int, float):
-        try: return kind(text)
-        except ValueError: pass
+        try:
+            return kind(text)
+        except ValueError:
+            pass
     return text or None
+
 
 def _csv_rows(file: Path) -> list[dict[str, Any]]:
     "The rows of a CSV file."
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(file, "rb") as f: check_utf8(f.read(4), file)
+    with open(file, "rb") as f:
+        check_utf8(f.read(4), file)
     try:
         with open(file, encoding="utf-8-sig", newline="") as f:
             return [{c: _cell(c, text) for c, text in row.items() if isinstance(c, str)} for row in csv.DictReader(f)]
-    except (ValueError, csv.Error) as e: raise ValueError(f"{file} cannot be read as CSV in UTF-8 ({e})") from None
+    except (ValueError, csv.Error) as e:
+        raise ValueError(f"{file} cannot be read as CSV in UTF-8 ({e})") from None
+
 
 def _json_rows(file: Path, source: str) -> list[dict[str, Any]]:
     "The rows of a file of JSON lines; a last line that is cut off is left out, and that is said."
     lines = json_lines(file, unfinished=True)
-    if lines.broken: raise ValueError(f"line {lines.broken[0]} of {file} is not JSON; pass {source}")
-    if lines.torn: warnings.warn(f"{file} ends in the middle of a line, which is left out; if training is writing it just now, read it again later", stacklevel=4)
+    if lines.broken:
+        raise ValueError(f"line {lines.broken[0]} of {file} is not JSON; pass {source}")
+    if lines.torn:
+        warnings.warn(
+            f"{file} ends in the middle of a line, which is left out; if training is writing it just now, read it again"
+            " later",
+            stacklevel=4,
+        )
     return lines.rows
+
 
 def _read(file: Path) -> list[dict[str, Any]]:
     "The rows of a table, by the ending of its name."
     source = "what TRL's GRPOTrainer logs with log_completions=True"
-    if file.suffix == ".csv": rows = _csv_rows(file)
-    elif file.suffix in (".jsonl", ".gz"): rows = _json_rows(file, source)
-    else: rows = _parquet_rows(file)
+    if file.suffix == ".csv":
+        rows = _csv_rows(file)
+    elif file.suffix in (".jsonl", ".gz"):
+        rows = _json_rows(file, source)
+    else:
+        rows = _parquet_rows(file)
     columns = {c for row in rows if isinstance(row, dict) for c in row}
     missing = [c for c in _fixed if c not in columns]
-    if rows and set(missing) - {"advantage"}: raise ValueError(f"{file} has no column {', '.join(missing)}; pass {source}")
+    if rows and set(missing) - {"advantage"}:
+        raise ValueError(f"{file} has no column {', '.join(missing)}; pass {source}")
     return rows
+
 
 def _by_number(files: Sequence[Path]) -> list[Path]:
     "Files in the order of the numbers in their names: 9 before 10."
     return sorted(files, key=lambda p: (int(n[0]) if (n := re.search(r"\d+", p.name)) else 0, p.name))
 
+
 def _tables(folder: Path) -> list[Path]:
     "TRL's tables in a folder, in the order of their steps."
     for place in (folder, folder / "completions"):
         for ending in ("parquet", "jsonl", "csv"):
-            if found := _by_number(list(place.glob(f"completions_*.{ending}"))): return found
+            if found := _by_number(list(place.glob(f"completions_*.{ending}"))):
+                return found
     return []
+
 
 def _files(path: Path, argument: object) -> list[Path]:
     "The tables that a path stands for."
     found = [path] if path.is_file() else _tables(path)
-    if not found: raise _missing_path(path, argument, "completions_*.parquet", "pass the output_dir of a run with log_completions=True, its folder completions, or one of the files")
+    if not found:
+        raise _missing_path(
+            path,
+            argument,
+            "completions_*.parquet",
+            "pass the output_dir of a run with log_completions=True, its folder completions, or one of the files",
+        )
     return found
 
 # %% ../nbs/lib/completions.ipynb #c0e10001
-_measures = {"length", "len", "lengths", "token", "tokens", "chars", "words", "temperature", "time", "seconds", "latency", "step", "steps", "epoch", "id", "idx", "index", "seed", "num", "count", "level", "difficulty",
-             "logp", "logps", "logprob", "logprobs", "entropy", "ratio", "loss", "kl", "turns", "calls", "confidence", "probability", "weight"}
+_measures = {
+    "length",
+    "len",
+    "lengths",
+    "token",
+    "tokens",
+    "chars",
+    "words",
+    "temperature",
+    "time",
+    "seconds",
+    "latency",
+    "step",
+    "steps",
+    "epoch",
+    "id",
+    "idx",
+    "index",
+    "seed",
+    "num",
+    "count",
+    "level",
+    "difficulty",
+    "logp",
+    "logps",
+    "logprob",
+    "logprobs",
+    "entropy",
+    "ratio",
+    "loss",
+    "kl",
+    "turns",
+    "calls",
+    "confidence",
+    "probability",
+    "weight",
+}
+
 
 def _words(name: str) -> set[str]:
     "The words of a column's name."
     return {w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
 
+
 def _number(value: object) -> float | None:
     "A number, or None for what is none."
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
+
 def _number_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     "The columns that hold numbers and nothing else."
     columns = dict.fromkeys(c for row in rows for c in row if c not in _fixed)
+
     def numbers(c: str) -> bool:
         values = [row.get(c) for row in rows]
         return all(v is None or _number(v) is not None for v in values) and any(v is not None for v in values)
+
     return [c for c in columns if numbers(c)]
+
 
 def _follows(groups: Sequence[Sequence[Mapping[str, Any]]], columns: Sequence[str]) -> bool:
     "Whether the advantages follow the sum of these columns in each group: less its mean, it is proportional to them."
@@ -205,46 +341,70 @@ def _follows(groups: Sequence[Sequence[Mapping[str, Any]]], columns: Sequence[st
     for rows in groups:
         known = [[v for c in columns if (v := _number(row.get(c))) is not None and math.isfinite(v)] for row in rows]
         sums = torch.tensor([sum(values) for values in known], dtype=torch.double)
-        A = torch.tensor([math.nan if (a := _number(row.get("advantage"))) is None else a for row in rows], dtype=torch.double)
-        if len(rows) < 2 or not bool(A.isfinite().all()): continue
+        A = torch.tensor(
+            [math.nan if (a := _number(row.get("advantage"))) is None else a for row in rows], dtype=torch.double
+        )
+        if len(rows) < 2 or not bool(A.isfinite().all()):
+            continue
         decided = True
-        sums, A = sums - sums.mean(), A - A.mean()
-        if float(A.abs().max()) < 1e-6: fits = float(sums.abs().max()) < 1e-6
-        else: fits = float(sums @ A) >= 0.999 * float(sums.norm() * A.norm()) > 0
-        if not fits: return False
+        sums = sums - sums.mean()
+        A = A - A.mean()
+        if float(A.abs().max()) < 1e-6:
+            fits = float(sums.abs().max()) < 1e-6
+        else:
+            fits = float(sums @ A) >= 0.999 * float(sums.norm() * A.norm()) > 0
+        if not fits:
+            return False
     return decided
 
-def _choose_rewards(groups: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]: # rewards; other columns with numbers
+
+def _choose_rewards(
+    groups: Sequence[Sequence[Mapping[str, Any]]],
+) -> tuple[list[str], list[str]]:  # rewards; other columns with numbers
     "The reward columns by the rule above."
     rows = [row for group in groups for row in group]
     numbers = _number_columns(rows)
     floats = [c for c in numbers if any(isinstance(row.get(c), float) for row in rows)]
     paid = {"reward", "rewards", "penalty", "score", "bonus"}
     candidates = [c for c in numbers if not _words(c) & _measures or _words(c) & paid] or (floats or numbers)[:1]
-    if candidates and candidates[0] in floats: candidates = [c for c in candidates if c in floats]
+    if candidates and candidates[0] in floats:
+        candidates = [c for c in candidates if c in floats]
     leading = [candidates[:n] for n in range(len(candidates), 0, -1)]
     named = [n for n, c in enumerate(candidates, 1) if _words(c) & {"reward", "rewards"}]
     by_name = candidates[: named[-1]] if named else candidates
     chosen = next((columns for columns in leading if _follows(groups, columns)), by_name)
     return chosen, [c for c in numbers if c not in chosen]
 
+
 def _grouped(rows: Sequence[dict[str, Any]], group_size: int | None) -> Iterator[list[dict[str, Any]]]:
     "The rows of each group: `group_size` of them, or as many as follow each other with the same prompt."
     group: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
-        new = i % group_size == 0 if group_size else bool(group) and repr(row.get("prompt")) != repr(group[-1].get("prompt"))
+        new = (
+            i % group_size == 0
+            if group_size
+            else bool(group) and repr(row.get("prompt")) != repr(group[-1].get("prompt"))
+        )
         if new and group:
             yield group
             group = []
         group.append(row)
-    if group: yield group
+    if group:
+        yield group
+
 
 def _rewards_of(files: Sequence[Path], group_size: int | None, looked_at: int = 8) -> list[str]:
     "The reward columns, from the first tables; columns with numbers that are none are named in a warning."
     groups: list[list[dict[str, Any]]] = [g for file in files[:looked_at] for g in _grouped(_read(file), group_size)]
     chosen, others = _choose_rewards(groups)
-    if others: warnings.warn(f"{files[0]}: {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} taken for the reward, and {', '.join(others)} {'is' if len(others) == 1 else 'are'} not; rewards=[...] names the columns that are", stacklevel=3)
+    if others:
+        warnings.warn(
+            f"{files[0]}: {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} taken for the reward, and"
+            f" {', '.join(others)} {'is' if len(others) == 1 else 'are'} not; rewards=[...] names the columns that are",
+            stacklevel=3,
+        )
     return chosen
+
 
 def _named_rewards(rewards: Sequence[str], files: Sequence[Path]) -> list[str]:
     "The columns that a user named. Raises ValueError for one that is not there."
@@ -252,35 +412,67 @@ def _named_rewards(rewards: Sequence[str], files: Sequence[Path]) -> list[str]:
         raise ValueError(f"rewards={rewards!r}; pass a list of column names, e.g. ['exact']")
     columns = list(dict.fromkeys(c for row in _read(files[0]) for c in row))
     unknown = [c for c in rewards if columns and c not in columns]
-    if unknown: raise ValueError(f"rewards names {', '.join(unknown)}, which {files[0]} does not have; its columns are {', '.join(columns)}")
+    if unknown:
+        raise ValueError(
+            f"rewards names {', '.join(unknown)}, which {files[0]} does not have; its columns are {', '.join(columns)}"
+        )
     return list(rewards)
 
 # %% ../nbs/lib/completions.ipynb #d80a6fa2
-def _trace(row: dict[str, Any], rewards: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, pass_mark: float | None, step: int, group: int, index: int) -> Trace:
+def _trace(
+    row: dict[str, Any],
+    rewards: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+    pass_mark: float | None,
+    step: int,
+    group: int,
+    index: int,
+) -> Trace:
     "One row as a trace."
     tokens, ids, mask = _all_tokens(row.get("completion"), tokenizer)
     known = [v for c in rewards if (v := _number(row.get(c))) is not None and math.isfinite(v)]
-    reward, advantage = sum(known) if known else math.nan, _number(row.get("advantage", math.nan))
-    return Trace(tokens, ids, mask, prompt=_prompt_text(row.get("prompt")), step=step, group=group, index=index, reward=reward, advantage=0.0 if advantage is None else advantage,
-                 correct=None if pass_mark is None or not known else reward >= pass_mark, note="logged by TRL" + (", not the model's own tokens" if tokenizer is None else ""))
+    reward = sum(known) if known else math.nan
+    advantage = _number(row.get("advantage", math.nan))
+    return Trace(
+        tokens,
+        ids,
+        mask,
+        prompt=_prompt_text(row.get("prompt")),
+        step=step,
+        group=group,
+        index=index,
+        reward=reward,
+        advantage=0.0 if advantage is None else advantage,
+        correct=None if pass_mark is None or not known else reward >= pass_mark,
+        note="logged by TRL" + (", not the model's own tokens" if tokenizer is None else ""),
+    )
 
-def load_completions(path: str | Path, # TRL's output_dir, its folder completions, or one file of it (.parquet, .jsonl or .csv)
-                     tokenizer: PreTrainedTokenizerBase | None = None, # of the model, for its own tokens; default: words, digits and signs
-                     rewards: Sequence[str] | None = None, # the columns that are rewards; default: by the rule above
-                     pass_mark: float | None = None, # reward from which a response counts as right; None: not known
-                     group_size: int | None = None, # responses per prompt (TRL's num_generations); default: as long as the prompt stays the same
-                     ) -> list[Trace]: # in the order they were logged
+
+def load_completions(
+    path: str | Path,  # TRL's output_dir, its folder completions, or one file of it (.parquet, .jsonl or .csv)
+    tokenizer: (
+        PreTrainedTokenizerBase | None
+    ) = None,  # of the model, for its own tokens; default: words, digits and signs
+    rewards: Sequence[str] | None = None,  # the columns that are rewards; default: by the rule above
+    pass_mark: float | None = None,  # reward from which a response counts as right; None: not known
+    group_size: (
+        int | None
+    ) = None,  # responses per prompt (TRL's num_generations); default: as long as the prompt stays the same
+) -> list[Trace]:  # in the order they were logged
     "TRL's logged completions as traces, without log-probabilities. Raises FileNotFoundError where there are none, ValueError for a table that is not TRL's or an option of another kind, ImportError without pyarrow."
-    if group_size is not None and (isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1): raise ValueError(f"group_size={group_size!r}; pass the number of responses per prompt, at least 1, or None")
+    if group_size is not None and (isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1):
+        raise ValueError(f"group_size={group_size!r}; pass the number of responses per prompt, at least 1, or None")
     _check_options(tokenizer, pass_mark)
     files = _files(given_path(path, "path", "the output_dir of TRL's GRPOTrainer"), path)
     _check_one_run(files)
     columns = _rewards_of(files, group_size) if rewards is None else _named_rewards(rewards, files)
-    found, before = [], None
+    found = []
+    before = None
     for file in files:
         rows = _read(file)
         said = [(repr(r.get("prompt")), repr(r.get("completion"))) for r in rows]
-        if said == before: continue
+        if said == before:
+            continue
         before = said
         for g, group in enumerate(_grouped(rows, group_size)):
             found += [_trace(r, columns, tokenizer, pass_mark, _step_of(r, file), g, i) for i, r in enumerate(group)]
@@ -290,24 +482,44 @@ def load_completions(path: str | Path, # TRL's output_dir, its folder completion
 _needed = ("input", "output", "score")
 _verl = "what verl writes into trainer.rollout_data_dir"
 
-def _file_step(file: Path) -> str: return file.name.split(".")[0]
+
+def _file_step(file: Path) -> str:
+    return file.name.split(".")[0]
+
 
 def _dumps(folder: Path) -> list[Path]:
     "verl's files in a folder, in the order of their steps; one that was compressed counts where the plain one is gone."
-    found = {_file_step(p): p for ending in ("*.jsonl.gz", "*.jsonl") for p in folder.glob(ending) if _file_step(p).isdecimal()}
+    found = {
+        _file_step(p): p
+        for ending in ("*.jsonl.gz", "*.jsonl")
+        for p in folder.glob(ending)
+        if _file_step(p).isdecimal()
+    }
     return sorted(found.values(), key=lambda p: int(_file_step(p)))
+
 
 def _dump_files(path: Path, argument: object) -> list[Path]:
     "The files that a path stands for."
     found = [path] if path.is_file() else _dumps(path)
-    if not found: raise _missing_path(path, argument, "files like 10.jsonl", "pass the folder that trainer.rollout_data_dir or trainer.validation_data_dir named, or one of its files")
+    if not found:
+        raise _missing_path(
+            path,
+            argument,
+            "files like 10.jsonl",
+            "pass the folder that trainer.rollout_data_dir or trainer.validation_data_dir named, or one of its files",
+        )
     return found
+
 
 def _score(value: object, where: str) -> float:
     "A score; NaN where there is none."
-    if value is None or value == "": return math.nan
-    try: return float(value) if isinstance(value, (Real, str)) else float("none")
-    except (ValueError, OverflowError): raise ValueError(f"{where} has score={repr(value)[:40]}, which is no number; pass {_verl}") from None
+    if value is None or value == "":
+        return math.nan
+    try:
+        return float(value) if isinstance(value, (Real, str)) else float("none")
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where} has score={repr(value)[:40]}, which is no number; pass {_verl}") from None
+
 
 def _dump_rows(file: Path) -> list[dict[str, Any]]:
     "The rows of a file of verl's, prompts as texts and scores as numbers; a last line that is cut off is left out, and that is said."
@@ -316,13 +528,27 @@ def _dump_rows(file: Path) -> list[dict[str, Any]]:
     found = []
     for n, row in enumerate(rows):
         where = f"record {n + 1} of {file}"
-        missing = [name for name in _needed if not isinstance(row, dict) or name not in row and not (name == "score" and scored)]
-        if missing: raise ValueError(f"{where} has no {', '.join(missing)}; pass {_verl}")
+        missing = [
+            name
+            for name in _needed
+            if not isinstance(row, dict) or name not in row and not (name == "score" and scored)
+        ]
+        if missing:
+            raise ValueError(f"{where} has no {', '.join(missing)}; pass {_verl}")
         messages = isinstance(row["input"], (list, dict))
-        found.append(row | dict(input=_prompt_text(row["input"]) if messages else _text(row["input"]) or "", score=_score(row.get("score"), where)))
+        found.append(
+            row
+            | dict(
+                input=_prompt_text(row["input"]) if messages else _text(row["input"]) or "",
+                score=_score(row.get("score"), where),
+            )
+        )
     return found
 
-def _text(value: object) -> str | None: return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
 
 def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     "Rows that answer the same prompt, in the order of the groups' first ones."
@@ -331,57 +557,103 @@ def _groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         parts = row["uid"].rsplit("_", 2) if isinstance(row.get("uid"), str) else []
         known = len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
         place = (int(parts[1]), int(parts[2])) if known else (i, 0)
-        found.setdefault(("uid", parts[0]) if known else (row["input"], _text(row.get("gts"))), []).append((place, i, row))
+        found.setdefault(("uid", parts[0]) if known else (row["input"], _text(row.get("gts"))), []).append(
+            (place, i, row)
+        )
     return [[row for _, _, row in sorted(group, key=lambda x: x[:2])] for group in found.values()]
 
 # %% ../nbs/lib/completions.ipynb #5966c83d
 def _right(row: dict[str, Any], pass_mark: float | None) -> bool | None:
     "Whether a response is right, where that is known; verl's older writer turned numpy's booleans into text."
-    if pass_mark is not None: return cast(bool, row["score"] >= pass_mark)
+    if pass_mark is not None:
+        return cast(bool, row["score"] >= pass_mark)
     acc = row.get("acc")
-    if isinstance(acc, str): acc = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(acc.lower())
+    if isinstance(acc, str):
+        acc = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}.get(acc.lower())
     return bool(acc) if isinstance(acc, Real) and acc in (0, 1) else None
+
 
 def _group_advantages(scores: list[float], advantage: str | None) -> list[float]:
     "Advantages of one group from its scores."
-    if advantage is None or not all(map(math.isfinite, scores)): return [math.nan] * len(scores)
-    if len(scores) == 1: return scores
+    if advantage is None or not all(map(math.isfinite, scores)):
+        return [math.nan] * len(scores)
+    if len(scores) == 1:
+        return scores
     r = torch.tensor(scores, dtype=torch.double)
-    return (leave_one_out(r, len(r)) if advantage == "leave-one-out" else group_advantages(r, len(r), "std" if advantage == "group-std" else "none", eps=1e-6)).tolist()
+    return (
+        leave_one_out(r, len(r))
+        if advantage == "leave-one-out"
+        else group_advantages(r, len(r), "std" if advantage == "group-std" else "none", eps=1e-6)
+    ).tolist()
 
-def load_verl_rollouts(path: str | Path, # the folder of trainer.rollout_data_dir or trainer.validation_data_dir, or one file
-                       tokenizer: PreTrainedTokenizerBase | None = None, # of the model, for its own tokens; default: words, digits and signs
-                       pass_mark: float | None = None, # score from which a response counts as right; None: `acc`, where the reward function returned it
-                       advantage: str | None = None, # "group-std" | "group-mean" | "leave-one-out": from the scores of each group; None: not known
-                       ) -> list[Trace]: # step by step, group by group
+
+def load_verl_rollouts(
+    path: str | Path,  # the folder of trainer.rollout_data_dir or trainer.validation_data_dir, or one file
+    tokenizer: (
+        PreTrainedTokenizerBase | None
+    ) = None,  # of the model, for its own tokens; default: words, digits and signs
+    pass_mark: (
+        float | None
+    ) = None,  # score from which a response counts as right; None: `acc`, where the reward function returned it
+    advantage: (
+        str | None
+    ) = None,  # "group-std" | "group-mean" | "leave-one-out": from the scores of each group; None: not known
+) -> list[Trace]:  # step by step, group by group
     "verl's dumped rollouts as traces, without log-probabilities. Raises FileNotFoundError where there are none, ValueError for a file that is not verl's."
-    if advantage not in (None, "group-std", "group-mean", "leave-one-out"): raise ValueError(f"advantage={advantage!r}; choose 'group-std', 'group-mean' or 'leave-one-out', or None")
+    if advantage not in (None, "group-std", "group-mean", "leave-one-out"):
+        raise ValueError(f"advantage={advantage!r}; choose 'group-std', 'group-mean' or 'leave-one-out', or None")
     _check_options(tokenizer, pass_mark)
     files = _dump_files(given_path(path, "path", "the folder of trainer.rollout_data_dir"), path)
     _check_one_run(files)
-    found, note = [], "dumped by verl" + (", not the model's own tokens" if tokenizer is None else "")
+    found = []
+    note = "dumped by verl" + (", not the model's own tokens" if tokenizer is None else "")
     for file in files:
         for g, rows in enumerate(_groups(_dump_rows(file))):
             scores = [r["score"] for r in rows]
             for i, (r, score, A) in enumerate(zip(rows, scores, _group_advantages(scores, advantage))):
                 tokens, ids, mask = _all_tokens(r["output"], tokenizer)
-                found.append(Trace(tokens, ids, mask, prompt=r["input"], step=_step_of(r, file), group=g, index=i, reward=score, advantage=A, answer=_text(r.get("gts")), correct=_right(r, pass_mark) if math.isfinite(score) else None, note=note))
+                found.append(
+                    Trace(
+                        tokens,
+                        ids,
+                        mask,
+                        prompt=r["input"],
+                        step=_step_of(r, file),
+                        group=g,
+                        index=i,
+                        reward=score,
+                        advantage=A,
+                        answer=_text(r.get("gts")),
+                        correct=_right(r, pass_mark) if math.isfinite(score) else None,
+                        note=note,
+                    )
+                )
     return found
 
 # %% ../nbs/lib/completions.ipynb #598d9be0
-def load_logged(path: str | Path, # a file or folder
-                ) -> list[Trace] | None: # None where neither TRL nor verl wrote there
+def load_logged(
+    path: str | Path,  # a file or folder
+) -> list[Trace] | None:  # None where neither TRL nor verl wrote there
     "What TRL or verl logged there, whichever it was, with the options' defaults. Raises ValueError for a file that is not what its name says."
     path = given_path(path, "path", "the output folder of TRL or verl")
-    if path.suffix == ".parquet" or path.suffix == ".csv" and path.is_file() or _tables(path): return load_completions(path)
-    if _dumps(path): return load_verl_rollouts(path)
-    if not path.is_file() or not path.name.endswith((".jsonl", ".jsonl.gz")): return None
+    if path.suffix == ".parquet" or path.suffix == ".csv" and path.is_file() or _tables(path):
+        return load_completions(path)
+    if _dumps(path):
+        return load_verl_rollouts(path)
+    if not path.is_file() or not path.name.endswith((".jsonl", ".jsonl.gz")):
+        return None
     try:
-        with open_bytes(path) as f: first = f.readline()
-    except (OSError, EOFError) as e: raise ValueError(f"path={str(path)!r} cannot be read ({e}); it is damaged, or still being written") from None
+        with open_bytes(path) as f:
+            first = f.readline()
+    except (OSError, EOFError) as e:
+        raise ValueError(f"path={str(path)!r} cannot be read ({e}); it is damaged, or still being written") from None
     check_utf8(first[:4], path)
-    try: row = parse_line(first)
-    except ValueError: return None
-    if not isinstance(row, dict) or "tokens" in row: return None
-    if {"prompt", "completion"} <= row.keys(): return load_completions(path)
+    try:
+        row = parse_line(first)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or "tokens" in row:
+        return None
+    if {"prompt", "completion"} <= row.keys():
+        return load_completions(path)
     return load_verl_rollouts(path) if all(name in row for name in _needed) else None

@@ -30,47 +30,120 @@ from .checks import checked_names
 from .recipes import Recipe, recipe
 
 # %% ../nbs/lib/config.ipynb #42c2793b
-def _option(default: Any, help: str) -> Any: return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
-_elsewhere = dict(learning_rate="lr", batch_size="prompts_per_step", num_generations="group_size", n_samples="group_size", max_steps="steps", num_iterations="epochs", num_train_epochs="epochs", ppo_epochs="epochs",
-                  max_completion_length="max_new_tokens", max_tokens="max_new_tokens", output_dir="output", model_name_or_path="model", model_name="model", dataset="task", dataset_name="task", algorithm="recipe", dtype="precision",
-                  torch_dtype="precision", lora_r="lora_rank", lora_target_modules="lora_targets", save_steps="checkpoint_every", save_total_limit="keep_checkpoints", eval_steps="eval_every", warmup="warmup_steps",
-                  grad_clip="max_grad_norm", lr_scheduler_type="schedule") # what other trainers call it -> the field here
-_recipe_names = dict(kl_coef="kl", kl_beta="kl", epsilon="clip", cliprange="clip", clip_range="clip", entropy_coef="entropy", lambda_="lam", gae_lambda="lam") | {
-    name: name for name in (*(f.name for f in fields(Recipe) if f.name not in ("name", "sources")), "base", "beta", "joint", "tail")} # a wrong name -> an option of recipes
 
-def option_hint(name: str, # one that no field of TrainConfig has
-                ) -> str: # what was meant, as the end of a message; empty where nothing is near
+_elsewhere = dict(
+    learning_rate="lr",
+    batch_size="prompts_per_step",
+    num_generations="group_size",
+    n_samples="group_size",
+    max_steps="steps",
+    num_iterations="epochs",
+    num_train_epochs="epochs",
+    ppo_epochs="epochs",
+    max_completion_length="max_new_tokens",
+    max_tokens="max_new_tokens",
+    output_dir="output",
+    model_name_or_path="model",
+    model_name="model",
+    dataset="task",
+    dataset_name="task",
+    algorithm="recipe",
+    dtype="precision",
+    torch_dtype="precision",
+    lora_r="lora_rank",
+    lora_target_modules="lora_targets",
+    save_steps="checkpoint_every",
+    save_total_limit="keep_checkpoints",
+    eval_steps="eval_every",
+    warmup="warmup_steps",
+    grad_clip="max_grad_norm",
+    lr_scheduler_type="schedule",
+)  # what other trainers call it -> the field here
+_recipe_names = dict(
+    kl_coef="kl",
+    kl_beta="kl",
+    epsilon="clip",
+    cliprange="clip",
+    clip_range="clip",
+    entropy_coef="entropy",
+    lambda_="lam",
+    gae_lambda="lam",
+) | {
+    name: name
+    for name in (
+        *(f.name for f in fields(Recipe) if f.name not in ("name", "sources")),
+        "base",
+        "beta",
+        "joint",
+        "tail",
+    )
+}  # a wrong name -> an option of recipes
+
+
+def option_hint(
+    name: str,  # one that no field of TrainConfig has
+) -> str:  # what was meant, as the end of a message; empty where nothing is near
     "What to write in the place of a wrong name: that of another trainer, an option of the recipe, or a slip of the pen."
     known = [f.name for f in fields(TrainConfig)]
     plain = unicodedata.normalize("NFKC", name).strip("- ").replace("-", "_").lower()
-    if plain in known: return f"did you mean {plain!r}?"
-    if plain in _elsewhere: return f"did you mean {_elsewhere[plain]!r}?"
-    if plain in _recipe_names and plain not in known: return f"it is an option of the recipe: recipe_options='{{\"{_recipe_names[plain]}\": ...}}'"
-    near = [one for one in known if len(plain) > 2 and one.startswith(plain)][:3] or difflib.get_close_matches(plain, known, 1)
+    if plain in known:
+        return f"did you mean {plain!r}?"
+    if plain in _elsewhere:
+        return f"did you mean {_elsewhere[plain]!r}?"
+    if plain in _recipe_names and plain not in known:
+        return f"it is an option of the recipe: recipe_options='{{\"{_recipe_names[plain]}\": ...}}'"
+    near = [one for one in known if len(plain) > 2 and one.startswith(plain)][:3] or difflib.get_close_matches(
+        plain, known, 1
+    )
     return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+
 
 @checked_names(lambda name: option_hint(name) or "help(TrainConfig) lists its fields")
 @dataclass
 class TrainConfig:
     "Everything that defines a run. Raises ValueError, before any long work, for values that cannot be."
-    model: str = _option("tiny", "'tiny' (ships with the package), a hub name, a local folder (a checkpoint of adapters too), or a GGUF file")
+
+    model: str = _option(
+        "tiny",
+        "'tiny' (ships with the package), a hub name, a local folder (a checkpoint of adapters too), or a GGUF file",
+    )
     task: str = _option("chain_sum", "a task's name, such as gsm8k, or module:function for your own")
     task_options: str = _option("{}", "the task's own options as JSON, e.g. '{\"terms\": 5}'")
-    recipe: str = _option("mpo", "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo spo_chain (values by sampling)")
+    recipe: str = _option(
+        "mpo",
+        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo"
+        " spo_chain (values by sampling)",
+    )
     k: int = _option(4, "tokens per action (recipe mpo); 1 is token level")
     future: float = _option(0.2, "share of the later tokens in a window's ratio, in [0, 1) (recipe mpo)")
-    source: str = _option("backbone", "where a window's later probabilities come from: backbone, or mtp, modules that look ahead (recipe mpo)")
+    source: str = _option(
+        "backbone",
+        "where a window's later probabilities come from: backbone, or mtp, modules that look ahead (recipe mpo)",
+    )
     mtp_head: str = _option("own", "own: an output embedding per module; shared: the backbone's")
     mtp_merge: str = _option("none", "none: modules side by side; eh_proj: chained, as in DeepSeek-V3")
     mtp_start: str = _option("copy", "modules begin as copies of the last layer and head, or random")
-    mtp_trunk_gradient: float = _option(1.0, "share of the modules' gradient that reaches the backbone, in [0, 1]; 0 trains them alone on the later tokens")
-    mtp_warmup_steps: int = _option(100, "steps that the modules are trained alone, before the first, on the model's own responses")
+    mtp_trunk_gradient: float = _option(
+        1.0,
+        "share of the modules' gradient that reaches the backbone, in [0, 1]; 0 trains them alone on the later tokens",
+    )
+    mtp_warmup_steps: int = _option(
+        100, "steps that the modules are trained alone, before the first, on the model's own responses"
+    )
     mtp_warmup_problems: int = _option(64, "training problems whose responses the warm-up reads, a group for each")
     mtp_warmup_lr: float = _option(1e-3, "Adam's learning rate in the warm-up")
-    critic_lr: float = _option(3e-3, "peak learning rate of a critic's head (recipes ppo, ma_rlhf); its trunk learns at lr")
-    critic_trunk_gradient: float = _option(1.0, "share of the value loss's gradient that a trunk shared with the policy gets, in [0, 1]")
-    recipe_options: str = _option("{}", "further fields of the recipe as JSON, e.g. '{\"clip\": [0.1, 0.1], \"kl\": 0.04}'")
+    critic_lr: float = _option(
+        3e-3, "peak learning rate of a critic's head (recipes ppo, ma_rlhf); its trunk learns at lr"
+    )
+    critic_trunk_gradient: float = _option(
+        1.0, "share of the value loss's gradient that a trunk shared with the policy gets, in [0, 1]"
+    )
+    recipe_options: str = _option(
+        "{}", 'further fields of the recipe as JSON, e.g. \'{"clip": [0.1, 0.1], "kl": 0.04}\''
+    )
     output: str = _option("runs/run", "the run's folder; a run found there with the same configuration is continued")
     seed: int = _option(0, "seed of problems, sampling and minibatches")
     steps: int = _option(30, "steps: each samples, scores and trains")
@@ -78,8 +151,13 @@ class TrainConfig:
     group_size: int = _option(8, "responses per problem, at least 2")
     epochs: int = _option(2, "passes over each step's responses")
     minibatches: int = _option(2, "optimiser updates per pass")
-    micro_batch_tokens: int = _option(16384, "most tokens, padding included, in one forward pass; gradients are accumulated; halved when memory runs out")
-    lr: float = _option(3e-5, "peak learning rate; 3e-5 suits the tiny model, 1e-6 full training of a pretrained one, 1e-5 to 1e-4 LoRA")
+    micro_batch_tokens: int = _option(
+        16384,
+        "most tokens, padding included, in one forward pass; gradients are accumulated; halved when memory runs out",
+    )
+    lr: float = _option(
+        3e-5, "peak learning rate; 3e-5 suits the tiny model, 1e-6 full training of a pretrained one, 1e-5 to 1e-4 LoRA"
+    )
     schedule: str = _option("constant", "constant, linear or cosine, after the warm-up")
     warmup_steps: int = _option(0, "steps over which the learning rate rises to its peak")
     weight_decay: float = _option(0.0, "AdamW's decoupled weight decay")
@@ -90,20 +168,34 @@ class TrainConfig:
     temperature: float = _option(1.0, "sampling temperature; log-probabilities are those of the tempered distribution")
     top_p: float = _option(1.0, "sample from the fewest tokens that hold this share of the probability")
     top_k: int = _option(0, "sample from this many most likely tokens; 0 for all")
-    stop: list[str] = field(default_factory=list, metadata={"help": "texts that end a response; none for the task's own"})
+    stop: list[str] = field(
+        default_factory=list, metadata={"help": "texts that end a response; none for the task's own"}
+    )
     prompt_format: str = _option("auto", "chat, plain, or auto: the chat template of a tokenizer that has one")
     system_prompt: str = _option("", "a system turn before every problem, or the text above it in plain format")
-    chat_template_options: str = _option("{}", "what the chat template reads besides the turns, as JSON, e.g. '{\"enable_thinking\": false}'")
+    chat_template_options: str = _option(
+        "{}", "what the chat template reads besides the turns, as JSON, e.g. '{\"enable_thinking\": false}'"
+    )
     sampler: str = _option("transformers", "transformers, or vllm where it is installed")
-    decoding: str = _option("auto", "dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it")
+    decoding: str = _option(
+        "auto", "dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it"
+    )
     max_rows: int = _option(512, "responses sampled at once; halved when memory runs out")
     lora_rank: int = _option(0, "columns of LoRA adapters; 0 trains all weights")
     lora_alpha: int = _option(0, "scale of the adapters; 0 for twice the rank")
-    lora_targets: str = _option("all-linear", "layers with adapters: every linear one but the head, or names separated by commas")
+    lora_targets: str = _option(
+        "all-linear", "layers with adapters: every linear one but the head, or names separated by commas"
+    )
     quantization: str = _option("none", "frozen weights packed to 4bit or 8bit by bitsandbytes (with LoRA)")
     attention: str = _option("auto", "sdpa, eager, flash_attention_2, or auto: what transformers chooses")
-    precision: str = _option("auto", "float32, bfloat16, float16 (with loss scaling), or auto: what the GPU has matrix units for, and on a CPU bfloat16 where the processor multiplies it")
-    gradient_checkpointing: bool = _option(False, "recompute activations in the backward pass: less memory, about a third more time")
+    precision: str = _option(
+        "auto",
+        "float32, bfloat16, float16 (with loss scaling), or auto: what the GPU has matrix units for, and on a CPU"
+        " bfloat16 where the processor multiplies it",
+    )
+    gradient_checkpointing: bool = _option(
+        False, "recompute activations in the backward pass: less memory, about a third more time"
+    )
     chunk_elements: int = _option(2**24, "most logits held at once")
     old_logps: str = _option("auto", "sampler, recompute, or auto: the sampler's in float32, recomputed otherwise")
     eval_every: int = _option(10, "steps between evaluations on held-out problems; 0 for none")
@@ -117,185 +209,344 @@ class TrainConfig:
     overwrite: bool = _option(False, "delete an earlier run in `output` instead of continuing it")
 
     def __post_init__(self) -> None:
-        for f in fields(self): setattr(self, f.name, field_value(f.name, f.type, getattr(self, f.name)))
+        for f in fields(self):
+            setattr(self, f.name, field_value(f.name, f.type, getattr(self, f.name)))
         _check_config(self)
 
 # %% ../nbs/lib/config.ipynb #f95980e8
-option_values = dict(source=("backbone", "mtp"), mtp_head=("own", "shared"), mtp_merge=("none", "eh_proj"), mtp_start=("copy", "random"), schedule=("constant", "linear", "cosine"), prompt_format=("auto", "chat", "plain"),
-                     sampler=("transformers", "vllm"), decoding=("auto", "dynamic", "compiled"), quantization=("none", "4bit", "8bit"), attention=("auto", "sdpa", "eager", "flash_attention_2"),
-                     precision=("auto", "float32", "bfloat16", "float16"), old_logps=("auto", "sampler", "recompute")) # field -> the only values it may have
+option_values = dict(
+    source=("backbone", "mtp"),
+    mtp_head=("own", "shared"),
+    mtp_merge=("none", "eh_proj"),
+    mtp_start=("copy", "random"),
+    schedule=("constant", "linear", "cosine"),
+    prompt_format=("auto", "chat", "plain"),
+    sampler=("transformers", "vllm"),
+    decoding=("auto", "dynamic", "compiled"),
+    quantization=("none", "4bit", "8bit"),
+    attention=("auto", "sdpa", "eager", "flash_attention_2"),
+    precision=("auto", "float32", "bfloat16", "float16"),
+    old_logps=("auto", "sampler", "recompute"),
+)  # field -> the only values it may have
 
-_least = dict(steps=0, prompts_per_step=1, group_size=2, epochs=1, minibatches=1, micro_batch_tokens=1, max_new_tokens=0, top_k=0, max_rows=1, lora_rank=0, lora_alpha=0, chunk_elements=1, eval_problems=1, checkpoint_every=1,
-              keep_checkpoints=1, eval_every=0, trace_every=0, trace_groups=1, warmup_steps=0, mtp_warmup_steps=0, mtp_warmup_problems=2, k=1, seed=-2**63) # whole numbers, and the least that each may be
-_why = dict(group_size=" (a group compares responses to one prompt)", k=" (1 is token level)", lora_rank=", 0 for full training")
+_least = dict(
+    steps=0,
+    prompts_per_step=1,
+    group_size=2,
+    epochs=1,
+    minibatches=1,
+    micro_batch_tokens=1,
+    max_new_tokens=0,
+    top_k=0,
+    max_rows=1,
+    lora_rank=0,
+    lora_alpha=0,
+    chunk_elements=1,
+    eval_problems=1,
+    checkpoint_every=1,
+    keep_checkpoints=1,
+    eval_every=0,
+    trace_every=0,
+    trace_groups=1,
+    warmup_steps=0,
+    mtp_warmup_steps=0,
+    mtp_warmup_problems=2,
+    k=1,
+    seed=-(2**63),
+)  # whole numbers, and the least that each may be
+_why = dict(
+    group_size=" (a group compares responses to one prompt)", k=" (1 is token level)", lora_rank=", 0 for full training"
+)
 _positive = ("lr", "temperature", "max_grad_norm", "mtp_warmup_lr", "critic_lr")
 _shares = ("mtp_trunk_gradient", "critic_trunk_gradient")
-_named = dict(model="'tiny', a hub name or a folder", task="a task's name, e.g. 'chain_sum'", output="a folder, e.g. 'runs/run'", device="'auto', 'cpu' or 'cuda'", lora_targets="'all-linear', or names of layers separated by commas") # texts that may not be empty
+_named = dict(
+    model="'tiny', a hub name or a folder",
+    task="a task's name, e.g. 'chain_sum'",
+    output="a folder, e.g. 'runs/run'",
+    device="'auto', 'cpu' or 'cuda'",
+    lora_targets="'all-linear', or names of layers separated by commas",
+)  # texts that may not be empty
 
-def field_value(name: str, # a field of TrainConfig
-                kind: Any, # its type
-                value: Any, # what was given
-                ) -> Any: # the same as the field's own type
+
+def field_value(
+    name: str,  # a field of TrainConfig
+    kind: Any,  # its type
+    value: Any,  # what was given
+) -> Any:  # the same as the field's own type
     "A value of a field's kind; numpy's numbers, paths and tuples are turned into Python's own. Raises ValueError for another kind."
-    if name.endswith("_options"): return _options_text(name, value)
-    if kind is int: return _whole(name, value)
-    if kind is float: return _number(name, value)
+    if name.endswith("_options"):
+        return _options_text(name, value)
+    if kind is int:
+        return _whole(name, value)
+    if kind is float:
+        return _number(name, value)
     if kind is bool:
-        if type(value) is bool: return value
+        if type(value) is bool:
+            return value
         raise ValueError(f"{name}={value!r}; it must be True or False")
     if kind is str:
-        if name in ("model", "output") and isinstance(value, os.PathLike): value = os.fspath(value)
-        if isinstance(value, str): return value
-        if name in option_values: example = f", one of {', '.join(option_values[name])}"
-        elif name in _named: example = f": {_named[name]}"
-        else: example = ", '' for none"
+        if name in ("model", "output") and isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if isinstance(value, str):
+            return value
+        if name in option_values:
+            example = f", one of {', '.join(option_values[name])}"
+        elif name in _named:
+            example = f": {_named[name]}"
+        else:
+            example = ", '' for none"
         raise ValueError(f"{name}={value!r:.200}; it must be text{example}")
-    if isinstance(value, (list, tuple)) and all(isinstance(text, str) and text for text in value): return list(value)
+    if isinstance(value, (list, tuple)) and all(isinstance(text, str) and text for text in value):
+        return list(value)
     raise ValueError(f"{name}={value!r}; give a list of texts that are not empty, such as ['\\nQuestion:']")
+
 
 def _whole(name: str, value: Any) -> int:
     "A whole number in its range."
     least = _least[name]
-    try: whole = None if isinstance(value, bool) else operator.index(value)
-    except TypeError: whole = None
-    if name == "seed" and (whole is None or not -2**63 <= whole < 2**63): raise ValueError(f"seed={value!r}; it must be a whole number that fits 64 bits")
-    if whole is None or whole < least: raise ValueError(f"{name}={value!r}; it must be a whole number of at least {least}{_why.get(name, '')}")
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if name == "seed" and (whole is None or not -(2**63) <= whole < 2**63):
+        raise ValueError(f"seed={value!r}; it must be a whole number that fits 64 bits")
+    if whole is None or whole < least:
+        raise ValueError(f"{name}={value!r}; it must be a whole number of at least {least}{_why.get(name, '')}")
     return whole
+
 
 def _number(name: str, value: Any) -> float:
     "A finite number."
-    try: number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    except OverflowError: number = math.inf
-    if math.isfinite(number): return number
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if math.isfinite(number):
+        return number
     text = ", a number without quotes" if isinstance(value, str) else ""
-    raise ValueError(f"{name}={value!r}; it must be " + (f"positive and finite{text}" if name in _positive else f"a finite number{text}"))
+    raise ValueError(
+        f"{name}={value!r}; it must be "
+        + (f"positive and finite{text}" if name in _positive else f"a finite number{text}")
+    )
+
 
 def _options_text(name: str, value: Any) -> str:
     "Options as JSON; a dict is turned into it."
     if isinstance(value, Mapping):
-        try: value = json.dumps(dict(value), sort_keys=True)
-        except (TypeError, ValueError) as error: raise ValueError(f"{name}={value!r} cannot be written as JSON ({error}); use numbers, texts, lists and dicts with names as keys") from None
-    if not isinstance(value, str): raise ValueError(f"{name}={value!r}; it must be a dict, or a JSON object as text, e.g. '{{}}'")
+        try:
+            value = json.dumps(dict(value), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name}={value!r} cannot be written as JSON ({error}); use numbers, texts, lists and dicts with names"
+                " as keys"
+            ) from None
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={value!r}; it must be a dict, or a JSON object as text, e.g. '{{}}'")
     json_options(name, value)
     return value
+
 
 def _check_config(c: TrainConfig) -> None:
     "Every check of values that needs no model."
     for name in _positive:
-        if not getattr(c, name) > 0: raise ValueError(f"{name}={getattr(c, name)}; it must be positive")
+        if not getattr(c, name) > 0:
+            raise ValueError(f"{name}={getattr(c, name)}; it must be positive")
     for name in _shares:
-        if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name}={getattr(c, name)}; it is a share, in [0, 1]")
+        if not 0 <= getattr(c, name) <= 1:
+            raise ValueError(f"{name}={getattr(c, name)}; it is a share, in [0, 1]")
     for name in ("adam_beta1", "adam_beta2"):
-        if not 0 <= getattr(c, name) < 1: raise ValueError(f"{name}={getattr(c, name)}; a decay rate must be in [0, 1), e.g. 0.9")
-    if c.weight_decay < 0: raise ValueError(f"weight_decay={c.weight_decay}; it must be at least 0")
-    if not 0 <= c.future < 1: raise ValueError(f"future={c.future}; the share of later tokens must be in [0, 1), e.g. 0.2")
-    if not 0 < c.top_p <= 1: raise ValueError(f"top_p={c.top_p}; it must lie in (0, 1], 1 for all tokens")
+        if not 0 <= getattr(c, name) < 1:
+            raise ValueError(f"{name}={getattr(c, name)}; a decay rate must be in [0, 1), e.g. 0.9")
+    if c.weight_decay < 0:
+        raise ValueError(f"weight_decay={c.weight_decay}; it must be at least 0")
+    if not 0 <= c.future < 1:
+        raise ValueError(f"future={c.future}; the share of later tokens must be in [0, 1), e.g. 0.2")
+    if not 0 < c.top_p <= 1:
+        raise ValueError(f"top_p={c.top_p}; it must lie in (0, 1], 1 for all tokens")
     json_options("chat_template_options", c.chat_template_options)
     for name, what in _named.items():
-        if not getattr(c, name).strip() or "\0" in getattr(c, name): raise ValueError(f"{name}={getattr(c, name)!r}; name {what}")
+        if not getattr(c, name).strip() or "\0" in getattr(c, name):
+            raise ValueError(f"{name}={getattr(c, name)!r}; name {what}")
     c.output = check_output(c.output)
     _check_device(c.device)
-    if not all(target.strip() for target in c.lora_targets.split(",")): raise ValueError(f"lora_targets={c.lora_targets!r} has an empty name; write e.g. 'q_proj,v_proj', or 'all-linear'")
+    if not all(target.strip() for target in c.lora_targets.split(",")):
+        raise ValueError(
+            f"lora_targets={c.lora_targets!r} has an empty name; write e.g. 'q_proj,v_proj', or 'all-linear'"
+        )
     check_model_options(c.precision, c.quantization, c.attention, c.lora_rank)
     _check_values(**{name: getattr(c, name) for name in option_values})
     _check_together(c)
     configured_recipe(c)
 
+
 def _check_together(c: TrainConfig) -> None:
     "Values that cannot go together."
-    if c.source == "mtp" and (c.recipe != "mpo" or c.k < 2): raise ValueError(f"source='mtp' with recipe={c.recipe!r}, k={c.k}: modules look at a window's later tokens; use recipe='mpo' and k of at least 2")
-    if c.minibatches > c.prompts_per_step * c.group_size: raise ValueError(f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use fewer")
-    if c.sampler == "vllm" and c.old_logps == "sampler": raise ValueError("old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so ratios would not start at 1; use old_logps='auto'")
+    if c.source == "mtp" and (c.recipe != "mpo" or c.k < 2):
+        raise ValueError(
+            f"source='mtp' with recipe={c.recipe!r}, k={c.k}: modules look at a window's later tokens; use recipe='mpo'"
+            " and k of at least 2"
+        )
+    if c.minibatches > c.prompts_per_step * c.group_size:
+        raise ValueError(
+            f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use"
+            " fewer"
+        )
+    if c.sampler == "vllm" and c.old_logps == "sampler":
+        raise ValueError(
+            "old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so"
+            " ratios would not start at 1; use old_logps='auto'"
+        )
 
-def check_output(output: str, # a run's folder
-                 ) -> str: # with the home folder in the place of ~
+
+def check_output(
+    output: str,  # a run's folder
+) -> str:  # with the home folder in the place of ~
     "Raises ValueError for what cannot be a run's folder."
-    if not output.strip() or "\0" in output: raise ValueError(f"output={output!r}; name a folder, e.g. 'runs/run'")
+    if not output.strip() or "\0" in output:
+        raise ValueError(f"output={output!r}; name a folder, e.g. 'runs/run'")
     if output.startswith("~"):
         home = os.path.expanduser(output)
-        if home == output: raise ValueError(f"output={output!r}: there is no such home folder; write the whole path, or './{output}' for a folder of that name")
+        if home == output:
+            raise ValueError(
+                f"output={output!r}: there is no such home folder; write the whole path, or './{output}' for a folder"
+                " of that name"
+            )
         output = home
-    if os.path.dirname(os.path.realpath(output)) == os.path.realpath(output): raise ValueError(f"output={output!r} is the root of the file system; name a folder, e.g. 'runs/run'")
+    if os.path.dirname(os.path.realpath(output)) == os.path.realpath(output):
+        raise ValueError(f"output={output!r} is the root of the file system; name a folder, e.g. 'runs/run'")
     return output
+
 
 def _check_device(device: str) -> None:
     "Raises ValueError for what names no kind of device; whether this machine has it is seen when a run starts."
-    try: kind = "cpu" if device == "auto" else torch.device(device).type
-    except RuntimeError: kind = "meta"
-    if kind == "meta": raise ValueError(f"device={device!r} is no device; use 'auto', 'cpu' or 'cuda'")
+    try:
+        kind = "cpu" if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        kind = "meta"
+    if kind == "meta":
+        raise ValueError(f"device={device!r} is no device; use 'auto', 'cpu' or 'cuda'")
+
 
 def _check_values(**given: str) -> None:
     "Raises ValueError for a value that is not among those of `option_values`."
     for name, value in given.items():
-        if value not in option_values[name]: raise ValueError(f"{name}={value!r}; choose one of {', '.join(option_values[name])}")
+        if value not in option_values[name]:
+            raise ValueError(f"{name}={value!r}; choose one of {', '.join(option_values[name])}")
 
-def check_model_options(precision: str, quantization: str, attention: str, lora_rank: int, training: bool = True) -> None:
+
+def check_model_options(
+    precision: str, quantization: str, attention: str, lora_rank: int, training: bool = True
+) -> None:
     "Raises ValueError for values that cannot be, or that cannot go together."
     _check_values(precision=precision, quantization=quantization, attention=attention)
-    if isinstance(lora_rank, bool) or not isinstance(lora_rank, int) or lora_rank < 0: raise ValueError(f"lora_rank={lora_rank!r}; it must be a whole number, 0 for full training")
-    if training and quantization != "none" and not lora_rank: raise ValueError(f"quantization={quantization!r} freezes the weights, so there is nothing to train; set lora_rank, e.g. 16")
-    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None: raise ValueError("attention='flash_attention_2' needs the package flash_attn and a GPU; use attention='auto'")
+    if isinstance(lora_rank, bool) or not isinstance(lora_rank, int) or lora_rank < 0:
+        raise ValueError(f"lora_rank={lora_rank!r}; it must be a whole number, 0 for full training")
+    if training and quantization != "none" and not lora_rank:
+        raise ValueError(
+            f"quantization={quantization!r} freezes the weights, so there is nothing to train; set lora_rank, e.g. 16"
+        )
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("attention='flash_attention_2' needs the package flash_attn and a GPU; use attention='auto'")
 
 # %% ../nbs/lib/config.ipynb #8ad23039
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     "A JSON object, none of whose names stands twice."
     names = [name for name, _ in pairs]
     twice = [name for name in names if names.count(name) > 1]
-    if twice: raise ValueError(f"{twice[0]!r} stands in it twice")
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands in it twice")
     return dict(pairs)
 
-def _example(name: str) -> str: return dict(task_options='{"n_train": 500}', chat_template_options='{"enable_thinking": false}').get(name, '{"clip": [0.2, 0.28]}')
+
+def _example(name: str) -> str:
+    return dict(task_options='{"n_train": 500}', chat_template_options='{"enable_thinking": false}').get(
+        name, '{"clip": [0.2, 0.28]}'
+    )
+
 
 def json_options(name: str, text: str) -> dict[str, Any]:
     "A JSON object given as text. Raises ValueError naming the argument."
-    try: value = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as e: raise ValueError(f"{name}={text!r} is not JSON ({e}); write e.g. {name}='{_example(name)}'") from None
-    if not isinstance(value, dict): raise ValueError(f"{name}={text!r}; it must be a JSON object, e.g. '{_example(name)}'")
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{name}={text!r} is not JSON ({e}); write e.g. {name}='{_example(name)}'") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}={text!r}; it must be a JSON object, e.g. '{_example(name)}'")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
 
 def configured_recipe(c: TrainConfig) -> Recipe:
     "The recipe that a configuration names. Raises ValueError for unknown names, options, or values out of range."
     own = dict(k=c.k, future=c.future, source=c.source) if c.recipe == "mpo" else {}
-    plain, options = recipe(c.recipe, **own), json_options("recipe_options", c.recipe_options)
-    if not options: return plain
-    if "name" in options or "sources" in options: raise ValueError(f"recipe_options={c.recipe_options!r}: a recipe's name and sources are no options; name another one by recipe, e.g. recipe='grpo'")
-    try: return recipe(c.recipe, **own | options)
-    except ValueError as error: raise ValueError(f"recipe_options={c.recipe_options!r}: {error}") from None
-    except (TypeError, AttributeError) as error: raise ValueError(f"recipe_options={c.recipe_options!r} holds a value of the wrong kind ({error}); recipe({c.recipe!r}) shows what each field holds") from None
+    plain = recipe(c.recipe, **own)
+    options = json_options("recipe_options", c.recipe_options)
+    if not options:
+        return plain
+    if "name" in options or "sources" in options:
+        raise ValueError(
+            f"recipe_options={c.recipe_options!r}: a recipe's name and sources are no options; name another one by"
+            " recipe, e.g. recipe='grpo'"
+        )
+    try:
+        return recipe(c.recipe, **own | options)
+    except ValueError as error:
+        raise ValueError(f"recipe_options={c.recipe_options!r}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"recipe_options={c.recipe_options!r} holds a value of the wrong kind ({error}); recipe({c.recipe!r}) shows"
+            " what each field holds"
+        ) from None
+
 
 def described(recipe: Recipe) -> str:
     "Everything that a recipe does, in one line, as `config.json` records it; its sources are left out."
     return repr(replace(recipe, sources={}))
 
 # %% ../nbs/lib/config.ipynb #c0f10002
-def given_options(config: TrainConfig, # as the user wrote it
-                  ) -> list[str]: # names of fields
+def given_options(
+    config: TrainConfig,  # as the user wrote it
+) -> list[str]:  # names of fields
     "The options that differ from their defaults."
     plain = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(config)}
     return [name for name, default in plain.items() if getattr(config, name) != default]
 
-def config_record(config: TrainConfig, # with what was left open decided
-                  asked: TrainConfig, # as the user wrote it
-                  recipe: Recipe, # what the run does
-                  processes: int = 1, # that the run is started with
-                  ) -> dict[str, Any]: # plain values
+
+def config_record(
+    config: TrainConfig,  # with what was left open decided
+    asked: TrainConfig,  # as the user wrote it
+    recipe: Recipe,  # what the run does
+    processes: int = 1,  # that the run is started with
+) -> dict[str, Any]:  # plain values
     "What `config.json` holds."
-    return asdict(config) | dict(resolved_recipe=described(recipe), processes=processes, given=given_options(asked), version=__version__)
+    return asdict(config) | dict(
+        resolved_recipe=described(recipe), processes=processes, given=given_options(asked), version=__version__
+    )
 
 # %% ../nbs/lib/config.ipynb #c0f10004
 def _is_empty(value: Any) -> bool:
     "Whether a value says nothing, as that of an option that is off."
-    return value in (None, False, 0, "", "auto", "none", "{}", "[]", "()", "None", "False", "0") or value == {} or value == [] or value == ()
+    return (
+        value in (None, False, 0, "", "auto", "none", "{}", "[]", "()", "None", "False", "0")
+        or value == {}
+        or value == []
+        or value == ()
+    )
+
 
 def _read_call(node: ast.AST) -> Any:
     "A value as Python wrote it: what is a call becomes (name, {argument: value}), anything else stays text."
-    if not isinstance(node, ast.Call) or node.args: return ast.unparse(node)
+    if not isinstance(node, ast.Call) or node.args:
+        return ast.unparse(node)
     return ast.unparse(node.func), {k.arg: _read_call(k.value) for k in node.keywords}
 
+
 def _read_text(text: str) -> Any:
-    text = re.sub(r" at 0x[0-9a-f]+", "", text) # an object's place in memory is another in every process
-    try: return _read_call(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError): return text
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)  # an object's place in memory is another in every process
+    try:
+        return _read_call(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError):
+        return text
+
 
 def _default_of(kind: str, name: str) -> Any:
     "The default of a recipe's or an action space's field, as it is recorded."
@@ -304,59 +555,85 @@ def _default_of(kind: str, name: str) -> Any:
     default = next((f.default for f in getattr(found, "__dataclass_fields__", {}).values() if f.name == name), MISSING)
     return _read_text(repr(default)) if default is not MISSING else MISSING
 
-def recipe_differences(then: str, # a recipe as a run's folder records it
-                       now: str, # as `described` writes it
-                       ) -> list[str]: # "field=value, not value" for each
+
+def recipe_differences(
+    then: str,  # a recipe as a run's folder records it
+    now: str,  # as `described` writes it
+) -> list[str]:  # "field=value, not value" for each
     "What two records of a recipe differ in."
     return _call_differences("resolved_recipe", _read_text(then), _read_text(now))
 
+
 def _call_differences(name: str, then: Any, now: Any) -> list[str]:
-    if not (isinstance(then, tuple) and isinstance(now, tuple) and then[0] == now[0]): return [] if then == now else [f"{name}={_shown(then)}, not {_shown(now)}"]
-    kind, (before, after) = then[0], (then[1], now[1])
+    if not (isinstance(then, tuple) and isinstance(now, tuple) and then[0] == now[0]):
+        return [] if then == now else [f"{name}={_shown(then)}, not {_shown(now)}"]
+    kind = then[0]
+    (before, after) = (then[1], now[1])
     found: list[str] = []
     for key in {**before, **after}:
-        if key in before and key in after: found += _call_differences(f"{name}.{key}", before[key], after[key])
-        elif key in after and after[key] != _default_of(kind, key): found.append(f"no {name}.{key}, which is {_shown(after[key])} now")
-        elif key in before and not _is_empty(before[key]): found.append(f"{name}.{key}={_shown(before[key])}, which this version does not know")
+        if key in before and key in after:
+            found += _call_differences(f"{name}.{key}", before[key], after[key])
+        elif key in after and after[key] != _default_of(kind, key):
+            found.append(f"no {name}.{key}, which is {_shown(after[key])} now")
+        elif key in before and not _is_empty(before[key]):
+            found.append(f"{name}.{key}={_shown(before[key])}, which this version does not know")
     return found
 
+
 def _shown(value: Any) -> str:
-    if not isinstance(value, tuple): return str(value)
+    if not isinstance(value, tuple):
+        return str(value)
     return f"{value[0]}({', '.join(f'{k}={_shown(v)}' for k, v in value[1].items())})"
 
 # %% ../nbs/lib/config.ipynb #c0f10005
-def config_differences(then: Mapping[str, Any], # what a run's config.json holds
-                       now: Mapping[str, Any], # what `config_record` gives
-                       free: Collection[str] = (), # fields that may differ
-                       ) -> list[str]: # a phrase for each difference that matters
+def config_differences(
+    then: Mapping[str, Any],  # what a run's config.json holds
+    now: Mapping[str, Any],  # what `config_record` gives
+    free: Collection[str] = (),  # fields that may differ
+) -> list[str]:  # a phrase for each difference that matters
     "How a configuration differs from that of a run that was begun before, perhaps by another version."
     found: list[str] = []
     for key in {**then, **now}:
-        if key in free or key == "resolved_recipe": continue
-        if key not in now: found += [f"{key}={then[key]!r}, which this version does not know"] if _was_given(key, then) else []
-        elif key not in then: found += [f"no {key}, which is {now[key]!r} now"] if _was_given(key, now) else []
-        elif _plain(key, then[key]) != _plain(key, now[key]): found.append(f"{key}={then[key]!r}, not {now[key]!r}")
+        if key in free or key == "resolved_recipe":
+            continue
+        if key not in now:
+            found += [f"{key}={then[key]!r}, which this version does not know"] if _was_given(key, then) else []
+        elif key not in then:
+            found += [f"no {key}, which is {now[key]!r} now"] if _was_given(key, now) else []
+        elif _plain(key, then[key]) != _plain(key, now[key]):
+            found.append(f"{key}={then[key]!r}, not {now[key]!r}")
     # What the options name is named by them; a recipe may differ without them, handed over or from another version.
     recipes = [str(record["resolved_recipe"]) for record in (then, now) if "resolved_recipe" in record]
     return found or (recipe_differences(*recipes) if len(recipes) == 2 else [])
+
 
 def _was_given(key: str, record: Mapping[str, Any]) -> bool:
     "Whether a record's value is one that the user chose."
     return key in record["given"] if isinstance(record.get("given"), list) else not _is_empty(record[key])
 
+
 def _plain(key: str, value: Any) -> Any:
     "A value as JSON brings it back; options are what they say, not how they are spaced."
-    try: return json.loads(value) if key.endswith("_options") and isinstance(value, str) else json.loads(json.dumps(value))
-    except ValueError: return value
+    try:
+        return (
+            json.loads(value) if key.endswith("_options") and isinstance(value, str) else json.loads(json.dumps(value))
+        )
+    except ValueError:
+        return value
 
 # %% ../nbs/lib/config.ipynb #700fdd29
 def multiplies_bfloat16() -> bool:
     "Whether this CPU has instructions for products in bfloat16: AMX tiles or AVX512_BF16. What torch is too old to know of is taken as absent."
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(
+        bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
 
-def choose_precision(device: torch.device, # that the run will use
-                     width: int | None = None, # features of the model's hidden states; the rule no longer asks for them
-                     ) -> str: # float32, bfloat16 or float16
-    "What `precision=\"auto\"` means on a device: always the same there, whatever else it does."
-    if device.type == "cuda": return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+def choose_precision(
+    device: torch.device,  # that the run will use
+    width: int | None = None,  # features of the model's hidden states; the rule no longer asks for them
+) -> str:  # float32, bfloat16 or float16
+    'What `precision="auto"` means on a device: always the same there, whatever else it does.'
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "bfloat16" if device.type == "cpu" and multiplies_bfloat16() else "float32"

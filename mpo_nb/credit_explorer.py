@@ -23,206 +23,463 @@ from .widget_base import Explorer, axis, figure_layout
 from .widget_parts import Control, View, strip_state
 
 # %% ../nbs/lib/credit_explorer.ipynb #fb88a6b6
-spaces = {"tokens (GRPO)": "token", "windows of K, weighted mean (MPO)": "window", "windows of K, joint ratio": "joint", "blocks of K, mean": "block", "blocks of K, joint ratio": "block-joint",
-          "sentences, mean (LPO)": "sentence", "whole response, mean (GSPO)": "sequence", "whole response, token gradient (GSPO-token)": "sequence-token"}
+spaces = {
+    "tokens (GRPO)": "token",
+    "windows of K, weighted mean (MPO)": "window",
+    "windows of K, joint ratio": "joint",
+    "blocks of K, mean": "block",
+    "blocks of K, joint ratio": "block-joint",
+    "sentences, mean (LPO)": "sentence",
+    "whole response, mean (GSPO)": "sequence",
+    "whole response, token gradient (GSPO-token)": "sequence-token",
+}
 
-def space_actions(trace: Trace, # the response, whose text the sentences are read from
-                  space: str, # one of `spaces`' values
-                  k: int = 4, # tokens per action, for windows and blocks
-                  future: float = 0.2, # share of the later tokens, for "window"
-                  tail: str = "renormalise", # "renormalise" | "truncate", for "window"
-                  ) -> ActionSpace:
+
+def space_actions(
+    trace: Trace,  # the response, whose text the sentences are read from
+    space: str,  # one of `spaces`' values
+    k: int = 4,  # tokens per action, for windows and blocks
+    future: float = 0.2,  # share of the later tokens, for "window"
+    tail: str = "renormalise",  # "renormalise" | "truncate", for "window"
+) -> ActionSpace:
     "The action space of that name. Raises ValueError for an unknown name."
-    made: dict[str, Callable[[], ActionSpace]] = {"token": TokenActions, "window": lambda: WindowActions(k, future, tail=tail), "joint": lambda: WindowActions(k, joint=True), "block": lambda: BlockActions(k), "block-joint": lambda: BlockActions(k, reduce="sum"),
-            "sentence": lambda: BlockActions(sentence_blocks(trace.mask_tensor, [trace.tokens])), "sequence": SequenceActions, "sequence-token": lambda: TokenGradient(SequenceActions())}
-    if space not in made: raise ValueError(f"space={space!r}; choose one of {', '.join(made)}")
+    made: dict[str, Callable[[], ActionSpace]] = {
+        "token": TokenActions,
+        "window": lambda: WindowActions(k, future, tail=tail),
+        "joint": lambda: WindowActions(k, joint=True),
+        "block": lambda: BlockActions(k),
+        "block-joint": lambda: BlockActions(k, reduce="sum"),
+        "sentence": lambda: BlockActions(sentence_blocks(trace.mask_tensor, [trace.tokens])),
+        "sequence": SequenceActions,
+        "sequence-token": lambda: TokenGradient(SequenceActions()),
+    }
+    if space not in made:
+        raise ValueError(f"space={space!r}; choose one of {', '.join(made)}")
     return made[space]()
 
 # %% ../nbs/lib/credit_explorer.ipynb #49bcf78d
-def moved_loss(trace: Trace, # the response
-               actions: ActionSpace, # granularity of the ratio
-               moved: float = 1.0, # scale on the log-ratios
-               advantage: float = 1.0, # of the response
-               epsilon: float = 0.2, # ratios in [1 - epsilon, 1 + epsilon] are not clipped
-               ) -> PolicyLoss: # tensors (1, T); credit in units of the advantage
+def moved_loss(
+    trace: Trace,  # the response
+    actions: ActionSpace,  # granularity of the ratio
+    moved: float = 1.0,  # scale on the log-ratios
+    advantage: float = 1.0,  # of the response
+    epsilon: float = 0.2,  # ratios in [1 - epsilon, 1 + epsilon] are not clipped
+) -> PolicyLoss:  # tensors (1, T); credit in units of the advantage
     "PPO's clipped loss of one response, summed over tokens, with its log-ratios scaled."
     delta = trace.delta
     delta = moved * torch.where(delta.isfinite(), delta, 0.0)
-    return policy_loss(delta, torch.zeros_like(delta), torch.tensor([advantage], dtype=torch.double), trace.mask_tensor, actions, (epsilon, epsilon), aggregate="seq-mean-token-sum")
+    return policy_loss(
+        delta,
+        torch.zeros_like(delta),
+        torch.tensor([advantage], dtype=torch.double),
+        trace.mask_tensor,
+        actions,
+        (epsilon, epsilon),
+        aggregate="seq-mean-token-sum",
+    )
 
 # %% ../nbs/lib/credit_explorer.ipynb #ac217971
-def spans(positions: Sequence[int], # increasing, counted from 0
-          most: int = 5, # runs named
-          ) -> str:
+def spans(
+    positions: Sequence[int],  # increasing, counted from 0
+    most: int = 5,  # runs named
+) -> str:
     "Token positions in words, counted from 1: 'tokens 1 to 3 and 7'."
     runs: list[list[int]] = []
     for p in positions:
-        if runs and p == runs[-1][1] + 1: runs[-1][1] = p
-        else: runs.append([p, p])
+        if runs and p == runs[-1][1] + 1:
+            runs[-1][1] = p
+        else:
+            runs.append([p, p])
     named = [f"{a + 1:,}" if a == b else f"{a + 1:,} to {b + 1:,}" for a, b in runs[:most]]
     rest = sum(b - a + 1 for a, b in runs[most:])
-    if rest: named.append(f"{rest:,} more")
-    return f"token{'s' * (len(positions) != 1)} " + (named[0] if len(named) == 1 else ", ".join(named[:-1]) + " and " + named[-1])
+    if rest:
+        named.append(f"{rest:,} more")
+    return f"token{'s' * (len(positions) != 1)} " + (
+        named[0] if len(named) == 1 else ", ".join(named[:-1]) + " and " + named[-1]
+    )
 
-def differing(a: Tensor, # (1, T) credit
-              b: Tensor, # (1, T) credit
-              ) -> list[int]: # positions from 0
+
+def differing(
+    a: Tensor,  # (1, T) credit
+    b: Tensor,  # (1, T) credit
+) -> list[int]:  # positions from 0
     "Tokens whose credit differs by more than rounding."
     return ((a - b).abs() > 1e-9 * (1 + a.abs())).nonzero()[:, 1].tolist()
 
 # %% ../nbs/lib/credit_explorer.ipynb #491e3ded
-def carried_out(out: PolicyLoss, # under `actions`
-                own: PolicyLoss, # of the same policy, token by token
-                epsilon: float, # half width of the clip range
-                ) -> list[int]: # positions from 0
+def carried_out(
+    out: PolicyLoss,  # under `actions`
+    own: PolicyLoss,  # of the same policy, token by token
+    epsilon: float,  # half width of the clip range
+) -> list[int]:  # positions from 0
     "Actions that are clipped although their own token's ratio lies inside the clip range."
     inside = (own.ratio >= 1 - epsilon) & (own.ratio <= 1 + epsilon)
     return (out.clipped & inside).nonzero()[:, 1].tolist()
 
-def carrier(actions: ActionSpace, # whose action it is
-            delta: Tensor, # (1, T) log-ratios
-            mask: Tensor, # (1, T)
-            position: int, # of the action
-            ) -> int: # position of a token
+
+def carrier(
+    actions: ActionSpace,  # whose action it is
+    delta: Tensor,  # (1, T) log-ratios
+    mask: Tensor,  # (1, T)
+    position: int,  # of the action
+) -> int:  # position of a token
     "The token, other than its own, that has the largest part in an action's log-ratio."
-    unit = torch.zeros_like(delta).index_put((torch.tensor([0]), torch.tensor([position])), torch.ones(1, dtype=delta.dtype))
+    unit = torch.zeros_like(delta).index_put(
+        (torch.tensor([0]), torch.tensor([position])), torch.ones(1, dtype=delta.dtype)
+    )
     space = actions.actions if isinstance(actions, TokenGradient) else actions
     return int((space.credit(unit, mask) * delta * (unit == 0)).abs()[0].argmax())
 
 # %% ../nbs/lib/credit_explorer.ipynb #1d124a3d
 def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[dict[str, Any]]:
     "Credit and ratio of one side, with the clipped actions and the tokens left without gradient marked."
-    x, credit, ratio = kept + 1, out.credit[0].numpy()[kept], out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
-    cut, lost = out.clipped[0].numpy()[kept], credit == 0
+    x = kept + 1
+    credit = out.credit[0].numpy()[kept]
+    ratio = out.ratio[0].numpy()[kept].clip(1e-3, 1e3)
+    cut = out.clipped[0].numpy()[kept]
+    lost = credit == 0
     few = len(x) <= 256
-    look, cross = _look(i), dict(symbol=("x-thin", "cross-thin")[i], size=11 if few else 6, line=dict(width=2, color=_look(i)["line"]["color"]))
+    look = _look(i)
+    cross = dict(
+        symbol=("x-thin", "cross-thin")[i],
+        size=11 if few else 6,
+        line=dict(width=2, color=_look(i)["line"]["color"]),
+    )
     marker = look["marker"] | dict(size=(6, 10)[i], symbol=("circle", "square-open")[i])
-    line = dict(type="scatter", mode="lines+markers" if few else "lines", line=look["line"] | dict(width=1.5), marker=marker)
+    line = dict(
+        type="scatter", mode="lines+markers" if few else "lines", line=look["line"] | dict(width=1.5), marker=marker
+    )
     marks = dict(type="scatter", mode="markers", marker=cross, hoverinfo="skip", showlegend=False, cliponaxis=False)
-    return [line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"), marks | dict(x=x[lost], y=credit[lost], name=f"{side}: without gradient"),
-            line | dict(x=x, y=ratio, name=side, yaxis="y2", xaxis="x2", showlegend=False, hovertemplate="token %{x}: ratio %{y:.4~g}"),
-            marks | dict(x=x[cut], y=ratio[cut], name="clipped, or without gradient (× left, + right)", yaxis="y2", xaxis="x2", showlegend=i == 0, legendrank=1100)]
+    return [
+        line | dict(x=x, y=credit, name=side, hovertemplate="token %{x}: credit %{y:.4~g}"),
+        marks | dict(x=x[lost], y=credit[lost], name=f"{side}: without gradient"),
+        line
+        | dict(
+            x=x,
+            y=ratio,
+            name=side,
+            yaxis="y2",
+            xaxis="x2",
+            showlegend=False,
+            hovertemplate="token %{x}: ratio %{y:.4~g}",
+        ),
+        marks
+        | dict(
+            x=x[cut],
+            y=ratio[cut],
+            name="clipped, or without gradient (× left, + right)",
+            yaxis="y2",
+            xaxis="x2",
+            showlegend=i == 0,
+            legendrank=1100,
+        ),
+    ]
+
 
 def _block_row(i: int, ids: Tensor, sums: Tensor) -> dict[str, Any]:
     "Credit summed over the blocks of one side."
     colour = _look(i)["line"]["color"]
-    return block_outline(ids, sums, name=("Left", "Right")[i], showlegend=False, line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]), fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"), xaxis="x3", yaxis="y3")
+    return block_outline(
+        ids,
+        sums,
+        name=("Left", "Right")[i],
+        showlegend=False,
+        line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]),
+        fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"),
+        xaxis="x3",
+        yaxis="y3",
+    )
+
 
 def _largest(tensors: list[Tensor]) -> float:
     "The largest number in any of them, 0 where there is none."
     return max(float(x.max()) if x.numel() else 0.0 for x in tensors)
 
+
 def _range_band(T: int, epsilon: float) -> dict[str, Any]:
     "The clip range behind the ratios."
-    low, high = max(1 - epsilon, 1e-3), 1 + epsilon
-    return dict(type="scatter", mode="lines", x=[.5, T + .5, T + .5, .5], y=[low, low, high, high], fill="toself", fillcolor="rgba(128,128,128,.22)", line=dict(width=0), name="clip range", hoverinfo="skip", xaxis="x2", yaxis="y2")
+    low = max(1 - epsilon, 1e-3)
+    high = 1 + epsilon
+    return dict(
+        type="scatter",
+        mode="lines",
+        x=[0.5, T + 0.5, T + 0.5, 0.5],
+        y=[low, low, high, high],
+        fill="toself",
+        fillcolor="rgba(128,128,128,.22)",
+        line=dict(width=0),
+        name="clip range",
+        hoverinfo="skip",
+        xaxis="x2",
+        yaxis="y2",
+    )
+
 
 def _credit_layout(T: int, reach: float, values: Mapping[str, Any]) -> dict[str, Any]:
     "Three rows over the same tokens; `reach` is the largest log-ratio drawn."
-    ticks = [.8, .9, 1, 1.1, 1.2] if reach < .3 else [.25, .5, .7, 1, 1.4, 2, 4] if reach < 1.2 else [.001, .01, .1, .3, 1, 3, 10, 100, 1000]
+    ticks = (
+        [0.8, 0.9, 1, 1.1, 1.2]
+        if reach < 0.3
+        else [0.25, 0.5, 0.7, 1, 1.4, 2, 4]
+        if reach < 1.2
+        else [0.001, 0.01, 0.1, 0.3, 1, 3, 10, 100, 1000]
+    )
     shown = token_axis(T, values)
-    rows = [dict(xaxis=axis("", anchor="y", showticklabels=False, **shown), yaxis=axis("credit", domain=[.71, 1], rangemode="tozero", fixedrange=True, zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)),
-            dict(xaxis2=axis("", anchor="y2", matches="x", showticklabels=False, **shown), yaxis2=axis("ratio (log scale)", domain=[.36, .65], anchor="x2", type="log", fixedrange=True, tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])),
-            dict(xaxis3=axis("token", anchor="y3", matches="x", **shown), yaxis3=axis("sum per block", domain=[0, .29], anchor="x3", rangemode="tozero", fixedrange=True, zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5))]
-    return figure_layout(560, **{k: v for row in rows for k, v in row.items()}) | dict(dragmode="zoom" if T > 256 else False)
+    rows = [
+        dict(
+            xaxis=axis("", anchor="y", showticklabels=False, **shown),
+            yaxis=axis(
+                "credit",
+                domain=[0.71, 1],
+                rangemode="tozero",
+                fixedrange=True,
+                zeroline=True,
+                zerolinecolor="rgba(128,128,128,.6)",
+                nticks=5,
+            ),
+        ),
+        dict(
+            xaxis2=axis("", anchor="y2", matches="x", showticklabels=False, **shown),
+            yaxis2=axis(
+                "ratio (log scale)",
+                domain=[0.36, 0.65],
+                anchor="x2",
+                type="log",
+                fixedrange=True,
+                tickvals=ticks,
+                ticktext=[f"{t:g}" for t in ticks],
+            ),
+        ),
+        dict(
+            xaxis3=axis("token", anchor="y3", matches="x", **shown),
+            yaxis3=axis(
+                "sum per block",
+                domain=[0, 0.29],
+                anchor="x3",
+                rangemode="tozero",
+                fixedrange=True,
+                zeroline=True,
+                zerolinecolor="rgba(128,128,128,.6)",
+                nticks=5,
+            ),
+        ),
+    ]
+    return figure_layout(560, **{k: v for row in rows for k, v in row.items()}) | dict(
+        dragmode="zoom" if T > 256 else False
+    )
 
 # %% ../nbs/lib/credit_explorer.ipynb #8644f4b6
 _tails = {"keep their weights (truncate)": "truncate", "are rescaled (renormalise, as recipes do)": "renormalise"}
 
+
 def _controls(trace: Trace, settings: Mapping[str, Any]) -> list[Control]:
     "The controls; a setting beyond a slider's usual end moves that end."
     known = math.isfinite(trace.advantage) and (trace.advantage != 0 or math.isfinite(trace.reward))
-    A = float(trace.advantage) if known else 1.0 # a response that was never rewarded has none of its own
-    def reach(name: str, usual: float) -> float: return max([usual] + [abs(v) for v in (A if name == "advantage" else 0, settings.get(name, 0)) if isinstance(v, (int, float)) and math.isfinite(v)])
-    def both(name: str, label: str, value: Any, options: Mapping[str, Any] | None = None, **more: Any) -> Control: return Control(name, label, value, options, group="both", **more)
-    return [Control("left", "Left actions", "token", spaces, group="left"), Control("right", "Right actions", "window", spaces, group="right"),
-            both("k", "tokens per action, K", 4, low=1, high=int(reach("k", 64))), both("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=.05),
-            both("future", "share of later tokens", .2, low=0.0, high=.95, step=.05), both("epsilon", "clip range, 1 ± ε", .2, low=0.0, high=1.0, step=.01),
-            both("advantage", "advantage", A, low=-reach("advantage", 3.0), high=reach("advantage", 3.0), step=.05), both("tail", "windows at the end", "truncate", _tails), *reach_controls(len(trace.tokens))]
+    A = float(trace.advantage) if known else 1.0  # a response that was never rewarded has none of its own
+
+    def reach(name: str, usual: float) -> float:
+        return max(
+            [usual]
+            + [
+                abs(v)
+                for v in (A if name == "advantage" else 0, settings.get(name, 0))
+                if isinstance(v, (int, float)) and math.isfinite(v)
+            ]
+        )
+
+    def both(name: str, label: str, value: Any, options: Mapping[str, Any] | None = None, **more: Any) -> Control:
+        return Control(name, label, value, options, group="both", **more)
+
+    return [
+        Control("left", "Left actions", "token", spaces, group="left"),
+        Control("right", "Right actions", "window", spaces, group="right"),
+        both("k", "tokens per action, K", 4, low=1, high=int(reach("k", 64))),
+        both("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=0.05),
+        both("future", "share of later tokens", 0.2, low=0.0, high=0.95, step=0.05),
+        both("epsilon", "clip range, 1 ± ε", 0.2, low=0.0, high=1.0, step=0.01),
+        both("advantage", "advantage", A, low=-reach("advantage", 3.0), high=reach("advantage", 3.0), step=0.05),
+        both("tail", "windows at the end", "truncate", _tails),
+        *reach_controls(len(trace.tokens)),
+    ]
 
 # %% ../nbs/lib/credit_explorer.ipynb #f05e2821
 class CreditExplorer(Explorer):
     "The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control takes."
+
     trace: Trace
-    title, main = "Where the advantage goes", "k"
-    def __init__(self,
-                 trace: Trace, # the response
-                 **settings: Any, # left, right, k, future, tail, moved, epsilon, advantage
-                 ) -> None:
+    title = "Where the advantage goes"
+    main = "k"
+
+    def __init__(
+        self,
+        trace: Trace,  # the response
+        **settings: Any,  # left, right, k, future, tail, moved, epsilon, advantage
+    ) -> None:
         self.trace = check_trace(trace)
         super().__init__(*_controls(trace, settings), **settings)
 
     def applies(self, values: Mapping[str, Any]) -> set[str]:
-        used, windows = {values["left"], values["right"]}, {"future", "tail"} if "window" in (values["left"], values["right"]) else set()
+        used = {values["left"], values["right"]}
+        windows = {"future", "tail"} if "window" in (values["left"], values["right"]) else set()
         figure = {"span"} | ({"start"} if values.get("span") else set()) if "span" in values else set()
-        return {"left", "right", "moved", "epsilon", "advantage"} | figure | windows | ({"k"} if used & {"window", "joint", "block", "block-joint"} else set())
+        return (
+            {"left", "right", "moved", "epsilon", "advantage"}
+            | figure
+            | windows
+            | ({"k"} if used & {"window", "joint", "block", "block-joint"} else set())
+        )
 
-    def loss(self,
-             side: str, # "left" | "right"
-             values: Mapping[str, Any] | None = None, # settings; default: the present ones
-             ) -> tuple[PolicyLoss, ActionSpace]:
+    def loss(
+        self,
+        side: str,  # "left" | "right"
+        values: Mapping[str, Any] | None = None,  # settings; default: the present ones
+    ) -> tuple[PolicyLoss, ActionSpace]:
         "The loss that one side draws, and its action space."
         v = self.values if values is None else values
         actions = space_actions(self.trace, v[side], v["k"], v["future"], v["tail"])
         return moved_loss(self.trace, actions, v["moved"], v["advantage"], v["epsilon"]), actions
 
     def view(self, values: Mapping[str, Any]) -> View:
-        mask, T = self.trace.mask_tensor, len(self.trace.tokens)
+        mask = self.trace.mask_tensor
+        T = len(self.trace.tokens)
         sides = {side: self.loss(side, values) for side in ("left", "right")}
-        limit, reach = _largest([out.credit.abs() for out, _ in sides.values()]), _largest([out.ratio.clamp(1e-3, 1e3).log().abs() for out, _ in sides.values()])
-        kept, strips, rows, sums = mask[0].nonzero()[:, 0].numpy(), [], [_range_band(T, values["epsilon"])], []
+        limit = _largest([out.credit.abs() for out, _ in sides.values()])
+        reach = _largest([out.ratio.clamp(1e-3, 1e3).log().abs() for out, _ in sides.values()])
+        kept = mask[0].nonzero()[:, 0].numpy()
+        strips = []
+        rows = [_range_band(T, values["epsilon"])]
+        sums = []
         for i, (side, (out, actions)) in enumerate(sides.items()):
             ids = action_blocks(actions, mask)
             name = f"{side.capitalize()}: {self.controls[side].text(values[side])}".replace(" K,", f" {values['k']},")
-            strips.append(strip_state(self.trace, name, out.credit, ids, torch.where(mask, out.ratio, math.nan), out.clipped, limit=limit))
+            strips.append(
+                strip_state(
+                    self.trace, name, out.credit, ids, torch.where(mask, out.ratio, math.nan), out.clipped, limit=limit
+                )
+            )
             rows += _token_rows(side.capitalize(), i, out, kept)
             sums.append(_block_row(i, ids, block_sum(out.credit, ids)))
         summary = _summary(self.trace, values, sides)
-        alt = f"Three rows over the tokens: credit, ratio of each action with the clip range, and credit summed over blocks, left and right. {summary}"
-        return View(self.trace, strips, rows + sums if T else [], _credit_layout(T, max(reach, values["epsilon"]), values), summary, alt=alt)
+        alt = (
+            "Three rows over the tokens: credit, ratio of each action with the clip range, and credit summed over"
+            f" blocks, left and right. {summary}"
+        )
+        return View(
+            self.trace,
+            strips,
+            rows + sums if T else [],
+            _credit_layout(T, max(reach, values["epsilon"]), values),
+            summary,
+            alt=alt,
+        )
 
     def page_axes(self) -> Mapping[str, Sequence[Any]]:
-        T, v = len(self.trace.tokens), self.values
-        ks, moves = ((1, 2, 3, 4, 5, 6, 8), (0., .5, 1., 2., 3., 5.)) if T <= 64 else ((2, 4, 8), (0., 1., 3.)) if T <= 512 else ((4, 8), (0., 1., 3.))
-        return {"k": sorted({v["k"], *ks}), "moved": sorted({v["moved"], *moves})} | ({"right": list(spaces.values())} if T <= 512 else {})
+        T = len(self.trace.tokens)
+        v = self.values
+        ks, moves = (
+            ((1, 2, 3, 4, 5, 6, 8), (0.0, 0.5, 1.0, 2.0, 3.0, 5.0))
+            if T <= 64
+            else ((2, 4, 8), (0.0, 1.0, 3.0))
+            if T <= 512
+            else ((4, 8), (0.0, 1.0, 3.0))
+        )
+        return {"k": sorted({v["k"], *ks}), "moved": sorted({v["moved"], *moves})} | (
+            {"right": list(spaces.values())} if T <= 512 else {}
+        )
 
 # %% ../nbs/lib/credit_explorer.ipynb #ee0026e9
 def _differences(values: Mapping[str, Any], left: PolicyLoss, right: PolicyLoss, kept: list[int]) -> str:
     "Where the two sides give different credit."
-    differ, edge = differing(left.credit, right.credit), set(kept[: values["k"] - 1])
+    differ = differing(left.credit, right.credit)
+    edge = set(kept[: values["k"] - 1])
     ends = set(kept[len(kept) - values["k"] + 1 :]) if values["k"] > 1 else set()
-    if not differ: return "Both sides give every token the same credit."
-    if len(differ) == len(kept) and set(differ) != edge: return "The two sides give every token a different credit."
-    why = ", the first K−1, which fewer windows contain," if set(differ) == edge else ", the first K−1, which fewer windows contain, and the last K−1, where windows are rescaled," if values["tail"] == "renormalise" and set(differ) == edge | ends else ""
+    if not differ:
+        return "Both sides give every token the same credit."
+    if len(differ) == len(kept) and set(differ) != edge:
+        return "The two sides give every token a different credit."
+    why = (
+        ", the first K−1, which fewer windows contain,"
+        if set(differ) == edge
+        else (
+            ", the first K−1, which fewer windows contain, and the last K−1, where windows are rescaled,"
+            if values["tail"] == "renormalise" and set(differ) == edge | ends
+            else ""
+        )
+    )
     return f"The two sides differ at {spans(differ)}{why} and nowhere else."
 
-def _are(positions: Sequence[int]) -> str: return spans(positions) + (" is" if len(positions) == 1 else " are")
 
-def _clipping(side: str, out: PolicyLoss, own: PolicyLoss, actions: ActionSpace, delta: Tensor, mask: Tensor, values: Mapping[str, Any]) -> str:
+def _are(positions: Sequence[int]) -> str:
+    return spans(positions) + (" is" if len(positions) == 1 else " are")
+
+
+def _clipping(
+    side: str,
+    out: PolicyLoss,
+    own: PolicyLoss,
+    actions: ActionSpace,
+    delta: Tensor,
+    mask: Tensor,
+    values: Mapping[str, Any],
+) -> str:
     "What is clipped on one side, and what that takes away; nothing where nothing is clipped."
-    cut, kept = int(out.clipped.sum()), mask[0].nonzero()[:, 0].tolist()
-    if not cut: return ""
+    cut = int(out.clipped.sum())
+    kept = mask[0].nonzero()[:, 0].tolist()
+    if not cut:
+        return ""
     lost = [t for t in kept if float(out.credit[0, t]) == 0]
-    told = f"{side.capitalize()}, {cut:,} of {len(kept):,} actions {'is' if cut == 1 else 'are'} clipped, and " + (f"{_are(lost)} left without gradient" if lost else "no token loses all of its gradient")
-    if not (carried := carried_out(out, own, values["epsilon"])): return told + "."
+    told = f"{side.capitalize()}, {cut:,} of {len(kept):,} actions {'is' if cut == 1 else 'are'} clipped, and " + (
+        f"{_are(lost)} left without gradient" if lost else "no token loses all of its gradient"
+    )
+    if not (carried := carried_out(out, own, values["epsilon"])):
+        return told + "."
     by = carrier(actions, delta, mask, carried[0])
     one = len(carried) == 1
-    return f"{told}; {spans(carried)} {'lies' if one else 'lie'} inside the clip range by {'itself' if one else 'themselves'}, but {'it is' if one else 'the first of them is'} carried out by its neighbours, token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) most of all."
+    return (
+        f"{told}; {spans(carried)} {'lies' if one else 'lie'} inside the clip range by"
+        f" {'itself' if one else 'themselves'}, but {'it is' if one else 'the first of them is'} carried out by its"
+        f" neighbours, token {by + 1} (ratio {float(own.ratio[0, by]):.2f}) most of all."
+    )
 
 # %% ../nbs/lib/credit_explorer.ipynb #85907838
 def _summary(trace: Trace, values: Mapping[str, Any], sides: Mapping[str, tuple[PolicyLoss, ActionSpace]]) -> str:
     "What there is to see, in sentences."
-    mask, kept = trace.mask_tensor, [t for t, m in enumerate(trace.mask) if m]
-    if not kept: return "The response has no token of the policy's own, so there is no credit to give."
-    known, unknown = trace.delta.isfinite(), int((~trace.delta[mask].isfinite()).sum())
-    told = [] if not unknown else ["No log-probabilities are known: drawn as if the policy had not moved."] if unknown == len(kept) else [f"{unknown} log-probabilit{'y is' if unknown == 1 else 'ies are'} unknown: such tokens are drawn as not moved."]
-    if values["advantage"] == 1 and not (trace.advantage or math.isfinite(trace.reward)): told.append("The response has no reward and no advantage of its own; 1 stands in.")
-    if values["advantage"] == 0: return " ".join(told + ["The advantage is 0, as in a group whose rewards are all equal: no token is pushed, whatever an action is."])
+    mask = trace.mask_tensor
+    kept = [t for t, m in enumerate(trace.mask) if m]
+    if not kept:
+        return "The response has no token of the policy's own, so there is no credit to give."
+    known = trace.delta.isfinite()
+    unknown = int((~trace.delta[mask].isfinite()).sum())
+    told = (
+        []
+        if not unknown
+        else (
+            ["No log-probabilities are known: drawn as if the policy had not moved."]
+            if unknown == len(kept)
+            else [
+                f"{unknown} log-probabilit{'y is' if unknown == 1 else 'ies are'} unknown: such tokens are drawn as not"
+                " moved."
+            ]
+        )
+    )
+    if values["advantage"] == 1 and not (trace.advantage or math.isfinite(trace.reward)):
+        told.append("The response has no reward and no advantage of its own; 1 stands in.")
+    if values["advantage"] == 0:
+        return " ".join(
+            told
+            + [
+                "The advantage is 0, as in a group whose rewards are all equal: no token is pushed, whatever an"
+                " action is."
+            ]
+        )
     own = moved_loss(trace, TokenActions(), values["moved"], values["advantage"], values["epsilon"])
-    if bool((own.ratio == 1).all()): told.append("On-policy: every ratio is 1, and nothing is clipped.")
+    if bool((own.ratio == 1).all()):
+        told.append("On-policy: every ratio is 1, and nothing is clipped.")
     (left, _), (right, _) = sides.values()
     told.append(_differences(values, left, right, kept))
     delta = values["moved"] * torch.where(known, trace.delta, 0.0)
     told += [_clipping(side, out, own, actions, delta, mask, values) for side, (out, actions) in sides.items()]
-    told.append(f"Credit adds up to {signed(float(left.credit.sum()))} left and {signed(float(right.credit.sum()))} right.")
+    told.append(
+        f"Credit adds up to {signed(float(left.credit.sum()))} left and {signed(float(right.credit.sum()))} right."
+    )
     return " ".join(t for t in told if t)

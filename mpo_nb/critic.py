@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from .checkpoint import read_tensors
 from .files import output_folder
 from .advantages import block_gae, distribute, gae
-from .blocks import at_least_float32, block_mean, block_sizes, check_mask, check_tensor, fixed_blocks, random_blocks, spread
+from mpo_nb.blocks import (
+    at_least_float32,
+    block_mean,
+    block_sizes,
+    check_mask,
+    check_tensor,
+    fixed_blocks,
+    random_blocks,
+    spread,
+)
 from .checks import check_seed, fits
 from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient
@@ -26,42 +35,62 @@ from .rollout import Rollout
 # %% ../nbs/lib/critic.ipynb #fd83cc6d
 class Critic(nn.Module):
     "A value head on the policy's hidden states, or on a backbone of its own. Raises ValueError for an unknown trunk or a model without a decoder."
-    def __init__(self,
-                 model: CausalLM, # the policy, a causal language model
-                 trunk: str = "shared", # "shared": the policy's hidden states | "separate": a copy of its backbone
-                 trunk_gradient: float = 1.0, # share of the value loss's gradient that a shared trunk gets, in [0, 1]
-                 ) -> None:
+
+    def __init__(
+        self,
+        model: CausalLM,  # the policy, a causal language model
+        trunk: str = "shared",  # "shared": the policy's hidden states | "separate": a copy of its backbone
+        trunk_gradient: float = 1.0,  # share of the value loss's gradient that a shared trunk gets, in [0, 1]
+    ) -> None:
         super().__init__()
-        if trunk not in ("shared", "separate"): raise ValueError(f"critic={trunk!r}; choose 'shared' or 'separate'")
-        if not 0 <= trunk_gradient <= 1: raise ValueError(f"trunk_gradient={trunk_gradient}; it is a share, in [0, 1]")
-        decoder_of(model); output = model.get_output_embeddings()
-        self.trunk, self.trunk_gradient = None, trunk_gradient
+        if trunk not in ("shared", "separate"):
+            raise ValueError(f"critic={trunk!r}; choose 'shared' or 'separate'")
+        if not 0 <= trunk_gradient <= 1:
+            raise ValueError(f"trunk_gradient={trunk_gradient}; it is a share, in [0, 1]")
+        decoder_of(model)
+        output = model.get_output_embeddings()
+        self.trunk = None
+        self.trunk_gradient = trunk_gradient
         if trunk == "separate":
             self.trunk = copy.deepcopy(model)
             self.trunk.set_output_embeddings(nn.Identity())
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=output.weight.device)
-        nn.init.zeros_(self.head.weight); nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
-    def values(self,
-               part: Rollout, # trimmed
-               hidden: Tensor | None = None, # (B, T, d) the policy's, where the trunk is shared: the states that predict each token
-               ) -> Tensor: # (B, T) float32, what is expected before each token
+    def values(
+        self,
+        part: Rollout,  # trimmed
+        hidden: (
+            Tensor | None
+        ) = None,  # (B, T, d) the policy's, where the trunk is shared: the states that predict each token
+    ) -> Tensor:  # (B, T) float32, what is expected before each token
         "The value before each response token."
-        if self.trunk is not None: hidden = response_hidden(self.trunk, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool())
-        elif hidden is None: raise ValueError("hidden is None: a critic with a shared trunk reads the policy's hidden states")
-        else: hidden = scale_gradient(hidden, self.trunk_gradient)
-        with torch.autocast(hidden.device.type, enabled=False): return cast(Tensor, self.head(hidden.float())[..., 0])
+        if self.trunk is not None:
+            hidden = response_hidden(self.trunk, part.prompt_ids, part.prompt_mask.bool(), part.ids, part.mask.bool())
+        elif hidden is None:
+            raise ValueError("hidden is None: a critic with a shared trunk reads the policy's hidden states")
+        else:
+            hidden = scale_gradient(hidden, self.trunk_gradient)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return cast(Tensor, self.head(hidden.float())[..., 0])
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         "Write critic.safetensors: what is the critic's own."
         folder = output_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()}, folder / "critic.safetensors")
+        save_file(
+            {name: x.detach().cpu().clone().contiguous() for name, x in self.state_dict().items()},
+            folder / "critic.safetensors",
+        )
 
     def load_weights(self, folder: str | Path) -> "Critic":
         "Put saved weights back. Raises FileNotFoundError where there are none."
         path = Path(folder) / "critic.safetensors"
-        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no critic.safetensors; was this run made by a recipe with a critic?")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no critic.safetensors; was this run made by a recipe with a critic?"
+            )
         self.load_state_dict(read_tensors(path, str(self.head.weight.device)))
         return self
 
@@ -69,15 +98,18 @@ class Critic(nn.Module):
 @dataclass
 class Targets:
     "What a batch teaches policy and critic."
-    advantages: Tensor # (B, T), 0 where the mask is 0
-    returns: Tensor # (B, T) what the values should have been; a block's return on each of its tokens
-    ids: Tensor | None # (B, T) blocks that values are averaged over; None: each token by itself
 
-def whiten(x: Tensor, # (B, T)
-           mask: Tensor, # (B, T)
-           eps: float = 1e-8, # added to the standard deviation
-           kept: Tensor | None = None, # (n,) the kept values of the whole batch, when this is a part of it
-           ) -> Tensor: # mean 0 and standard deviation 1 over the kept tokens, 0 elsewhere
+    advantages: Tensor  # (B, T), 0 where the mask is 0
+    returns: Tensor  # (B, T) what the values should have been; a block's return on each of its tokens
+    ids: Tensor | None  # (B, T) blocks that values are averaged over; None: each token by itself
+
+
+def whiten(
+    x: Tensor,  # (B, T)
+    mask: Tensor,  # (B, T)
+    eps: float = 1e-8,  # added to the standard deviation
+    kept: Tensor | None = None,  # (n,) the kept values of the whole batch, when this is a part of it
+) -> Tensor:  # mean 0 and standard deviation 1 over the kept tokens, 0 elsewhere
     "Advantages on one scale, as PPO's implementations use them; zeros where all of them are equal."
     m = check_mask(mask, x=x)
     # In float64 the mean of equal values is that value: their rounding errors are not scaled up to 1.
@@ -85,57 +117,80 @@ def whiten(x: Tensor, # (B, T)
     scaled = (x.double() - kept.mean()) / (kept.std(unbiased=False) + eps)
     return torch.where(m, scaled, torch.zeros_like(scaled)).to(x.dtype)
 
-def critic_targets(final_rewards: Tensor, # (B,) one per response
-                   values: Tensor, # (B, T) as they were when the batch was sampled
-                   mask: Tensor, # (B, T)
-                   gamma: float = 1.0, # discount per token, or per block
-                   lam: float = 1.0, # lambda
-                   macro: int | tuple[int, ...] = 1, # tokens per block; several: sizes to draw from
-                   seed: int = 0, # of the drawn sizes
-                   processes: Processes | None = None, # that hold the other parts of the batch, for which sizes are drawn too; default: one
-                   ) -> Targets:
+
+def critic_targets(
+    final_rewards: Tensor,  # (B,) one per response
+    values: Tensor,  # (B, T) as they were when the batch was sampled
+    mask: Tensor,  # (B, T)
+    gamma: float = 1.0,  # discount per token, or per block
+    lam: float = 1.0,  # lambda
+    macro: int | tuple[int, ...] = 1,  # tokens per block; several: sizes to draw from
+    seed: int = 0,  # of the drawn sizes
+    processes: (
+        Processes | None
+    ) = None,  # that hold the other parts of the batch, for which sizes are drawn too; default: one
+) -> Targets:
     "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae` and `fixed_blocks`."
     m = check_mask(mask, values=values)
     check_tensor("final_rewards", final_rewards)
     check_seed("seed", seed)
-    if not fits(macro, int | tuple[int, ...]): raise ValueError(f"macro={macro!r:.80}; give tokens per macro action, or several sizes to draw from, each at least 1")
+    if not fits(macro, int | tuple[int, ...]):
+        raise ValueError(
+            f"macro={macro!r:.80}; give tokens per macro action, or several sizes to draw from, each at least 1"
+        )
     last = m & (m.flip(1).long().cumsum(1).flip(1) == 1)
-    rewards = torch.where(last, final_rewards[:, None].to(values.dtype), torch.zeros((), dtype=values.dtype, device=values.device))
+    rewards = torch.where(
+        last, final_rewards[:, None].to(values.dtype), torch.zeros((), dtype=values.dtype, device=values.device)
+    )
     if macro == 1:
         advantages, returns = gae(rewards, values, m, gamma, lam)
         return Targets(advantages, returns, None)
     sizes = (macro,) if isinstance(macro, int) else tuple(macro)
     draw = lambda whole: random_blocks(whole, sizes, generator=torch.Generator().manual_seed(seed))
-    ids = fixed_blocks(m, macro) if isinstance(macro, int) else (processes or Processes()).drawn(draw, m.cpu()).to(m.device)
+    ids = (
+        fixed_blocks(m, macro)
+        if isinstance(macro, int)
+        else (processes or Processes()).drawn(draw, m.cpu()).to(m.device)
+    )
     advantages, returns = block_gae(rewards, values, ids, gamma, lam)
     return Targets(distribute(advantages, ids), spread(returns, ids), ids)
 
 # %% ../nbs/lib/critic.ipynb #99273a2b
-def value_loss(values: Tensor, # (B, T) with their graph
-               old_values: Tensor, # (B, T) when the batch was sampled
-               returns: Tensor, # (B, T)
-               mask: Tensor, # (B, T)
-               clip: float | None = 0.2, # how far a value may move; None: as far as it likes
-               ids: Tensor | None = None, # (B, T) blocks whose means are compared
-               normalizer: float | None = None, # kept tokens, or blocks, of the whole batch, when this is a part of it
-               ) -> Tensor: # scalar
+def value_loss(
+    values: Tensor,  # (B, T) with their graph
+    old_values: Tensor,  # (B, T) when the batch was sampled
+    returns: Tensor,  # (B, T)
+    mask: Tensor,  # (B, T)
+    clip: float | None = 0.2,  # how far a value may move; None: as far as it likes
+    ids: Tensor | None = None,  # (B, T) blocks whose means are compared
+    normalizer: float | None = None,  # kept tokens, or blocks, of the whole batch, when this is a part of it
+) -> Tensor:  # scalar
     "The critic's loss: mean over tokens, or blocks, of half the squared error; half types are computed in float32. Raises ValueError when shapes differ or `clip` is negative."
     m = check_mask(mask, values=values, old_values=old_values, returns=returns)
-    if clip is not None and not clip >= 0: raise ValueError(f"value_clip={clip}; it must be >= 0, or None for no clipping")
+    if clip is not None and not clip >= 0:
+        raise ValueError(f"value_clip={clip}; it must be >= 0, or None for no clipping")
     dtype = values.dtype
     values, old_values, returns = map(at_least_float32, (values, old_values, returns))
     if ids is not None:
-        values, old_values, returns = (block_mean(x, torch.where(m, ids, -1)) for x in (values, old_values, returns)); m = block_sizes(torch.where(m, ids, -1)) > 0
+        values, old_values, returns = (block_mean(x, torch.where(m, ids, -1)) for x in (values, old_values, returns))
+        m = block_sizes(torch.where(m, ids, -1)) > 0
     error = (values - returns).square()
-    if clip is not None: error = torch.maximum(error, (old_values + (values - old_values).clamp(-clip, clip) - returns).square())
+    if clip is not None:
+        error = torch.maximum(error, (old_values + (values - old_values).clamp(-clip, clip) - returns).square())
     total = max(1.0, float(m.sum())) if normalizer is None else normalizer
-    return (0.5 * torch.where(m, error, torch.zeros((), dtype=error.dtype, device=error.device)).sum() / total).to(dtype)
+    return (0.5 * torch.where(m, error, torch.zeros((), dtype=error.dtype, device=error.device)).sum() / total).to(
+        dtype
+    )
 
-def explained_variance(values: Tensor, # (B, T)
-                       returns: Tensor, # (B, T)
-                       mask: Tensor, # (B, T)
-                       ) -> float: # 1 is perfect, 0 no better than their mean, below 0 worse; NaN where the returns do not vary
+
+def explained_variance(
+    values: Tensor,  # (B, T)
+    returns: Tensor,  # (B, T)
+    mask: Tensor,  # (B, T)
+) -> float:  # 1 is perfect, 0 no better than their mean, below 0 worse; NaN where the returns do not vary
     "Share of the returns' variance that the values account for."
-    m = check_mask(mask, values=values, returns=returns); y, error = returns[m].double(), (returns - values)[m].double()
+    m = check_mask(mask, values=values, returns=returns)
+    y = returns[m].double()
+    error = (returns - values)[m].double()
     spread_of = float(y.var(unbiased=False)) if len(y) else 0.0
     return float("nan") if spread_of == 0 else 1 - float(error.var(unbiased=False)) / spread_of

@@ -28,9 +28,11 @@ from .tasks import Task, prompt_turns
 # What Python prints as a reader would write it.
 _printed = (str, bool, int, float, Decimal, Fraction, date, time, timedelta, np.generic)
 
-def cell(row: Mapping[str, Any], # a row
-         column: str, # its name; "reward_model.ground_truth" is a key of the dict in column reward_model
-         ) -> Any: # None where there is none
+
+def cell(
+    row: Mapping[str, Any],  # a row
+    column: str,  # its name; "reward_model.ground_truth" is a key of the dict in column reward_model
+) -> Any:  # None where there is none
     "What a column of a row holds."
     if column in row:
         return row[column]
@@ -41,19 +43,23 @@ def cell(row: Mapping[str, Any], # a row
         value = value.get(key)
     return value
 
+
 def _is_blank(value: object) -> bool:
     "Whether a cell holds nothing; a number that is not itself (NaN, NaT) is how typed columns say so."
     if value is None or isinstance(value, str):
         return not value
     return isinstance(value, _printed) and bool(value != value)
 
-def cell_text(row: Mapping[str, Any], # a row
-              column: str, # its name, with dots for keys of dicts
-              i: int = 0, # the row's number, for errors
-              argument: str = "train", # the caller's name for the rows, for errors
-              ) -> str: # not empty
+
+def cell_text(
+    row: Mapping[str, Any],  # a row
+    column: str,  # its name, with dots for keys of dicts
+    i: int = 0,  # the row's number, for errors
+    argument: str = "train",  # the caller's name for the rows, for errors
+) -> str:  # not empty
     "A cell as text. Raises ValueError where it holds nothing, or several values."
-    value, where = cell(row, column), f"{argument}: row {i} has"
+    value = cell(row, column)
+    where = f"{argument}: row {i} has"
     if _is_blank(value):
         raise ValueError(f"{where} nothing in column {column!r}; fill it or leave the row out")
     if isinstance(value, Mapping):
@@ -61,12 +67,15 @@ def cell_text(row: Mapping[str, Any], # a row
         remedy = f"; name one of its keys: {inner}" if inner else ""
         raise ValueError(f"{where} a dict in column {column!r}, where a text belongs{remedy}")
     if isinstance(value, bytes) or not isinstance(value, _printed):
-        raise ValueError(f"{where} a {type(value).__name__} in column {column!r}, where one text belongs: {value!r:.80}")
+        raise ValueError(
+            f"{where} a {type(value).__name__} in column {column!r}, where one text belongs: {value!r:.80}"
+        )
     return str(value)
 
 # %% ../nbs/lib/data.ipynb #93bb2339
-_Pair: TypeAlias = tuple[dict[str, Any], dict[str, Any]] # a row by its types, and as it is written
+_Pair: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # a row by its types, and as it is written
 _kinds = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
 
 def _whole_number(text: str) -> int | str:
     "Python makes no number of more than some thousand digits."
@@ -75,6 +84,7 @@ def _whole_number(text: str) -> int | str:
     except ValueError:
         return text
 
+
 def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     "An object of JSON with its truth values as JSON writes them. Raises ValueError for one that names a key twice."
     if len(dict(pairs)) < len(pairs):
@@ -82,10 +92,14 @@ def _as_written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"an object names {max(keys, key=keys.count)!r} twice")
     return {key: json.dumps(value) if isinstance(value, bool) else value for key, value in pairs}
 
+
 def _parse(text: str) -> tuple[Any, Any]:
     "JSON by its types, and as it is written."
-    return (json.loads(text, parse_int=_whole_number),
-            json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_as_written))
+    return (
+        json.loads(text, parse_int=_whole_number),
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_as_written),
+    )
+
 
 def _json_rows(text: str, columns: Sequence[str], one_a_line: bool) -> list[_Pair]:
     "Rows of JSON. Raises ValueError with the line."
@@ -105,11 +119,13 @@ def _json_rows(text: str, columns: Sequence[str], one_a_line: bool) -> list[_Pai
             raise ValueError(f"line {number}: {error}") from None
     return pairs
 
+
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except json.JSONDecodeError:
         return False
+
 
 def _listed(value: Any, written: Any, columns: Sequence[str]) -> list[_Pair]:
     "The rows that one value of JSON holds."
@@ -117,15 +133,18 @@ def _listed(value: Any, written: Any, columns: Sequence[str]) -> list[_Pair]:
         inner = {key: rows for key, rows in value.items() if isinstance(rows, list) and rows}
         lists = [key for key, rows in inner.items() if all(isinstance(row, dict) for row in rows)]
         if len(lists) == 1:
-            value, written = value[lists[0]], written[lists[0]]
+            value = value[lists[0]]
+            written = written[lists[0]]
     return list(zip(value, written)) if isinstance(value, list) else [(value, written)]
+
 
 def _csv_rows(text: str, delimiter: str) -> list[_Pair]:
     "Rows of CSV, every field a text. Raises ValueError for a line that has more or fewer fields than the header."
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(max(len(text), 1)) # a long solution is no mistake
+    limit = csv.field_size_limit(max(len(text), 1))  # a long solution is no mistake
     try:
-        header, rows = next(reader, []), []
+        header = next(reader, [])
+        rows = []
         if len(set(header)) < len(header):
             raise ValueError(f"its header names a column twice: {', '.join(header)}")
         for fields in reader:
@@ -133,13 +152,14 @@ def _csv_rows(text: str, delimiter: str) -> list[_Pair]:
                 continue
             if len(fields) != len(header):
                 raise ValueError(
-                    f"the row that ends in line {reader.line_num} has {len(fields)} fields, and the header {len(header)}; "
-                    f"quote fields that hold {delimiter!r}"
+                    f"the row that ends in line {reader.line_num} has {len(fields)} fields, and the header"
+                    f" {len(header)}; quote fields that hold {delimiter!r}"
                 )
             rows.append(dict(zip(header, fields)))
     finally:
         csv.field_size_limit(limit)
     return [(row, row) for row in rows]
+
 
 def _parquet_rows(path: Path) -> list[_Pair]:
     "Rows of a table by their types."
@@ -147,6 +167,7 @@ def _parquet_rows(path: Path) -> list[_Pair]:
     kinds: dict[str, Callable[[float], Any]] = {"float": np.float32, "halffloat": np.float16}
     narrow = {field.name: kinds[str(field.type)] for field in table.schema if str(field.type) in kinds}
     return _typed(table.to_pylist(), narrow)
+
 
 def _typed(rows: Iterable[dict[str, Any]], narrow: Mapping[str, Callable[[float], Any]]) -> list[_Pair]:
     "Rows by their types; a number of 32 or 16 bits is written with the digits that it has, 0.1 and not 0.10000000149."
@@ -161,7 +182,7 @@ def _find_file(source: str | Path, argument: str, columns: Sequence[str]) -> tup
     if not path.exists():
         try:
             path = path.expanduser()
-        except RuntimeError: # ~name of a user whom nobody knows
+        except RuntimeError:  # ~name of a user whom nobody knows
             pass
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]
@@ -173,9 +194,11 @@ def _find_file(source: str | Path, argument: str, columns: Sequence[str]) -> tup
     if not path.is_file():
         many = "; no pattern is looked for: give one file" if any(c in str(source) for c in "*?") else ""
         raise FileNotFoundError(
-            f"{argument}={str(source)!r} is not there; give the path of a file with the columns {', '.join(columns)}{many}"
+            f"{argument}={str(source)!r} is not there; give the path of a file with the columns"
+            f" {', '.join(columns)}{many}"
         )
     return path, kind
+
 
 def _file_rows(source: str | Path, argument: str, columns: Sequence[str]) -> list[_Pair]:
     "Rows of a file. Raises ValueError where it cannot be read."
@@ -195,15 +218,17 @@ def _file_rows(source: str | Path, argument: str, columns: Sequence[str]) -> lis
         raise ValueError(f"{argument}={str(source)!r} cannot be read as {kind[1:]}: {_first(error)}") from error
 
 # %% ../nbs/lib/data.ipynb #9ea5a556
-Source: TypeAlias = str | Path | Sequence[Any] | Dataset # a file, or rows
+Source: TypeAlias = str | Path | Sequence[Any] | Dataset  # a file, or rows
 
-def read_rows(source: Source | None, # rows, a file, or None for the hub
-              columns: Sequence[str], # that every row must have
-              hub: tuple[str, ...] = (), # what `datasets.load_dataset` takes where the source is None: name, configuration
-              split: str = "train", # of the hub's data set
-              argument: str = "train", # the caller's name for the source, for errors
-              optional: Sequence[str] = (), # columns that are read as text too where they are there
-              ) -> list[dict[str, Any]]: # all with the same keys; in `columns` and `optional` texts, lists, or None
+
+def read_rows(
+    source: Source | None,  # rows, a file, or None for the hub
+    columns: Sequence[str],  # that every row must have
+    hub: tuple[str, ...] = (),  # what `datasets.load_dataset` takes where the source is None: name, configuration
+    split: str = "train",  # of the hub's data set
+    argument: str = "train",  # the caller's name for the source, for errors
+    optional: Sequence[str] = (),  # columns that are read as text too where they are there
+) -> list[dict[str, Any]]:  # all with the same keys; in `columns` and `optional` texts, lists, or None
     """Rows of a source. Raises ValueError for rows that will not do, FileNotFoundError for a file that is not there,
     OSError for a hub out of reach."""
     found = []
@@ -214,19 +239,24 @@ def read_rows(source: Source | None, # rows, a file, or None for the hub
         found.append(row | texts)
     return found
 
+
 def _text_or_list(row: Mapping[str, Any], column: str, i: int, argument: str) -> Any:
     value = cell(row, column)
     return value if isinstance(value, (list, tuple)) else cell_text(row, column, i, argument)
+
 
 def _load(
     source: Source | None, columns: Sequence[str], hub: tuple[str, ...], split: str, argument: str
 ) -> list[_Pair]:
     "Rows by their types and as they are written, all with the same keys, the columns among them."
-    columns, name = check_texts("columns", columns), argument
+    columns = check_texts("columns", columns)
+    name = argument
     if source is None:
-        pairs, name = _dataset_rows(_from_hub(hub, split, argument)), f"{hub[0]} ({split})"
+        pairs = _dataset_rows(_from_hub(hub, split, argument))
+        name = f"{hub[0]} ({split})"
     elif isinstance(source, (str, Path)):
-        pairs, name = _file_rows(source, argument, columns), str(source)
+        pairs = _file_rows(source, argument, columns)
+        name = str(source)
     elif isinstance(source, Dataset):
         pairs = _dataset_rows(source)
     else:
@@ -234,8 +264,7 @@ def _load(
     for i, (row, _) in enumerate(pairs):
         if not isinstance(row, Mapping):
             raise ValueError(
-                f"{argument}: row {i} is {row!r:.80}; "
-                f"a row has names and values, among them {', '.join(columns)}"
+                f"{argument}: row {i} is {row!r:.80}; a row has names and values, among them {', '.join(columns)}"
             )
     if not pairs:
         raise ValueError(f"{name} has no rows; give at least one")
@@ -244,17 +273,19 @@ def _load(
         if column not in known and column.partition(".")[0] not in known:
             only = next(iter(known), "")
             mark = next((mark for mark in (";", "\t") if len(known) == 1 and mark in only), None)
-            remedy = f"; its fields are separated by {mark!r}: separate them by commas" if mark else "; rename one of them"
+            remedy = (
+                f"; its fields are separated by {mark!r}: separate them by commas" if mark else "; rename one of them"
+            )
             raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
     return [({**known, **row}, {**known, **written}) for row, written in pairs]
+
 
 def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pair]:
     "Rows handed over from Python."
     remedy = f"give a list of dicts with the columns {', '.join(columns)}"
     if isinstance(source, Mapping):
         raise ValueError(
-            f"{argument} is a {type(source).__name__} with the keys {', '.join(map(str, source))}; "
-            f"{remedy}"
+            f"{argument} is a {type(source).__name__} with the keys {', '.join(map(str, source))}; {remedy}"
         )
     if type(source).__name__ == "DataFrame":
         raise ValueError(f"{argument} is a DataFrame; {remedy}, such as frame.to_dict('records')")
@@ -264,6 +295,7 @@ def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pai
         raise ValueError(f"{argument} cannot be made into rows ({error}); {remedy}") from None
     return [(row, row) for row in rows]
 
+
 def _dataset_rows(rows: Dataset) -> list[_Pair]:
     "Rows of a data set, without the tensors or arrays that it may be set to give."
     kinds: dict[str, Callable[[float], Any]] = {"float32": np.float32, "float16": np.float16}
@@ -271,8 +303,10 @@ def _dataset_rows(rows: Dataset) -> list[_Pair]:
     narrow = {name: kinds[kind] for name, kind in types.items() if kind in kinds}
     return _typed(rows.with_format(None), narrow)
 
+
 def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
 
 def _from_hub(hub: tuple[str, ...], split: str, argument: str) -> Dataset:
     if not hub:
@@ -281,18 +315,20 @@ def _from_hub(hub: tuple[str, ...], split: str, argument: str) -> Dataset:
         return load_dataset(*hub, split=split)
     except Exception as error:
         raise OSError(
-            f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a local "
-            f"file: {argument}='rows.jsonl'"
+            f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a"
+            f" local file: {argument}='rows.jsonl'"
         ) from error
 
 # %% ../nbs/lib/data.ipynb #20c4b799
 _Row = TypeVar("_Row")
 
-def take(rows: Sequence[_Row], # problems
-         n: int | None, # how many; None for all, in their order
-         seed: int = 0, # which
-         argument: str = "n_train", # the caller's name for n
-         ) -> list[_Row]:
+
+def take(
+    rows: Sequence[_Row],  # problems
+    n: int | None,  # how many; None for all, in their order
+    seed: int = 0,  # which
+    argument: str = "n_train",  # the caller's name for n
+) -> list[_Row]:
     "All rows, or n of them in an order that depends on the seed alone. Raises ValueError where there are fewer."
     if n is None:
         return list(rows)
@@ -300,9 +336,11 @@ def take(rows: Sequence[_Row], # problems
         raise ValueError(f"{argument}={n!r}; it must be a whole number from 1 to {len(rows)}, or None for all")
     return [rows[i] for i in random.Random(seed).sample(range(len(rows)), n)]
 
-def apart(train: list[dict[str, Any]], # problems to learn from
-          test: list[dict[str, Any]], # held-out problems
-          ) -> list[dict[str, Any]]: # those of `train` whose prompt is not in `test`
+
+def apart(
+    train: list[dict[str, Any]],  # problems to learn from
+    test: list[dict[str, Any]],  # held-out problems
+) -> list[dict[str, Any]]:  # those of `train` whose prompt is not in `test`
     "Training problems that are not held out. Raises ValueError where none is left."
     held = {_prompt_key(p) for p in test}
     left = [p for p in train if _prompt_key(p) not in held]
@@ -313,34 +351,39 @@ def apart(train: list[dict[str, Any]], # problems to learn from
         )
     return left
 
+
 def _prompt_key(problem: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     "What tells a prompt from another: its turns."
     return tuple((turn["role"], turn["content"]) for turn in prompt_turns(problem["prompt"]))
 
-def fill(template: str, # a text with one place, such as "{question}"
-         place: str, # its name
-         value: str, # what goes there; braces in it stay
-         ) -> str:
+
+def fill(
+    template: str,  # a text with one place, such as "{question}"
+    place: str,  # its name
+    value: str,  # what goes there; braces in it stay
+) -> str:
     "A template with its place filled. Raises ValueError where it has no such place."
     if f"{{{place}}}" not in template:
         raise ValueError(f"template={template!r} has no place {{{place}}}; write it where the problem goes")
     return template.replace(f"{{{place}}}", value)
 
 # %% ../nbs/lib/data.ipynb #0abfc1f5
-def from_dataset(train: Source, # rows, or a file
-                 reward: Callable[..., Any], # reward(problem, response); the problem holds all columns of its row
-                 test: Source | None = None, # held-out rows, or a file; None: a tenth of `train`, at least one
-                 prompt: str = "question", # the column that the model is asked: a text, or messages
-                 answer: str = "answer", # the column with the right answer
-                 template: str = "{question}", # the text around it
-                 name: str = "own", # of the task
-                 seed: int = 0, # which rows are held out where `test` is None
-                 **options: Any, # further fields of `Task`, such as formatted, stop or max_new_tokens
-                 ) -> Task:
+def from_dataset(
+    train: Source,  # rows, or a file
+    reward: Callable[..., Any],  # reward(problem, response); the problem holds all columns of its row
+    test: Source | None = None,  # held-out rows, or a file; None: a tenth of `train`, at least one
+    prompt: str = "question",  # the column that the model is asked: a text, or messages
+    answer: str = "answer",  # the column with the right answer
+    template: str = "{question}",  # the text around it
+    name: str = "own",  # of the task
+    seed: int = 0,  # which rows are held out where `test` is None
+    **options: Any,  # further fields of `Task`, such as formatted, stop or max_new_tokens
+) -> Task:
     "A task from your rows and your reward. Raises ValueError for rows or options that will not do."
     given = dict(prompt=prompt, answer=answer, template=template, name=name, seed=seed)
     check_hints("from_dataset", given, get_type_hints(from_dataset))
     check_options(Task, dict(name=name, train=(), test=(), reward=reward) | options, f"task {name!r}")
+
     def side(source: Source, argument: str) -> list[dict[str, Any]]:
         pairs = _load(source, (prompt, answer), (), "", argument)
         problems = []
@@ -348,6 +391,7 @@ def from_dataset(train: Source, # rows, or a file
             asked = _asked(written, prompt, template, i, argument)
             problems.append(row | dict(prompt=asked, answer=cell_text(written, answer, i, argument)))
         return problems
+
     learn = side(train, "train")
     if test is not None:
         held = side(test, "test")
@@ -358,23 +402,27 @@ def from_dataset(train: Source, # rows, or a file
     held = [p for p in learn if _prompt_key(p) in keys]
     return Task(name, apart(learn, held), held, reward, **options)
 
+
 # What json.dumps and pandas make of messages, which CSV cannot hold.
-_spelt_messages = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:.*(["'])(?!\2)(role|content)\3\s*:""", re.DOTALL)
+_spelt_messages = re.compile(
+    r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:.*(["'])(?!\2)(role|content)\3\s*:""", re.DOTALL
+)
+
 
 def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument: str) -> str | list[dict[str, str]]:
     "The prompt of a row: a text in the template, or a chat whose last message is."
     value = cell(row, column)
     if isinstance(value, Mapping) and "role" in value:
         raise ValueError(
-            f"{argument}: row {i} has a dict in column {column!r}; give a list of messages, each a dict with 'role' and "
-            "'content'"
+            f"{argument}: row {i} has a dict in column {column!r}; give a list of messages, each a dict with 'role' and"
+            " 'content'"
         )
     if not isinstance(value, (list, tuple, np.ndarray)):
         text = cell_text(row, column, i, argument)
         if _spelt_messages.match(text):
             raise ValueError(
-                f"{argument}: row {i} has a text in column {column!r} that spells a list of messages: {text!r:.80}; give "
-                "lists, in rows or in a file of JSON or Parquet"
+                f"{argument}: row {i} has a text in column {column!r} that spells a list of messages: {text!r:.80};"
+                " give lists, in rows or in a file of JSON or Parquet"
             )
         return fill(template, "question", text)
     try:

@@ -21,27 +21,34 @@ from .checks import check_texts
 from .logprobs import CausalLM, decoder_of, head_logits, positions, select_rows
 
 # %% ../nbs/lib/decoding.ipynb #91f03a64
-def check_stop(stop: Sequence[str], # should be a sequence of texts
-               ) -> tuple[str, ...]:
+def check_stop(
+    stop: Sequence[str],  # should be a sequence of texts
+) -> tuple[str, ...]:
     "The stop strings as a tuple. Raises ValueError for a lone string, for what is no text, and for an empty text."
     return check_texts("stop", stop)
 
+
 class StopStrings:
     "Tells when a response has just completed one of some strings. Raises ValueError for strings that cannot be."
-    known: dict[int, bool] # what is known of each token
 
-    def __init__(self,
-                 tokenizer: PreTrainedTokenizerBase, # that decodes the response
-                 stop: Sequence[str], # the strings
-                 ) -> None:
+    known: dict[int, bool]  # what is known of each token
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,  # that decodes the response
+        stop: Sequence[str],  # the strings
+    ) -> None:
         self.tokenizer, self.stop = tokenizer, check_stop(stop)
-        self.tail, self.known = max((len(s.encode()) for s in self.stop), default=0) + 8, {}
+        self.tail = max((len(s.encode()) for s in self.stop), default=0) + 8
+        self.known = {}
 
-    def _text(self, ids: list[int]) -> str: return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    def _text(self, ids: list[int]) -> str:
+        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def may_end(self,
-                token: int, # id
-                ) -> bool:
+    def may_end(
+        self,
+        token: int,  # id
+    ) -> bool:
         "Whether a token could complete one of the strings, whatever came before it."
         if token not in self.known:
             text = self._text([token])
@@ -49,128 +56,206 @@ class StopStrings:
             self.known[token] = "\ufffd" in text or any(s[-1] == " " or s[-1] in text for s in self.stop)
         return self.known[token]
 
-    def ended(self,
-              ids: list[int], # a response so far
-              ) -> bool:
+    def ended(
+        self,
+        ids: list[int],  # a response so far
+    ) -> bool:
         "Whether one of the strings stands at the end of a response, or in its last token."
-        def found(text: str) -> bool: return any(s in text for s in self.stop)
-        end = self._text(ids[-self.tail:])
+
+        def found(text: str) -> bool:
+            return any(s in text for s in self.stop)
+
+        end = self._text(ids[-self.tail :])
         return (found(end) or "\ufffd" in end) and found(self._text(ids))
 
 # %% ../nbs/lib/decoding.ipynb #44a56870
 class DynamicDecoder:
     "A model that reads on, with a cache that grows by a token at each step."
+
     cache: Cache
 
-    def __init__(self,
-                 model: CausalLM, # a causal language model of transformers
-                 prompt_ids: Tensor, # (n, P) left-padded
-                 prompt_mask: Tensor, # (n, P) bool
-                 copies: int, # responses to each prompt
-                 max_new_tokens: int, # longest response
-                 ) -> None:
-        self.model, self.cache, self.width, read = model, DynamicCache(config=model.config), prompt_ids.shape[1], prompt_mask.long()
-        hidden = decoder_of(model)(input_ids=prompt_ids, attention_mask=read, position_ids=positions(prompt_mask), past_key_values=self.cache, use_cache=True).last_hidden_state[:, -1]
-        self.place, self.read = read.sum(1, keepdim=True), torch.cat([read, read.new_ones(len(read), self._limit(max_new_tokens) - self.width)], 1)
+    def __init__(
+        self,
+        model: CausalLM,  # a causal language model of transformers
+        prompt_ids: Tensor,  # (n, P) left-padded
+        prompt_mask: Tensor,  # (n, P) bool
+        copies: int,  # responses to each prompt
+        max_new_tokens: int,  # longest response
+    ) -> None:
+        self.model, self.cache, self.width, read = (
+            model,
+            DynamicCache(config=model.config),
+            prompt_ids.shape[1],
+            prompt_mask.long(),
+        )
+        hidden = decoder_of(model)(
+            input_ids=prompt_ids,
+            attention_mask=read,
+            position_ids=positions(prompt_mask),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        self.place, self.read = (
+            read.sum(1, keepdim=True),
+            torch.cat([read, read.new_ones(len(read), self._limit(max_new_tokens) - self.width)], 1),
+        )
         rows = torch.arange(len(read), device=read.device).repeat_interleave(copies)
         # Two dimensions: for a slice of three, torch would copy the whole head once for every row.
-        self.logits = head_logits(model, hidden)[rows] # (n * copies, V) after the prompt
+        self.logits = head_logits(model, hidden)[rows]  # (n * copies, V) after the prompt
         self.keep(rows)
 
-    def _limit(self, max_new_tokens: int) -> int: return self.width + max_new_tokens
+    def _limit(self, max_new_tokens: int) -> int:
+        return self.width + max_new_tokens
 
-    def keep(self,
-             rows: Tensor, # (b,) indices into the present rows
-             ) -> None:
+    def keep(
+        self,
+        rows: Tensor,  # (b,) indices into the present rows
+    ) -> None:
         "Go on with some of the rows."
         select_rows(self.cache, rows)
         self.place, self.read = self.place[rows], self.read[rows]
 
-    def step(self,
-             token: Tensor, # (b,) the newest token of each row
-             ) -> Tensor: # (b, V) logits of the next one
+    def step(
+        self,
+        token: Tensor,  # (b,) the newest token of each row
+    ) -> Tensor:  # (b, V) logits of the next one
         "Read one token per row."
         self.width += 1
-        out = self.model(input_ids=token[:, None], attention_mask=self.read[:, : self.width], position_ids=self.place, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        out = self.model(
+            input_ids=token[:, None],
+            attention_mask=self.read[:, : self.width],
+            position_ids=self.place,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         self.place = self.place + 1
         return cast(Tensor, out.logits[:, -1])
 
 # %% ../nbs/lib/decoding.ipynb #1763a059
 decoding_ways = ("auto", "dynamic", "compiled")
-compile_options: dict[str, Any] = dict(backend="inductor", mode=None, dynamic=True) # of transformers' CompileConfig
+compile_options: dict[str, Any] = dict(backend="inductor", mode=None, dynamic=True)  # of transformers' CompileConfig
 
-def row_bucket(n: int, # rows that are needed
-               ) -> int: # rows that are computed
+
+def row_bucket(
+    n: int,  # rows that are needed
+) -> int:  # rows that are computed
     "The next number of the form 2^k or 3 * 2^k, at least 8."
     power = 1 << max(3, (n - 1).bit_length())
     return power * 3 // 4 if power > 8 and n <= power * 3 // 4 else power
 
+
 class CompiledDecoder(DynamicDecoder):
     "A model whose one-token step is compiled, with a cache of fixed length."
-    slots: Tensor | None = None # (b,) where each present row lies in the computed batch
 
-    def _limit(self, max_new_tokens: int) -> int: return -(-(self.width + max_new_tokens) // 64) * 64
+    slots: Tensor | None = None  # (b,) where each present row lies in the computed batch
 
-    def keep(self,
-             rows: Tensor, # (b,) indices into the present rows
-             ) -> None:
+    def _limit(self, max_new_tokens: int) -> int:
+        return -(-(self.width + max_new_tokens) // 64) * 64
+
+    def keep(
+        self,
+        rows: Tensor,  # (b,) indices into the present rows
+    ) -> None:
         "Go on with some of the rows; the batch shrinks when they fit a smaller one."
-        begun, slots, size = self.slots is not None, rows if self.slots is None else self.slots[rows], row_bucket(len(rows))
-        if begun and size == len(self.read): self.slots = slots; return
+        begun = self.slots is not None
+        slots = rows if self.slots is None else self.slots[rows]
+        size = row_bucket(len(rows))
+        if begun and size == len(self.read):
+            self.slots = slots
+            return
         index = torch.cat([slots, slots[:1].expand(size - len(slots))])
         layer: Any
-        old, self.cache = self.cache, StaticCache(config=self.model.config, max_cache_len=self.read.shape[1])
-        for i, layer in enumerate(old.layers): self.cache.update(layer.keys[:, :, : self.width][index], layer.values[:, :, : self.width][index], i)
-        self.place, self.read, self.slots = self.place[index], self.read[index], torch.arange(len(rows), device=rows.device)
+        old = self.cache
+        self.cache = StaticCache(config=self.model.config, max_cache_len=self.read.shape[1])
+        for i, layer in enumerate(old.layers):
+            self.cache.update(layer.keys[:, :, : self.width][index], layer.values[:, :, : self.width][index], i)
+        self.place, self.read, self.slots = (
+            self.place[index],
+            self.read[index],
+            torch.arange(len(rows), device=rows.device),
+        )
 
-    def step(self,
-             token: Tensor, # (b,) the newest token of each row
-             ) -> Tensor: # (b, V) logits of the next one
+    def step(
+        self,
+        token: Tensor,  # (b,) the newest token of each row
+    ) -> Tensor:  # (b, V) logits of the next one
         "Read one token per row. Raises TorchDynamoException when compiling fails."
         self.width += 1
-        assert self.slots is not None # set by `keep`, which the constructor calls
+        assert self.slots is not None  # set by `keep`, which the constructor calls
         base: Any = self.model
-        if hasattr(base, "get_base_model"): base = base.get_base_model()
+        if hasattr(base, "get_base_model"):
+            base = base.get_base_model()
         wide = token.new_zeros(len(self.read)).index_copy(0, self.slots, token)
-        out = base.get_compiled_call(CompileConfig(**compile_options))(input_ids=wide[:, None], attention_mask=self.read, position_ids=self.place, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        out = base.get_compiled_call(CompileConfig(**compile_options))(
+            input_ids=wide[:, None],
+            attention_mask=self.read,
+            position_ids=self.place,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         self.place = self.place + 1
         return cast(Tensor, out.logits[:, -1][self.slots])
 
 # %% ../nbs/lib/decoding.ipynb #ad77b11f
-def why_not_compiled(model: CausalLM, # a causal language model, plain or wrapped by peft
-                     ) -> str: # empty when nothing speaks against it
+def why_not_compiled(
+    model: CausalLM,  # a causal language model, plain or wrapped by peft
+) -> str:  # empty when nothing speaks against it
     "What keeps a model from compiled decoding."
     base: Any = model
-    if hasattr(base, "get_base_model"): base = base.get_base_model()
-    name, config, quantizer = type(base).__name__, base.config, getattr(base, "hf_quantizer", None)
-    if base in _failed: return f"compiling {name} failed"
-    if not getattr(base, "_can_compile_fullgraph", False): return f"transformers does not mark {name} as one that compiles in one piece"
-    if "flash" in (config._attn_implementation or ""): return f"attention {config._attn_implementation} does not compile with a static cache"
-    if quantizer is not None and not quantizer.is_compileable: return "its quantised layers do not compile"
-    if len(set(getattr(base, "hf_device_map", {}).values())) > 1: return "it is spread over several devices"
-    if not all(type(layer) is StaticLayer and hasattr(layer, "cumulative_length") for layer in StaticCache(config=config, max_cache_len=64).layers):
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
+    name = type(base).__name__
+    config = base.config
+    quantizer = getattr(base, "hf_quantizer", None)
+    if base in _failed:
+        return f"compiling {name} failed"
+    if not getattr(base, "_can_compile_fullgraph", False):
+        return f"transformers does not mark {name} as one that compiles in one piece"
+    if "flash" in (config._attn_implementation or ""):
+        return f"attention {config._attn_implementation} does not compile with a static cache"
+    if quantizer is not None and not quantizer.is_compileable:
+        return "its quantised layers do not compile"
+    if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
+        return "it is spread over several devices"
+    if not all(
+        type(layer) is StaticLayer and hasattr(layer, "cumulative_length")
+        for layer in StaticCache(config=config, max_cache_len=64).layers
+    ):
         return f"the cache of {name} is not the plain static one of transformers 5"
     return ""
 
-_failed: WeakSet[nn.Module] = WeakSet() # models whose compilation failed
+
+_failed: WeakSet[nn.Module] = WeakSet()  # models whose compilation failed
+
 
 @cache
-def _say(text: str) -> None: tqdm.write(text)
+def _say(text: str) -> None:
+    tqdm.write(text)
 
-def decoder_class(model: CausalLM, # a causal language model
-                  decoding: str = "auto", # auto, dynamic or compiled
-                  ) -> type[DynamicDecoder]:
+
+def decoder_class(
+    model: CausalLM,  # a causal language model
+    decoding: str = "auto",  # auto, dynamic or compiled
+) -> type[DynamicDecoder]:
     "The decoder for a model on its device. Raises ValueError for an unknown way, or for a model that cannot be compiled when that is asked for."
-    if decoding not in decoding_ways: raise ValueError(f"decoding={decoding!r}; choose one of {', '.join(decoding_ways)}")
-    if decoding == "dynamic" or (decoding == "auto" and next(model.parameters()).device.type != "cuda"): return DynamicDecoder
+    if decoding not in decoding_ways:
+        raise ValueError(f"decoding={decoding!r}; choose one of {', '.join(decoding_ways)}")
+    if decoding == "dynamic" or (decoding == "auto" and next(model.parameters()).device.type != "cuda"):
+        return DynamicDecoder
     reason = why_not_compiled(model)
-    if reason and decoding == "compiled": raise ValueError(f"decoding='compiled' is not possible: {reason}; use decoding='auto' or 'dynamic'")
-    if reason: _say(f"Decoding with a growing cache: {reason}.")
+    if reason and decoding == "compiled":
+        raise ValueError(f"decoding='compiled' is not possible: {reason}; use decoding='auto' or 'dynamic'")
+    if reason:
+        _say(f"Decoding with a growing cache: {reason}.")
     return DynamicDecoder if reason else CompiledDecoder
 
-def compiling_failed(model: CausalLM, # that was to be compiled
-                     error: TorchDynamoException, # what came of it
-                     ) -> None: # `decoder_class(model)` gives a DynamicDecoder from now on
+
+def compiling_failed(
+    model: CausalLM,  # that was to be compiled
+    error: TorchDynamoException,  # what came of it
+) -> None:  # `decoder_class(model)` gives a DynamicDecoder from now on
     "Remember that a model does not compile."
     base: Any = model
     _failed.add(base.get_base_model() if hasattr(base, "get_base_model") else base)

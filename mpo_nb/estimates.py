@@ -13,76 +13,109 @@ import numpy as np
 from .metrics import accuracy_interval
 
 # %% ../nbs/lib/estimates.ipynb #3ac21729
-def pass_at_k(samples: int, # responses to one problem
-              correct: int, # right ones among them
-              k: int, # responses that may be tried, at most `samples`
-              ) -> float: # in [0, 1]
+def pass_at_k(
+    samples: int,  # responses to one problem
+    correct: int,  # right ones among them
+    k: int,  # responses that may be tried, at most `samples`
+) -> float:  # in [0, 1]
     "Unbiased estimate of the chance that one of k responses is right. Raises ValueError for counts that cannot be. Chen et al. 2021, eq. 1."
-    if not 0 <= correct <= samples or not 1 <= k <= samples: raise ValueError(f"samples={samples}, correct={correct}, k={k}; need 0 <= correct <= samples and 1 <= k <= samples")
-    if samples - correct < k: return 1.0
+    if not 0 <= correct <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"samples={samples}, correct={correct}, k={k}; need 0 <= correct <= samples and 1 <= k <= samples"
+        )
+    if samples - correct < k:
+        return 1.0
     return 1 - math.prod(1 - k / i for i in range(samples - correct + 1, samples + 1))
 
 # %% ../nbs/lib/estimates.ipynb #63abe903
 _Numbers: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
+
 def _effective(values: _Numbers, tries: float) -> float:
     "Number of single-response problems that would vary as much as these."
-    n, p = len(values), values.mean()
-    variance, most = values.var() / n, p * (1 - p)
-    if most <= 1e-15: return n
+    n = len(values)
+    p = values.mean()
+    variance = values.var() / n
+    most = p * (1 - p)
+    if most <= 1e-15:
+        return n
     return min(max(most / variance, n), n * tries) if variance > 0 else n * tries
 
-def mean_interval(values: Sequence[float] | _Numbers, # one number in [0, 1] per problem
-                  tries: float = 1.0, # disjoint tries behind each of them: samples / k; 1 for a single response
-                  ) -> tuple[float, float, float]: # mean, lower end, upper end
+
+def mean_interval(
+    values: Sequence[float] | _Numbers,  # one number in [0, 1] per problem
+    tries: float = 1.0,  # disjoint tries behind each of them: samples / k; 1 for a single response
+) -> tuple[float, float, float]:  # mean, lower end, upper end
     "Mean over problems with Wilson's interval at the effective number of problems. Raises ValueError for no values, or values outside [0, 1]."
     v = np.asarray(values, dtype=float)
-    if v.ndim != 1 or not len(v) or not ((v >= 0) & (v <= 1)).all(): raise ValueError(f"values={str(values)[:80]}; give at least one number, each in [0, 1]")
-    p, n = float(v.mean()), float(_effective(v, tries))
+    if v.ndim != 1 or not len(v) or not ((v >= 0) & (v <= 1)).all():
+        raise ValueError(f"values={str(values)[:80]}; give at least one number, each in [0, 1]")
+    p = float(v.mean())
+    n = float(_effective(v, tries))
     _, low, high = accuracy_interval(p * n, n)
-    return p, min(low, p), max(high, p) # rounding at 0 and 1
+    return p, min(low, p), max(high, p)  # rounding at 0 and 1
 
 # %% ../nbs/lib/estimates.ipynb #857dbd80
-def paired_interval(a: Sequence[float] | _Numbers, # one number in [0, 1] per problem
-                    b: Sequence[float] | _Numbers, # on the same problems, in the same order
-                    tries: tuple[float, float] = (1.0, 1.0), # as for `mean_interval`, of a and of b
-                    ) -> tuple[float, float, float]: # mean of b minus mean of a, lower end, upper end
+def paired_interval(
+    a: Sequence[float] | _Numbers,  # one number in [0, 1] per problem
+    b: Sequence[float] | _Numbers,  # on the same problems, in the same order
+    tries: tuple[float, float] = (1.0, 1.0),  # as for `mean_interval`, of a and of b
+) -> tuple[float, float, float]:  # mean of b minus mean of a, lower end, upper end
     "Difference of two means over the same problems, with Newcombe's interval for pairs. Raises ValueError for unequal numbers of problems."
-    x: _Numbers; y: _Numbers
-    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if len(x) != len(y): raise ValueError(f"a has {len(x)} problems and b {len(y)}; compare both on the same problems")
-    (p, low_a, high_a), (q, low_b, high_b) = mean_interval(x, tries[0]), mean_interval(y, tries[1])
+    x: _Numbers
+    y: _Numbers
+    x = np.asarray(a, dtype=float)
+    y = np.asarray(b, dtype=float)
+    if len(x) != len(y):
+        raise ValueError(f"a has {len(x)} problems and b {len(y)}; compare both on the same problems")
+    p, low_a, high_a = mean_interval(x, tries[0])
+    q, low_b, high_b = mean_interval(y, tries[1])
     spread = x.std() * y.std()
     r = float(((x - p) * (y - q)).mean() / spread) if spread > 1e-12 else 0.0
-    if r > 0: r = max(0.0, r - 1 / (2 * math.sqrt(_effective(x, tries[0]) * p * (1 - p) * _effective(y, tries[1]) * q * (1 - q))))
-    def reach(up: float, down: float) -> float: return math.sqrt(max(0.0, up * up + down * down - 2 * r * up * down))
+    if r > 0:
+        r = max(
+            0.0, r - 1 / (2 * math.sqrt(_effective(x, tries[0]) * p * (1 - p) * _effective(y, tries[1]) * q * (1 - q)))
+        )
+
+    def reach(up: float, down: float) -> float:
+        return math.sqrt(max(0.0, up * up + down * down - 2 * r * up * down))
+
     return q - p, q - p - reach(q - low_b, high_a - p), q - p + reach(high_b - q, p - low_a)
 
 # %% ../nbs/lib/estimates.ipynb #f218193e
-def mcnemar(wins: int, # problems that only b solves
-            losses: int, # problems that only a solves
-            ) -> float: # two-sided p-value; 1 where the two differ on no problem
+def mcnemar(
+    wins: int,  # problems that only b solves
+    losses: int,  # problems that only a solves
+) -> float:  # two-sided p-value; 1 where the two differ on no problem
     "Exact McNemar test. Raises ValueError for negative counts."
-    wins, losses = int(wins), int(losses)
-    if min(wins, losses) < 0: raise ValueError(f"wins={wins}, losses={losses}; counts cannot be negative")
-    n, term, tail = wins + losses, 1, 1
+    wins = int(wins)
+    losses = int(losses)
+    if min(wins, losses) < 0:
+        raise ValueError(f"wins={wins}, losses={losses}; counts cannot be negative")
+    n = wins + losses
+    term = 1
+    tail = 1
     for i in range(min(wins, losses)):
-        term = term * (n - i) // (i + 1) # the binomial coefficient of n and i + 1
+        term = term * (n - i) // (i + 1)  # the binomial coefficient of n and i + 1
         tail += term
     return min(1.0, float(2 * tail / 2**n))
 
 # %% ../nbs/lib/estimates.ipynb #768e5877
-def sign_flip(differences: Sequence[float] | _Numbers, # b minus a, one per problem
-              draws: int = 10_000, # random sign patterns where there are too many to count
-              seed: int = 0, # of the patterns
-              ) -> float: # two-sided p-value; 1 where all differences are zero
+def sign_flip(
+    differences: Sequence[float] | _Numbers,  # b minus a, one per problem
+    draws: int = 10_000,  # random sign patterns where there are too many to count
+    seed: int = 0,  # of the patterns
+) -> float:  # two-sided p-value; 1 where all differences are zero
     "Permutation test for paired differences: exact for at most 12 that are not zero."
-    d = np.asarray(differences, dtype=float); d = d[d != 0]
-    m, least = len(d), abs(d.sum()) * (1 - 1e-9) - 1e-12
+    d = np.asarray(differences, dtype=float)
+    d = d[d != 0]
+    m = len(d)
+    least = abs(d.sum()) * (1 - 1e-9) - 1e-12
     if m <= 12:
         signs = (np.arange(2**m)[:, None] >> np.arange(m) & 1) * 2.0 - 1
         return float((abs(signs @ d) >= least).mean())
-    rng, far = np.random.default_rng(seed), 1
+    rng = np.random.default_rng(seed)
+    far = 1
     for a in range(0, draws, 1000):
         signs = rng.integers(0, 2, size=(min(1000, draws - a), m), dtype=np.int8) * 2.0 - 1
         far += int((abs(signs @ d) >= least).sum())

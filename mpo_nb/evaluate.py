@@ -34,156 +34,273 @@ from .rollout import Rollout, RowBudget, check_cut, check_tokenizer, prompt_leng
 from .tasks import Task, load_task, prompt_text, score
 
 # %% ../nbs/lib/evaluate.ipynb #463e7329
-_all_ = ["Evaluation", "Comparison", "compare"] # importable from here, beside the function that makes them
+_all_ = ["Evaluation", "Comparison", "compare"]  # importable from here, beside the function that makes them
 
 # %% ../nbs/lib/evaluate.ipynb #a656c674
 def _parameter_digest(p: Tensor) -> str:
     "Type, shape and checksum of a tensor."
-    return f"{p.dtype} {tuple(p.shape)} {zlib.crc32(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)}"
+    return (
+        f"{p.dtype} {tuple(p.shape)}"
+        f" {zlib.crc32(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)}"
+    )
 
-def fingerprint(model: nn.Module, # weights in any type, packed ones too
-                ) -> str: # 16 hexadecimal digits
+
+def fingerprint(
+    model: nn.Module,  # weights in any type, packed ones too
+) -> str:  # 16 hexadecimal digits
     "What tells a model from another: every bit of every parameter counts."
     digest = hashlib.sha256()
-    for name, p in sorted(model.named_parameters()): digest.update(f"{name} {_parameter_digest(p)}\n".encode())
-    digest.update(str([m.disable_adapters for m in model.modules() if isinstance(getattr(m, "disable_adapters", None), bool)]).encode())
+    for name, p in sorted(model.named_parameters()):
+        digest.update(f"{name} {_parameter_digest(p)}\n".encode())
+    digest.update(
+        str(
+            [m.disable_adapters for m in model.modules() if isinstance(getattr(m, "disable_adapters", None), bool)]
+        ).encode()
+    )
     return digest.hexdigest()[:16]
 
 # %% ../nbs/lib/evaluate.ipynb #5dd7cbea
-def asked_for(k: int | Sequence[int] | None, # tries; None or 0 for greedy accuracy only
-              samples: int | None, # responses per problem; None for the largest k
-              ) -> tuple[list[int], int]: # the k in order, samples per problem
+def asked_for(
+    k: int | Sequence[int] | None,  # tries; None or 0 for greedy accuracy only
+    samples: int | None,  # responses per problem; None for the largest k
+) -> tuple[list[int], int]:  # the k in order, samples per problem
     "Raises ValueError for k or samples that cannot be."
     ks = sorted({*k} if isinstance(k, (list, tuple, set, range)) else {k} if k else set())
-    for one in ks: check_whole("k", one)
-    if samples is None: samples = max(ks, default=0)
-    if samples != 0: check_whole("samples", samples)
-    if ks and samples < ks[-1]: raise ValueError(f"samples={samples} cannot tell pass@{ks[-1]}, which needs at least {ks[-1]}; raise samples, or lower k")
+    for one in ks:
+        check_whole("k", one)
+    if samples is None:
+        samples = max(ks, default=0)
+    if samples != 0:
+        check_whole("samples", samples)
+    if ks and samples < ks[-1]:
+        raise ValueError(
+            f"samples={samples} cannot tell pass@{ks[-1]}, which needs at least {ks[-1]}; raise samples, or lower k"
+        )
     return ks, samples
 
 # %% ../nbs/lib/evaluate.ipynb #c642da27
-def judged(task: Task, # whose reward, pass mark and format
-           problems: Sequence[dict[str, Any]], # one per response
-           r: Rollout, # the responses
-           ) -> list[dict[str, Any]]: # text, correct, reward, formatted, tokens, finished
+def judged(
+    task: Task,  # whose reward, pass mark and format
+    problems: Sequence[dict[str, Any]],  # one per response
+    r: Rollout,  # the responses
+) -> list[dict[str, Any]]:  # text, correct, reward, formatted, tokens, finished
     "Responses as they are recorded. Raises what `score` raises."
     formatted = getattr(task, "formatted", None)
-    return [dict(text=text, correct=reward >= task.pass_mark, reward=reward, formatted=bool(formatted(problem, text)) if formatted else None, tokens=tokens, finished=finished)
-            for problem, text, reward, tokens, finished in zip(problems, r.texts, score(task, problems, r.texts), r.lengths.tolist(), r.finished.tolist())]
+    return [
+        dict(
+            text=text,
+            correct=reward >= task.pass_mark,
+            reward=reward,
+            formatted=bool(formatted(problem, text)) if formatted else None,
+            tokens=tokens,
+            finished=finished,
+        )
+        for problem, text, reward, tokens, finished in zip(
+            problems, r.texts, score(task, problems, r.texts), r.lengths.tolist(), r.finished.tolist()
+        )
+    ]
 
 # %% ../nbs/lib/evaluate.ipynb #9d47232a
 class RecordFile:
     "The finished problems of an evaluation, and the file they lie in."
-    def __init__(self,
-                 output: str | Path | None, # a .jsonl file, or None to keep them in memory only
-                 settings: dict[str, Any], # all that decides a record
-                 problems: list[dict[str, Any]], # index, problem, prompt and answer of each
-                 ):
+
+    def __init__(
+        self,
+        output: str | Path | None,  # a .jsonl file, or None to keep them in memory only
+        settings: dict[str, Any],  # all that decides a record
+        problems: list[dict[str, Any]],  # index, problem, prompt and answer of each
+    ):
         self.rows: list[dict[str, Any]]
-        self.path, self.settings, self.rows = None if output is None else Path(output), settings, []
-        if self.path: self._open(self.path, problems)
+        self.path = None if output is None else Path(output)
+        self.settings = settings
+        self.rows = []
+        if self.path:
+            self._open(self.path, problems)
 
     def _open(self, path: Path, problems: list[dict[str, Any]]) -> None:
         "Read what is finished. Raises ValueError naming the first difference to what is asked for."
-        earlier, rows, n = read_settings(path), read_lines(path), self.settings["n"]
-        if earlier is None and rows: raise ValueError(f"output={str(path)!r} holds lines, but {settings_path(path)} is missing; choose another output, or delete the file")
+        earlier = read_settings(path)
+        rows = read_lines(path)
+        n = self.settings["n"]
+        if earlier is None and rows:
+            raise ValueError(
+                f"output={str(path)!r} holds lines, but {settings_path(path)} is missing; choose another output, or"
+                " delete the file"
+            )
         for key in {**(earlier or {}), **self.settings} if rows else ():
             if key != "versions" and differs(key, earlier or {}, self.settings):
                 more = "; Evaluation.load(output, k=...) gives other k of the same samples" if key == "k" else ""
-                raise ValueError(f"output={str(path)!r} holds an evaluation with {key}={(earlier or {}).get(key)!r}, not {self.settings.get(key)!r}; choose another output, or delete it" + more)
+                raise ValueError(
+                    f"output={str(path)!r} holds an evaluation with {key}={(earlier or {}).get(key)!r}, not"
+                    f" {self.settings.get(key)!r}; choose another output, or delete it" + more
+                )
         whole = rows if len(rows) == n else rows[: len(rows) // self.settings["batch"] * self.settings["batch"]]
         for asked, row in zip(problems, whole):
             for key, value in asked.items():
-                if row.get(key) != value: raise ValueError(f"output={str(path)!r} holds problem {asked['index']} with {key}={row.get(key)!r:.120}, not {value!r:.120}; the task, its options or the prompt format differ: choose another output")
+                if row.get(key) != value:
+                    raise ValueError(
+                        f"output={str(path)!r} holds problem {asked['index']} with {key}={row.get(key)!r:.120}, not"
+                        f" {value!r:.120}; the task, its options or the prompt format differ: choose another output"
+                    )
         self.rows = whole
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not rows: write_whole(settings_path(path), json.dumps(self.settings, indent=1))
-        if path.exists() and path.read_text(encoding="utf8") != _lines(whole): write_whole(path, _lines(whole))
+        if not rows:
+            write_whole(settings_path(path), json.dumps(self.settings, indent=1))
+        if path.exists() and path.read_text(encoding="utf8") != _lines(whole):
+            write_whole(path, _lines(whole))
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         "A finished batch. Raises OSError where it cannot be written; what was written before stays."
         if self.path:
             try:
-                with open(self.path, "a", encoding="utf8") as f: f.write(_lines(rows)); f.flush(); os.fsync(f.fileno())
+                with open(self.path, "a", encoding="utf8") as f:
+                    f.write(_lines(rows))
+                    f.flush()
+                    os.fsync(f.fileno())
             except OSError as error:
-                raise OSError(f"{self.path} could not be written ({error}); {len(self.rows)} of {self.settings['n']} problems are in it. Make room and call evaluate with the same arguments: it goes on from there") from error
+                raise OSError(
+                    f"{self.path} could not be written ({error}); {len(self.rows)} of {self.settings['n']} problems are"
+                    " in it. Make room and call evaluate with the same arguments: it goes on from there"
+                ) from error
         self.rows += rows
 
-def _lines(rows: list[dict[str, Any]]) -> str: return "".join(json.dumps(row) + "\n" for row in rows)
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 # %% ../nbs/lib/evaluate.ipynb #204cc8a8
 def _checked(task: Task, n: int, max_new_tokens: int | None, batch: int, temperature: float) -> tuple[int, int]:
     "Problems there are, tokens a response may have. Raises ValueError for arguments that cannot be."
     limit = max_new_tokens or getattr(task, "max_new_tokens", None) or 256
-    for name, value in (("n", n), ("batch", batch), ("max_new_tokens", limit)): check_whole(name, value)
-    if not is_number(temperature) or not 0 < temperature < float("inf"): raise ValueError(f"temperature={temperature!r}; it must be positive; k=None gives greedy accuracy only")
-    if n > len(task.test): warnings.warn(f"n={n}, but the test split of task {task.name!r} has {len(task.test)} problems; all of them are evaluated", stacklevel=3)
+    for name, value in (("n", n), ("batch", batch), ("max_new_tokens", limit)):
+        check_whole(name, value)
+    if not is_number(temperature) or not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature={temperature!r}; it must be positive; k=None gives greedy accuracy only")
+    if n > len(task.test):
+        warnings.warn(
+            f"n={n}, but the test split of task {task.name!r} has {len(task.test)} problems; all of them are evaluated",
+            stacklevel=3,
+        )
     return min(n, len(task.test)), limit
+
 
 def _where(model: nn.Module) -> dict[str, str]:
     "What decides rounding: the type of the weights, autocast, and the kind of device."
     device = next(model.parameters()).device.type
     kind = str(getattr(model, "dtype", None) or next(model.parameters()).dtype)
-    if torch.is_autocast_enabled(device): kind += f", autocast {torch.get_autocast_dtype(device)}"
+    if torch.is_autocast_enabled(device):
+        kind += f", autocast {torch.get_autocast_dtype(device)}"
     return dict(precision=kind.replace("torch.", ""), device=device)
+
 
 def _template_digest(tokenizer: PreTrainedTokenizerBase, style: str, options: Mapping[str, Any]) -> str | None:
     "What tells a chat template from another; None where prompts are plain."
-    if style == "plain": return None
+    if style == "plain":
+        return None
     return hashlib.sha256(template_text(tokenizer, options).encode()).hexdigest()[:16]
 
 # %% ../nbs/lib/evaluate.ipynb #9e9940a9
-def evaluate(model: CausalLM, # a causal language model of transformers
-             tokenizer: PreTrainedTokenizerBase, # with pad and EOS
-             task: Task | str, # or its name
-             n: int = 256, # problems, the first of the test split
-             k: int | Sequence[int] | None = 1, # for pass@k; None for greedy accuracy only
-             samples: int | None = None, # responses per problem for pass@k; None for the largest k
-             temperature: float = 1.0, # of the samples
-             top_p: float = 1.0, # sample from the fewest tokens that hold this share of the probability
-             top_k: int = 0, # sample from this many most likely tokens; 0 for all
-             max_new_tokens: int | None = None, # longest response, EOS included; None for the task's own, else 256
-             seed: int = 0, # of the samples
-             output: str | Path | None = None, # a .jsonl file for the records; an evaluation found there is continued
-             prompt_format: str = "auto", # chat, plain, or auto: the chat template of a tokenizer that has one
-             system_prompt: str = "", # a system turn before every problem, or the text above it in plain format
-             stop: Sequence[str] | None = None, # texts that end a response; None for the task's own, in plain format
-             batch: int = 64, # problems drawn, judged and written at once
-             progress: bool = True, # show a progress bar
-             chat_template_options: Mapping[str, Any] | None = None, # what the chat template reads besides the turns, e.g. {"enable_thinking": False}
-             ) -> Evaluation:
+def evaluate(
+    model: CausalLM,  # a causal language model of transformers
+    tokenizer: PreTrainedTokenizerBase,  # with pad and EOS
+    task: Task | str,  # or its name
+    n: int = 256,  # problems, the first of the test split
+    k: int | Sequence[int] | None = 1,  # for pass@k; None for greedy accuracy only
+    samples: int | None = None,  # responses per problem for pass@k; None for the largest k
+    temperature: float = 1.0,  # of the samples
+    top_p: float = 1.0,  # sample from the fewest tokens that hold this share of the probability
+    top_k: int = 0,  # sample from this many most likely tokens; 0 for all
+    max_new_tokens: int | None = None,  # longest response, EOS included; None for the task's own, else 256
+    seed: int = 0,  # of the samples
+    output: str | Path | None = None,  # a .jsonl file for the records; an evaluation found there is continued
+    prompt_format: str = "auto",  # chat, plain, or auto: the chat template of a tokenizer that has one
+    system_prompt: str = "",  # a system turn before every problem, or the text above it in plain format
+    stop: Sequence[str] | None = None,  # texts that end a response; None for the task's own, in plain format
+    batch: int = 64,  # problems drawn, judged and written at once
+    progress: bool = True,  # show a progress bar
+    chat_template_options: (
+        Mapping[str, Any] | None
+    ) = None,  # what the chat template reads besides the turns, e.g. {"enable_thinking": False}
+) -> Evaluation:
     "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, another process that writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."
     check_model("model", model)
-    check_tokenizer(tokenizer); check_cut(top_p, top_k)
+    check_tokenizer(tokenizer)
+    check_cut(top_p, top_k)
     check_seed("seed", seed)
-    if not isinstance(system_prompt, str): raise ValueError(f"system_prompt={system_prompt!r:.80}; it must be a text, '' for none")
+    if not isinstance(system_prompt, str):
+        raise ValueError(f"system_prompt={system_prompt!r:.80}; it must be a text, '' for none")
     if output is not None:
         output = given_path(output, "output", "'runs/base.jsonl'")
         settings_path(output)
         WriteLock(output, file=True).check()
     task = load_task(task) if isinstance(task, str) else task
-    if not hasattr(task, "reward"): raise ValueError(f"task={task!r:.80}; give a Task, or the name of one, e.g. 'chain_sum'")
-    (ks, samples), (n, limit) = asked_for(k, samples), _checked(task, n, max_new_tokens, batch, temperature)
+    if not hasattr(task, "reward"):
+        raise ValueError(f"task={task!r:.80}; give a Task, or the name of one, e.g. 'chain_sum'")
+    ks, samples = asked_for(k, samples)
+    n, limit = _checked(task, n, max_new_tokens, batch, temperature)
     style = format_for(tokenizer, prompt_format)
-    if stop is None: stop = getattr(task, "stop", ()) if style == "plain" else ()
-    stop, options = list(check_stop(stop)), {} if chat_template_options is None else chat_template_options
+    if stop is None:
+        stop = getattr(task, "stop", ()) if style == "plain" else ()
+    stop = list(check_stop(stop))
+    options = {} if chat_template_options is None else chat_template_options
     earlier = None if output is None else read_settings(output)
     options = pin_clock(tokenizer, options, (earlier or {}).get("chat_template_options"), style)
     problems = [task.test[i] for i in range(n)]
     prompts = [render_prompt(tokenizer, task, p, style, system_prompt, options) for p in problems]
     prompt_lengths(tokenizer, prompts, limit, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-    asked = [dict(index=i, problem=prompt_text(p["prompt"]), prompt=text, answer=p["answer"]) for i, (p, text) in enumerate(zip(problems, prompts))]
-    settings = dict(task=task.name, n=n, k=ks, samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=limit, stop=stop, seed=seed, batch=batch, prompt_format=style,
-                    system_prompt=system_prompt, chat_template=_template_digest(tokenizer, style, options), chat_template_options=options, model=fingerprint(model), **_where(model), versions=dict(torch=torch.__version__, transformers=transformers.__version__))
+    asked = [
+        dict(index=i, problem=prompt_text(p["prompt"]), prompt=text, answer=p["answer"])
+        for i, (p, text) in enumerate(zip(problems, prompts))
+    ]
+    settings = dict(
+        task=task.name,
+        n=n,
+        k=ks,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_new_tokens=limit,
+        stop=stop,
+        seed=seed,
+        batch=batch,
+        prompt_format=style,
+        system_prompt=system_prompt,
+        chat_template=_template_digest(tokenizer, style, options),
+        chat_template_options=options,
+        model=fingerprint(model),
+        **_where(model),
+        versions=dict(torch=torch.__version__, transformers=transformers.__version__),
+    )
     budget = RowBudget(512)
 
-    def answers(a: int, b: int, copies: int, greedy: bool) -> list[list[dict[str, Any]]]: # judged responses to problems a to b, a list for each
-        r = rollout(model, tokenizer, prompts[a:b], copies, limit, temperature, greedy, draw_seed(seed, a, "evaluation"), budget, top_p, top_k, stop)
+    def answers(
+        a: int, b: int, copies: int, greedy: bool
+    ) -> list[list[dict[str, Any]]]:  # judged responses to problems a to b, a list for each
+        r = rollout(
+            model,
+            tokenizer,
+            prompts[a:b],
+            copies,
+            limit,
+            temperature,
+            greedy,
+            draw_seed(seed, a, "evaluation"),
+            budget,
+            top_p,
+            top_k,
+            stop,
+        )
         found = judged(task, [p for p in problems[a:b] for _ in range(copies)], r)
         return [found[i : i + copies] for i in range(0, len(found), copies)]
+
     def records(a: int, b: int) -> list[dict[str, Any]]:
         sampled = answers(a, b, samples, False) if samples else [[]] * (b - a)
-        return [dict(place, greedy=one, samples=several) for place, [one], several in zip(asked[a:b], answers(a, b, 1, True), sampled)]
+        return [
+            dict(place, greedy=one, samples=several)
+            for place, [one], several in zip(asked[a:b], answers(a, b, 1, True), sampled)
+        ]
+
     with WriteLock(output, file=True) if output is not None else nullcontext():
         file = RecordFile(output, settings, asked)
         _finish(file, records, progress)
@@ -192,14 +309,22 @@ def evaluate(model: CausalLM, # a causal language model of transformers
 # %% ../nbs/lib/evaluate.ipynb #57bffa85
 def _finish(file: RecordFile, records: Callable[[int, int], list[dict[str, Any]]], progress: bool) -> None:
     "The batches that are missing, `records(first, end)` each."
-    n, batch = file.settings["n"], file.settings["batch"]
+    n = file.settings["n"]
+    batch = file.settings["batch"]
     try:
-        with tqdm(total=n, initial=len(file.rows), desc=file.settings["task"], unit="problem", disable=not progress) as bar:
+        with tqdm(
+            total=n, initial=len(file.rows), desc=file.settings["task"], unit="problem", disable=not progress
+        ) as bar:
             for a in range(len(file.rows), n, batch):
                 file.append(records(a, min(a + batch, n)))
-                bar.set_postfix(greedy=f"{sum(r['greedy']['correct'] for r in file.rows) / len(file.rows):.3f}", refresh=False)
+                bar.set_postfix(
+                    greedy=f"{sum(r['greedy']['correct'] for r in file.rows) / len(file.rows):.3f}", refresh=False
+                )
                 bar.update(len(file.rows) - a)
     except KeyboardInterrupt:
-        tqdm.write(f"Stopped; {len(file.rows)} of {n} problems are in {file.path}. The same call goes on from there." if file.path
-                   else "Stopped; nothing was kept. With output='....jsonl' the same call would go on from here.")
+        tqdm.write(
+            f"Stopped; {len(file.rows)} of {n} problems are in {file.path}. The same call goes on from there."
+            if file.path
+            else "Stopped; nothing was kept. With output='....jsonl' the same call would go on from here."
+        )
         raise

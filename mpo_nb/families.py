@@ -22,122 +22,216 @@ _states = "its cache is a state that only its own generate() can carry on"
 _padding = "it reads the padding before a short prompt as if it were text"
 _encoder = "it descends from an encoder, and its head is more than an output embedding"
 refused_families: dict[str, str] = dict(
-    mamba=_states, mamba2=_states, falcon_mamba=_states, rwkv=_states, xlstm=_states,
-    minimax="it takes a cache of its own class only", reformer="it takes a cache of its own class only",
-    recurrent_gemma=_padding, deepseek_v4=_padding, cpmant=_padding, trocr=_padding, xlm=_padding, xlnet=_padding,
+    mamba=_states,
+    mamba2=_states,
+    falcon_mamba=_states,
+    rwkv=_states,
+    xlstm=_states,
+    minimax="it takes a cache of its own class only",
+    reformer="it takes a cache of its own class only",
+    recurrent_gemma=_padding,
+    deepseek_v4=_padding,
+    cpmant=_padding,
+    trocr=_padding,
+    xlm=_padding,
+    xlnet=_padding,
     **{"openai-gpt": "it keeps no cache to sample with"},
-    **dict.fromkeys(("bert", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert", "roberta",
-                     "roberta-prelayernorm", "roc_bert", "modernbert-decoder", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), _encoder)) # model_type -> why
+    **dict.fromkeys(
+        (
+            "bert",
+            "big_bird",
+            "camembert",
+            "data2vec-text",
+            "electra",
+            "ernie",
+            "megatron-bert",
+            "rembert",
+            "roberta",
+            "roberta-prelayernorm",
+            "roc_bert",
+            "modernbert-decoder",
+            "roformer",
+            "xlm-roberta",
+            "xlm-roberta-xl",
+            "xmod",
+        ),
+        _encoder,
+    ),
+)  # model_type -> why
 
-def why_refused(config: PretrainedConfig, # of a model
-                ) -> str: # empty where nothing is known against it
+
+def why_refused(
+    config: PretrainedConfig,  # of a model
+) -> str:  # empty where nothing is known against it
     "What is known to keep a family from being trained here."
-    if getattr(config, "is_encoder_decoder", False): return "it is an encoder-decoder model, and responses are read as the continuation of their prompt"
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder model, and responses are read as the continuation of their prompt"
     return refused_families.get(config.get_text_config().model_type, "")
 
-def check_family(config: PretrainedConfig, # of a model, which need not be loaded
-                 ) -> None:
+
+def check_family(
+    config: PretrainedConfig,  # of a model, which need not be loaded
+) -> None:
     "Raises ValueError, by name, for a family that is known to fail."
     reason = why_refused(config)
-    if reason: raise ValueError(f"model: the family {config.model_type!r} cannot be sampled and trained here: {reason}; choose a decoder with attention, or one of the hybrids that the page 'Model families' lists")
+    if reason:
+        raise ValueError(
+            f"model: the family {config.model_type!r} cannot be sampled and trained here: {reason}; choose a decoder"
+            " with attention, or one of the hybrids that the page 'Model families' lists"
+        )
 
 # %% ../nbs/lib/families.ipynb #fa000010
-_prompts, _room = (2, 6), 3 # tokens of the trial's prompts, and of each response
-_tried: WeakSet[nn.Module] = WeakSet() # models that have passed
+# tokens of the trial's prompts, and of each response
+_prompts = (2, 6)
+_room = 3
+_tried: WeakSet[nn.Module] = WeakSet()  # models that have passed
+
 
 @contextmanager
-def evaluating(model: nn.Module, # whose layers may each be in another mode
-               ) -> Iterator[None]:
+def evaluating(
+    model: nn.Module,  # whose layers may each be in another mode
+) -> Iterator[None]:
     "Evaluation mode inside a `with`; afterwards every module is in the mode that it was in."
     training = [module for module in model.modules() if module.training]
     model.eval()
-    try: yield
+    try:
+        yield
     finally:
-        for module in training: module.training = True
+        for module in training:
+            module.training = True
 
-def _texts(model: CausalLM) -> tuple[Tensor, Tensor, Tensor]: # prompt ids and mask (2, P), responses (4, T)
+
+def _texts(model: CausalLM) -> tuple[Tensor, Tensor, Tensor]:  # prompt ids and mask (2, P), responses (4, T)
     "Prompts and responses of random tokens, padded on the left."
     weight = cast(Tensor, model.get_input_embeddings().weight)
-    end, generator = min(1000, weight.shape[0]), torch.Generator().manual_seed(0)
+    end = min(1000, weight.shape[0])
+    generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(3, end - 1), end, (len(_prompts), max(_prompts)), generator=generator)
     mask = torch.arange(max(_prompts)) >= max(_prompts) - torch.tensor(_prompts)[:, None]
     responses = torch.randint(min(3, end - 1), end, (2 * len(_prompts), _room), generator=generator)
     return (ids * mask).to(weight.device), mask.to(weight.device), responses.to(weight.device)
 
+
 @torch.no_grad()
-def trial(model: CausalLM, # in evaluation mode
-          ) -> Tensor: # (n,) one per position that was looked at: largest difference of a feature, in standard deviations
+def trial(
+    model: CausalLM,  # in evaluation mode
+) -> Tensor:  # (n,) one per position that was looked at: largest difference of a feature, in standard deviations
     "How far the hidden states of scoring and sampling are from those of one pass over each text alone."
-    decoder, (ids, mask, responses) = decoder_of(model), _texts(model)
-    wide_ids, wide_mask = ids.repeat_interleave(2, 0), mask.repeat_interleave(2, 0)
+    decoder = decoder_of(model)
+    ids, mask, responses = _texts(model)
+    wide_ids = ids.repeat_interleave(2, 0)
+    wide_mask = mask.repeat_interleave(2, 0)
     alone = [torch.cat([row[read], response])[None] for row, read, response in zip(wide_ids, wide_mask, responses)]
-    truth = torch.stack([decoder(input_ids=row, use_cache=False).last_hidden_state[0, -_room - 1 : -1].float() for row in alone]) # (4, T, d)
+    truth = torch.stack(
+        [decoder(input_ids=row, use_cache=False).last_hidden_state[0, -_room - 1 : -1].float() for row in alone]
+    )  # (4, T, d)
     scored = response_hidden(model, wide_ids, wide_mask, responses, torch.ones_like(responses, dtype=torch.bool))
-    cache, read = DynamicCache(config=model.config), mask.long()
-    first = decoder(input_ids=ids, attention_mask=read, position_ids=positions(mask), past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+    cache = DynamicCache(config=model.config)
+    read = mask.long()
+    first = decoder(
+        input_ids=ids, attention_mask=read, position_ids=positions(mask), past_key_values=cache, use_cache=True
+    ).last_hidden_state[:, -1]
     pairs = [(scored.flatten(0, 1), truth.flatten(0, 1)), (first, truth[::2, 0])]
-    rows = torch.tensor([2, 1], device=ids.device) # one response of each prompt, the later prompt's first
+    rows = torch.tensor([2, 1], device=ids.device)  # one response of each prompt, the later prompt's first
     select_rows(cache, rows // 2)
     read = read[rows // 2]
     for t in range(1, _room):
         place = read.sum(1, keepdim=True)
         read = torch.cat([read, read.new_ones(len(read), 1)], 1)
-        step = decoder(input_ids=responses[rows, t - 1, None], attention_mask=read, position_ids=place, past_key_values=cache, use_cache=True)
+        step = decoder(
+            input_ids=responses[rows, t - 1, None],
+            attention_mask=read,
+            position_ids=place,
+            past_key_values=cache,
+            use_cache=True,
+        )
         pairs.append((step.last_hidden_state[:, -1], truth[rows, t]))
     return torch.cat([(said.float() - true).abs().amax(-1) / true.std(-1).clamp(min=1e-9) for said, true in pairs])
 
-def check_sampling(model: CausalLM, # on its device
-                   ) -> None:
+
+def check_sampling(
+    model: CausalLM,  # on its device
+) -> None:
     "Run the trial once for a model. Raises ValueError, by name, for one that fails."
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if model in _tried or (context is not None and context < max(_prompts) + _room): return
+    if model in _tried or (context is not None and context < max(_prompts) + _room):
+        return
     check_family(model.config)
     base: Any = model
-    if hasattr(base, "get_base_model"): base = base.get_base_model()
-    name, type_ = type(base).__name__, model.config.model_type
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
+    name = type(base).__name__
+    type_ = model.config.model_type
     remedy = "choose a family that the page 'Model families' lists as one that works, or tell us of this one"
     exact = all(p.dtype == torch.float32 for p in model.parameters())
     try:
-        with evaluating(model), torch.autocast(next(model.parameters()).device.type, enabled=False) if exact else nullcontext(): found = trial(model)
+        with (
+            evaluating(model),
+            torch.autocast(next(model.parameters()).device.type, enabled=False) if exact else nullcontext(),
+        ):
+            found = trial(model)
     except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError, LookupError) as error:
-        if out_of_memory(error): return # which sampling knows how to mend
-        raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: a first trial ended in {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; {remedy}") from error
+        if out_of_memory(error):
+            return  # which sampling knows how to mend
+        raise ValueError(
+            f"model={name} (family {type_!r}) cannot be sampled and trained here: a first trial ended in"
+            f" {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'};"
+            f" {remedy}"
+        ) from error
     worst = float(found.max()) if exact else float(found.median())
-    if worst > (0.01 if exact else 0.5): raise ValueError(f"model={name} (family {type_!r}) cannot be sampled and trained here: with padding and a cache its hidden states are up to {worst:.2g} standard deviations from those of the text alone; {remedy}")
+    if worst > (0.01 if exact else 0.5):
+        raise ValueError(
+            f"model={name} (family {type_!r}) cannot be sampled and trained here: with padding and a cache its hidden"
+            f" states are up to {worst:.2g} standard deviations from those of the text alone; {remedy}"
+        )
     _tried.add(model)
 
 # %% ../nbs/lib/families.ipynb #fa000013
 _dropouts = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
-def without_dropout(model: nn.Module, # changed in place
-                    ) -> None:
+
+def without_dropout(
+    model: nn.Module,  # changed in place
+) -> None:
     "Evaluation mode, and every probability of dropping something at 0, so that a stray `train()` drops nothing either."
     model.eval()
     for module in model.modules():
-        if isinstance(module, _dropouts): module.p = 0.0
+        if isinstance(module, _dropouts):
+            module.p = 0.0
         for name, value in list(vars(module).items()):
-            if "drop" in name and isinstance(value, float): setattr(module, name, 0.0)
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
 
 class _Recomputed:
     "A layer's checkpoint, inside which the layer is in evaluation mode. A class, so that a deep copy of the model calls its own layers."
+
     def __init__(self, layer: nn.Module, checkpoint: Callable[..., Any]) -> None:
-        self.layer, self.checkpoint = layer, checkpoint
+        self.layer = layer
+        self.checkpoint = checkpoint
 
     def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def quiet(*inputs: Any) -> Any:
             self.layer.training = False
-            try: return forward(*inputs)
-            finally: self.layer.training = True
+            try:
+                return forward(*inputs)
+            finally:
+                self.layer.training = True
+
         return self.checkpoint(quiet, *args, **kwargs)
 
-def recompute_layers(model: nn.Module, # of transformers, plain or with adapters; changed in place
-                     ) -> None:
+
+def recompute_layers(
+    model: nn.Module,  # of transformers, plain or with adapters; changed in place
+) -> None:
     "Recompute each layer's activations in the backward pass, without dropout. Raises ValueError for a model that cannot."
     without_dropout(model)
     # transformers 5 renamed it, and drops the old name in 6; the old one can go when 5 is the least that is supported.
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    try: enable({"use_reentrant": False})
-    except ValueError as error: raise ValueError(f"gradient_checkpointing=True: {error} Use gradient_checkpointing=False") from error
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ValueError(f"gradient_checkpointing=True: {error} Use gradient_checkpointing=False") from error
     module: Any
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func"):

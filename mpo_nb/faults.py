@@ -23,44 +23,61 @@ from .processes import Processes
 # %% ../nbs/lib/faults.ipynb #bf80bfb1
 _ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
+
 class Interruptible:
     "Turns the first Ctrl-C, SIGTERM or SIGHUP inside `shield()` into a flag; outside it raises KeyboardInterrupt. With several processes every first Ctrl-C is a flag, and they stop together."
-    def __init__(self,
-                 processes: Processes | None = None, # of the run; default: one
-                 ) -> None:
+
+    def __init__(
+        self,
+        processes: Processes | None = None,  # of the run; default: one
+    ) -> None:
         self.shielded, self.asked, self.processes = False, 0.0, processes or Processes()
-        self.ended_by: int | None = None # a signal other than Ctrl-C, by which the process is to end once it has saved
+        self.ended_by: int | None = None  # a signal other than Ctrl-C, by which the process is to end once it has saved
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals. SIGTERM and SIGHUP are left alone where somebody else handles or ignores them, and with several processes."
         if threading.current_thread() is not threading.main_thread():
-            yield; return
-        self.shielded, self.asked, self.ended_by = False, 0.0, None
+            yield
+            return
+        self.shielded = False
+        self.asked = 0.0
+        self.ended_by = None
         ending = [] if self.processes.many else [s for s in _ending if signal.getsignal(s) is signal.SIG_DFL]
         earlier = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, *ending)}
-        try: yield
+        try:
+            yield
         finally:
-            for s, handler in earlier.items(): signal.signal(s, handler)
+            for s, handler in earlier.items():
+                signal.signal(s, handler)
 
     def pass_on(self) -> None:
         "End the process by the SIGTERM or SIGHUP that it got, now that everything is saved; nothing where there was none."
-        if self.ended_by is None: return
-        sys.stdout.flush(); sys.stderr.flush()
+        if self.ended_by is None:
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
         os.kill(os.getpid(), self.ended_by)
 
     def _handle(self, number: int, *_: Any) -> None:
-        many, now = self.processes.many, time.monotonic()
+        many = self.processes.many
+        now = time.monotonic()
         if number != signal.SIGINT:
-            if self.asked or self.ended_by is not None: return # it is stopping, and only a second Ctrl-C cuts that short
+            if self.asked or self.ended_by is not None:
+                return  # it is stopping, and only a second Ctrl-C cuts that short
             self.ended_by = number
-        if many and self.asked and now - self.asked < 2: return # the launcher passes on what the terminal has sent already
+        if many and self.asked and now - self.asked < 2:
+            return  # the launcher passes on what the terminal has sent already
         if not (self.shielded or many) or self.asked:
-            self.shielded |= many # where the others are is not known, so nothing can be saved
+            self.shielded |= many  # where the others are is not known, so nothing can be saved
             raise KeyboardInterrupt
         self.asked = now
-        if number == signal.SIGINT: self.processes.say("Interrupted: finishing this step, then saving. Press again to stop at once and lose it.")
-        else: self.processes.say(f"{signal.Signals(number).name}: finishing this step, then saving.")
+        if number == signal.SIGINT:
+            self.processes.say(
+                "Interrupted: finishing this step, then saving. Press again to stop at once and lose it."
+            )
+        else:
+            self.processes.say(f"{signal.Signals(number).name}: finishing this step, then saving.")
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -68,45 +85,68 @@ class Interruptible:
         self.shielded = True
         yield
         self.shielded = False
-        if self._anyone(): raise KeyboardInterrupt
+        if self._anyone():
+            raise KeyboardInterrupt
 
     def check(self) -> None:
         "A place that several processes reach: when one of them was interrupted, all raise KeyboardInterrupt. Nothing with one."
-        if self.processes.many and self._anyone(): raise KeyboardInterrupt
+        if self.processes.many and self._anyone():
+            raise KeyboardInterrupt
 
-    def _anyone(self) -> bool: return bool(self.processes.sum(bool(self.asked)))
+    def _anyone(self) -> bool:
+        return bool(self.processes.sum(bool(self.asked)))
 
 # %% ../nbs/lib/faults.ipynb #c4c916e3
 _OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 T = TypeVar("T")
 
-def out_of_memory(error: BaseException, # from a forward or backward pass
-                  ) -> bool:
+
+def out_of_memory(
+    error: BaseException,  # from a forward or backward pass
+) -> bool:
     "Whether an error means that memory ran out, on a GPU or on the CPU."
-    return isinstance(error, (_OutOfMemory, MemoryError)) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+    return isinstance(error, (_OutOfMemory, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
 
 class MemoryBudget:
     "Tokens that may go through the model at once: fewer after memory has run out."
-    def __init__(self,
-                 tokens: int, # to begin with
-                 ) -> None: self.tokens = tokens
 
-    def run(self,
-            work: Callable[[int], T], # work(tokens), which can be begun again
-            lengths: Tensor, # (n,) tokens of each response, prompt included
-            ) -> T:
+    def __init__(
+        self,
+        tokens: int,  # to begin with
+    ) -> None:
+        self.tokens = tokens
+
+    def run(
+        self,
+        work: Callable[[int], T],  # work(tokens), which can be begun again
+        lengths: Tensor,  # (n,) tokens of each response, prompt included
+    ) -> T:
         "`work(tokens)`, with half as many tokens whenever memory runs out. Raises OutOfMemoryError when one response alone is too much."
         while True:
-            try: return work(self.tokens)
+            try:
+                return work(self.tokens)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error): raise
+                if not out_of_memory(error):
+                    raise
                 said = str(error).splitlines()[0]
             # Out of the except block: the traceback no longer holds the failed pass's tensors.
             gc.collect()
-            if torch.cuda.is_available(): torch.cuda.empty_cache()
-            longest, used = int(lengths.max()), min(self.tokens, len(lengths) * int(lengths.max()))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            longest = int(lengths.max())
+            used = min(self.tokens, len(lengths) * int(lengths.max()))
             if used <= longest:
-                raise _OutOfMemory(f"one response of {longest} tokens is too much for the memory ({said}). What helps: gradient_checkpointing=True, a smaller chunk_elements or max_new_tokens, "
-                                   "lora_rank=16 instead of full training, quantization='4bit'. plan_memory(config) says which is enough. The run goes on from its last checkpoint")
+                raise _OutOfMemory(
+                    f"one response of {longest} tokens is too much for the memory ({said}). What helps:"
+                    " gradient_checkpointing=True, a smaller chunk_elements or max_new_tokens, lora_rank=16 instead of"
+                    " full training, quantization='4bit'. plan_memory(config) says which is enough. The run goes on"
+                    " from its last checkpoint"
+                )
             self.tokens = max(longest, used // 2)
-            tqdm.write(f"Out of memory with {used} tokens at once; going on with micro_batch_tokens={self.tokens}. The gradient is the same, summed over more parts.")
+            tqdm.write(
+                f"Out of memory with {used} tokens at once; going on with micro_batch_tokens={self.tokens}. The"
+                " gradient is the same, summed over more parts."
+            )

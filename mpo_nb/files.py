@@ -19,86 +19,123 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 # %% ../nbs/lib/files.ipynb #f11e0006
-def given_path(path: object, # what a user passed
-               argument: str, # what it is called
-               example: str, # what could have been passed
-               ) -> Path: # with the home folder for ~
+def given_path(
+    path: object,  # what a user passed
+    argument: str,  # what it is called
+    example: str,  # what could have been passed
+) -> Path:  # with the home folder for ~
     "A path that a user named. Raises ValueError for what is none."
     if isinstance(path, (list, tuple, set, dict)):
         raise ValueError(f"{argument}={str(path)[:80]} is a {type(path).__name__}; pass one path, e.g. {example}")
     if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
-        raise ValueError(f"{argument}={str(path)[:80]} is of type {type(path).__name__}, no path; pass a text or a Path, e.g. {example}")
-    if not text.strip(): raise ValueError(f"{argument}={text!r} is empty; pass a path, e.g. {example}")
-    if "\0" in text: raise ValueError(f"{argument}={text!r} holds a NUL character, which no path can; pass e.g. {example}")
-    try: return Path(text).expanduser()
-    except RuntimeError: raise ValueError(f"{argument}={text!r}: there is no such home folder; pass e.g. {example}") from None
+        raise ValueError(
+            f"{argument}={str(path)[:80]} is of type {type(path).__name__}, no path; pass a text or a Path, e.g."
+            f" {example}"
+        )
+    if not text.strip():
+        raise ValueError(f"{argument}={text!r} is empty; pass a path, e.g. {example}")
+    if "\0" in text:
+        raise ValueError(f"{argument}={text!r} holds a NUL character, which no path can; pass e.g. {example}")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{argument}={text!r}: there is no such home folder; pass e.g. {example}") from None
 
-def nearest_path(path: Path, # one that is not there
-                 ) -> Path | None:
+
+def nearest_path(
+    path: Path,  # one that is not there
+) -> Path | None:
     "The path nearest to one that is not there: its first missing part is taken for a slip of the pen."
     there = path.parent
     parts = [path.name]
     while not there.is_dir() and there != there.parent:
         parts.insert(0, there.name)
         there = there.parent
-    try: names = [p.name for p in there.iterdir()]
-    except OSError: return None
+    try:
+        names = [p.name for p in there.iterdir()]
+    except OSError:
+        return None
     for name in get_close_matches(parts[0], names, n=3, cutoff=0.6):
         meant = there.joinpath(name, *parts[1:])
-        if meant.exists(): return meant
+        if meant.exists():
+            return meant
     return None
 
-def did_you_mean(path: Path, # one that is not there
-                 ) -> str: # the end of a message; empty where nothing is near
+
+def did_you_mean(
+    path: Path,  # one that is not there
+) -> str:  # the end of a message; empty where nothing is near
     "The nearest path as a question."
     meant = nearest_path(path)
     return f"; did you mean {str(meant)!r}?" if meant is not None else ""
 
 # %% ../nbs/lib/files.ipynb #f11e0009
-def output_file(path: object, # what a user passed
-                argument: str = "path", # what it is called
-                endings: tuple[str, ...] = (".html", ".htm"), # those that fit; the first is added where there is none
-                ) -> Path: # what is to be written
+def output_file(
+    path: object,  # what a user passed
+    argument: str = "path",  # what it is called
+    endings: tuple[str, ...] = (".html", ".htm"),  # those that fit; the first is added where there is none
+) -> Path:  # what is to be written
     "Where a page goes. Raises ValueError for what can be no such file, naming the argument."
     example = f"'report{endings[0]}'"
     found = given_path(path, argument, example)
     named = f"{argument}={str(path)!r}"
     as_folder = isinstance(path, str) and path.endswith(("/", os.sep))
-    try: there = found.is_dir()
-    except OSError as error: raise ValueError(f"{named} can be no file ({error.strerror}); pass e.g. {example}") from None
-    if as_folder or there: raise ValueError(f"{named} is a folder; name a file in it, e.g. {str(found / f'report{endings[0]}')!r}")
-    if not found.suffix: found = found.with_name(found.name + endings[0])
+    try:
+        there = found.is_dir()
+    except OSError as error:
+        raise ValueError(f"{named} can be no file ({error.strerror}); pass e.g. {example}") from None
+    if as_folder or there:
+        raise ValueError(f"{named} is a folder; name a file in it, e.g. {str(found / f'report{endings[0]}')!r}")
+    if not found.suffix:
+        found = found.with_name(found.name + endings[0])
     if found.suffix.lower() not in endings:
-        raise ValueError(f"{named} ends in {found.suffix!r}, but what is written is {endings[0][1:].upper()}; end it in {endings[0]}, e.g. {found.name + endings[0]!r}")
-    if found.exists() and not found.is_file(): raise ValueError(f"{named}: {str(found)!r} is no plain file; choose another name, e.g. {example}")
+        raise ValueError(
+            f"{named} ends in {found.suffix!r}, but what is written is {endings[0][1:].upper()}; end it in"
+            f" {endings[0]}, e.g. {found.name + endings[0]!r}"
+        )
+    if found.exists() and not found.is_file():
+        raise ValueError(f"{named}: {str(found)!r} is no plain file; choose another name, e.g. {example}")
     blocked = next((p for p in found.parents if p.exists() and not p.is_dir()), None)
-    if blocked is not None: raise ValueError(f"{named}: {str(blocked)!r} is a file, so nothing can be written below it; choose another folder")
+    if blocked is not None:
+        raise ValueError(
+            f"{named}: {str(blocked)!r} is a file, so nothing can be written below it; choose another folder"
+        )
     return found
 
-def output_folder(path: object, # what a user passed
-                  argument: str = "folder", # what it is called
-                  ) -> Path: # there already, or not yet
+
+def output_folder(
+    path: object,  # what a user passed
+    argument: str = "folder",  # what it is called
+) -> Path:  # there already, or not yet
     "A folder that is to be written into. Raises ValueError for what can be none, naming the argument."
     found = given_path(path, argument, "'runs/tour/mpo'")
     blocked = next((p for p in (found, *found.parents) if p.exists() and not p.is_dir()), None)
-    if blocked is not None: raise ValueError(f"{argument}={str(path)!r}: {str(blocked)!r} is a file; choose another folder")
+    if blocked is not None:
+        raise ValueError(f"{argument}={str(path)!r}: {str(blocked)!r} is a file; choose another folder")
     return found
 
-def write_output(path: Path, # from `output_file`
-                 text: str, # its content
-                 argument: str = "path", # what it is called
-                 ) -> None:
+
+def write_output(
+    path: Path,  # from `output_file`
+    text: str,  # its content
+    argument: str = "path",  # what it is called
+) -> None:
     "Write it, or replace what is there, at once. Raises OSError naming the argument where the disk or the folder does not take it."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
     except OSError as error:
         why = error.strerror or str(error)
-        raise type(error)(f"{argument}={str(path)!r} could not be written ({why}); choose a folder that you may write to, with room in it") from None
+        raise type(error)(
+            f"{argument}={str(path)!r} could not be written ({why}); choose a folder that you may write to, with room"
+            " in it"
+        ) from None
 
-def write_whole(path: Path, # the file to be written or replaced
-                text: str, # its content
-                ) -> None:
+
+def write_whole(
+    path: Path,  # the file to be written or replaced
+    text: str,  # its content
+) -> None:
     "Write a file under another name, flush it to disk, and rename it. Where that fails, nothing is left of it."
     temporary = path.with_name(f".writing-{path.name}")
     try:
@@ -108,50 +145,67 @@ def write_whole(path: Path, # the file to be written or replaced
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError:
-        try: temporary.unlink(missing_ok=True)
-        except OSError: pass # the first error says more
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the first error says more
         raise
 
 # %% ../nbs/lib/files.ipynb #f11e000c
 @dataclass
 class JsonLines:
     "What a .jsonl file holds."
-    rows: list[Any] = field(default_factory=list) # one value for each line that could be read
-    broken: list[int] = field(default_factory=list) # numbers, from 1, of the lines that could not
-    torn: bool = False # whether there is a last line without its end that is left out
 
-def parse_line(line: bytes, # with or without its end
-               ) -> Any: # None for one that holds nothing
+    rows: list[Any] = field(default_factory=list)  # one value for each line that could be read
+    broken: list[int] = field(default_factory=list)  # numbers, from 1, of the lines that could not
+    torn: bool = False  # whether there is a last line without its end that is left out
+
+
+def parse_line(
+    line: bytes,  # with or without its end
+) -> Any:  # None for one that holds nothing
     "The value of a line. Raises ValueError for what is no JSON."
     text = line.strip(b"\0 \t\r\n").removeprefix(b"\xef\xbb\xbf")
-    try: return json.loads(text.decode("utf8", "surrogatepass")) if text else None
-    except RecursionError: raise ValueError("nested too deeply") from None
+    try:
+        return json.loads(text.decode("utf8", "surrogatepass")) if text else None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
-def check_utf8(start: bytes, # the first bytes of a file
-               path: Path, # the file, for the message
-               ) -> None:
+
+def check_utf8(
+    start: bytes,  # the first bytes of a file
+    path: Path,  # the file, for the message
+) -> None:
     "Raises ValueError for UTF-16, naming the file."
     if start.startswith((b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")):
-        raise ValueError(f"{path} is written in UTF-16, not in UTF-8; save it as UTF-8, e.g. with iconv -f UTF-16 -t UTF-8")
+        raise ValueError(
+            f"{path} is written in UTF-16, not in UTF-8; save it as UTF-8, e.g. with iconv -f UTF-16 -t UTF-8"
+        )
 
-def open_bytes(path: Path, # plain, or compressed where its name ends in .gz
-               ) -> BinaryIO:
+
+def open_bytes(
+    path: Path,  # plain, or compressed where its name ends in .gz
+) -> BinaryIO:
     "A file to be read."
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+
 
 def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
     "The lines of a file with their numbers. Raises ValueError for UTF-16, and for an archive that is not whole."
     try:
         with open_bytes(path) as f:
             for n, line in enumerate(f, 1):
-                if n == 1: check_utf8(line[:4], path)
+                if n == 1:
+                    check_utf8(line[:4], path)
                 yield n, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is no whole gzip file ({error}); it is damaged, or still being written") from None
 
-def json_lines(path: Path, # a .jsonl file, or .jsonl.gz
-               unfinished: bool = False, # whether a last line without its end counts, if it can be read
-               ) -> JsonLines:
+
+def json_lines(
+    path: Path,  # a .jsonl file, or .jsonl.gz
+    unfinished: bool = False,  # whether a last line without its end counts, if it can be read
+) -> JsonLines:
     "The values of a file, line by line. Raises ValueError for UTF-16."
     found = JsonLines()
     for n, line in _numbered(path):
@@ -159,62 +213,79 @@ def json_lines(path: Path, # a .jsonl file, or .jsonl.gz
         if not whole and not unfinished:
             found.torn = bool(line.strip(b"\0 \t\r"))
             break
-        try: value = parse_line(line)
+        try:
+            value = parse_line(line)
         except ValueError:
             found.torn = not whole
-            if whole: found.broken.append(n)
+            if whole:
+                found.broken.append(n)
         else:
-            if value is not None: found.rows.append(value)
+            if value is not None:
+                found.rows.append(value)
     return found
 
 # %% ../nbs/lib/files.ipynb #f11e000f
 _step = re.compile(rb'[{,]\s*"step"\s*:\s*(-?\d+)\s*[,}]')
 
-def line_step(line: bytes, # one record
-              default: int | None = None, # for a record that names no step
-              ) -> int | None: # None for a line that is no record
+
+def line_step(
+    line: bytes,  # one record
+    default: int | None = None,  # for a record that names no step
+) -> int | None:  # None for a line that is no record
     "The step of a record."
     if line.count(b'"step"') == 1 and line.rstrip(b"\0 \t\r\n").endswith(b"}"):
-        at = line.rfind(b'"step"') # the only one; it stands near the end
+        at = line.rfind(b'"step"')  # the only one; it stands near the end
         match = _step.search(line, max(0, at - 8), at + 40)
-        if match: return int(match[1])
-    try: row = parse_line(line)
-    except ValueError: return None
-    if not isinstance(row, dict): return None
-    try: return int(row["step"]) if "step" in row else default
-    except (TypeError, ValueError): return None
+        if match:
+            return int(match[1])
+    try:
+        row = parse_line(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    try:
+        return int(row["step"]) if "step" in row else default
+    except (TypeError, ValueError):
+        return None
+
 
 def _backwards(f: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
     "Lines from the last one to the first, each with the place where it begins; `end` is just behind a line end."
-    rest, start = b"", end
+    rest = b""
+    start = end
     while start > 0:
         size = min(start, max(2**20, len(rest)))
         start -= size
         f.seek(start)
         rest = f.read(size) + rest
-        first = rest.find(b"\n") + 1 if start else 0 # what comes before it may be the end of a longer line
+        first = rest.find(b"\n") + 1 if start else 0  # what comes before it may be the end of a longer line
         place = start + len(rest)
         for line in reversed(rest[first:].split(b"\n")[:-1]):
             place -= len(line) + 1
             yield place, line
         rest = rest[:first]
 
-def cut_after_step(path: Path, # a .jsonl file whose steps never fall
-                   step: int, # the last step to keep
-                   ) -> int: # bytes that were dropped
+
+def cut_after_step(
+    path: Path,  # a .jsonl file whose steps never fall
+    step: int,  # the last step to keep
+) -> int:  # bytes that were dropped
     "Drop the records of later steps, and a last line without its end, in place. Reads only what is dropped."
     with open(path, "r+b") as f:
         size = f.seek(0, os.SEEK_END)
         end = _last_end(f, size) if step >= 0 else 0
         for place, line in _backwards(f, end) if step >= 0 else ():
             found = line_step(line)
-            if found is not None and found <= step: break
-            end = place # a line that cannot be read goes with those behind it
+            if found is not None and found <= step:
+                break
+            end = place  # a line that cannot be read goes with those behind it
         if end < size:
-            f.truncate(end) # the file system does this at once or not at all
+            f.truncate(end)  # the file system does this at once or not at all
             f.flush()
             os.fsync(f.fileno())
         return size - end
+
 
 def _last_end(f: BinaryIO, size: int) -> int:
     "The place behind the last line end."
@@ -224,5 +295,6 @@ def _last_end(f: BinaryIO, size: int) -> int:
         start -= block
         f.seek(start)
         at = f.read(block).rfind(b"\n")
-        if at >= 0: return start + at + 1
+        if at >= 0:
+            return start + at + 1
     return 0

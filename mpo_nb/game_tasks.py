@@ -23,53 +23,79 @@ from .sandbox_checks import Checks, with_requirements
 from .tasks import Task, response_limits
 
 # %% ../nbs/lib/game_tasks.ipynb #fe942025
-countdown_template = "Use the numbers {numbers} to make {target}. You may use + - * / and parentheses, and each number at most once. Think step by step, and end with the expression in <answer> </answer>, for example <answer>(1 + 2) * 3</answer>."
+countdown_template = (
+    "Use the numbers {numbers} to make {target}. You may use + - * / and parentheses, and each number at most once."
+    " Think step by step, and end with the expression in <answer> </answer>, for example <answer>(1 + 2) * 3</answer>."
+)
 
-def answer_in(response: str, # what the model wrote
-              ) -> str | None: # what stands in the last <answer> ... </answer>; None where there is none
+
+def answer_in(
+    response: str,  # what the model wrote
+) -> str | None:  # what stands in the last <answer> ... </answer>; None where there is none
     "The answer that a response gives, found in linear time whatever it opens and never closes."
     start = response.rfind("<answer>", 0, max(response.rfind("</answer>"), 0))
     if start < 0:
         return None
     start += len("<answer>")
-    return response[start:response.index("</answer>", start)]
+    return response[start : response.index("</answer>", start)]
 
-def expression_in(response: str, # what the model wrote
-                  ) -> str | None: # what stands in the last <answer>; None where there is none
+
+def expression_in(
+    response: str,  # what the model wrote
+) -> str | None:  # what stands in the last <answer>; None where there is none
     "The expression that a response gives, without what follows an equals sign."
     found = answer_in(response)
     return None if found is None else found.split("=")[0].strip() or None
 
+
 _ARITHMETIC = re.compile(r"[0-9+*/()\s-]*")
 
-def expression_value(text: str, # such as "(25 - 5) * 3"
-                     ) -> tuple[Fraction, list[int]] | None: # its exact value and the numbers in it; None for anything else
+
+def expression_value(
+    text: str,  # such as "(25 - 5) * 3"
+) -> tuple[Fraction, list[int]] | None:  # its exact value and the numbers in it; None for anything else
     "Whole numbers, + - * / and parentheses, read as a tree and never run."
-    used: list[int]; operations: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]]
-    used, operations = [], {ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b}
+    used: list[int]
+    operations: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]]
+    used = []
+    operations = {
+        ast.Add: lambda a, b: a + b,
+        ast.Sub: lambda a, b: a - b,
+        ast.Mult: lambda a, b: a * b,
+        ast.Div: lambda a, b: a / b,
+    }
+
     def value(node: ast.expr) -> Fraction:
-        if isinstance(node, ast.BinOp) and type(node.op) in operations: return operations[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.BinOp) and type(node.op) in operations:
+            return operations[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.Constant) and type(node.value) is int:
             used.append(node.value)
             return Fraction(node.value)
         raise ValueError
+
     text = text.partition("#")[0].replace("×", "*").replace("÷", "/")
-    if len(text) > 200 or not _ARITHMETIC.fullmatch(text): return None # else Python's own reader would warn of what looks like a program
-    try: return value(ast.parse(text.strip(), mode="eval").body), used
-    except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError): return None
+    if len(text) > 200 or not _ARITHMETIC.fullmatch(text):
+        return None  # else Python's own reader would warn of what looks like a program
+    try:
+        return value(ast.parse(text.strip(), mode="eval").body), used
+    except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
 
 # %% ../nbs/lib/game_tasks.ipynb #254863da
-def countdown_reward(problem: dict[str, Any], # has numbers and target
-                     response: str, # what the model wrote
-                     exactly: bool = False, # whether every number has to be used
-                     ) -> float: # 1.0 or 0.0
+def countdown_reward(
+    problem: dict[str, Any],  # has numbers and target
+    response: str,  # what the model wrote
+    exactly: bool = False,  # whether every number has to be used
+) -> float:  # 1.0 or 0.0
     "1.0 when the response's expression gives the target from the numbers it may use."
     text = expression_in(response)
     found = expression_value(text) if text else None
-    if found is None or found[0] != problem["target"]: return 0.0
+    if found is None or found[0] != problem["target"]:
+        return 0.0
     left = sorted(problem["numbers"])
     for number in found[1]:
-        if number not in left: return 0.0
+        if number not in left:
+            return 0.0
         left.remove(number)
     return float(not (exactly and left))
 
@@ -84,33 +110,71 @@ def _solvable(rng: random.Random, count: int, most: int) -> tuple[list[int], int
             sign = rng.choice("+-*/" if b else "+-*")
             values.append(({"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[sign], f"({x} {sign} {y})"))
         value, way = values[0]
-        if value.denominator == 1 and 1 <= value <= most and value not in numbers: return numbers, int(value), way
+        if value.denominator == 1 and 1 <= value <= most and value not in numbers:
+            return numbers, int(value), way
 
-def countdown(n_train: int = 2000, # problems to learn from
-              n_test: int = 500, # held-out problems
-              numbers: int = 3, # how many numbers a problem has, from 2 to 6
-              largest: int = 99, # largest number and target
-              seed: int = 0, # which problems
-              template: str = countdown_template, # {numbers} and {target} stand for the problem
-              exactly: bool = False, # whether every number has to be used
-              format_reward: float = 0.0, # reward for a readable expression that is wrong, in [0, 1); TinyZero gave 0.1
-              ) -> Task: # reward 1.0 for an expression that gives the target
+
+def countdown(
+    n_train: int = 2000,  # problems to learn from
+    n_test: int = 500,  # held-out problems
+    numbers: int = 3,  # how many numbers a problem has, from 2 to 6
+    largest: int = 99,  # largest number and target
+    seed: int = 0,  # which problems
+    template: str = countdown_template,  # {numbers} and {target} stand for the problem
+    exactly: bool = False,  # whether every number has to be used
+    format_reward: float = 0.0,  # reward for a readable expression that is wrong, in [0, 1); TinyZero gave 0.1
+) -> Task:  # reward 1.0 for an expression that gives the target
     "Numbers to combine into a target. Raises ValueError for options out of range."
-    for name, value, low, high in (("numbers", numbers, 2, 6), ("largest", largest, 10, 10**6), ("n_train", n_train, 1, 10**6), ("n_test", n_test, 1, 10**6)):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high: raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
-    if not 0 <= format_reward < 1: raise ValueError(f"format_reward={format_reward}; it must lie in [0, 1), below the reward of a right answer")
+    for name, value, low, high in (
+        ("numbers", numbers, 2, 6),
+        ("largest", largest, 10, 10**6),
+        ("n_train", n_train, 1, 10**6),
+        ("n_test", n_test, 1, 10**6),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
+    if not 0 <= format_reward < 1:
+        raise ValueError(f"format_reward={format_reward}; it must lie in [0, 1), below the reward of a right answer")
     found: dict[tuple[int, ...], dict[str, Any]]
-    rng, found, repeats = random.Random(seed), {}, 0
+    rng = random.Random(seed)
+    found = {}
+    repeats = 0
     while repeats < 1000:
-        (drawn, target, way), before = _solvable(rng, numbers, largest), len(found)
-        found.setdefault((*sorted(drawn), target), dict(numbers=drawn, target=target, answer=way, prompt=fill(template, "target", str(target)).replace("{numbers}", ", ".join(map(str, drawn)))))
+        drawn, target, way = _solvable(rng, numbers, largest)
+        before = len(found)
+        found.setdefault(
+            (*sorted(drawn), target),
+            dict(
+                numbers=drawn,
+                target=target,
+                answer=way,
+                prompt=fill(template, "target", str(target)).replace("{numbers}", ", ".join(map(str, drawn))),
+            ),
+        )
         repeats = repeats + 1 if len(found) == before else 0
-        if len(found) == n_train + n_test: break
-    else: raise ValueError(f"n_train={n_train} and n_test={n_test}: only {len(found)} different problems turned up with numbers={numbers}, largest={largest}; ask for fewer, or for larger numbers")
+        if len(found) == n_train + n_test:
+            break
+    else:
+        raise ValueError(
+            f"n_train={n_train} and n_test={n_test}: only {len(found)} different problems turned up with"
+            f" numbers={numbers}, largest={largest}; ask for fewer, or for larger numbers"
+        )
     problems = list(found.values())
-    readable: Callable[[dict[str, Any], str], bool] = lambda problem, response: expression_value(expression_in(response) or "") is not None
-    reward: Callable[[dict[str, Any], str], float] = lambda problem, response: countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
-    return Task("countdown", problems[n_test:], problems[:n_test], reward, description="numbers to combine into a target", formatted=readable, max_new_tokens=response_limits["countdown"])
+    readable: Callable[[dict[str, Any], str], bool] = lambda problem, response: (
+        expression_value(expression_in(response) or "") is not None
+    )
+    reward: Callable[[dict[str, Any], str], float] = lambda problem, response: (
+        countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
+    )
+    return Task(
+        "countdown",
+        problems[n_test:],
+        problems[:n_test],
+        reward,
+        description="numbers to combine into a target",
+        formatted=readable,
+        max_new_tokens=response_limits["countdown"],
+    )
 
 # %% ../nbs/lib/game_tasks.ipynb #2c75c585
 gym_template = "{question}\n\nThink step by step, and end with the answer in <answer> </answer>."
@@ -193,6 +257,7 @@ def gym_problems(
 
 # %% ../nbs/lib/game_tasks.ipynb #7c4ea703
 _NAN = re.compile("(?<![a-z])nan(?![a-hk-z])", re.IGNORECASE)  # also as a part of a complex number, nanj
+
 
 def _number_or_text(answer: str | None, problem: dict[str, Any]) -> str | None:
     "The answer; None for one that is not a number, which some checkers find at no distance from any: min(1, nan) is 1."

@@ -21,29 +21,45 @@ from .files import given_path, nearest_path, parse_line
 # %% ../nbs/lib/live_runs.ipynb #39bacf7b
 class Tail:
     "A .jsonl file that grows: every `read` takes only the bytes added since the last."
-    inode: int | None; rows: dict[int, dict[str, Any]]; written: float | None
 
-    def __init__(self,
-                 path: str | Path, # the file; need not exist yet
-                 ) -> None:
-        self.path, self.bytes_read = Path(path), 0
+    inode: int | None
+    rows: dict[int, dict[str, Any]]
+    written: float | None
+
+    def __init__(
+        self,
+        path: str | Path,  # the file; need not exist yet
+    ) -> None:
+        self.path = Path(path)
+        self.bytes_read = 0
         self._restart(None)
 
     def _restart(self, inode: int | None) -> None:
-        self.inode, self.offset, self.rest, self.rows, self.broken, self.written = inode, 0, b"", {}, 0, None
-        self.seen = b"" # the last bytes that were read: a file that was cut and has grown again has others in their place
+        self.inode = inode
+        self.offset = 0
+        self.rest = b""
+        self.rows = {}
+        self.broken = 0
+        self.written = None
+        self.seen = (  # the last bytes that were read: a file that was cut and has grown again has others in their place
+            b""
+        )
 
-    def read(self) -> bool: # whether there was anything new
+    def read(self) -> bool:  # whether there was anything new
         "Take what was added. A line that is no JSON object is counted in `broken`; a last line without its end waits in `rest`."
-        try: stat = self.path.stat()
+        try:
+            stat = self.path.stat()
         except FileNotFoundError:
-            there = self.inode is not None; self._restart(None)
+            there = self.inode is not None
+            self._restart(None)
             return there
         with open(self.path, "rb") as f:
             f.seek(max(0, self.offset - len(self.seen)))
             again = stat.st_ino != self.inode or stat.st_size < self.offset or f.read(len(self.seen)) != self.seen
-            if again: self._restart(stat.st_ino)
-            if stat.st_size == self.offset: return again
+            if again:
+                self._restart(stat.st_ino)
+            if stat.st_size == self.offset:
+                return again
             f.seek(self.offset)
             new = f.read()
         self.seen = (self.seen + new)[-256:]
@@ -52,27 +68,33 @@ class Tail:
         for line in lines:
             try:
                 row = parse_line(line)
-                if row is not None: self.rows[int(row["step"])] = row
-            except (ValueError, KeyError, TypeError): self.broken += 1
+                if row is not None:
+                    self.rows[int(row["step"])] = row
+            except (ValueError, KeyError, TypeError):
+                self.broken += 1
         return True
 
 # %% ../nbs/lib/live_runs.ipynb #1ccad6fd
 class LiveRun:
     "A run folder under observation; nothing of it need exist yet."
+
     config: dict[str, Any]
 
-    def __init__(self,
-                 label: str, # what pictures call it
-                 path: str | Path, # the folder
-                 ) -> None:
+    def __init__(
+        self,
+        label: str,  # what pictures call it
+        path: str | Path,  # the folder
+    ) -> None:
         self.label, self.path, self.tail, self.config = label, Path(path), Tail(Path(path) / "metrics.jsonl"), {}
 
-    def read(self) -> bool: # whether there was anything new
+    def read(self) -> bool:  # whether there was anything new
         "Take what was added to the folder."
         known = self.config
         if self.tail.read() or not known:
-            try: self.config = Run(self.path).config or {}
-            except ValueError: self.config = {}
+            try:
+                self.config = Run(self.path).config or {}
+            except ValueError:
+                self.config = {}
             return True if self.tail.rows else self.config != known
         return False
 
@@ -92,81 +114,167 @@ class LiveRun:
         if not self.path.is_dir():
             near = nearest_path(self.path)
             hint = f" Did you mean {str(near)!r}?" if near is not None else ""
-            return f"{self.label}: there is no folder {str(self.path)!r} yet; it is looked for again at every read.{hint}"
-        last, steps, extra = max(self.tail.rows, default=None), self.config.get("steps"), ""
-        if self.tail.broken: extra += f" {self.tail.broken} line{'s' * (self.tail.broken > 1)} of its metrics.jsonl could not be read and {'are' if self.tail.broken > 1 else 'is'} left out."
-        if self.tail.rest: extra += " Its last line is half written and waits for its end."
-        if not self.config: extra += " It has no config.json, so its length and its seed are not known."
-        if not last: return f"{self.label}: no step has been taken yet{', the evaluation before training is there' if last == 0 else ''}.{extra}"
-        if self.finished: return f"{self.label}: finished, {last} steps.{extra}"
-        return f"{self.label}: step {last}{f' of {steps}' if steps else ''}, last written at {time.strftime('%H:%M:%S', time.localtime(self.tail.written))}.{extra}"
+            return (
+                f"{self.label}: there is no folder {str(self.path)!r} yet; it is looked for again at every read.{hint}"
+            )
+        last = max(self.tail.rows, default=None)
+        steps = self.config.get("steps")
+        extra = ""
+        if self.tail.broken:
+            extra += (
+                f" {self.tail.broken} line{'s' * (self.tail.broken > 1)} of its metrics.jsonl could not be read and"
+                f" {'are' if self.tail.broken > 1 else 'is'} left out."
+            )
+        if self.tail.rest:
+            extra += " Its last line is half written and waits for its end."
+        if not self.config:
+            extra += " It has no config.json, so its length and its seed are not known."
+        if not last:
+            return (
+                f"{self.label}: no step has been taken"
+                f" yet{', the evaluation before training is there' if last == 0 else ''}.{extra}"
+            )
+        if self.finished:
+            return f"{self.label}: finished, {last} steps.{extra}"
+        return (
+            f"{self.label}: step {last}{f' of {steps}' if steps else ''}, last written at"
+            f" {time.strftime('%H:%M:%S', time.localtime(self.tail.written))}.{extra}"
+        )
 
 # %% ../nbs/lib/live_runs.ipynb #2372b28f
-Runs: TypeAlias = dict[str, str] | dict[str, Path] | Sequence[str | Path] | str | Path # label -> folder, folders, or one
+Runs: TypeAlias = (
+    dict[str, str] | dict[str, Path] | Sequence[str | Path] | str | Path
+)  # label -> folder, folders, or one
 
-def live_runs(runs: Runs, # label -> run folder, run folders, or one; a folder of run folders stands for all of them
-              ) -> list[LiveRun]:
+
+def live_runs(
+    runs: Runs,  # label -> run folder, run folders, or one; a folder of run folders stands for all of them
+) -> list[LiveRun]:
     "Run folders under observation, whether there yet or not. Raises ValueError for none, or two of the same name."
     example = "'runs/tour/mpo'"
     if isinstance(runs, (str, Path)):
         folder = given_path(runs, "runs", example)
-        if folder.is_file(): raise ValueError(f"runs={str(runs)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}")
+        if folder.is_file():
+            raise ValueError(
+                f"runs={str(runs)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}"
+            )
         inside = sorted(p.parent for p in folder.glob("*/config.json"))
         runs = inside if inside and not (folder / "config.json").exists() else [runs]
     if not isinstance(runs, (Mapping, Sequence)):
-        raise ValueError(f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict {{label: folder}}, e.g. {example}")
+        raise ValueError(
+            f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict"
+            f" {{label: folder}}, e.g. {example}"
+        )
     pairs: list[tuple[str, Path]]
-    if isinstance(runs, Mapping): pairs = [(str(label), given_path(path, f"runs[{label!r}]", example)) for label, path in runs.items()]
-    else: pairs = [(p.name, p) for p in (given_path(path, "runs", example) for path in runs)]
-    if not pairs: raise ValueError("runs is empty; pass at least one run folder, e.g. 'runs/tour/mpo'")
-    if len({label for label, _ in pairs}) < len(pairs): raise ValueError(f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}")
+    if isinstance(runs, Mapping):
+        pairs = [(str(label), given_path(path, f"runs[{label!r}]", example)) for label, path in runs.items()]
+    else:
+        pairs = [(p.name, p) for p in (given_path(path, "runs", example) for path in runs)]
+    if not pairs:
+        raise ValueError("runs is empty; pass at least one run folder, e.g. 'runs/tour/mpo'")
+    if len({label for label, _ in pairs}) < len(pairs):
+        raise ValueError(
+            f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}"
+        )
     return [LiveRun(str(label), path) for label, path in pairs]
 
 # %% ../nbs/lib/live_runs.ipynb #f11358c1
-def student_t(n: int, # how many values the mean is of, at least 2
-              ) -> float:
+def student_t(
+    n: int,  # how many values the mean is of, at least 2
+) -> float:
     "The 97.5% quantile of Student's t with n - 1 degrees of freedom, to 3 digits; from its expansion in 1/(n - 1) beyond 7. Raises ValueError for n < 2."
-    if n < 2: raise ValueError(f"n={n}; an interval over seeds takes at least 2 of them")
-    if n <= 8: return (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)[n - 2]
-    z, v = 1.959964, n - 1
-    return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2) + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    if n < 2:
+        raise ValueError(f"n={n}; an interval over seeds takes at least 2 of them")
+    if n <= 8:
+        return (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365)[n - 2]
+    z = 1.959964
+    v = n - 1
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
 
-def seed_mean(curves: list[dict[int, float]], # one for each seed: step -> value
-              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # steps, means, half widths of the 95% interval; each (steps,)
+
+def seed_mean(
+    curves: list[dict[int, float]],  # one for each seed: step -> value
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # steps, means, half widths of the 95% interval; each (steps,)
     "Mean over seeds at the steps that all of them have, with half the width of Student's 95% interval (NaN for one seed)."
     steps = sorted(set.intersection(*(set(c) for c in curves))) if curves else []
-    values, n = np.array([[c[s] for s in steps] for c in curves], dtype=float).reshape(len(curves), len(steps)), len(curves)
+    values = np.array([[c[s] for s in steps] for c in curves], dtype=float).reshape(len(curves), len(steps))
+    n = len(curves)
     half = student_t(n) * values.std(0, ddof=1) / math.sqrt(n) if n > 1 else np.full(len(steps), math.nan)
     return np.array(steps, dtype=int), values.mean(0) if n else np.zeros(0), half
 
 # %% ../nbs/lib/live_runs.ipynb #9e4d14a8
-def seed_groups(runs: list[LiveRun], # as read
-                ) -> list[tuple[str, list[LiveRun]]]: # (name, runs)
+def seed_groups(
+    runs: list[LiveRun],  # as read
+) -> list[tuple[str, list[LiveRun]]]:  # (name, runs)
     "Runs of the same configuration but for the seed, with a name for each group."
     found: dict[str, list[LiveRun]] = {}
     for i, r in enumerate(runs):
-        key = json.dumps({k: v for k, v in r.config.items() if k not in {"seed", *free_fields}}, sort_keys=True, default=str) if r.config else f"run {i}"
+        key = (
+            json.dumps(
+                {k: v for k, v in r.config.items() if k not in {"seed", *free_fields}}, sort_keys=True, default=str
+            )
+            if r.config
+            else f"run {i}"
+        )
         found.setdefault(key, []).append(r)
+
     def name(members: list[LiveRun]) -> str:
         labels = [r.label for r in members]
-        short = labels[0] if len(labels) == 1 else re.sub(r"[-_. ]*(s|seed)?[-_. ]*$", "", commonprefix(labels)) or ", ".join(labels)
+        short = (
+            labels[0]
+            if len(labels) == 1
+            else re.sub(r"[-_. ]*(s|seed)?[-_. ]*$", "", commonprefix(labels)) or ", ".join(labels)
+        )
         return short if len(labels) == 1 else f"{short} ({len(labels)} seeds)"
+
     names = [name(m) for m in found.values()]
     return [(n if names.count(n) == 1 else ", ".join(r.label for r in m), m) for n, m in zip(names, found.values())]
 
 # %% ../nbs/lib/live_runs.ipynb #d367915a
-metric_names = {"reward, mean of the step": "reward", "accuracy on held-out problems, sampled": "accuracy_sampled", "accuracy on held-out problems, greedy": "accuracy_greedy", "accuracy while training": "train_accuracy",
-    "clip fraction": "clip_fraction", "clip fraction, above the range": "clip_fraction_high", "clip fraction, below the range": "clip_fraction_low", "approximate KL (nats)": "approx_kl", "entropy (nats per token)": "entropy",
-    "ratio, 1% quantile": "ratio_q01", "ratio, 99% quantile": "ratio_q99", "ratio, largest": "ratio_max", "log-ratio, standard deviation (nats)": "log_ratio_std", "loss": "loss", "gradient norm": "grad_norm",
-    "response length (tokens)": "response_length", "dead groups (share)": "dead_groups", "learning rate": "lr", "KL from the reference (nats)": "kl_ref", "sampling speed (tokens per second)": "tokens_per_second_sampling",
-    "training speed (tokens per second)": "tokens_per_second_training", "training time (s)": "seconds", "memory, peak (MB)": "peak_memory_mb"}
+metric_names = {
+    "reward, mean of the step": "reward",
+    "accuracy on held-out problems, sampled": "accuracy_sampled",
+    "accuracy on held-out problems, greedy": "accuracy_greedy",
+    "accuracy while training": "train_accuracy",
+    "clip fraction": "clip_fraction",
+    "clip fraction, above the range": "clip_fraction_high",
+    "clip fraction, below the range": "clip_fraction_low",
+    "approximate KL (nats)": "approx_kl",
+    "entropy (nats per token)": "entropy",
+    "ratio, 1% quantile": "ratio_q01",
+    "ratio, 99% quantile": "ratio_q99",
+    "ratio, largest": "ratio_max",
+    "log-ratio, standard deviation (nats)": "log_ratio_std",
+    "loss": "loss",
+    "gradient norm": "grad_norm",
+    "response length (tokens)": "response_length",
+    "dead groups (share)": "dead_groups",
+    "learning rate": "lr",
+    "KL from the reference (nats)": "kl_ref",
+    "sampling speed (tokens per second)": "tokens_per_second_sampling",
+    "training speed (tokens per second)": "tokens_per_second_training",
+    "training time (s)": "seconds",
+    "memory, peak (MB)": "peak_memory_mb",
+}
 
-def metric_curve(points: list[dict[str, Any]], # rows of metrics, in order
-                 key: str, # the metric
-                 smooth: int = 1, # steps that each value is the mean of, backwards
-                 ) -> dict[int, float]: # step -> value
+
+def metric_curve(
+    points: list[dict[str, Any]],  # rows of metrics, in order
+    key: str,  # the metric
+    smooth: int = 1,  # steps that each value is the mean of, backwards
+) -> dict[int, float]:  # step -> value
     "A metric where it was recorded; evaluations are never smoothed."
-    found = {p["step"]: float(p[key]) for p in points if isinstance(p.get(key), (int, float)) and (p["step"] > 0 or key.startswith("accuracy"))}
-    if smooth == 1 or key.startswith("accuracy"): return found
+    found = {
+        p["step"]: float(p[key])
+        for p in points
+        if isinstance(p.get(key), (int, float)) and (p["step"] > 0 or key.startswith("accuracy"))
+    }
+    if smooth == 1 or key.startswith("accuracy"):
+        return found
     values = list(found.values())
     return {s: sum(values[max(0, i + 1 - smooth) : i + 1]) / min(i + 1, smooth) for i, s in enumerate(found)}

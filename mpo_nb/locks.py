@@ -19,7 +19,8 @@ from types import TracebackType
 # %% ../nbs/lib/locks.ipynb #10c50007
 if sys.platform == "win32":
     import msvcrt
-    _far = 2**30 # Windows locks bytes against reading too, so the locked one lies behind the note
+
+    _far = 2**30  # Windows locks bytes against reading too, so the locked one lies behind the note
 
     def _lock(fd: int) -> None:
         os.lseek(fd, _far, os.SEEK_SET)
@@ -31,8 +32,10 @@ else:
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-def try_lock(fd: int, # an open file
-             ) -> bool | None: # None where the file system has no locks
+
+def try_lock(
+    fd: int,  # an open file
+) -> bool | None:  # None where the file system has no locks
     "Whether this process has the lock now."
     try:
         _lock(fd)
@@ -43,68 +46,111 @@ def try_lock(fd: int, # an open file
         return None
 
 # %% ../nbs/lib/locks.ipynb #10c50009
-_network = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "glusterfs", "orangefs", "pvfs2", "fuse.", "davfs", "ncpfs", "wekafs", "fhgfs", "panfs")
+_network = (
+    "nfs",
+    "cifs",
+    "smb",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "afs",
+    "9p",
+    "glusterfs",
+    "orangefs",
+    "pvfs2",
+    "fuse.",
+    "davfs",
+    "ncpfs",
+    "wekafs",
+    "fhgfs",
+    "panfs",
+)
 
-def network_folder(path: str | Path, # a folder or a file, there yet or not
-                   mounts: str | Path = "/proc/mounts", # what is mounted where
-                   ) -> tuple[str, str] | None: # (kind, where it is mounted), or None for a local one or where nothing says
+
+def network_folder(
+    path: str | Path,  # a folder or a file, there yet or not
+    mounts: str | Path = "/proc/mounts",  # what is mounted where
+) -> tuple[str, str] | None:  # (kind, where it is mounted), or None for a local one or where nothing says
     "The network file system that a path lies on."
     try:
         lines = Path(mounts).read_text(encoding="utf8", errors="replace").splitlines()
     except OSError:
         return None
-    place, found = os.path.realpath(path), ("", "")
+    place = os.path.realpath(path)
+    found = ("", "")
     for line in lines:
         fields = line.split(" ")
-        if len(fields) < 3: continue
+        if len(fields) < 3:
+            continue
         folder = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         inside = place == folder or place.startswith(folder.rstrip("/") + "/")
-        if inside and len(folder) >= len(found[1]): found = (fields[2], folder) # what is mounted later lies on top
+        if inside and len(folder) >= len(found[1]):
+            found = (fields[2], folder)  # what is mounted later lies on top
     return found if found[0].startswith(_network) else None
 
 # %% ../nbs/lib/locks.ipynb #10c50012
 def _note() -> str:
     "Who this process is."
     command = " ".join(sys.argv)[:200] or sys.executable
-    return json.dumps(dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"), command=command))
+    return json.dumps(
+        dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"), command=command)
+    )
+
 
 def _in_words(note: str) -> str:
     "Who wrote a note."
     try:
         by = json.loads(note)
-        if by["pid"] == os.getpid() and by["host"] == socket.gethostname(): return f"this same process, since {by['since']}"
+        if by["pid"] == os.getpid() and by["host"] == socket.gethostname():
+            return f"this same process, since {by['since']}"
         return f"process {by['pid']} on {by['host']}, since {by['since']} ({by['command']})"
     except (ValueError, KeyError, TypeError):
         return "another process"
 
-def unwritable(name: str, # the argument's name
-               path: str | Path, # what was given for it
-               error: OSError, # what writing there came to
-               ) -> Exception: # a ValueError where another path is the remedy, else an OSError
+
+def unwritable(
+    name: str,  # the argument's name
+    path: str | Path,  # what was given for it
+    error: OSError,  # what writing there came to
+) -> Exception:  # a ValueError where another path is the remedy, else an OSError
     "What to say of a path that cannot be written."
     given = f"{name}={str(path)!r}"
     file = next((p for p in (Path(path), *Path(path).parents) if os.path.isfile(p)), None)
     if isinstance(error, (NotADirectoryError, FileExistsError)) and file is not None:
         where = "" if file == Path(path) else f" lies in {str(file)!r}, which"
         return ValueError(f"{given}{where} is a file; choose a folder")
-    if isinstance(error, IsADirectoryError): return ValueError(f"{given} is a folder; name a file")
-    return OSError(f"{given} cannot be written ({error.strerror}); choose a place that you may write to and that has room")
+    if isinstance(error, IsADirectoryError):
+        return ValueError(f"{given} is a folder; name a file")
+    return OSError(
+        f"{given} cannot be written ({error.strerror}); choose a place that you may write to and that has room"
+    )
 
 # %% ../nbs/lib/locks.ipynb #10c50014
 _held: "weakref.WeakSet[WriteLock]" = weakref.WeakSet()
 _warned: set[str] = set()
 
+
 class WriteLock:
     "The right to write into a folder, or beside it a file. `acquire` raises ValueError that names the holder, OSError for a place that cannot be written."
-    def __init__(self,
-                 path: str | Path, # a folder, or with `file` a file; need not exist yet
-                 name: str = "output", # the argument that it was given as, for messages
-                 file: bool = False, # whether the path is a file's
-                 mark: str = "", # of a lock apart: a sweep holds its runs' folders by one, while its workers write into them by the plain one
-                 ) -> None:
-        self.path, self.name, self.is_file = Path(path), name, file
-        if not str(path).strip() or not self.path.name and file: raise ValueError(f"{name}={str(path)!r} names nothing; give a {'file' if file else 'folder'}")
-        self.file = self.path.with_name(f".{self.path.name}.lock") if file else self.path / (f".{mark}.lock" if mark else ".lock")
+
+    def __init__(
+        self,
+        path: str | Path,  # a folder, or with `file` a file; need not exist yet
+        name: str = "output",  # the argument that it was given as, for messages
+        file: bool = False,  # whether the path is a file's
+        mark: str = "",  # of a lock apart: a sweep holds its runs' folders by one, while its workers write into them by the plain one
+    ) -> None:
+        self.path = Path(path)
+        self.name = name
+        self.is_file = file
+        if not str(path).strip() or not self.path.name and file:
+            raise ValueError(f"{name}={str(path)!r} names nothing; give a {'file' if file else 'folder'}")
+        self.file = (
+            self.path.with_name(f".{self.path.name}.lock")
+            if file
+            else self.path / (f".{mark}.lock" if mark else ".lock")
+        )
         self.fd: int | None = None
         self.depth, self.made = 0, list[Path]()
 
@@ -112,10 +158,13 @@ class WriteLock:
         "Take the lock, or raise; to be released as often as it was acquired."
         if self.fd is None:
             self._check_kind()
-            try: self.fd = self._taken()
-            except OSError as error: raise unwritable(self.name, self.path, error) from error
+            try:
+                self.fd = self._taken()
+            except OSError as error:
+                raise unwritable(self.name, self.path, error) from error
             finally:
-                if self.fd is None: self._remove_made()
+                if self.fd is None:
+                    self._remove_made()
             _held.add(self)
         self.depth += 1
         return self
@@ -126,21 +175,26 @@ class WriteLock:
 
     def _check_kind(self) -> None:
         "Raise ValueError for a folder where a file belongs, or a file where a folder does."
-        if self.is_file and os.path.isdir(self.path): raise unwritable(self.name, self.path, IsADirectoryError())
-        if not self.is_file and os.path.isfile(self.path): raise unwritable(self.name, self.path, NotADirectoryError())
+        if self.is_file and os.path.isdir(self.path):
+            raise unwritable(self.name, self.path, IsADirectoryError())
+        if not self.is_file and os.path.isfile(self.path):
+            raise unwritable(self.name, self.path, NotADirectoryError())
 
     def _taken(self) -> int:
         "The locked file. Somebody who only looks whether it is free holds it for a moment, so there are a few tries; a holder that ends removes the file, so that another may stand in its place."
         for attempt in range(20):
             self._make_folder()
-            try: fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError: continue # its folder has just been removed
+            try:
+                fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                continue  # its folder has just been removed
             locked = try_lock(fd)
             if locked is not False and self._is_there(fd):
                 self._take(fd, locked)
                 return fd
             os.close(fd)
-            if locked is False and attempt >= 4: raise self._refused()
+            if locked is False and attempt >= 4:
+                raise self._refused()
             time.sleep(0.02)
         raise self._refused()
 
@@ -152,63 +206,100 @@ class WriteLock:
 
     def _is_there(self, fd: int) -> bool:
         "Whether the open file is the one under the name."
-        try: return os.path.samestat(os.fstat(fd), os.stat(self.file))
-        except FileNotFoundError: return False
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.file))
+        except FileNotFoundError:
+            return False
 
     def _take(self, fd: int, locked: bool | None) -> None:
         "Say what a network folder does not promise, and write the note, which a full disk may refuse."
         before = self._read()
         place = network_folder(self.file.parent)
-        if place is not None or locked is None: self._warn(place, locked, before)
+        if place is not None or locked is None:
+            self._warn(place, locked, before)
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, _note().encode(), 0) if hasattr(os, "pwrite") else os.write(fd, _note().encode())
-        except OSError: pass
+        except OSError:
+            pass
 
     def _warn(self, place: tuple[str, str] | None, locked: bool | None, before: str) -> None:
         kind, where = place or ("a file system without locks", str(self.file.parent))
-        if where in _warned: return
+        if where in _warned:
+            return
         _warned.add(where)
-        promise = "nothing refuses a second process" if locked is None else "a second process on this machine is refused, one on another machine only where the server passes locks on"
+        promise = (
+            "nothing refuses a second process"
+            if locked is None
+            else (
+                "a second process on this machine is refused, one on another machine only where the server passes"
+                " locks on"
+            )
+        )
         left = f". The last process that wrote there did not say that it ended: {_in_words(before)}" if before else ""
-        warnings.warn(f"{self.name}={str(self.path)!r} lies on {where} ({kind}): {promise}, so see to it that one process at a time writes there{left}", stacklevel=4)
+        warnings.warn(
+            f"{self.name}={str(self.path)!r} lies on {where} ({kind}): {promise}, so see to it that one process at a"
+            f" time writes there{left}",
+            stacklevel=4,
+        )
 
     def _read(self) -> str:
-        try: return self.file.read_text(encoding="utf8", errors="replace")
-        except OSError: return ""
+        try:
+            return self.file.read_text(encoding="utf8", errors="replace")
+        except OSError:
+            return ""
 
     def _refused(self) -> ValueError:
-        return ValueError(f"{self.name}={str(self.path)!r} is being written by {_in_words(self._read())}; wait for its end or stop it, or choose another {self.name}")
+        return ValueError(
+            f"{self.name}={str(self.path)!r} is being written by {_in_words(self._read())}; wait for its end or stop"
+            f" it, or choose another {self.name}"
+        )
 
     def release(self) -> None:
         "Give it back, and remove the file and the folders that were made for it alone."
         self.depth = max(0, self.depth - 1)
-        if self.depth or self.fd is None: return
-        if sys.platform == "win32": self.forget() # which removes no open file
-        try: self.file.unlink(missing_ok=True) # while it is locked: who opened it meanwhile sees that it is gone
-        except OSError: pass
+        if self.depth or self.fd is None:
+            return
+        if sys.platform == "win32":
+            self.forget()  # which removes no open file
+        try:
+            self.file.unlink(missing_ok=True)  # while it is locked: who opened it meanwhile sees that it is gone
+        except OSError:
+            pass
         self.forget()
         self._remove_made()
 
     def _remove_made(self) -> None:
         "Remove the folders that were made for the lock and are empty."
         for folder in self.made:
-            try: folder.rmdir()
-            except OSError: break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
         self.made = []
 
     def forget(self) -> None:
         "Close the file, which gives up the lock of this process, and of this process only."
-        if self.fd is not None: os.close(self.fd)
-        self.fd, self.depth = None, 0
+        if self.fd is not None:
+            os.close(self.fd)
+        self.fd = None
+        self.depth = 0
         _held.discard(self)
 
-    def __enter__(self) -> "WriteLock": return self.acquire()
+    def __enter__(self) -> "WriteLock":
+        return self.acquire()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: self.release()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
 
 def _forget_all() -> None:
     "In a forked child: the locks are its parent's."
-    for lock in list(_held): lock.forget()
+    for lock in list(_held):
+        lock.forget()
 
-if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_forget_all)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

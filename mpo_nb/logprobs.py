@@ -15,33 +15,57 @@ from torch import LongTensor, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache
 from .blocks import check_mask
-if TYPE_CHECKING: from peft import PeftModel; from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 # %% ../nbs/lib/logprobs.ipynb #add8fa55
-if TYPE_CHECKING: CausalLM: TypeAlias = PreTrainedModel | PeftModel # plain, or with adapters; peft takes seconds to import, so it is left to those who use it
-else: CausalLM = nn.Module
+if TYPE_CHECKING:
+    CausalLM: TypeAlias = (
+        PreTrainedModel | PeftModel
+    )  # plain, or with adapters; peft takes seconds to import, so it is left to those who use it
+else:
+    CausalLM = nn.Module
 
-def check_model(name: str, # the argument's name, for the message
-                value: CausalLM, # what was passed
-                ) -> CausalLM: # the same value
+
+def check_model(
+    name: str,  # the argument's name, for the message
+    value: CausalLM,  # what was passed
+) -> CausalLM:  # the same value
     "Raise ValueError for what is no model, such as its name."
-    if isinstance(value, nn.Module): return value
-    raise ValueError(f"{name}={' '.join(repr(value).split())[:60]} is of type {type(value).__name__}; pass a model, e.g. the first of mpo_nb.models.load('tiny')")
+    if isinstance(value, nn.Module):
+        return value
+    raise ValueError(
+        f"{name}={' '.join(repr(value).split())[:60]} is of type {type(value).__name__}; pass a model, e.g. the first"
+        " of mpo_nb.models.load('tiny')"
+    )
 
-def head_logits(model: CausalLM, # a causal language model of transformers
-                hidden: Tensor, # (..., d) last hidden states
-                head: Callable[[Tensor], Tensor] | None = None, # instead of the output embedding
-                ) -> Tensor: # (..., V) float32
+
+def head_logits(
+    model: CausalLM,  # a causal language model of transformers
+    hidden: Tensor,  # (..., d) last hidden states
+    head: Callable[[Tensor], Tensor] | None = None,  # instead of the output embedding
+) -> Tensor:  # (..., V) float32
     "Logits from hidden states: the output embedding, then the model's own scaling or soft cap where its configuration names one."
     logits = (head or model.get_output_embeddings())(hidden).float()
     config = model.config.get_text_config()
-    if getattr(config, "logits_scaling", None): logits = logits / config.logits_scaling
-    if getattr(config, "logit_scale", None): logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):
+        logits = logits / config.logits_scaling
+    if getattr(config, "logit_scale", None):
+        logits = logits * config.logit_scale
     cap = getattr(config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
 # %% ../nbs/lib/logprobs.ipynb #6147e37f
-def _chunk(model: CausalLM, hidden: Tensor, targets: Tensor, temperature: float, entropy_grad: bool, head: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+def _chunk(
+    model: CausalLM,
+    hidden: Tensor,
+    targets: Tensor,
+    temperature: float,
+    entropy_grad: bool,
+    head: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, Tensor]:
     "Log-probability of each target and entropy of each position, (m,) both, float32."
     logits = head_logits(model, hidden, head) / temperature
     lse = logits.logsumexp(-1)
@@ -50,91 +74,138 @@ def _chunk(model: CausalLM, hidden: Tensor, targets: Tensor, temperature: float,
         entropy = lse - ((logits - lse[:, None]).exp() * logits).sum(-1)
     return logps, entropy
 
-def token_logps(model: CausalLM, # for its output embedding
-                hidden: Tensor, # (M, d) hidden states, one per token to be predicted
-                targets: Tensor, # (M,) long, the tokens
-                temperature: float = 1.0, # of the distribution sampled from
-                entropy_grad: bool = False, # whether the entropy carries a gradient
-                chunk_elements: int = 2**24, # most logits held at once (64 MiB in float32)
-                head: Callable[[Tensor], Tensor] | None = None, # instead of the output embedding
-                ) -> tuple[Tensor, Tensor]: # logps (M,), entropy (M,), nats, float32
+
+def token_logps(
+    model: CausalLM,  # for its output embedding
+    hidden: Tensor,  # (M, d) hidden states, one per token to be predicted
+    targets: Tensor,  # (M,) long, the tokens
+    temperature: float = 1.0,  # of the distribution sampled from
+    entropy_grad: bool = False,  # whether the entropy carries a gradient
+    chunk_elements: int = 2**24,  # most logits held at once (64 MiB in float32)
+    head: Callable[[Tensor], Tensor] | None = None,  # instead of the output embedding
+) -> tuple[Tensor, Tensor]:  # logps (M,), entropy (M,), nats, float32
     "Log-probabilities and entropies over chunks of positions; a chunk's logits are recomputed in the backward pass."
     size = max(1, chunk_elements // model.get_output_embeddings().weight.shape[0])
-    if len(hidden) <= size: return _chunk(model, hidden, targets, temperature, entropy_grad, head)
-    parts = [checkpoint(_chunk, model, h, t, temperature, entropy_grad, head, use_reentrant=False) for h, t in zip(hidden.split(size), targets.split(size))]
+    if len(hidden) <= size:
+        return _chunk(model, hidden, targets, temperature, entropy_grad, head)
+    parts = [
+        checkpoint(_chunk, model, h, t, temperature, entropy_grad, head, use_reentrant=False)
+        for h, t in zip(hidden.split(size), targets.split(size))
+    ]
     logps, entropies = zip(*parts)
     return torch.cat(logps), torch.cat(entropies)
 
 # %% ../nbs/lib/logprobs.ipynb #93256a27
-def positions(attention: Tensor, # (B, L) 0/1
-              ) -> Tensor: # (B, L) long
+def positions(
+    attention: Tensor,  # (B, L) 0/1
+) -> Tensor:  # (B, L) long
     "Position of each token counted from its row's first real token; 0 on left padding."
     return (attention.long().cumsum(1) - 1).clamp(min=0)
 
-def decoder_of(model: CausalLM, # a causal language model, plain or wrapped by peft
-               ) -> nn.Module: # the module whose output is the last hidden state
+
+def decoder_of(
+    model: CausalLM,  # a causal language model, plain or wrapped by peft
+) -> nn.Module:  # the module whose output is the last hidden state
     "The backbone without its head. Raises ValueError for a model that has none to give."
-    inner: Any = model; decoder: nn.Module | None
-    if hasattr(inner, "get_base_model"): inner = inner.get_base_model()
+    inner: Any = model
+    decoder: nn.Module | None
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
     decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else getattr(inner, inner.base_model_prefix, None)
     # Some classes give themselves, or a head that is called `decoder`; their backbone is `model` by convention.
-    if decoder is inner or decoder is inner.get_output_embeddings(): decoder = getattr(inner, "model", None)
-    if decoder is None: raise ValueError(f"model={type(model).__name__} has no separate decoder; pass a causal language model of transformers (AutoModelForCausalLM)")
+    if decoder is inner or decoder is inner.get_output_embeddings():
+        decoder = getattr(inner, "model", None)
+    if decoder is None:
+        raise ValueError(
+            f"model={type(model).__name__} has no separate decoder; pass a causal language model of transformers"
+            " (AutoModelForCausalLM)"
+        )
     return cast(nn.Module, decoder)
 
 # %% ../nbs/lib/logprobs.ipynb #0a2a78f1
-def keeps_states(cache: Cache, # of a model, before or after its first tokens
-                 ) -> bool: # False where all layers keep keys and values
+def keeps_states(
+    cache: Cache,  # of a model, before or after its first tokens
+) -> bool:  # False where all layers keep keys and values
     "Whether a layer keeps a state of fixed size instead of, or beside, one key and value for each token."
     return any(hasattr(layer, "recurrent_states") for layer in cache.layers)
 
-def select_rows(cache: Cache, # of a model that has read some rows
-                rows: Tensor, # (b,) indices into them, in any order and number
-                ) -> None:
+
+def select_rows(
+    cache: Cache,  # of a model that has read some rows
+    rows: Tensor,  # (b,) indices into them, in any order and number
+) -> None:
     "Go on with some of a cache's rows."
     # batch_select_indices is there for keys and values alone; reorder_cache, made for beams, every layer has.
     cache.reorder_cache(cast(LongTensor, rows))
 
-def response_hidden(model: CausalLM, # a causal language model
-                    prompt_ids: Tensor, # (B, P) left-padded
-                    prompt_mask: Tensor, # (B, P) bool
-                    response_ids: Tensor, # (B, T) right-padded
-                    attention: Tensor, # (B, T) bool, response tokens that are read as context
-                    least: float = 0.1, # share of all tokens that must repeat a prompt before prompts are shared
-                    whole: bool = False, # the prompts' hidden states too
-                    ) -> Tensor: # (B, T, d) the hidden state that predicts each response token; (B, P + T - 1, d) with `whole`
+
+def response_hidden(
+    model: CausalLM,  # a causal language model
+    prompt_ids: Tensor,  # (B, P) left-padded
+    prompt_mask: Tensor,  # (B, P) bool
+    response_ids: Tensor,  # (B, T) right-padded
+    attention: Tensor,  # (B, T) bool, response tokens that are read as context
+    least: float = 0.1,  # share of all tokens that must repeat a prompt before prompts are shared
+    whole: bool = False,  # the prompts' hidden states too
+) -> Tensor:  # (B, T, d) the hidden state that predicts each response token; (B, P + T - 1, d) with `whole`
     "The backbone over prompts and responses, each different prompt read once."
-    decoder, full, (B, P), T = decoder_of(model), torch.cat([prompt_mask, attention], 1), prompt_ids.shape, response_ids.shape[1]
-    read = full[:, : max(1, P + T - 1)].long(); places = positions(read)
+    decoder = decoder_of(model)
+    full = torch.cat([prompt_mask, attention], 1)
+    (B, P) = prompt_ids.shape
+    T = response_ids.shape[1]
+    read = full[:, : max(1, P + T - 1)].long()
+    places = positions(read)
     different, which = torch.where(prompt_mask, prompt_ids, -1).unique(dim=0, return_inverse=True)
     uncached = any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules())
     cache = DynamicCache(config=model.config)
     if T < 2 or uncached or keeps_states(cache) or (B - len(different)) * P < least * B * (P + T):
         ids = torch.cat([prompt_ids, response_ids], 1)[:, : read.shape[1]]
-        return cast(Tensor, decoder(input_ids=ids, attention_mask=read, position_ids=places, use_cache=False).last_hidden_state[:, 0 if whole else P - 1 : P - 1 + T])
+        return cast(
+            Tensor,
+            decoder(input_ids=ids, attention_mask=read, position_ids=places, use_cache=False).last_hidden_state[
+                :, 0 if whole else P - 1 : P - 1 + T
+            ],
+        )
     kept = different >= 0
-    first = decoder(input_ids=different.clamp(min=0), attention_mask=kept.long(), position_ids=positions(kept), past_key_values=cache, use_cache=True).last_hidden_state[:, 0 if whole else P - 1 :]
+    first = decoder(
+        input_ids=different.clamp(min=0),
+        attention_mask=kept.long(),
+        position_ids=positions(kept),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, 0 if whole else P - 1 :]
     select_rows(cache, which)
-    rest = decoder(input_ids=response_ids[:, :-1], attention_mask=read, position_ids=places[:, P:], past_key_values=cache, use_cache=True).last_hidden_state
+    rest = decoder(
+        input_ids=response_ids[:, :-1],
+        attention_mask=read,
+        position_ids=places[:, P:],
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
     return torch.cat([first[which], rest], 1)
 
 # %% ../nbs/lib/logprobs.ipynb #69f57150
-def response_logps(model: CausalLM, # a causal language model
-                   prompt_ids: Tensor, # (B, P) left-padded
-                   prompt_mask: Tensor, # (B, P)
-                   response_ids: Tensor, # (B, T) right-padded
-                   mask: Tensor, # (B, T), 1 on tokens that the policy produced
-                   temperature: float = 1.0, # of the distribution sampled from
-                   attention: Tensor | None = None, # (B, T) tokens that are read as context; default: the mask
-                   entropy_grad: bool = False, # whether the entropy carries a gradient
-                   chunk_elements: int = 2**24, # most logits held at once
-                   hidden: Tensor | None = None, # (B, T, d) what `response_hidden` gave, where it is known
-                   ) -> tuple[Tensor, Tensor]: # logps (B, T), entropy (B, T): nats, float32, 0 where the mask is 0
+def response_logps(
+    model: CausalLM,  # a causal language model
+    prompt_ids: Tensor,  # (B, P) left-padded
+    prompt_mask: Tensor,  # (B, P)
+    response_ids: Tensor,  # (B, T) right-padded
+    mask: Tensor,  # (B, T), 1 on tokens that the policy produced
+    temperature: float = 1.0,  # of the distribution sampled from
+    attention: Tensor | None = None,  # (B, T) tokens that are read as context; default: the mask
+    entropy_grad: bool = False,  # whether the entropy carries a gradient
+    chunk_elements: int = 2**24,  # most logits held at once
+    hidden: Tensor | None = None,  # (B, T, d) what `response_hidden` gave, where it is known
+) -> tuple[Tensor, Tensor]:  # logps (B, T), entropy (B, T): nats, float32, 0 where the mask is 0
     "Log-probabilities and whole-vocabulary entropies of response tokens. Raises ValueError when shapes do not fit or the temperature is not positive."
-    if not temperature > 0: raise ValueError(f"temperature={temperature}; it must be positive (greedy decoding has no log-probabilities to train on)")
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature={temperature}; it must be positive (greedy decoding has no log-probabilities to train on)"
+        )
     m = check_mask(mask, response_ids=response_ids)
     read = m if attention is None else check_mask(attention, response_ids=response_ids)
-    if hidden is None: hidden = response_hidden(model, prompt_ids, check_mask(prompt_mask, prompt_ids=prompt_ids), response_ids, read)
+    if hidden is None:
+        hidden = response_hidden(model, prompt_ids, check_mask(prompt_mask, prompt_ids=prompt_ids), response_ids, read)
     logps, entropy = token_logps(model, hidden[m], response_ids[m], temperature, entropy_grad, chunk_elements)
     blank = logps.new_zeros(m.shape)
     return blank.masked_scatter(m, logps), blank.masked_scatter(m, entropy)

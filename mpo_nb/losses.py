@@ -19,106 +19,181 @@ from .checks import is_number
 # %% ../nbs/lib/losses.ipynb #0a822d2d
 @dataclass
 class _Surrogate:
-    objective: Tensor # (B, T), to be maximised, carries the graph
-    ratio: Tensor # (B, T), without a graph
-    clipped: Tensor # (B, T) bool: the action's gradient is cut (ppo, gmpo) or its weight capped (cispo)
-    credit: Callable[[], Tensor] # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
+    objective: Tensor  # (B, T), to be maximised, carries the graph
+    ratio: Tensor  # (B, T), without a graph
+    clipped: Tensor  # (B, T) bool: the action's gradient is cut (ppo, gmpo) or its weight capped (cispo)
+    credit: Callable[[], Tensor]  # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
+
 
 def _free_objective(log_ratio: Tensor, A: Tensor, cut: Tensor) -> Tensor:
     "R A with its gradient where `cut` is False. Where it is True, R is put to 1: a ratio that overflows there would leave 0 * inf = NaN in the gradient."
     return torch.where(cut, 0, log_ratio).exp() * A
 
-def _ppo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
+
+def _ppo(
+    actions: ActionSpace,
+    logps: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    m: Tensor,
+    clip: tuple[float, float],
+    dual_clip: float | None,
+    scale: Tensor,
+) -> _Surrogate:
     log_ratio = actions.log_ratio(delta, m)
     ratio = log_ratio.detach().exp()
     bounded = ratio.clamp(1 - clip[0], 1 + clip[1]) * A
     clipped = bounded < ratio * A
     if dual_clip is not None:
         below = (A < 0) & (torch.where(clipped, bounded, ratio * A) < dual_clip * A)
-        bounded, clipped = torch.where(below, dual_clip * A, bounded), clipped | below
+        bounded = torch.where(below, dual_clip * A, bounded)
+        clipped = clipped | below
     free = _free_objective(log_ratio, A, clipped | (A == 0))
-    objective = torch.where(clipped, bounded, free) # their minimum, or the dual clip's bound
-    return _Surrogate(objective, ratio, clipped, lambda: actions.credit(torch.where(clipped, 0, free.detach()) * scale, m))
+    objective = torch.where(clipped, bounded, free)  # their minimum, or the dual clip's bound
+    return _Surrogate(
+        objective, ratio, clipped, lambda: actions.credit(torch.where(clipped, 0, free.detach()) * scale, m)
+    )
 
 # %% ../nbs/lib/losses.ipynb #7fb1bf71
-def _none(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
+def _none(
+    actions: ActionSpace,
+    logps: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    m: Tensor,
+    clip: tuple[float, float],
+    dual_clip: float | None,
+    scale: Tensor,
+) -> _Surrogate:
     log_ratio = actions.log_ratio(delta, m)
     objective = _free_objective(log_ratio, A, A == 0)
-    return _Surrogate(objective, log_ratio.detach().exp(), torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m))
+    return _Surrogate(
+        objective, log_ratio.detach().exp(), torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m)
+    )
 
 # %% ../nbs/lib/losses.ipynb #4e3c0b01
-def _cispo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
+def _cispo(
+    actions: ActionSpace,
+    logps: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    m: Tensor,
+    clip: tuple[float, float],
+    dual_clip: float | None,
+    scale: Tensor,
+) -> _Surrogate:
     ratio = actions.log_ratio(delta.detach(), m).exp()
     weight = ratio.clamp(1 - clip[0], 1 + clip[1])
-    return _Surrogate(weight * A * actions.log_ratio(logps, m), ratio, m & (weight != ratio), lambda: actions.credit(weight * A * scale, m))
+    return _Surrogate(
+        weight * A * actions.log_ratio(logps, m),
+        ratio,
+        m & (weight != ratio),
+        lambda: actions.credit(weight * A * scale, m),
+    )
 
 # %% ../nbs/lib/losses.ipynb #c0468183
-def _gmpo(actions: ActionSpace, logps: Tensor, delta: Tensor, A: Tensor, m: Tensor, clip: tuple[float, float], dual_clip: float | None, scale: Tensor) -> _Surrogate:
+def _gmpo(
+    actions: ActionSpace,
+    logps: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    m: Tensor,
+    clip: tuple[float, float],
+    dual_clip: float | None,
+    scale: Tensor,
+) -> _Surrogate:
     limited = torch.where(A > 0, delta.clamp(max=clip[1]), torch.where(A < 0, delta.clamp(min=-clip[0]), delta))
     log_ratio = actions.log_ratio(limited, m)
     clipped = m & (((A > 0) & (delta > clip[1])) | ((A < 0) & (delta < -clip[0])))
     objective = _free_objective(log_ratio, A, A == 0)
-    return _Surrogate(objective, log_ratio.detach().exp(), clipped, lambda: torch.where(clipped, 0, actions.credit(objective.detach() * scale, m)))
+    return _Surrogate(
+        objective,
+        log_ratio.detach().exp(),
+        clipped,
+        lambda: torch.where(clipped, 0, actions.credit(objective.detach() * scale, m)),
+    )
+
 
 surrogates: dict[str, Callable[..., _Surrogate]] = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
 
 # %% ../nbs/lib/losses.ipynb #05119e0f
 aggregates = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "block-mean")
 
-def loss_count(mask: Tensor, # (B, T) of a batch, or a part of it
-               aggregate: str, # one of `aggregates`
-               actions: ActionSpace = TokenActions(), # for "block-mean"
-               max_length: int | None = None, # L_max in tokens, for "seq-mean-token-sum-norm"
-               ) -> float: # kept tokens, responses, or actions; the parts' counts add up
+
+def loss_count(
+    mask: Tensor,  # (B, T) of a batch, or a part of it
+    aggregate: str,  # one of `aggregates`
+    actions: ActionSpace = TokenActions(),  # for "block-mean"
+    max_length: int | None = None,  # L_max in tokens, for "seq-mean-token-sum-norm"
+) -> float:  # kept tokens, responses, or actions; the parts' counts add up
     "What an aggregation counts. Raises ValueError for an unknown name, or Dr. GRPO's without `max_length`."
-    if aggregate not in aggregates: raise ValueError(f"aggregate={aggregate!r}; choose one of {', '.join(aggregates)}")
+    if aggregate not in aggregates:
+        raise ValueError(f"aggregate={aggregate!r}; choose one of {', '.join(aggregates)}")
     m = check_mask(mask)
-    if aggregate == "token-mean": return float(m.count_nonzero())
-    if aggregate == "block-mean": return round(float(actions.weight(m).sum(dtype=torch.double)), 3)
-    if aggregate != "seq-mean-token-sum-norm": return float(len(m))
-    if max_length is None or not is_number(max_length) or not max_length >= 1: raise ValueError(f"max_length={max_length!r}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit in tokens")
+    if aggregate == "token-mean":
+        return float(m.count_nonzero())
+    if aggregate == "block-mean":
+        return round(float(actions.weight(m).sum(dtype=torch.double)), 3)
+    if aggregate != "seq-mean-token-sum-norm":
+        return float(len(m))
+    if max_length is None or not is_number(max_length) or not max_length >= 1:
+        raise ValueError(
+            f"max_length={max_length!r}; aggregate='seq-mean-token-sum-norm' divides by it: pass the generation limit"
+            " in tokens"
+        )
     return float(len(m) * max_length)
 
-def loss_normalizer(mask: Tensor, # (B, T) of the whole batch
-                    aggregate: str, # one of `aggregates`
-                    actions: ActionSpace = TokenActions(), # for "block-mean"
-                    max_length: int | None = None, # L_max in tokens, for "seq-mean-token-sum-norm"
-                    ) -> float: # kept tokens, responses, or actions; at least 1
+
+def loss_normalizer(
+    mask: Tensor,  # (B, T) of the whole batch
+    aggregate: str,  # one of `aggregates`
+    actions: ActionSpace = TokenActions(),  # for "block-mean"
+    max_length: int | None = None,  # L_max in tokens, for "seq-mean-token-sum-norm"
+) -> float:  # kept tokens, responses, or actions; at least 1
     "The denominator of an aggregation. Raises ValueError like `loss_count`."
     return max(1.0, loss_count(mask, aggregate, actions, max_length))
 
+
 def _token_scale(m: Tensor, aggregate: str, actions: ActionSpace, like: Tensor) -> Tensor:
     "What each token's objective is multiplied by in the numerator."
-    if aggregate == "block-mean": return actions.weight(m).to(like.dtype)
-    if aggregate == "seq-mean-token-mean": return m.to(like.dtype) / m.sum(1, keepdim=True).clamp(min=1)
+    if aggregate == "block-mean":
+        return actions.weight(m).to(like.dtype)
+    if aggregate == "seq-mean-token-mean":
+        return m.to(like.dtype) / m.sum(1, keepdim=True).clamp(min=1)
     return m.to(like.dtype)
 
-def aggregate_tokens(x: Tensor, # (B, T) per-token values
-                     mask: Tensor, # (B, T)
-                     aggregate: str = "token-mean", # one of `aggregates`
-                     actions: ActionSpace = TokenActions(), # for "block-mean"
-                     max_length: int | None = None, # L_max in tokens, for "seq-mean-token-sum-norm"
-                     normalizer: float | None = None, # denominator of the whole batch, when this is a part of it
-                     ) -> Tensor: # scalar
+
+def aggregate_tokens(
+    x: Tensor,  # (B, T) per-token values
+    mask: Tensor,  # (B, T)
+    aggregate: str = "token-mean",  # one of `aggregates`
+    actions: ActionSpace = TokenActions(),  # for "block-mean"
+    max_length: int | None = None,  # L_max in tokens, for "seq-mean-token-sum-norm"
+    normalizer: float | None = None,  # denominator of the whole batch, when this is a part of it
+) -> Tensor:  # scalar
     "One number from one per token; half types are summed in float32. Raises ValueError like `loss_normalizer`."
     m = check_mask(mask, x=x)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
     wide = at_least_float32(x)
     wide = torch.where(m, wide, torch.zeros((), dtype=wide.dtype, device=x.device))
-    if aggregate == "seq-mean-token-mean": summed = (wide.sum(1) / m.sum(1).clamp(min=1)).sum()
-    elif aggregate == "block-mean": summed = (wide * _token_scale(m, aggregate, actions, wide)).sum()
-    else: summed = wide.sum()
+    if aggregate == "seq-mean-token-mean":
+        summed = (wide.sum(1) / m.sum(1).clamp(min=1)).sum()
+    elif aggregate == "block-mean":
+        summed = (wide * _token_scale(m, aggregate, actions, wide)).sum()
+    else:
+        summed = wide.sum()
     return (summed / total).to(x.dtype)
 
 # %% ../nbs/lib/losses.ipynb #8bb119aa
 @dataclass
 class PolicyLoss:
     "A policy loss and what it did to each token."
-    loss: Tensor # scalar, to be minimised
-    ratio: Tensor # (B, T) importance ratio of each token's action, 1 where the mask is 0
-    clipped: Tensor # (B, T) bool: no gradient through this action (ppo, gmpo), or its weight was capped (cispo)
-    clip_fraction: Tensor # scalar: share of kept tokens that are clipped
-    approx_kl: Tensor # scalar, nats per token: mean of exp(delta) - 1 - delta, an estimate of KL(old || new)
+
+    loss: Tensor  # scalar, to be minimised
+    ratio: Tensor  # (B, T) importance ratio of each token's action, 1 where the mask is 0
+    clipped: Tensor  # (B, T) bool: no gradient through this action (ppo, gmpo), or its weight was capped (cispo)
+    clip_fraction: Tensor  # scalar: share of kept tokens that are clipped
+    approx_kl: Tensor  # scalar, nats per token: mean of exp(delta) - 1 - delta, an estimate of KL(old || new)
     _credit: Callable[[], Tensor] = field(repr=False, compare=False)
 
     @cached_property
@@ -126,78 +201,131 @@ class PolicyLoss:
         "(B, T) = -d loss / d logps of the policy term: the weight with which each log-probability is pushed up. Worked out on first use."
         return self._credit()
 
-def check_clip(clip: tuple[float, float], # (low, high), both at least 0
-               surrogate: str, # one of `surrogates`
-               dual_clip: float | None = None, # for "ppo" only: above 1 + high
-               ) -> None:
-    "Raise ValueError for an unknown surrogate, or bounds that it cannot have."
-    if surrogate not in surrogates: raise ValueError(f"surrogate={surrogate!r}; choose one of {', '.join(surrogates)}")
-    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not all(is_number(c) and c >= 0 for c in clip): raise ValueError(f"clip={clip!r:.80}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
-    if dual_clip is None: return
-    if surrogate != "ppo": raise ValueError(f"dual_clip={dual_clip} bounds surrogate='ppo' only; leave it out with surrogate={surrogate!r}")
-    if not is_number(dual_clip) or not dual_clip > 1 + clip[1]: raise ValueError(f"dual_clip={dual_clip!r} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
 
-def _check_loss_inputs(logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, normalizer: float | None, actions: ActionSpace, surrogate: str) -> tuple[Tensor, Tensor]:
+def check_clip(
+    clip: tuple[float, float],  # (low, high), both at least 0
+    surrogate: str,  # one of `surrogates`
+    dual_clip: float | None = None,  # for "ppo" only: above 1 + high
+) -> None:
+    "Raise ValueError for an unknown surrogate, or bounds that it cannot have."
+    if surrogate not in surrogates:
+        raise ValueError(f"surrogate={surrogate!r}; choose one of {', '.join(surrogates)}")
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not all(is_number(c) and c >= 0 for c in clip):
+        raise ValueError(f"clip={clip!r:.80}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
+    if dual_clip is None:
+        return
+    if surrogate != "ppo":
+        raise ValueError(
+            f"dual_clip={dual_clip} bounds surrogate='ppo' only; leave it out with surrogate={surrogate!r}"
+        )
+    if not is_number(dual_clip) or not dual_clip > 1 + clip[1]:
+        raise ValueError(f"dual_clip={dual_clip!r} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
+
+
+def _check_loss_inputs(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    normalizer: float | None,
+    actions: ActionSpace,
+    surrogate: str,
+) -> tuple[Tensor, Tensor]:
     if logps.ndim == 3:
-        if not isinstance(actions, WindowActions) or surrogate == "gmpo": raise ValueError(f"logps has shape {tuple(logps.shape)}, one column per token of a window: that takes actions=WindowActions(k={logps.shape[2]}) and a surrogate other than 'gmpo'")
-        if old_logps.shape != logps.shape: raise ValueError(f"old_logps has shape {tuple(old_logps.shape)} but logps has {tuple(logps.shape)}; both must be (B, T, k)")
+        if not isinstance(actions, WindowActions) or surrogate == "gmpo":
+            raise ValueError(
+                f"logps has shape {tuple(logps.shape)}, one column per token of a window: that takes"
+                f" actions=WindowActions(k={logps.shape[2]}) and a surrogate other than 'gmpo'"
+            )
+        if old_logps.shape != logps.shape:
+            raise ValueError(
+                f"old_logps has shape {tuple(old_logps.shape)} but logps has {tuple(logps.shape)}; both must be (B,"
+                " T, k)"
+            )
         m = check_mask(mask, **{"logps[..., 0]": logps[..., 0]})
-    else: m = check_mask(mask, logps=logps, old_logps=old_logps)
-    if advantages.shape not in (m.shape, m.shape[:1]): raise ValueError(f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or {tuple(m.shape)}, one per token")
-    if normalizer is not None and (isinstance(normalizer, str) or not normalizer > 0): raise ValueError(f"normalizer={normalizer!r}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0")
+    else:
+        m = check_mask(mask, logps=logps, old_logps=old_logps)
+    if advantages.shape not in (m.shape, m.shape[:1]):
+        raise ValueError(
+            f"advantages has shape {tuple(advantages.shape)}; pass ({m.shape[0]},), one per response, or"
+            f" {tuple(m.shape)}, one per token"
+        )
+    if normalizer is not None and (isinstance(normalizer, str) or not normalizer > 0):
+        raise ValueError(
+            f"normalizer={normalizer!r}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0"
+        )
     return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
 
-def policy_loss(logps: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
-                old_logps: Tensor, # the same of pi_old
-                advantages: Tensor, # (B,) or (B, T)
-                mask: Tensor, # (B, T), 1 on tokens that the policy produced
-                actions: ActionSpace = TokenActions(), # granularity of the ratio
-                clip: tuple[float, float] = (0.2, 0.2), # (low, high): ratios in [1-low, 1+high]; log space for "gmpo"
-                surrogate: str = "ppo", # "ppo" | "cispo" | "gmpo" | "none"
-                aggregate: str = "token-mean", # one of `aggregates`
-                dual_clip: float | None = None, # bound for negative advantages (ppo only), e.g. 3.0
-                max_length: int | None = None, # L_max in tokens, for "seq-mean-token-sum-norm"
-                normalizer: float | None = None, # denominator of the whole batch, when this is a micro-batch of it
-                ) -> PolicyLoss:
+
+def policy_loss(
+    logps: Tensor,  # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
+    old_logps: Tensor,  # the same of pi_old
+    advantages: Tensor,  # (B,) or (B, T)
+    mask: Tensor,  # (B, T), 1 on tokens that the policy produced
+    actions: ActionSpace = TokenActions(),  # granularity of the ratio
+    clip: tuple[float, float] = (0.2, 0.2),  # (low, high): ratios in [1-low, 1+high]; log space for "gmpo"
+    surrogate: str = "ppo",  # "ppo" | "cispo" | "gmpo" | "none"
+    aggregate: str = "token-mean",  # one of `aggregates`
+    dual_clip: float | None = None,  # bound for negative advantages (ppo only), e.g. 3.0
+    max_length: int | None = None,  # L_max in tokens, for "seq-mean-token-sum-norm"
+    normalizer: float | None = None,  # denominator of the whole batch, when this is a micro-batch of it
+) -> PolicyLoss:
     "The clipped policy-gradient loss at any granularity: log R = W delta. Half types are computed in float32. Raises ValueError for shapes or options that do not fit."
     check_clip(clip, surrogate, dual_clip)
     check_actions(actions)
     for name, value in (("logps", logps), ("old_logps", old_logps)):
-        if not check_tensor(name, value).is_floating_point(): raise ValueError(f"{name} has type {value.dtype}; log-probabilities are fractions: pass {name}.float()")
+        if not check_tensor(name, value).is_floating_point():
+            raise ValueError(f"{name} has type {value.dtype}; log-probabilities are fractions: pass {name}.float()")
     check_tensor("advantages", advantages)
-    dtype, logps, old_logps = logps.dtype, at_least_float32(logps), at_least_float32(old_logps)
+    dtype = logps.dtype
+    logps = at_least_float32(logps)
+    old_logps = at_least_float32(old_logps)
     m, A = _check_loss_inputs(logps, old_logps, advantages, mask, normalizer, actions, surrogate)
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
-    delta, scale = logps - old_logps.to(logps.dtype), _token_scale(m, aggregate, actions, logps) / total
+    delta = logps - old_logps.to(logps.dtype)
+    scale = _token_scale(m, aggregate, actions, logps) / total
     s = surrogates[surrogate](actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale)
     own = delta.detach()[..., 0] if delta.ndim == 3 else delta.detach()
-    kept, d = m.count_nonzero().clamp(min=1), torch.where(m, own, 0)
-    return PolicyLoss(loss=-(s.objective * scale).sum().to(dtype), ratio=s.ratio.detach().to(dtype), clipped=s.clipped,
-                      clip_fraction=s.clipped.count_nonzero() / kept, approx_kl=(d.expm1() - d).sum() / kept, _credit=lambda: s.credit().to(dtype))
+    kept = m.count_nonzero().clamp(min=1)
+    d = torch.where(m, own, 0)
+    return PolicyLoss(
+        loss=-(s.objective * scale).sum().to(dtype),
+        ratio=s.ratio.detach().to(dtype),
+        clipped=s.clipped,
+        clip_fraction=s.clipped.count_nonzero() / kept,
+        approx_kl=(d.expm1() - d).sum() / kept,
+        _credit=lambda: s.credit().to(dtype),
+    )
 
 # %% ../nbs/lib/losses.ipynb #aad82e58
-def kl_penalty(logps: Tensor, # (B, T) log pi_theta, in nats
-               ref_logps: Tensor, # (B, T) log pi_ref, in nats
-               mask: Tensor, # (B, T)
-               estimator: str = "k3", # "k1" | "k2" | "k3"
-               aggregate: str = "token-mean", # how tokens are averaged; the policy loss's own keeps their balance
-               max_length: int | None = None, # for "seq-mean-token-sum-norm"
-               normalizer: float | None = None, # denominator of the whole batch, when this is a micro-batch of it
-               actions: ActionSpace = TokenActions(), # for "block-mean"
-               ) -> Tensor: # scalar, nats
+def kl_penalty(
+    logps: Tensor,  # (B, T) log pi_theta, in nats
+    ref_logps: Tensor,  # (B, T) log pi_ref, in nats
+    mask: Tensor,  # (B, T)
+    estimator: str = "k3",  # "k1" | "k2" | "k3"
+    aggregate: str = "token-mean",  # how tokens are averaged; the policy loss's own keeps their balance
+    max_length: int | None = None,  # for "seq-mean-token-sum-norm"
+    normalizer: float | None = None,  # denominator of the whole batch, when this is a micro-batch of it
+    actions: ActionSpace = TokenActions(),  # for "block-mean"
+) -> Tensor:  # scalar, nats
     "Estimate of KL(pi_theta || pi_ref) on the sampled tokens. Raises ValueError for an unknown estimator."
-    if estimator not in ("k1", "k2", "k3"): raise ValueError(f"estimator={estimator!r}; choose 'k1', 'k2' or 'k3'")
+    if estimator not in ("k1", "k2", "k3"):
+        raise ValueError(f"estimator={estimator!r}; choose 'k1', 'k2' or 'k3'")
     m = check_mask(mask, logps=logps, ref_logps=ref_logps)
     check_actions(actions)
-    dtype, logps, ref_logps = logps.dtype, at_least_float32(logps), at_least_float32(ref_logps)
+    dtype = logps.dtype
+    logps = at_least_float32(logps)
+    ref_logps = at_least_float32(ref_logps)
     zero = torch.zeros((), dtype=logps.dtype, device=logps.device)
     x = torch.where(m, ref_logps.to(logps.dtype), zero) - torch.where(m, logps, zero)
     value = {"k1": lambda: -x, "k2": lambda: x.square() / 2, "k3": lambda: x.exp() - x - 1}[estimator]()
     return aggregate_tokens(value, m, aggregate, actions, max_length, normalizer).to(dtype)
 
-def entropy_bonus(entropy: Tensor, # (B, T) entropy of the policy at each position, in nats
-                  mask: Tensor, # (B, T)
-                  normalizer: float | None = None, # kept tokens of the whole batch, when this is a micro-batch of it
-                  ) -> Tensor: # scalar, nats
+
+def entropy_bonus(
+    entropy: Tensor,  # (B, T) entropy of the policy at each position, in nats
+    mask: Tensor,  # (B, T)
+    normalizer: float | None = None,  # kept tokens of the whole batch, when this is a micro-batch of it
+) -> Tensor:  # scalar, nats
     "Mean entropy over kept tokens, to be subtracted from the loss with a coefficient."
     return aggregate_tokens(entropy, check_mask(mask, entropy=entropy), "token-mean", normalizer=normalizer)

@@ -18,18 +18,22 @@ from .verify import extract_answer, math_equal_each
 # %% ../nbs/lib/math_tasks.ipynb #0f728eac
 gsm8k_template = "{question}\n\nThink step by step, and end with the final number after ####."
 math_template = "{problem}\n\nThink step by step, and put the final answer in \\boxed{}."
-plain_frame, plain_stop = "Question: {prompt}\nAnswer:", ("\nQuestion:",)
+plain_frame = "Question: {prompt}\nAnswer:"
+plain_stop = ("\nQuestion:",)
 
 # %% ../nbs/lib/math_tasks.ipynb #c4adee0a
 _HASHED = re.compile(r"^####[ \t]*\S", re.MULTILINE)
+
 
 def gsm8k_format(problem: dict[str, Any], response: str) -> bool:
     "Whether a response has its answer after #### at the beginning of a line, or in a box."
     return bool(_HASHED.search(response)) or math_format(problem, response)
 
+
 def math_format(problem: dict[str, Any], response: str) -> bool:
     "Whether a response has a \\boxed{...} with something in it."
-    return "\\boxed" in response and bool(extract_answer(response[response.index("\\boxed"):]))
+    return "\\boxed" in response and bool(extract_answer(response[response.index("\\boxed") :]))
+
 
 def math_reward(
     formatted: Callable[[dict[str, Any], str], bool],  # the task's judge of form
@@ -51,22 +55,41 @@ def math_reward(
     return reward
 
 # %% ../nbs/lib/math_tasks.ipynb #9f89a892
-def _task(name: str, train: list[dict[str, Any]], test: list[dict[str, Any]], formatted: Callable[[dict[str, Any], str], bool], require_format: bool, description: str, room: int) -> Task:
+def _task(
+    name: str,
+    train: list[dict[str, Any]],
+    test: list[dict[str, Any]],
+    formatted: Callable[[dict[str, Any], str], bool],
+    require_format: bool,
+    description: str,
+    room: int,
+) -> Task:
     return Task(
-        name, apart(train, test), test, math_reward(formatted, require_format), batched=True, description=description,
-        plain=plain_frame, stop=plain_stop, formatted=formatted, max_new_tokens=room,
+        name,
+        apart(train, test),
+        test,
+        math_reward(formatted, require_format),
+        batched=True,
+        description=description,
+        plain=plain_frame,
+        stop=plain_stop,
+        formatted=formatted,
+        max_new_tokens=room,
     )
 
-def gsm8k(train: Source | None = None, # a file with the columns question and answer; None for the hub
-          test: Source | None = None, # the same, held out
-          n_train: int | None = None, # how many; None for all
-          n_test: int | None = None, # how many; None for all
-          seed: int = 0, # which, where not all
-          template: str = gsm8k_template, # the user turn; {question} stands for the problem
-          require_format: bool = False, # whether the form is a condition of the reward
-          ) -> Task: # reward 1.0 for the right number
+
+def gsm8k(
+    train: Source | None = None,  # a file with the columns question and answer; None for the hub
+    test: Source | None = None,  # the same, held out
+    n_train: int | None = None,  # how many; None for all
+    n_test: int | None = None,  # how many; None for all
+    seed: int = 0,  # which, where not all
+    template: str = gsm8k_template,  # the user turn; {question} stands for the problem
+    require_format: bool = False,  # whether the form is a condition of the reward
+) -> Task:  # reward 1.0 for the right number
     "Grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). Raises ValueError or OSError for data that will not do."
     check_options(gsm8k, locals(), "task 'gsm8k'")
+
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("question", "answer"), ("openai/gsm8k", "main"), split, split)
         problems = []
@@ -74,36 +97,47 @@ def gsm8k(train: Source | None = None, # a file with the columns question and an
             prompt = fill(template, "question", cell_text(row, "question", i, split))
             problems.append(dict(prompt=prompt, answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)))
         return take(problems, n, seed, argument)
-    return _task("gsm8k", side(train, "train", n_train, "n_train"), side(test, "test", n_test, "n_test"), gsm8k_format, require_format, "grade-school word problems", response_limits["gsm8k"])
+
+    return _task(
+        "gsm8k",
+        side(train, "train", n_train, "n_train"),
+        side(test, "test", n_test, "n_test"),
+        gsm8k_format,
+        require_format,
+        "grade-school word problems",
+        response_limits["gsm8k"],
+    )
+
 
 def _gsm8k_gold(solution: str, i: int, split: str) -> str:
     if "####" not in solution:
         raise ValueError(
-            f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); "
-            "is this GSM8K?"
+            f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); is this GSM8K?"
         )
     gold = solution.rpartition("####")[2].strip().replace(",", "")
     if not gold:
         raise ValueError(
-            f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); "
-            "is this GSM8K?"
+            f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); is this GSM8K?"
         )
     return gold
 
-def math(train: Source | None = None, # a file with the columns problem and solution; None for the hub
-         test: Source | None = None, # a file with the columns problem and answer, or solution; None for the hub's MATH-500
-         n_train: int | None = None, # how many; None for all
-         n_test: int | None = None, # how many; None for all
-         seed: int = 0, # which, where not all
-         levels: Sequence[int] = (), # difficulty from 1 to 5; none for all
-         template: str = math_template, # the user turn; {problem} stands for the problem
-         require_format: bool = False, # whether the form is a condition of the reward
-         ) -> Task: # reward 1.0 for the right expression
+
+def math(
+    train: Source | None = None,  # a file with the columns problem and solution; None for the hub
+    test: Source | None = None,  # a file with the columns problem and answer, or solution; None for the hub's MATH-500
+    n_train: int | None = None,  # how many; None for all
+    n_test: int | None = None,  # how many; None for all
+    seed: int = 0,  # which, where not all
+    levels: Sequence[int] = (),  # difficulty from 1 to 5; none for all
+    template: str = math_template,  # the user turn; {problem} stands for the problem
+    require_format: bool = False,  # whether the form is a condition of the reward
+) -> Task:  # reward 1.0 for the right expression
     "Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al. 2023). Raises ValueError or OSError for data that will not do."
     check_options(math, locals(), "task 'math'")
     wanted = set(levels)
     if not wanted <= {1, 2, 3, 4, 5}:
         raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
+
     def side(
         source: Source | None, hub: tuple[str, ...], split: str, n: int | None, argument: str
     ) -> list[dict[str, Any]]:
@@ -119,8 +153,11 @@ def math(train: Source | None = None, # a file with the columns problem and solu
         if not found:
             raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
         return take(found, n, seed, argument)
-    learn, held = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train"), side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
+
+    learn = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train")
+    held = side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
     return _task("math", learn, held, math_format, require_format, "competition mathematics", response_limits["math"])
+
 
 def _math_gold(row: dict[str, Any], i: int, split: str) -> str:
     if row["answer"] is not None:

@@ -28,7 +28,17 @@ from .logprobs import decoder_of
 from .families import check_family
 from .models import load_shape, resolve_device
 from .prompts import render_prompt
-from .rehearsal import Heads, Outline, Work, along, meta_heads, meta_model, outline, rehearse_sampling, rehearse_training
+from mpo_nb.rehearsal import (
+    Heads,
+    Outline,
+    Work,
+    along,
+    meta_heads,
+    meta_model,
+    outline,
+    rehearse_sampling,
+    rehearse_training,
+)
 from .rollout import prompt_lengths
 from .tasks import Task, own_response_limit, response_limit
 
@@ -36,126 +46,249 @@ from .tasks import Task, own_response_limit, response_limit
 @dataclass(frozen=True)
 class Fixed:
     "Bytes that stand for a whole run, and counts that other parts need."
-    weights: int # of the model, with buffers
-    trained: int # parameters with a gradient, those of modules and critic too
-    largest: int # parameters of the largest one that is trained
-    embedding: int # trained parameters of the embedding, the last to get their gradient
-    head: int # trained parameters of a head that is not the embedding, the first to get theirs
-    alike: bool # all layers have the same shapes
-    unpacked: int # bytes of the largest packed weight when a product unpacks it, 0 where none is
-    beside: int # bytes of modules that look ahead and of a critic
-    beside_trained: int # their parameters with a gradient
+
+    weights: int  # of the model, with buffers
+    trained: int  # parameters with a gradient, those of modules and critic too
+    largest: int  # parameters of the largest one that is trained
+    embedding: int  # trained parameters of the embedding, the last to get their gradient
+    head: int  # trained parameters of a head that is not the embedding, the first to get theirs
+    alike: bool  # all layers have the same shapes
+    unpacked: int  # bytes of the largest packed weight when a product unpacks it, 0 where none is
+    beside: int  # bytes of modules that look ahead and of a critic
+    beside_trained: int  # their parameters with a gradient
+
 
 def packed_bytes(weight: Tensor, quantization: str) -> int:
     "What bitsandbytes keeps of a weight: double-quantised NF4 in blocks of 64, or int8 with a scale per output."
     n = weight.numel()
-    return n // 2 + math.ceil(n / 64) + 4 * math.ceil(n / 64 / 256) if quantization == "4bit" else n + 4 * weight.shape[0]
+    return (
+        n // 2 + math.ceil(n / 64) + 4 * math.ceil(n / 64 / 256) if quantization == "4bit" else n + 4 * weight.shape[0]
+    )
 
-def packed_weights(model: nn.Module, # a causal language model
-                   head: Tensor, # the weight of its output embedding, which stays as it is
-                   ) -> list[Tensor]:
+
+def packed_weights(
+    model: nn.Module,  # a causal language model
+    head: Tensor,  # the weight of its output embedding, which stays as it is
+) -> list[Tensor]:
     "The weights that bitsandbytes packs: those of linear layers, adapters and the head excepted."
-    return [m.weight for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.weight is not head and "lora_" not in name]
+    return [
+        m.weight
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear) and m.weight is not head and "lora_" not in name
+    ]
+
 
 @lru_cache(256)
 def fixed(kind: Outline, quantization: str = "none") -> Fixed:
     "Parts that need nothing but counting."
     model = meta_model(kind)
     extra = nn.ModuleList(part for part in meta_heads(kind, model) if part is not None)
-    size: Callable[[Iterable[Tensor]], int] = lambda tensors: sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
-    weights, trained = size([*model.parameters(), *model.buffers()]), [p for p in model.parameters() if p.requires_grad]
+    size: Callable[[Iterable[Tensor]], int] = lambda tensors: sum(
+        t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values()
+    )
+    weights = size([*model.parameters(), *model.buffers()])
+    trained = [p for p in model.parameters() if p.requires_grad]
     beside_trained = [p for p in extra.parameters() if p.requires_grad]
-    head: Any; embed: Any
-    head, embed = model.get_output_embeddings().weight, cast(Any, model).get_input_embeddings().weight
+    head: Any
+    embed: Any
+    head = model.get_output_embeddings().weight
+    embed = cast(Any, model).get_input_embeddings().weight
     linear = packed_weights(model, head) if quantization != "none" else []
-    copied = [w for part in extra if isinstance(part, Critic) and part.trunk is not None for w in packed_weights(part.trunk, head)] if quantization != "none" else [] # a critic's own trunk is packed as the model is
-    packed: Callable[[list[Tensor]], int] = lambda weights: sum(packed_bytes(w, quantization) for w in weights) - size(weights)
+    copied = (
+        [
+            w
+            for part in extra
+            if isinstance(part, Critic) and part.trunk is not None
+            for w in packed_weights(part.trunk, head)
+        ]
+        if quantization != "none"
+        else []
+    )  # a critic's own trunk is packed as the model is
+    packed: Callable[[list[Tensor]], int] = lambda weights: (
+        sum(packed_bytes(w, quantization) for w in weights) - size(weights)
+    )
     layers = [tuple(p.shape for p in layer.parameters()) for layer in getattr(decoder_of(model), "layers", [])]
     everything = trained + beside_trained
-    return Fixed(weights=weights + packed(linear), trained=sum(p.numel() for p in everything), largest=max(p.numel() for p in everything),
-                 beside=size([*extra.parameters(), *extra.buffers()]) + packed(copied), beside_trained=sum(p.numel() for p in beside_trained),
-                 embedding=embed.numel() * embed.requires_grad, head=head.numel() * (head.requires_grad and head is not embed), alike=len(layers) > 3 and len(set(layers)) == 1 and len(set(getattr(kind.shape(), "layer_types", None) or [""])) == 1,
-                 unpacked=max((w.numel() * w.element_size() for w in linear), default=0))
+    return Fixed(
+        weights=weights + packed(linear),
+        trained=sum(p.numel() for p in everything),
+        largest=max(p.numel() for p in everything),
+        beside=size([*extra.parameters(), *extra.buffers()]) + packed(copied),
+        beside_trained=sum(p.numel() for p in beside_trained),
+        embedding=embed.numel() * embed.requires_grad,
+        head=head.numel() * (head.requires_grad and head is not embed),
+        alike=len(layers) > 3
+        and len(set(layers)) == 1
+        and len(set(getattr(kind.shape(), "layer_types", None) or [""])) == 1,
+        unpacked=max((w.numel() * w.element_size() for w in linear), default=0),
+    )
 
 # %% ../nbs/lib/memory.ipynb #69bf9932
-def prompts_among(rows: int, # drawn without replacement
-                  prompts: int, # groups that they are drawn from
-                  group: int, # rows of each
-                  ) -> dict[int, float]: # number of different prompts -> probability
+def prompts_among(
+    rows: int,  # drawn without replacement
+    prompts: int,  # groups that they are drawn from
+    group: int,  # rows of each
+) -> dict[int, float]:  # number of different prompts -> probability
     "How many different prompts a micro-batch has."
-    chances: Any; after: Any # Counter counts in whole numbers, these are probabilities
+    chances: Any
+    after: Any  # Counter counts in whole numbers, these are probabilities
     chances = Counter({0: 1.0})
     for n in range(rows):
         after = Counter()
         for d, p in chances.items():
             repeats = (d * group - n) / (prompts * group - n)
-            after[d] += p * repeats; after[d + 1] += p * (1 - repeats)
+            after[d] += p * repeats
+            after[d + 1] += p * (1 - repeats)
         chances = after
     return cast(dict[int, float], chances)
 
-def work(config: TrainConfig, prompt: int) -> tuple[Work, int]: # the largest pieces, and the rows of a minibatch's second micro-batch, 0 for none
-    "How much goes through the model at once, when every response is as long as it may be."
-    c, T = config, config.max_new_tokens
-    part = math.ceil(c.prompts_per_step * c.group_size / c.minibatches)
-    groups, judged = min(c.prompts_per_step, max(1, c.max_rows // c.group_size)), min(c.eval_problems, c.max_rows) if c.eval_every else 0
-    rows = max(1, min(part, c.micro_batch_tokens // (prompt + T)))
-    return Work(prompt, T, rows, 0, max(groups, judged), max(min(groups * c.group_size, c.max_rows), judged)), min(rows, part - rows)
 
-def ways(config: TrainConfig, w: Work) -> list[Work]: # one or two
+def work(
+    config: TrainConfig, prompt: int
+) -> tuple[Work, int]:  # the largest pieces, and the rows of a minibatch's second micro-batch, 0 for none
+    "How much goes through the model at once, when every response is as long as it may be."
+    c = config
+    T = config.max_new_tokens
+    part = math.ceil(c.prompts_per_step * c.group_size / c.minibatches)
+    groups = min(c.prompts_per_step, max(1, c.max_rows // c.group_size))
+    judged = min(c.eval_problems, c.max_rows) if c.eval_every else 0
+    rows = max(1, min(part, c.micro_batch_tokens // (prompt + T)))
+    return Work(prompt, T, rows, 0, max(groups, judged), max(min(groups * c.group_size, c.max_rows), judged)), min(
+        rows, part - rows
+    )
+
+
+def ways(config: TrainConfig, w: Work) -> list[Work]:  # one or two
     "How a micro-batch may be read: each prompt with its response, or the largest number of prompts apart."
-    if config.gradient_checkpointing or w.response < 2: return [w]
+    if config.gradient_checkpointing or w.response < 2:
+        return [w]
     likely = [d for d, p in prompts_among(w.rows, config.prompts_per_step, config.group_size).items() if p >= 0.01]
     shared = [d for d in likely if (w.rows - d) * w.prompt >= 0.1 * w.rows * (w.prompt + w.response)]
     return [w] * (len(shared) < len(likely)) + [replace(w, different=d) for d in sorted(shared)[-1:]]
 
 # %% ../nbs/lib/memory.ipynb #9c9ce7e9
 rest = "logits and temporaries"
-parts = ("weights", "modules and critic", "reference", "gradients", "Adam's means", "responses", "low-precision copies", "activations", "key-value cache", rest)
+parts = (
+    "weights",
+    "modules and critic",
+    "reference",
+    "gradients",
+    "Adam's means",
+    "responses",
+    "low-precision copies",
+    "activations",
+    "key-value cache",
+    rest,
+)
+
 
 def response_bytes(config: TrainConfig, w: Work) -> int:
     "What is known of a step's responses and kept until its last update, 34 bytes of ratios, losses and masks for each token of a minibatch included."
-    c, recipe = config, configured_recipe(config)
+    c = config
+    recipe = configured_recipe(config)
     per_token = 8 + 8 + 1 + 4 * (4 + bool(recipe.kl)) + 8 * isinstance(recipe.actions, str)
-    if recipe.source == "mtp": per_token += 4 * (cast(WindowActions, recipe.actions).k - 1) # old log-probabilities of the later tokens
-    if recipe.critic: per_token += 4 + 4 + 4 + 8 * (recipe.macro != 1) # values, returns, advantages, blocks
-    return c.prompts_per_step * c.group_size * (w.response * per_token + w.prompt * 9) + math.ceil(c.prompts_per_step * c.group_size / c.minibatches) * w.response * 34
+    if recipe.source == "mtp":
+        per_token += 4 * (cast(WindowActions, recipe.actions).k - 1)  # old log-probabilities of the later tokens
+    if recipe.critic:
+        per_token += 4 + 4 + 4 + 8 * (recipe.macro != 1)  # values, returns, advantages, blocks
+    return (
+        c.prompts_per_step * c.group_size * (w.response * per_token + w.prompt * 9)
+        + math.ceil(c.prompts_per_step * c.group_size / c.minibatches) * w.response * 34
+    )
+
 
 def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter[str]:
     "Gradients and what moves in the training pass, at its highest point."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
-    moving: Callable[[dict[str, Counter[str]]], dict[str, Counter[str]]] = lambda found: {phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")}) for phase, p in found.items()}
-    passed: Callable[..., dict[str, Counter[str]]] = lambda w, first=False: moving(along(lambda layers: rehearse_training(kind, layers, w, *how, first=first), kind.shape().num_hidden_layers, f.alike))
-    with_gradients: Callable[[Counter[str], int], Counter[str]] = lambda p, parameters: p + Counter(gradients=4 * parameters)
+    moving: Callable[[dict[str, Counter[str]]], dict[str, Counter[str]]] = lambda found: {
+        phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")})
+        for phase, p in found.items()
+    }
+    passed: Callable[..., dict[str, Counter[str]]] = lambda w, first=False: moving(
+        along(
+            lambda layers: rehearse_training(kind, layers, w, *how, first=first),
+            kind.shape().num_hidden_layers,
+            f.alike,
+        )
+    )
+    with_gradients: Callable[[Counter[str], int], Counter[str]] = lambda p, parameters: (
+        p + Counter(gradients=4 * parameters)
+    )
     w, second = work(config, prompt)
-    own = f.trained - f.beside_trained # of the model: a first pass counts those of modules and critic itself
-    moments = [with_gradients(p, f.trained) for way in ways(config, replace(w, rows=second)) for p in passed(way).values()] if second else []
+    own = f.trained - f.beside_trained  # of the model: a first pass counts those of modules and critic itself
+    moments = (
+        [with_gradients(p, f.trained) for way in ways(config, replace(w, rows=second)) for p in passed(way).values()]
+        if second
+        else []
+    )
     for way in ways(config, w) if second < w.rows else []:
-        first, bottom = passed(way, first=True), moving(rehearse_training(kind, 1, way, *how, first=True))
+        first = passed(way, first=True)
+        bottom = moving(rehearse_training(kind, 1, way, *how, first=True))
         late = [phase for phase in first if phase.startswith("embedding")]
-        apart = len(late) == 2 # prompts go backward after responses, and only then is a weight's gradient whole
-        moments += [first[phase] for phase in ("forward", "logits", "head", "layers")] + [with_gradients(bottom[late[0] if apart else "layers"], own - f.embedding)]
-        if apart: moments += [with_gradients(first[late[0]], f.head)]
-        if late: moments += [with_gradients(first[late[-1]], own - f.embedding)]
-        if "critic" in first: moments += [with_gradients(first["critic"], own)] # a trunk of its own comes last
+        apart = len(late) == 2  # prompts go backward after responses, and only then is a weight's gradient whole
+        moments += [first[phase] for phase in ("forward", "logits", "head", "layers")] + [
+            with_gradients(bottom[late[0] if apart else "layers"], own - f.embedding)
+        ]
+        if apart:
+            moments += [with_gradients(first[late[0]], f.head)]
+        if late:
+            moments += [with_gradients(first[late[-1]], own - f.embedding)]
+        if "critic" in first:
+            moments += [with_gradients(first["critic"], own)]  # a trunk of its own comes last
     return max(moments, key=Counter.total)
 
-def step_phases(config: TrainConfig, # precision and max_new_tokens decided
-                shape: PretrainedConfig, # of the model
-                prompt: int, # tokens of the longest prompt
-                gpu: bool, # whether Adam takes all weights at once
-                ) -> dict[str, Counter[str]]: # phase -> part -> bytes
+
+def step_phases(
+    config: TrainConfig,  # precision and max_new_tokens decided
+    shape: PretrainedConfig,  # of the model
+    prompt: int,  # tokens of the longest prompt
+    gpu: bool,  # whether Adam takes all weights at once
+) -> dict[str, Counter[str]]:  # phase -> part -> bytes
     "Every part of every phase of a step."
-    kind, (w, _) = outline(config, shape), work(config, prompt)
-    f, c = fixed(kind, config.quantization), config
+    kind = outline(config, shape)
+    w, _ = work(config, prompt)
+    f = fixed(kind, config.quantization)
+    c = config
     reference = f.weights if configured_recipe(c).kl and not c.lora_rank else 0
-    ground = Counter({"weights": f.weights, "modules and critic": f.beside, "reference": reference, "Adam's means": 8 * f.trained, "responses": response_bytes(c, w)})
+    ground = Counter(
+        {
+            "weights": f.weights,
+            "modules and critic": f.beside,
+            "reference": reference,
+            "Adam's means": 8 * f.trained,
+            "responses": response_bytes(c, w),
+        }
+    )
     found = along(lambda n: rehearse_sampling(kind, n, w, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike)
     found["prompts"] = max(found["prompts"], found.pop("copies"), key=Counter.total)
-    if c.old_logps == "recompute" or configured_recipe(c).kl or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm")) or kind.heads != Heads():
-        scored = ways(c, replace(w, rows=max(1, min(c.prompts_per_step * c.group_size, c.micro_batch_tokens // (prompt + c.max_new_tokens))))) # minibatches do not matter here
-        passes = [along(lambda n: rehearse_training(kind, n, way, c.gradient_checkpointing, c.chunk_elements, frozen=True), kind.shape().num_hidden_layers, f.alike) for way in scored]
+    if (
+        c.old_logps == "recompute"
+        or configured_recipe(c).kl
+        or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm"))
+        or kind.heads != Heads()
+    ):
+        scored = ways(
+            c,
+            replace(
+                w,
+                rows=max(
+                    1, min(c.prompts_per_step * c.group_size, c.micro_batch_tokens // (prompt + c.max_new_tokens))
+                ),
+            ),
+        )  # minibatches do not matter here
+        passes = [
+            along(
+                lambda n: rehearse_training(kind, n, way, c.gradient_checkpointing, c.chunk_elements, frozen=True),
+                kind.shape().num_hidden_layers,
+                f.alike,
+            )
+            for way in scored
+        ]
         found["scoring"] = max((moment for phases in passes for moment in phases.values()), key=Counter.total)
-    named: Callable[[Counter[str]], dict[str, int]] = lambda moved: {label: moved[label] for label in ("low-precision copies", "key-value cache")} | {rest: moved[rest] + moved["activations"] + f.unpacked, "gradients": 4 * f.trained}
+    named: Callable[[Counter[str]], dict[str, int]] = lambda moved: (
+        {label: moved[label] for label in ("low-precision copies", "key-value cache")}
+        | {rest: moved[rest] + moved["activations"] + f.unpacked, "gradients": 4 * f.trained}
+    )
     sampling = {phase: Counter(named(moved)) for phase, moved in found.items()}
     training = training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})
     adam = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
@@ -166,127 +299,272 @@ def halvings(value: int, least: int) -> list[int]:
     "value/2, value/4, ..., down to `least`, which ends the list."
     return [] if value <= least else [max(least, value // 2), *halvings(max(least, value // 2), least)]
 
-def levers(config: TrainConfig, prompt: int) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]: # name -> values, mildest first: those that cost time, those that change the training
+
+def levers(
+    config: TrainConfig, prompt: int
+) -> tuple[
+    dict[str, list[Any]], dict[str, list[Any]]
+]:  # name -> values, mildest first: those that cost time, those that change the training
     "What can be changed, from the mildest value to the strongest."
-    c, longest, w = config, prompt + config.max_new_tokens, work(config, prompt)[0]
-    costs_time: dict[str, list[Any]] = dict(micro_batch_tokens=[v for v in halvings(c.micro_batch_tokens, longest) if v < c.prompts_per_step * c.group_size * longest], gradient_checkpointing=[True] if not c.gradient_checkpointing else [],
-                      max_rows=[v for v in halvings(c.max_rows, 1) if v < w.sampled])
-    changes: dict[str, list[Any]] = dict(lora_rank=[16] if not c.lora_rank else [], quantization=["4bit"] if c.quantization == "none" else [], max_new_tokens=halvings(c.max_new_tokens, max(1, c.max_new_tokens // 4)))
+    c = config
+    longest = prompt + config.max_new_tokens
+    w = work(config, prompt)[0]
+    costs_time: dict[str, list[Any]] = dict(
+        micro_batch_tokens=[
+            v for v in halvings(c.micro_batch_tokens, longest) if v < c.prompts_per_step * c.group_size * longest
+        ],
+        gradient_checkpointing=[True] if not c.gradient_checkpointing else [],
+        max_rows=[v for v in halvings(c.max_rows, 1) if v < w.sampled],
+    )
+    changes: dict[str, list[Any]] = dict(
+        lora_rank=[16] if not c.lora_rank else [],
+        quantization=["4bit"] if c.quantization == "none" else [],
+        max_new_tokens=halvings(c.max_new_tokens, max(1, c.max_new_tokens // 4)),
+    )
     mild, strong = ({name: values for name, values in group.items() if values} for group in (costs_time, changes))
     return mild, strong
 
-def remedy(config: TrainConfig, # which does not fit
-           prompt: int, # tokens of the longest prompt
-           fits: Callable[[TrainConfig], bool], # whether a configuration does
-           ) -> dict[str, Any] | None: # changes to the configuration; None when nothing here is enough
+
+def remedy(
+    config: TrainConfig,  # which does not fit
+    prompt: int,  # tokens of the longest prompt
+    fits: Callable[[TrainConfig], bool],  # whether a configuration does
+) -> dict[str, Any] | None:  # changes to the configuration; None when nothing here is enough
     "The least harmful set of changes that fits, each as mild as it can be."
     free, costly = levers(config, prompt)
     subsets: Callable[[dict[str, list[Any]]], list[tuple[str, ...]]]
-    values, subsets = free | costly, lambda names: [s for n in range(len(names) + 1) for s in combinations(names, n)]
-    tried: Callable[[dict[str, Any]], bool] = lambda changes: not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank)) and fits(replace(config, **changes))
+    values = free | costly
+    subsets = lambda names: [s for n in range(len(names) + 1) for s in combinations(names, n)]
+    tried: Callable[[dict[str, Any]], bool] = lambda changes: (
+        not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank))
+        and fits(replace(config, **changes))
+    )
     for harm in subsets(costly):
-        if not tried({name: values[name][-1] for name in (*harm, *free)}): continue
+        if not tried({name: values[name][-1] for name in (*harm, *free)}):
+            continue
         for mild in subsets(free):
             chosen = {name: values[name][-1] for name in (*harm, *mild)}
-            if not tried(chosen): continue
-            for name in chosen: chosen[name] = next(v for v in values[name] if tried(chosen | {name: v}))
+            if not tried(chosen):
+                continue
+            for name in chosen:
+                chosen[name] = next(v for v in values[name] if tried(chosen | {name: v}))
             return chosen
     return None
 
 # %% ../nbs/lib/memory.ipynb #a0d778f3
-cards = {"T4": (15.0, False), "L4": (22.5, True), "A100 40 GB": (40.0, True), "A100 80 GB": (80.0, True), "H100": (79.6, True)} # GiB, and whether it multiplies bfloat16
+cards = {
+    "T4": (15.0, False),
+    "L4": (22.5, True),
+    "A100 40 GB": (40.0, True),
+    "A100 80 GB": (80.0, True),
+    "H100": (79.6, True),
+}  # GiB, and whether it multiplies bfloat16
 context_bytes = int(0.75 * 2**30)
+
 
 def in_words(size: float) -> str:
     "A size in MiB below one GiB, else in GiB."
     return f"{size / 2**20:,.0f} MiB" if abs(size) < 2**30 else f"{size / 2**30:,.2f} GiB"
 
+
 @dataclass
 class Verdict:
     "Whether a run fits a device."
-    device: str # its name
-    capacity: int # bytes that the run may use
-    need: int # bytes at the peak, on that device
-    changes: dict[str, Any] | None = field(default_factory=dict) # what would make it fit; None where nothing here would
-    changed: int = 0 # bytes at the peak after the changes
-    note: str = "" # about the precision
+
+    device: str  # its name
+    capacity: int  # bytes that the run may use
+    need: int  # bytes at the peak, on that device
+    changes: dict[str, Any] | None = field(
+        default_factory=dict
+    )  # what would make it fit; None where nothing here would
+    changed: int = 0  # bytes at the peak after the changes
+    note: str = ""  # about the precision
 
     @property
-    def fits(self) -> bool: return self.need <= self.capacity
+    def fits(self) -> bool:
+        return self.need <= self.capacity
 
     def __str__(self) -> str:
-        help = "no change that this page knows is enough" if self.changes is None else f"{', '.join(f'{k}={v!r}' for k, v in self.changes.items())} would ({in_words(self.changed)})"
-        said = f"fits, {in_words(self.capacity - self.need)} to spare" if self.fits else f"does not fit, {in_words(self.need - self.capacity)} too much: {help}"
+        help = (
+            "no change that this page knows is enough"
+            if self.changes is None
+            else f"{', '.join(f'{k}={v!r}' for k, v in self.changes.items())} would ({in_words(self.changed)})"
+        )
+        said = (
+            f"fits, {in_words(self.capacity - self.need)} to spare"
+            if self.fits
+            else f"does not fit, {in_words(self.need - self.capacity)} too much: {help}"
+        )
         return f"{self.device} ({in_words(self.capacity)}): {said}" + (f"; {self.note}" if self.note else "")
+
 
 @dataclass
 class MemoryPlan:
     "What a run will need. Prints itself as a table."
-    config: TrainConfig # with what was left open decided
-    work: Work # the largest pieces of work
-    phases: dict[str, Counter[str]] # phase -> part -> bytes
-    verdicts: list[Verdict] # the present device first
+
+    config: TrainConfig  # with what was left open decided
+    work: Work  # the largest pieces of work
+    phases: dict[str, Counter[str]]  # phase -> part -> bytes
+    verdicts: list[Verdict]  # the present device first
 
     @property
-    def phase(self) -> str: return max(self.phases, key=lambda p: self.phases[p].total())
+    def phase(self) -> str:
+        return max(self.phases, key=lambda p: self.phases[p].total())
+
     @property
-    def peak(self) -> int: return self.phases[self.phase].total()
+    def peak(self) -> int:
+        return self.phases[self.phase].total()
 
     def __str__(self) -> str:
-        line: Callable[[str, Iterable[str]], str] = lambda name, cells: f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
-        lines = [line("", self.phases)] + [line(part, [in_words(found[part]) if found[part] else "" for found in self.phases.values()]) for part in parts if any(found[part] for found in self.phases.values())]
+        line: Callable[[str, Iterable[str]], str] = lambda name, cells: (
+            f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
+        )
+        lines = [line("", self.phases)] + [
+            line(part, [in_words(found[part]) if found[part] else "" for found in self.phases.values()])
+            for part in parts
+            if any(found[part] for found in self.phases.values())
+        ]
         lines += [line("together", [in_words(found.total()) for found in self.phases.values()])]
-        w, c = self.work, self.config
-        absent = [what for what, used in (("vLLM's own weights and cache", c.sampler == "vllm"), ("the modules' warm-up", c.source == "mtp" and c.mtp_warmup_steps > 0)) if used]
-        size = f"prompts of at most {w.prompt} tokens, responses of {w.response}; {w.sampled} sampled at once, {w.rows} in a micro-batch; products in {c.precision}" + (f"; not in this plan: {', '.join(absent)}" if absent else "")
-        return "\n".join([size, "", *lines, f"peak: {in_words(self.peak)}, in the phase '{self.phase}'", "", *map(str, self.verdicts)])
+        w = self.work
+        c = self.config
+        absent = [
+            what
+            for what, used in (
+                ("vLLM's own weights and cache", c.sampler == "vllm"),
+                ("the modules' warm-up", c.source == "mtp" and c.mtp_warmup_steps > 0),
+            )
+            if used
+        ]
+        size = (
+            f"prompts of at most {w.prompt} tokens, responses of {w.response}; {w.sampled} sampled at once, {w.rows} in"
+            f" a micro-batch; products in {c.precision}"
+            + (f"; not in this plan: {', '.join(absent)}" if absent else "")
+        )
+        return "\n".join(
+            [
+                size,
+                "",
+                *lines,
+                f"peak: {in_words(self.peak)}, in the phase '{self.phase}'",
+                "",
+                *map(str, self.verdicts),
+            ]
+        )
+
     __repr__ = __str__
 
 # %% ../nbs/lib/memory.ipynb #216e1e65
 def longest_prompt(config: TrainConfig, task: Task, tokenizer: PreTrainedTokenizerBase) -> int:
     "Tokens of the longest prompt of a task, as the run's format shows it."
-    texts = (render_prompt(tokenizer, task, p, config.prompt_format, config.system_prompt, json.loads(config.chat_template_options)) for split in (task.train, task.test) for p in split)
+    texts = (
+        render_prompt(
+            tokenizer, task, p, config.prompt_format, config.system_prompt, json.loads(config.chat_template_options)
+        )
+        for split in (task.train, task.test)
+        for p in split
+    )
     return max(prompt_lengths(tokenizer, texts))
 
-def present_device(device: torch.device) -> tuple[str, int]: # its name, bytes that are free
+
+def present_device(device: torch.device) -> tuple[str, int]:  # its name, bytes that are free
     "What this machine has to give."
-    if device.type == "cuda": return torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[0]
     return "this machine's CPU", psutil.virtual_memory().available
 
-def plan_memory(config: TrainConfig, # the run
-                shape: PretrainedConfig | None = None, # the model's configuration; default: that of `config.model`, of which nothing else is fetched
-                device: str | None = None, # default: the configuration's; decides precision="auto" and how Adam works
-                prompt_tokens: int | None = None, # longest prompt; default: the task's, where task and tokenizer are given, else 256
-                task: Task | None = None, # to measure the longest prompt, with the tokenizer, and for its response limit; default: that of `config.task`
-                tokenizer: PreTrainedTokenizerBase | None = None, # the model's
-                cards: dict[str, tuple[float, bool]] = cards, # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
-                ) -> MemoryPlan:
+
+def plan_memory(
+    config: TrainConfig,  # the run
+    shape: (
+        PretrainedConfig | None
+    ) = None,  # the model's configuration; default: that of `config.model`, of which nothing else is fetched
+    device: str | None = None,  # default: the configuration's; decides precision="auto" and how Adam works
+    prompt_tokens: (
+        int | None
+    ) = None,  # longest prompt; default: the task's, where task and tokenizer are given, else 256
+    task: (
+        Task | None
+    ) = None,  # to measure the longest prompt, with the tokenizer, and for its response limit; default: that of `config.task`
+    tokenizer: PreTrainedTokenizerBase | None = None,  # the model's
+    cards: dict[
+        str, tuple[float, bool]
+    ] = cards,  # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
+) -> MemoryPlan:
     "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model, or of a family that cannot be trained here."
-    if not isinstance(config, TrainConfig): raise ValueError(f"config={config!r:.80} is of type {type(config).__name__}; pass a TrainConfig, e.g. TrainConfig(model='tiny')")
-    if shape is not None and not isinstance(shape, PretrainedConfig): raise ValueError(f"shape={shape!r:.80} is of type {type(shape).__name__}; pass a model's configuration, e.g. model.config, or None")
-    if task is not None and not hasattr(task, "reward"): raise ValueError(f"task={task!r:.80} is of type {type(task).__name__}; pass load_task('gsm8k'), say, or None for the configuration's own")
-    if prompt_tokens is not None: check_whole("prompt_tokens", prompt_tokens)
-    if not fits(cards, dict[str, tuple[float, bool]]): raise ValueError(f"cards={cards!r:.80}; give a dict of name: (GiB, whether it multiplies bfloat16), e.g. {{'L4': (22.5, True)}}")
-    shape, place = (shape or load_shape(config.model)).get_text_config(), resolve_device(device or config.device)
-    try: check_family(shape)
-    except ValueError as error: raise ValueError(f"shape={type(shape).__name__} cannot be planned for: {error}") from None
-    prompt = prompt_tokens or (longest_prompt(config, task, tokenizer) if task is not None and tokenizer is not None else 256)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"config={config!r:.80} is of type {type(config).__name__}; pass a TrainConfig, e.g."
+            " TrainConfig(model='tiny')"
+        )
+    if shape is not None and not isinstance(shape, PretrainedConfig):
+        raise ValueError(
+            f"shape={shape!r:.80} is of type {type(shape).__name__}; pass a model's configuration, e.g. model.config,"
+            " or None"
+        )
+    if task is not None and not hasattr(task, "reward"):
+        raise ValueError(
+            f"task={task!r:.80} is of type {type(task).__name__}; pass load_task('gsm8k'), say, or None for the"
+            " configuration's own"
+        )
+    if prompt_tokens is not None:
+        check_whole("prompt_tokens", prompt_tokens)
+    if not fits(cards, dict[str, tuple[float, bool]]):
+        raise ValueError(
+            f"cards={cards!r:.80}; give a dict of name: (GiB, whether it multiplies bfloat16), e.g. {{'L4': (22.5,"
+            " True)}"
+        )
+    shape = (shape or load_shape(config.model)).get_text_config()
+    place = resolve_device(device or config.device)
+    try:
+        check_family(shape)
+    except ValueError as error:
+        raise ValueError(f"shape={type(shape).__name__} cannot be planned for: {error}") from None
+    prompt = prompt_tokens or (
+        longest_prompt(config, task, tokenizer) if task is not None and tokenizer is not None else 256
+    )
     own_limit = task.max_new_tokens if task is not None else None
-    if task is None and not config.max_new_tokens: own_limit = own_response_limit(config.task, **json_options("task_options", config.task_options))
-    asked = replace(config, max_new_tokens=response_limit(config.max_new_tokens, own_limit, getattr(shape, "max_position_embeddings", None)))
-    own = replace(asked, precision=choose_precision(place, shape.hidden_size) if asked.precision == "auto" else asked.precision)
-    try: phases = step_phases(own, shape, prompt, place.type == "cuda")
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error: raise ValueError(f"shape={type(shape).__name__}: its code does not run without data ({str(error).splitlines()[0]}), so nothing can be planned; measure a short run instead") from error
-    needed: Callable[[TrainConfig, bool], int] = lambda c, gpu: max(found.total() for found in step_phases(c, shape, prompt, gpu).values())
+    if task is None and not config.max_new_tokens:
+        own_limit = own_response_limit(config.task, **json_options("task_options", config.task_options))
+    asked = replace(
+        config,
+        max_new_tokens=response_limit(
+            config.max_new_tokens, own_limit, getattr(shape, "max_position_embeddings", None)
+        ),
+    )
+    own = replace(
+        asked, precision=choose_precision(place, shape.hidden_size) if asked.precision == "auto" else asked.precision
+    )
+    try:
+        phases = step_phases(own, shape, prompt, place.type == "cuda")
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"shape={type(shape).__name__}: its code does not run without data ({str(error).splitlines()[0]}), so"
+            " nothing can be planned; measure a short run instead"
+        ) from error
+    needed: Callable[[TrainConfig, bool], int] = lambda c, gpu: max(
+        found.total() for found in step_phases(c, shape, prompt, gpu).values()
+    )
+
     def verdict(name: str, capacity: int, c: TrainConfig, gpu: bool, note: str = "") -> Verdict:
         found = Verdict(name, capacity, needed(c, gpu), note=note)
         if not found.fits:
             found.changes = remedy(c, prompt, lambda other: needed(other, gpu) <= capacity)
             found.changed = needed(replace(c, **found.changes), gpu) if found.changes else 0
         return found
+
     verdicts = [verdict(*present_device(place), own, place.type == "cuda")]
     for name, (size, has_bf16) in cards.items():
-        note = "" if has_bf16 else "no bfloat16 there, planned in float16" if asked.precision == "auto" else "no bfloat16 there: use precision='float16'" if asked.precision == "bfloat16" else ""
+        note = (
+            ""
+            if has_bf16
+            else (
+                "no bfloat16 there, planned in float16"
+                if asked.precision == "auto"
+                else "no bfloat16 there: use precision='float16'"
+                if asked.precision == "bfloat16"
+                else ""
+            )
+        )
         c = replace(asked, precision="bfloat16" if has_bf16 else "float16") if asked.precision == "auto" else asked
         verdicts.append(verdict(name, int(size * 2**30) - context_bytes, c, True, note))
     return MemoryPlan(own, work(own, prompt)[0], phases, verdicts)

@@ -20,53 +20,81 @@ from .tasks import Task, score
 from .vllm_sampler import sampler_mismatch
 
 # %% ../nbs/lib/metrics.ipynb #98f48d5d
-def accuracy_interval(correct: float, # number of right responses
-                      n: float, # number of independent responses
-                      z: float = 1.959964, # normal quantile; 1.96 for 95%
-                      ) -> tuple[float, float, float]: # accuracy, lower end, upper end, all in [0, 1]
+def accuracy_interval(
+    correct: float,  # number of right responses
+    n: float,  # number of independent responses
+    z: float = 1.959964,  # normal quantile; 1.96 for 95%
+) -> tuple[float, float, float]:  # accuracy, lower end, upper end, all in [0, 1]
     "Accuracy with Wilson's score interval. Raises ValueError unless 0 <= correct <= n and n >= 1."
-    if n < 1 or not 0 <= correct <= n: raise ValueError(f"correct={correct}, n={n}; need 0 <= correct <= n and n >= 1")
-    p, z2 = correct / n, z * z
-    centre, half = (p + z2 / (2 * n)) / (1 + z2 / n), z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    if n < 1 or not 0 <= correct <= n:
+        raise ValueError(f"correct={correct}, n={n}; need 0 <= correct <= n and n >= 1")
+    p = correct / n
+    z2 = z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return p, max(0.0, centre - half), min(1.0, centre + half)
 
 # %% ../nbs/lib/metrics.ipynb #c2d2bd9b
-def held_out_accuracy(task: Task, # for its test problems and reward
-                      n: int, # how many of the test problems, from the first
-                      sample: Callable[[list[dict[str, Any]], bool], list[str]], # sample(problems, greedy) -> one response each
-                      processes: Processes | None = None, # that share the problems; default: one
-                      ) -> dict[str, float]: # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
+def held_out_accuracy(
+    task: Task,  # for its test problems and reward
+    n: int,  # how many of the test problems, from the first
+    sample: Callable[[list[dict[str, Any]], bool], list[str]],  # sample(problems, greedy) -> one response each
+    processes: Processes | None = None,  # that share the problems; default: one
+) -> dict[str, float]:  # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
     "Sampled and greedy accuracy on held-out problems with 95% intervals, one response per problem."
-    processes, n = processes or Processes(), min(n, len(task.test))
+    processes = processes or Processes()
+    n = min(n, len(task.test))
     found: dict[str, float] = {}
     problems = [task.test[i] for i in processes.share(n)]
     for how in ("sampled", "greedy"):
-        with processes.together(): correct = sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy"))) if problems else 0
-        found |= dict(zip((f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"), accuracy_interval(int(processes.sum(correct)), n)))
+        with processes.together():
+            correct = (
+                sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy")))
+                if problems
+                else 0
+            )
+        found |= dict(
+            zip(
+                (f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"),
+                accuracy_interval(int(processes.sum(correct)), n),
+            )
+        )
     return found
 
 # %% ../nbs/lib/metrics.ipynb #712a5868
-def dead_groups(rewards: Tensor, # (B,), groups consecutive: rewards, or correctness for a recipe that drops what it cannot compare (DAPO)
-                group_size: int, # responses per prompt
-                ) -> Tensor: # (B / group_size,) bool
+def dead_groups(
+    rewards: Tensor,  # (B,), groups consecutive: rewards, or correctness for a recipe that drops what it cannot compare (DAPO)
+    group_size: int,  # responses per prompt
+) -> Tensor:  # (B / group_size,) bool
     "Which groups have no reward difference, and so no signal."
     r = rewards.view(-1, group_size)
     return (r == r[:, :1]).all(1)
 
 # %% ../nbs/lib/metrics.ipynb #b1f0e6a1
-def rollout_metrics(batch: Batch, # one step's responses, or this process's part of them
-                    task: Task, # for its pass mark and format
-                    own: Tensor, # (B, T) the policy's log-probabilities when the batch was sampled, nats
-                    processes: Processes, # that hold the batch
-                    compare: bool = False, # with the sampler's log-probabilities
-                    ) -> dict[str, float]:
+def rollout_metrics(
+    batch: Batch,  # one step's responses, or this process's part of them
+    task: Task,  # for its pass mark and format
+    own: Tensor,  # (B, T) the policy's log-probabilities when the batch was sampled, nats
+    processes: Processes,  # that hold the batch
+    compare: bool = False,  # with the sampler's log-probabilities
+) -> dict[str, float]:
     "What there is to say of a step's responses before the update."
-    r, (rewards, lengths, finished, dead) = batch.rollout, (processes.gather(x) for x in (batch.rewards, batch.rollout.lengths, batch.rollout.finished, batch.dead))
-    row = dict(reward=float(rewards.mean()), train_accuracy=float((rewards >= task.pass_mark).float().mean()), response_length=float(lengths.float().mean()), finished=float(finished.float().mean()), dead_groups=float(dead.float().mean()))
+    r = batch.rollout
+    rewards, lengths, finished, dead = (
+        processes.gather(x) for x in (batch.rewards, batch.rollout.lengths, batch.rollout.finished, batch.dead)
+    )
+    row = dict(
+        reward=float(rewards.mean()),
+        train_accuracy=float((rewards >= task.pass_mark).float().mean()),
+        response_length=float(lengths.float().mean()),
+        finished=float(finished.float().mean()),
+        dead_groups=float(dead.float().mean()),
+    )
     if compare:
         kept, theirs, ours = processes.tokens(r.mask, r.logps, own)
         row |= sampler_mismatch(theirs, ours, kept)
-    if task.formatted: row["train_format"] = processes.sum(sum(map(task.formatted, batch.problems, r.texts))) / len(rewards)
+    if task.formatted:
+        row["train_format"] = processes.sum(sum(map(task.formatted, batch.problems, r.texts))) / len(rewards)
     if batch.ref_logps is not None:
         kept, ours, theirs = processes.tokens(r.mask, own, batch.ref_logps)
         row["kl_ref"] = float(kl_penalty(ours, theirs, kept, "k3"))
@@ -75,51 +103,89 @@ def rollout_metrics(batch: Batch, # one step's responses, or this process's part
 # %% ../nbs/lib/metrics.ipynb #84d7305a
 class UpdateMetrics:
     "Sums over the micro-batches of one step; `result()` is the row of numbers."
-    parts: list[Tensor]; losses: dict[int, list[tuple[float, float]]]
 
-    def __init__(self) -> None: self.parts, self.losses = [], {}
+    parts: list[Tensor]
+    losses: dict[int, list[tuple[float, float]]]
 
-    def add(self,
-            out: PolicyLoss, # of one micro-batch
-            mask: Tensor, # (b, T)
-            advantages: Tensor, # (b,) or (b, T)
-            entropy: Tensor, # (b, T), nats
-            update: int, # index of the optimiser step that the micro-batch belongs to
-            ) -> None:
+    def __init__(self) -> None:
+        self.parts = []
+        self.losses = {}
+
+    def add(
+        self,
+        out: PolicyLoss,  # of one micro-batch
+        mask: Tensor,  # (b, T)
+        advantages: Tensor,  # (b,) or (b, T)
+        entropy: Tensor,  # (b, T), nats
+        update: int,  # index of the optimiser step that the micro-batch belongs to
+    ) -> None:
         "Take in one micro-batch."
         A = (advantages[:, None] if advantages.ndim == 1 else advantages).expand(mask.shape)
-        self.parts.append(torch.stack([x[mask].float() for x in (out.ratio, out.clipped & (A < 0), out.clipped & (A > 0), entropy.detach())]).cpu())
+        self.parts.append(
+            torch.stack(
+                [x[mask].float() for x in (out.ratio, out.clipped & (A < 0), out.clipped & (A > 0), entropy.detach())]
+            ).cpu()
+        )
         self.losses.setdefault(update, []).append((float(out.loss.detach()), float(out.approx_kl) * int(mask.sum())))
 
-    def share(self,
-              processes: Processes, # that saw parts of the step
-              ) -> None:
+    def share(
+        self,
+        processes: Processes,  # that saw parts of the step
+    ) -> None:
         "Take in what the other processes saw."
-        if not processes.many: return
+        if not processes.many:
+            return
         self.parts = [processes.gather(torch.cat(self.parts, 1).T if self.parts else torch.zeros(0, 4)).T]
-        seen, self.losses = processes.gather_list(sorted(self.losses.items())), {}
-        for update, losses in sorted(seen, key=lambda found: found[0]): self.losses.setdefault(update, []).extend(losses)
+        seen = processes.gather_list(sorted(self.losses.items()))
+        self.losses = {}
+        for update, losses in sorted(seen, key=lambda found: found[0]):
+            self.losses.setdefault(update, []).extend(losses)
 
     def result(self) -> dict[str, float]:
         "The step's numbers; empty when no token was trained on."
-        if not self.parts: return {}
+        if not self.parts:
+            return {}
         ratio, low, high, entropy = torch.cat(self.parts, 1)
         n = len(ratio)
-        if not n: return {}
-        ordered: Tensor; rank: Callable[[float], float]
+        if not n:
+            return {}
+        ordered: Tensor
+        rank: Callable[[float], float]
         ordered, rank = ratio.sort().values, lambda q: float(ordered[min(n - 1, math.ceil(q * n) - 1)])
         updates = list(self.losses.values())
-        return dict(loss=sum(sum(l for l, _ in u) for u in updates) / len(updates), clip_fraction=float((low + high).mean()), clip_fraction_low=float(low.mean()), clip_fraction_high=float(high.mean()),
-                    approx_kl=sum(k for u in updates for _, k in u) / n, entropy=float(entropy.mean()), ratio_q01=rank(.01), ratio_q50=rank(.5), ratio_q99=rank(.99), ratio_max=float(ordered[-1]),
-                    log_ratio_std=float(ratio.log().std(unbiased=False)))
+        return dict(
+            loss=sum(sum(l for l, _ in u) for u in updates) / len(updates),
+            clip_fraction=float((low + high).mean()),
+            clip_fraction_low=float(low.mean()),
+            clip_fraction_high=float(high.mean()),
+            approx_kl=sum(k for u in updates for _, k in u) / n,
+            entropy=float(entropy.mean()),
+            ratio_q01=rank(0.01),
+            ratio_q50=rank(0.5),
+            ratio_q99=rank(0.99),
+            ratio_max=float(ordered[-1]),
+            log_ratio_std=float(ratio.log().std(unbiased=False)),
+        )
 
 # %% ../nbs/lib/metrics.ipynb #d2e96c5a
-def peak_memory_mb(device: torch.device, # where the model is
-                   ) -> float: # mebibytes
+def peak_memory_mb(
+    device: torch.device,  # where the model is
+) -> float:  # mebibytes
     "Peak memory: allocated on the GPU, or resident in the process where there is none."
-    if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 2**20
-    try: import resource
-    except ImportError: return float("nan")
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
-clock_metrics = ("tokens_per_second_sampling", "tokens_per_second_training", "seconds_sampling", "seconds_training", "seconds", "peak_memory_mb")
+
+clock_metrics = (
+    "tokens_per_second_sampling",
+    "tokens_per_second_training",
+    "seconds_sampling",
+    "seconds_training",
+    "seconds",
+    "peak_memory_mb",
+)

@@ -23,7 +23,14 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from safetensors import safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from .checkpoint import check_whole, quiet_files, read_tensors
 from .files import output_folder, given_path
 from .config import check_model_options, choose_precision
@@ -32,44 +39,79 @@ from .checks import fits
 from .logprobs import CausalLM
 
 # %% ../nbs/lib/models.ipynb #9e3e7a7e
-def model_source(model: str | Path, # "tiny", a hub name, a folder, or a GGUF file
-                 ) -> tuple[str, dict[str, str]]: # what `from_pretrained` takes: a name, and gguf_file where there is one
+def model_source(
+    model: str | Path,  # "tiny", a hub name, a folder, or a GGUF file
+) -> tuple[str, dict[str, str]]:  # what `from_pretrained` takes: a name, and gguf_file where there is one
     "Where a model lies. Raises FileNotFoundError for what looks like a path but is not there."
-    if not isinstance(model, str): given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
+    if not isinstance(model, str):
+        given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     name = tiny_model_path() if str(model) == "tiny" else str(model)
     path = Path(name).expanduser()
-    if name and path.is_dir(): return str(path), {}
-    if name.endswith(".gguf") and path.is_file(): return str(path.parent), dict(gguf_file=path.name)
+    if name and path.is_dir():
+        return str(path), {}
+    if name.endswith(".gguf") and path.is_file():
+        return str(path.parent), dict(gguf_file=path.name)
     if name.startswith(("http://", "https://")):
-        raise FileNotFoundError(f"model={name!r} is an address; give the hub name, {'/'.join(name.split('/')[3:5])!r}, a folder, or a GGUF file")
+        raise FileNotFoundError(
+            f"model={name!r} is an address; give the hub name, {'/'.join(name.split('/')[3:5])!r}, a folder, or a GGUF"
+            " file"
+        )
     if name.strip() != name or name.lower() == "tiny":
-        raise FileNotFoundError(f"model={name!r} is not there; did you mean {name.strip() if name.strip() != name else 'tiny'!r}?")
-    if name.endswith(".gguf") and "/" not in name or name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > (2 if name.endswith(".gguf") else 1) or not name:
-        raise FileNotFoundError(f"model={name!r} is not there; give 'tiny', a hub name (owner/name), an existing folder, or a GGUF file")
-    if name.endswith(".gguf") and name.count("/") == 2: return name.rsplit("/", 1)[0], dict(gguf_file=name.rsplit("/", 1)[1])
+        raise FileNotFoundError(
+            f"model={name!r} is not there; did you mean {name.strip() if name.strip() != name else 'tiny'!r}?"
+        )
+    if (
+        name.endswith(".gguf")
+        and "/" not in name
+        or name.startswith((".", "/", "~"))
+        or "\\" in name
+        or name.count("/") > (2 if name.endswith(".gguf") else 1)
+        or not name
+    ):
+        raise FileNotFoundError(
+            f"model={name!r} is not there; give 'tiny', a hub name (owner/name), an existing folder, or a GGUF file"
+        )
+    if name.endswith(".gguf") and name.count("/") == 2:
+        return name.rsplit("/", 1)[0], dict(gguf_file=name.rsplit("/", 1)[1])
     return name, {}
+
 
 def _named_base(folder: Path) -> str | None:
     "The base that a folder's adapters name, found from there; None where it holds no adapters. Raises ValueError where they name none."
     file = folder / "adapter_config.json"
-    if not file.is_file(): return None
-    try: named = json.loads(file.read_text(encoding="utf8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error: raise ValueError(f"{file} cannot be read ({error}); it must be a JSON object with base_model_name_or_path") from None
-    if not isinstance(named, str) or not named: raise ValueError(f"{file} has base_model_name_or_path={named!r}; write the name or the folder of the model that the adapters were trained on")
+    if not file.is_file():
+        return None
+    try:
+        named = json.loads(file.read_text(encoding="utf8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); it must be a JSON object with base_model_name_or_path"
+        ) from None
+    if not isinstance(named, str) or not named:
+        raise ValueError(
+            f"{file} has base_model_name_or_path={named!r}; write the name or the folder of the model that the adapters"
+            " were trained on"
+        )
     beside = folder / named
     return str(beside) if not Path(named).expanduser().exists() and beside.exists() else named
 
-def adapter_base(model: str | Path, # as for `load`
-                 ) -> str | None: # what the adapters in a folder were trained on; None where it holds none
+
+def adapter_base(
+    model: str | Path,  # as for `load`
+) -> str | None:  # what the adapters in a folder were trained on; None where it holds none
     "The base model of a folder of LoRA adapters. Raises ValueError for adapters that name no base, or each other in a circle."
     folder = Path(str(model)).expanduser()
-    base, passed = _named_base(folder), [folder.resolve()]
+    base = _named_base(folder)
+    passed = [folder.resolve()]
     further = base
     while further is not None:
         place = Path(further).expanduser()
         if place.resolve() in passed and place.is_dir():
             way = " -> ".join(map(str, [*passed, place.resolve()]))
-            raise ValueError(f"model={str(model)!r} holds adapters that name themselves as their base ({way}); write the model that they were trained on into base_model_name_or_path of {folder / 'adapter_config.json'}")
+            raise ValueError(
+                f"model={str(model)!r} holds adapters that name themselves as their base ({way}); write the model that"
+                f" they were trained on into base_model_name_or_path of {folder / 'adapter_config.json'}"
+            )
         passed.append(place.resolve())
         further = _named_base(place)
     return base
@@ -78,318 +120,552 @@ def adapter_base(model: str | Path, # as for `load`
 def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
     "What `read(name, **kwargs)` gives, with an error that names the argument."
     asked = model
-    while base := adapter_base(model): model = base
-    try: name, source = model_source(model)
+    while base := adapter_base(model):
+        model = base
+    try:
+        name, source = model_source(model)
     except FileNotFoundError as error:
-        if model is asked: raise
-        raise FileNotFoundError(f"model={str(asked)!r} holds adapters of {str(model)!r}, which is not there; put that model there, or write where it is into base_model_name_or_path of adapter_config.json") from error
-    if source and importlib.util.find_spec("gguf") is None: raise ImportError(f"model={str(model)!r} is a GGUF file, which needs the package gguf; pip install 'mpo_nb[gguf]'")
-    if Path(name).is_dir() and not source and not any((Path(name) / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")):
-        raise FileNotFoundError(f"model={str(model)!r} is a folder without a model: it holds no config.json; give the folder that save_pretrained wrote")
-    try: return read(name, **source)
+        if model is asked:
+            raise
+        raise FileNotFoundError(
+            f"model={str(asked)!r} holds adapters of {str(model)!r}, which is not there; put that model there, or write"
+            " where it is into base_model_name_or_path of adapter_config.json"
+        ) from error
+    if source and importlib.util.find_spec("gguf") is None:
+        raise ImportError(
+            f"model={str(model)!r} is a GGUF file, which needs the package gguf; pip install 'mpo_nb[gguf]'"
+        )
+    if (
+        Path(name).is_dir()
+        and not source
+        and not any(
+            (Path(name) / file).is_file() for file in ("config.json", "tokenizer_config.json", "tokenizer.json")
+        )
+    ):
+        raise FileNotFoundError(
+            f"model={str(model)!r} is a folder without a model: it holds no config.json; give the folder that"
+            " save_pretrained wrote"
+        )
+    try:
+        return read(name, **source)
     except Exception as error:
-        check_whole(name) # of a damaged checkpoint, the file that is damaged says more
-        if not isinstance(error, OSError): raise
-        raise OSError(f"model={str(model)!r} cannot be opened: {str(error).splitlines()[0]} Check the name, or pass a local folder or a GGUF file.") from error
+        check_whole(name)  # of a damaged checkpoint, the file that is damaged says more
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(
+            f"model={str(model)!r} cannot be opened: {str(error).splitlines()[0]} Check the name, or pass a local"
+            " folder or a GGUF file."
+        ) from error
 
-def embedding_rows(model: CausalLM, # loaded
-                   ) -> int:
+
+def embedding_rows(
+    model: CausalLM,  # loaded
+) -> int:
     "How many tokens a model has embeddings for."
     return len(cast(Tensor, model.get_input_embeddings().weight))
 
-_embedding_names = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings") # what the families call them
 
-def saved_rows(model: str | Path, # as for `load`
-               ) -> int: # 0 where a folder of adapters, or what they stand on, holds none
+_embedding_names = (
+    "embed_tokens",
+    "lm_head",
+    "wte",
+    "embed_in",
+    "embed_out",
+    "word_embeddings",
+)  # what the families call them
+
+
+def saved_rows(
+    model: str | Path,  # as for `load`
+) -> int:  # 0 where a folder of adapters, or what they stand on, holds none
     "Rows of the embeddings that were saved beside adapters, because tokens had been added to the base model."
-    file, base = Path(str(model)).expanduser() / "adapter_model.safetensors", adapter_base(model)
-    if base is None: return 0
+    file = Path(str(model)).expanduser() / "adapter_model.safetensors"
+    base = adapter_base(model)
+    if base is None:
+        return 0
     if file.is_file():
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():
-                plain = name.replace(".base_layer", "") # under adapters of its own
-                if plain.endswith(".weight") and plain.split(".")[-2] in _embedding_names: return int(tensors.get_slice(name).get_shape()[0])
+                plain = name.replace(".base_layer", "")  # under adapters of its own
+                if plain.endswith(".weight") and plain.split(".")[-2] in _embedding_names:
+                    return int(tensors.get_slice(name).get_shape()[0])
     return saved_rows(base)
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, # whose tokens the model is to read and write
-                     rows: int, # of the model's embedding
-                     ) -> None:
-    "Raises ValueError for tokens that the model has no row for, but for placeholders of pictures and sounds, which no text holds."
-    beyond = [token for token, i in tokenizer.get_added_vocab().items() if i >= rows and not any(kind in token.lower() for kind in ("image", "audio", "video", "vision"))]
-    if beyond: raise ValueError(f"tokenizer has tokens that the model, with {rows} rows of embeddings, does not know ({', '.join(map(repr, beyond[:3]))}); call model.resize_token_embeddings(len(tokenizer)) before handing both over")
 
-def load_shape(model: str | Path, # as for `load`
-               ) -> PretrainedConfig: # of the text part
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase,  # whose tokens the model is to read and write
+    rows: int,  # of the model's embedding
+) -> None:
+    "Raises ValueError for tokens that the model has no row for, but for placeholders of pictures and sounds, which no text holds."
+    beyond = [
+        token
+        for token, i in tokenizer.get_added_vocab().items()
+        if i >= rows and not any(kind in token.lower() for kind in ("image", "audio", "video", "vision"))
+    ]
+    if beyond:
+        raise ValueError(
+            f"tokenizer has tokens that the model, with {rows} rows of embeddings, does not know"
+            f" ({', '.join(map(repr, beyond[:3]))}); call model.resize_token_embeddings(len(tokenizer)) before handing"
+            " both over"
+        )
+
+
+def load_shape(
+    model: str | Path,  # as for `load`
+) -> PretrainedConfig:  # of the text part
     "A model's configuration, without its weights. Raises OSError where there is none."
     shape = cast(PretrainedConfig, _opened(model, AutoConfig.from_pretrained).get_text_config())
     shape.vocab_size = saved_rows(model) or shape.vocab_size
     return shape
 
-def load_tokenizer(model: str | Path, # as for `load`
-                   ) -> PreTrainedTokenizerBase: # padding on the left, with a padding token
+
+def load_tokenizer(
+    model: str | Path,  # as for `load`
+) -> PreTrainedTokenizerBase:  # padding on the left, with a padding token
     "A model's tokenizer. Raises OSError where there is none."
     own = adapter_base(model) and (Path(str(model)) / "tokenizer_config.json").is_file()
     tokenizer: PreTrainedTokenizerBase
     tokenizer = AutoTokenizer.from_pretrained(str(model)) if own else _opened(model, AutoTokenizer.from_pretrained)
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None: tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
 
 # %% ../nbs/lib/models.ipynb #64c015cf
 dtypes = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
-def resolve_device(device: str, # cpu, cuda, cuda:1, or auto
-                   ) -> torch.device:
+
+def resolve_device(
+    device: str,  # cpu, cuda, cuda:1, or auto
+) -> torch.device:
     "The device that a name means here. Raises ValueError for a GPU that is not there."
-    if device == "auto": return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try: found = torch.device(device)
-    except RuntimeError: raise ValueError(f"device={device!r} is no device; use 'auto', 'cpu' or 'cuda'") from None
-    if found.type == "cuda" and not torch.cuda.is_available(): raise ValueError(f"device={device!r}, but torch sees no GPU; use device='cpu' or 'auto'")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device={device!r} is no device; use 'auto', 'cpu' or 'cuda'") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}, but torch sees no GPU; use device='cpu' or 'auto'")
     return found
+
 
 def _quantized(quantization: str, precision: str) -> dict[str, Any]:
     "What `from_pretrained` is told about bitsandbytes."
-    if quantization == "none": return {}
-    if quantization not in ("4bit", "8bit"): raise ValueError(f"quantization={quantization!r}; choose one of none, 4bit, 8bit")
-    if importlib.util.find_spec("bitsandbytes") is None: raise ImportError(f"quantization={quantization!r} needs the package bitsandbytes; pip install bitsandbytes, or use quantization='none'")
-    if quantization == "8bit": return dict(quantization_config=BitsAndBytesConfig(load_in_8bit=True))
-    return dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtypes[precision]))
+    if quantization == "none":
+        return {}
+    if quantization not in ("4bit", "8bit"):
+        raise ValueError(f"quantization={quantization!r}; choose one of none, 4bit, 8bit")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError(
+            f"quantization={quantization!r} needs the package bitsandbytes; pip install bitsandbytes, or use"
+            " quantization='none'"
+        )
+    if quantization == "8bit":
+        return dict(quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    return dict(
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtypes[precision],
+        )
+    )
 
-def _weights(model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]) -> CausalLM:
+
+def _weights(
+    model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]
+) -> CausalLM:
     "A model with its weights on the device, dense unless bitsandbytes packs it."
+
     def read(name: str, **source: Any) -> CausalLM:
         if source:
-            try: from transformers import GgufConfig
-            except ImportError: pass # releases before 5.2x always unpack
-            else: source["quantization_config"] = GgufConfig(dequantize=True)
-        if attention != "auto": source["attn_implementation"] = attention
-        if packed: source["device_map"] = {"": device}
+            try:
+                from transformers import GgufConfig
+            except ImportError:
+                pass  # releases before 5.2x always unpack
+            else:
+                source["quantization_config"] = GgufConfig(dequantize=True)
+        if attention != "auto":
+            source["attn_implementation"] = attention
+        if packed:
+            source["device_map"] = {"": device}
         return cast(CausalLM, AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **source, **packed))
-    found: Any # some attributes are set that transformers does not declare
-    with quiet_files(): found = _opened(model, read)
-    if packed: return cast(CausalLM, found)
+
+    found: Any  # some attributes are set that transformers does not declare
+    with quiet_files():
+        found = _opened(model, read)
+    if packed:
+        return cast(CausalLM, found)
     if hasattr(found.config, "quantization_config"):
         del found.config.quantization_config
-        found.hf_quantizer, found.is_quantized, found.quantization_method = None, False, None
+        found.hf_quantizer = None
+        found.is_quantized = False
+        found.quantization_method = None
     return cast(CausalLM, found.to(device))
 
 # %% ../nbs/lib/models.ipynb #d1698218
-def check_adapters(model: PeftModel, # as it is handed over
-                   ) -> str: # the name of the adapter that is trained
+def check_adapters(
+    model: PeftModel,  # as it is handed over
+) -> str:  # the name of the adapter that is trained
     "Raises ValueError for adapters that cannot be trained as they stand."
     active = list(model.active_adapters)
     if any(config.is_prompt_learning for config in model.peft_config.values()):
-        raise ValueError(f"model has adapters of type {str(model.peft_config[active[0]].peft_type).rpartition('.')[2]}, which put tokens before the prompt; hand over LoRA adapters")
+        raise ValueError(
+            f"model has adapters of type {str(model.peft_config[active[0]].peft_type).rpartition('.')[2]}, which put"
+            " tokens before the prompt; hand over LoRA adapters"
+        )
     status = model.get_model_status()
-    if status.merged_adapters: raise ValueError(f"model has adapters {status.merged_adapters} merged into its weights; call model.unmerge_adapter() to train them, or hand over model.merge_and_unload() and set lora_rank to train new ones")
-    if status.enabled is not True: raise ValueError("model has adapters that are switched off; call model.enable_adapter_layers() to train them, or hand over model.unload() and set lora_rank to train new ones")
-    if len(active) != 1: raise ValueError(f"model has active adapters {active}, and one is trained; choose it with model.set_adapter(name), or merge the others with model.merge_and_unload(adapter_names=[...])")
+    if status.merged_adapters:
+        raise ValueError(
+            f"model has adapters {status.merged_adapters} merged into its weights; call model.unmerge_adapter() to"
+            " train them, or hand over model.merge_and_unload() and set lora_rank to train new ones"
+        )
+    if status.enabled is not True:
+        raise ValueError(
+            "model has adapters that are switched off; call model.enable_adapter_layers() to train them, or hand over"
+            " model.unload() and set lora_rank to train new ones"
+        )
+    if len(active) != 1:
+        raise ValueError(
+            f"model has active adapters {active}, and one is trained; choose it with model.set_adapter(name), or merge"
+            " the others with model.merge_and_unload(adapter_names=[...])"
+        )
     return active[0]
 
-def add_lora(model: CausalLM, # a causal language model, frozen in place
-             rank: int, # r, columns of the adapters
-             alpha: int = 0, # scale; 0 means twice the rank
-             targets: str = "all-linear", # every linear layer but the head, or layer names separated by commas
-             ) -> PeftModel: # only adapters have gradients; they are float32
-    "Adapters on a model's linear layers. Raises ValueError for a rank below 1, layers that are not there, or a model that has adapters already."
-    if isinstance(model, PeftModel): raise ValueError(f"lora_rank={rank}, but model has adapters already ({', '.join(model.peft_config)}); set lora_rank=0 to train those, or hand over model.merge_and_unload()")
-    if rank < 1: raise ValueError(f"lora_rank={rank}; it must be at least 1 (0 in a run's configuration means full training)")
-    names = targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
-    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM")
-    try: return get_peft_model(model, config)
-    except ValueError as error:
-        there = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)})
-        raise ValueError(f"lora_targets={targets!r}: {str(error).splitlines()[0]} The linear layers are {', '.join(there)}; or use 'all-linear'") from None
 
-def adapters_off(model: CausalLM, # with adapters
-                 ) -> AbstractContextManager[Any]: # a context manager
+def add_lora(
+    model: CausalLM,  # a causal language model, frozen in place
+    rank: int,  # r, columns of the adapters
+    alpha: int = 0,  # scale; 0 means twice the rank
+    targets: str = "all-linear",  # every linear layer but the head, or layer names separated by commas
+) -> PeftModel:  # only adapters have gradients; they are float32
+    "Adapters on a model's linear layers. Raises ValueError for a rank below 1, layers that are not there, or a model that has adapters already."
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            f"lora_rank={rank}, but model has adapters already ({', '.join(model.peft_config)}); set lora_rank=0 to"
+            " train those, or hand over model.merge_and_unload()"
+        )
+    if rank < 1:
+        raise ValueError(f"lora_rank={rank}; it must be at least 1 (0 in a run's configuration means full training)")
+    names = targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha or 2 * rank, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        there = sorted(
+            {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        )
+        raise ValueError(
+            f"lora_targets={targets!r}: {str(error).splitlines()[0]} The linear layers are {', '.join(there)}; or use"
+            " 'all-linear'"
+        ) from None
+
+
+def adapters_off(
+    model: CausalLM,  # with adapters
+) -> AbstractContextManager[Any]:  # a context manager
     "The frozen model under the adapters, inside a `with`."
     return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 # %% ../nbs/lib/models.ipynb #d1698220
-def is_packed(model: CausalLM, # as it is handed over
-              ) -> bool:
+def is_packed(
+    model: CausalLM,  # as it is handed over
+) -> bool:
     "Whether some weights are not numbers that can be trained."
-    return any(not p.is_floating_point() or p.dtype.itemsize < 2 for p in model.parameters()) or any("qweight" in name for name, _ in model.named_buffers())
+    return any(not p.is_floating_point() or p.dtype.itemsize < 2 for p in model.parameters()) or any(
+        "qweight" in name for name, _ in model.named_buffers()
+    )
 
-def master_weights(model: CausalLM, # changed in place
-                   precision: str, # the run's: what frozen weights of 16 bits are kept in
-                   ) -> None:
+
+def master_weights(
+    model: CausalLM,  # changed in place
+    precision: str,  # the run's: what frozen weights of 16 bits are kept in
+) -> None:
     "Trained weights in float32, with a warning where they were not. Raises ValueError where nothing can be trained."
     trained = [p for p in model.parameters() if p.requires_grad]
-    if is_packed(model) and not isinstance(model, PeftModel): raise ValueError("model has packed (quantised) weights, which cannot be trained; set lora_rank, e.g. 16")
-    if not trained: raise ValueError("model has no weight that is trained (requires_grad is False everywhere); call model.requires_grad_(True) to train all of it, load adapters with PeftModel.from_pretrained(..., is_trainable=True), or set lora_rank")
+    if is_packed(model) and not isinstance(model, PeftModel):
+        raise ValueError("model has packed (quantised) weights, which cannot be trained; set lora_rank, e.g. 16")
+    if not trained:
+        raise ValueError(
+            "model has no weight that is trained (requires_grad is False everywhere); call model.requires_grad_(True)"
+            " to train all of it, load adapters with PeftModel.from_pretrained(..., is_trainable=True), or set"
+            " lora_rank"
+        )
     halves = (torch.bfloat16, torch.float16)
     small = [p for p in trained if p.dtype in halves]
-    frozen = [p for p in model.parameters() if not p.requires_grad and p.dtype in halves and p.dtype != dtypes[precision]]
-    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in (small or frozen)})
-    for p in small: p.data = p.data.float()
-    for p in frozen: p.data = p.data.to(dtypes[precision])
+    frozen = [
+        p for p in model.parameters() if not p.requires_grad and p.dtype in halves and p.dtype != dtypes[precision]
+    ]
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in small or frozen})
+    for p in small:
+        p.data = p.data.float()
+    for p in frozen:
+        p.data = p.data.to(dtypes[precision])
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.dtype in halves and (small or frozen): setattr(module, name, buffer.float())
+            if buffer.dtype in halves and (small or frozen):
+                setattr(module, name, buffer.float())
     more = sum(2 * p.numel() for p in small) + (sum(2 * p.numel() for p in frozen) if precision == "float32" else 0)
-    if not more: return
-    why = "because an update of the learning rate's size is lost on weights of 16 bits" if small else "because precision='float32'"
-    warnings.warn(f"model was handed over with weights in {' and '.join(kinds)}; {'those that are trained' if small else 'they'} are kept in float32 from here on, {why}. That takes {more / 2**30:.2f} GiB more; products are computed in {precision}", stacklevel=2)
+    if not more:
+        return
+    why = (
+        "because an update of the learning rate's size is lost on weights of 16 bits"
+        if small
+        else "because precision='float32'"
+    )
+    warnings.warn(
+        f"model was handed over with weights in {' and '.join(kinds)}; {'those that are trained' if small else 'they'}"
+        f" are kept in float32 from here on, {why}. That takes {more / 2**30:.2f} GiB more; products are computed in"
+        f" {precision}",
+        stacklevel=2,
+    )
+
 
 def _base_files(name: str) -> list[Path]:
     "The safetensors files of a model that lies here, in a folder or in the hub's cache."
     from huggingface_hub import try_to_load_from_cache
+
     folder = Path(name).expanduser()
-    if folder.is_dir(): return sorted(folder.glob("model*.safetensors"))
-    try: found = [try_to_load_from_cache(name, file) for file in ("model.safetensors", "model.safetensors.index.json")]
-    except ValueError: return [] # no name of the hub
+    if folder.is_dir():
+        return sorted(folder.glob("model*.safetensors"))
+    try:
+        found = [try_to_load_from_cache(name, file) for file in ("model.safetensors", "model.safetensors.index.json")]
+    except ValueError:
+        return []  # no name of the hub
     cached = [Path(file) for file in found if isinstance(file, str)]
     return sorted(cached[0].parent.glob("model*.safetensors")) if cached else []
+
 
 def _rounded_from(here: Tensor, there: Tensor) -> bool:
     "Whether weights are those of the file, perhaps rounded to a type of 16 bits on their way."
     kinds = (kind for kind in (here.dtype, *dtypes.values()) if torch.equal(here.to(kind).to(here.dtype), here))
     return any(torch.equal(there.to(kind).to(here.dtype), here) for kind in kinds)
 
-def changed_weights(model: CausalLM, # plain or with adapters
-                    ) -> list[str]: # names; empty where the base does not lie here, or all is the same
+
+def changed_weights(
+    model: CausalLM,  # plain or with adapters
+) -> list[str]:  # names; empty where the base does not lie here, or all is the same
     "Weights that differ from those of the base that the model names, by their shape or in their first and last row."
     base: Any = model
-    if isinstance(model, PeftModel): base = model.get_base_model()
+    if isinstance(model, PeftModel):
+        base = model.get_base_model()
     name = base.name_or_path
-    if not name or adapter_base(name) is not None: return []
-    weights = {key.replace(".base_layer.", ".").replace(".original_module.", "."): x for key, x in base.state_dict().items()}
+    if not name or adapter_base(name) is not None:
+        return []
+    weights = {
+        key.replace(".base_layer.", ".").replace(".original_module.", "."): x for key, x in base.state_dict().items()
+    }
     found: list[str] = []
     for file in _base_files(name):
         with safe_open(file, "pt") as tensors:
             for key in tensors.keys():
-                if key not in weights or not weights[key].is_floating_point(): continue
-                there, here = tensors.get_slice(key), weights[key]
-                if list(there.get_shape()) != list(here.shape): found.append(key); continue
+                if key not in weights or not weights[key].is_floating_point():
+                    continue
+                there = tensors.get_slice(key)
+                here = weights[key]
+                if list(there.get_shape()) != list(here.shape):
+                    found.append(key)
+                    continue
                 ends = (slice(0, 1), slice(here.shape[0] - 1, here.shape[0])) if here.ndim else ()
-                if not all(_rounded_from(here[end].cpu(), there[end]) for end in ends): found.append(key)
+                if not all(_rounded_from(here[end].cpu(), there[end]) for end in ends):
+                    found.append(key)
     return found
 
-def take_over(model: CausalLM, # changed in place
-              precision: str, # the run's
-              lora_rank: int = 0, # 0 for none
-              lora_alpha: int = 0, # 0 means twice the rank
-              lora_targets: str = "all-linear", # or layer names separated by commas
-              ) -> tuple[CausalLM, bool]: # the model to train; whether its checkpoints must hold the embeddings
+
+def take_over(
+    model: CausalLM,  # changed in place
+    precision: str,  # the run's
+    lora_rank: int = 0,  # 0 for none
+    lora_alpha: int = 0,  # 0 means twice the rank
+    lora_targets: str = "all-linear",  # or layer names separated by commas
+) -> tuple[CausalLM, bool]:  # the model to train; whether its checkpoints must hold the embeddings
     "A model made elsewhere, in the form in which it is trained. Raises ValueError for one that cannot be."
-    if isinstance(model, PeftModel): check_adapters(model)
-    changed, base = changed_weights(model), cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
-    if base.name_or_path and Path(base.name_or_path).exists(): base.name_or_path = str(Path(base.name_or_path).resolve())
-    if lora_rank: model = add_lora(model, lora_rank, lora_alpha, lora_targets)
+    if isinstance(model, PeftModel):
+        check_adapters(model)
+    changed = changed_weights(model)
+    base = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
+    if base.name_or_path and Path(base.name_or_path).exists():
+        base.name_or_path = str(Path(base.name_or_path).resolve())
+    if lora_rank:
+        model = add_lora(model, lora_rank, lora_alpha, lora_targets)
     master_weights(model, precision)
-    if not isinstance(model, PeftModel): return model, False
-    for config in model.peft_config.values(): config.base_model_name_or_path = base.name_or_path or config.base_model_name_or_path
+    if not isinstance(model, PeftModel):
+        return model, False
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base.name_or_path or config.base_model_name_or_path
     others = [key for key in changed if key.split(".")[-2] not in _embedding_names]
     if others or not base.name_or_path:
-        which = f"differ from those of {base.name_or_path!r}, which its checkpoints will name as their base (first: {others[0]})" if others else "came from no folder and no hub name, so its checkpoints can name no base"
-        warnings.warn(f"model was handed over with weights that {which}: a checkpoint holds adapters only, and `load` could not bring this model back from it. Save the model to a folder first, and hand over what is loaded from there", stacklevel=2)
+        which = (
+            f"differ from those of {base.name_or_path!r}, which its checkpoints will name as their base (first:"
+            f" {others[0]})"
+            if others
+            else "came from no folder and no hub name, so its checkpoints can name no base"
+        )
+        warnings.warn(
+            f"model was handed over with weights that {which}: a checkpoint holds adapters only, and `load` could not"
+            " bring this model back from it. Save the model to a folder first, and hand over what is loaded from"
+            " there",
+            stacklevel=2,
+        )
     return model, bool(changed)
 
-def frozen_copy(model: CausalLM, # as it stands
-                share: bool = True, # whether weights that are not trained may be the same ones
-                ) -> CausalLM: # in evaluation mode, none of it trained
+
+def frozen_copy(
+    model: CausalLM,  # as it stands
+    share: bool = True,  # whether weights that are not trained may be the same ones
+) -> CausalLM:  # in evaluation mode, none of it trained
     "A model that stays what this one is now, adapters included."
     same = {id(p): p for p in model.parameters() if not p.requires_grad} if share else {}
     return cast(CausalLM, deepcopy(model, cast(Any, same)).eval().requires_grad_(False))
 
 # %% ../nbs/lib/models.ipynb #ab1009e7
-def _merged(model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]) -> CausalLM:
+def _merged(
+    model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]
+) -> CausalLM:
     "A model with its weights on the device, and its adapters in them: dense ones are added up in float32."
     base = adapter_base(model)
-    if base is None: return _weights(model, dtype, attention, device, packed)
-    under, rows = _merged(base, dtype if packed else torch.float32, attention, device, packed), saved_rows(model)
-    if rows and rows != embedding_rows(under): under.resize_token_embeddings(rows, mean_resizing=False)
+    if base is None:
+        return _weights(model, dtype, attention, device, packed)
+    under = _merged(base, dtype if packed else torch.float32, attention, device, packed)
+    rows = saved_rows(model)
+    if rows and rows != embedding_rows(under):
+        under.resize_token_embeddings(rows, mean_resizing=False)
     found = PeftModel.from_pretrained(under, str(Path(str(model)).expanduser())).merge_and_unload()
-    return cast(CausalLM, found if packed else found.to(dtype).requires_grad_(True)) # peft had frozen them
+    return cast(CausalLM, found if packed else found.to(dtype).requires_grad_(True))  # peft had frozen them
 
-def load(model: str | Path, # "tiny", a hub name, a folder (a checkpoint of adapters too), or a GGUF file
-         device: str = "auto", # cpu, cuda, or auto
-         precision: str = "auto", # float32, bfloat16, float16, or auto: what this device multiplies fastest
-         lora_rank: int = 0, # 0 for none
-         lora_alpha: int = 0, # 0 means twice the rank
-         lora_targets: str = "all-linear", # or layer names separated by commas
-         quantization: str = "none", # 4bit or 8bit, through bitsandbytes
-         attention: str = "auto", # auto, sdpa, eager or flash_attention_2
-         training: bool = False, # whether all weights will be trained, and so are kept in float32
-         quiet: bool = False, # say nothing
-         ) -> tuple[CausalLM, PreTrainedTokenizerBase]: # in eval mode, on the device; the tokenizer pads on the left
+
+def load(
+    model: str | Path,  # "tiny", a hub name, a folder (a checkpoint of adapters too), or a GGUF file
+    device: str = "auto",  # cpu, cuda, or auto
+    precision: str = "auto",  # float32, bfloat16, float16, or auto: what this device multiplies fastest
+    lora_rank: int = 0,  # 0 for none
+    lora_alpha: int = 0,  # 0 means twice the rank
+    lora_targets: str = "all-linear",  # or layer names separated by commas
+    quantization: str = "none",  # 4bit or 8bit, through bitsandbytes
+    attention: str = "auto",  # auto, sdpa, eager or flash_attention_2
+    training: bool = False,  # whether all weights will be trained, and so are kept in float32
+    quiet: bool = False,  # say nothing
+) -> tuple[CausalLM, PreTrainedTokenizerBase]:  # in eval mode, on the device; the tokenizer pads on the left
     "A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be, OSError for a model that is not there."
-    if not isinstance(model, str): given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
+    if not isinstance(model, str):
+        given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     check_model_options(precision, quantization, attention, lora_rank, training)
-    if not fits(lora_alpha, int) or lora_alpha < 0: raise ValueError(f"lora_alpha={lora_alpha!r}; it must be a whole number of at least 0, 0 for twice the rank")
-    if not isinstance(lora_targets, str): raise ValueError(f"lora_targets={lora_targets!r:.80}; it must be text: 'all-linear', or names separated by commas, e.g. 'q_proj,v_proj'")
+    if not fits(lora_alpha, int) or lora_alpha < 0:
+        raise ValueError(f"lora_alpha={lora_alpha!r}; it must be a whole number of at least 0, 0 for twice the rank")
+    if not isinstance(lora_targets, str):
+        raise ValueError(
+            f"lora_targets={lora_targets!r:.80}; it must be text: 'all-linear', or names separated by commas, e.g."
+            " 'q_proj,v_proj'"
+        )
     check_whole(model)
-    place, tokenizer = resolve_device(device), load_tokenizer(model)
-    if precision == "auto": precision = choose_precision(place, load_shape(model).hidden_size)
+    place = resolve_device(device)
+    tokenizer = load_tokenizer(model)
+    if precision == "auto":
+        precision = choose_precision(place, load_shape(model).hidden_size)
     packed = _quantized(quantization, precision)
     kept = torch.float32 if training and not lora_rank else dtypes[precision]
     found = _merged(model, kept, attention, place, packed)
     if lora_rank:
         found.name_or_path = str(Path(model).resolve()) if str(model) != "tiny" and Path(model).exists() else str(model)
         found = add_lora(found, lora_rank, lora_alpha, lora_targets)
-    if not quiet: tqdm.write(describe_model(found, tokenizer, str(model)))
+    if not quiet:
+        tqdm.write(describe_model(found, tokenizer, str(model)))
     return found.eval(), tokenizer
 
 # %% ../nbs/lib/models.ipynb #969a7224
-def describe_model(model: CausalLM, # loaded
-                   tokenizer: PreTrainedTokenizerBase, # its tokenizer
-                   name: str = "", # what to call it
-                   ) -> str: # one line
+def describe_model(
+    model: CausalLM,  # loaded
+    tokenizer: PreTrainedTokenizerBase,  # its tokenizer
+    name: str = "",  # what to call it
+) -> str:  # one line
     "Size, type, device, attention, prompt format and trained share of a model."
     parameters = list(model.parameters())
     # A packed 4-bit weight holds two numbers in a byte, and its shape is that of the bytes; peft counts what was packed.
-    total = model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else sum(p.numel() for p in parameters)
+    total = (
+        model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else sum(p.numel() for p in parameters)
+    )
     frozen = [p for p in parameters if not p.requires_grad] or parameters
     kept = max(frozen, key=lambda p: p.numel()).dtype
-    said = f"{Path(name).name or 'model'}: {total / 1e6:.1f}M parameters in {str(kept).removeprefix('torch.')} on {parameters[0].device}, attention {model.config._attn_implementation}, "
+    said = (
+        f"{Path(name).name or 'model'}: {total / 1e6:.1f}M parameters in {str(kept).removeprefix('torch.')} on"
+        f" {parameters[0].device}, attention {model.config._attn_implementation}, "
+    )
     said += "chat template" if getattr(tokenizer, "chat_template", None) else "no chat template, plain prompts"
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return said + (f"; LoRA trains {trained / 1e6:.2f}M ({trained / total:.1%})" if isinstance(model, PeftModel) else "")
+    return said + (
+        f"; LoRA trains {trained / 1e6:.2f}M ({trained / total:.1%})" if isinstance(model, PeftModel) else ""
+    )
 
 # %% ../nbs/lib/models.ipynb #d87d3110
 class AdapterFiles:
     "Saves the active adapter of a model as a checkpoint does, where `load` finds it."
-    def __init__(self,
-                 model: Any, # a PeftModel, or what holds its gathered weights
-                 name: str, # of the adapter
-                 embeddings: bool = False, # whether the embeddings too, because the base has other rows
-                 ) -> None: self.model, self.name, self.embeddings = model, name, embeddings
 
-    def save_pretrained(self,
-                        folder: str | Path, # made if need be
-                        ) -> None:
+    def __init__(
+        self,
+        model: Any,  # a PeftModel, or what holds its gathered weights
+        name: str,  # of the adapter
+        embeddings: bool = False,  # whether the embeddings too, because the base has other rows
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.embeddings = embeddings
+
+    def save_pretrained(
+        self,
+        folder: str | Path,  # made if need be
+    ) -> None:
         "Write adapter_config.json and adapter_model.safetensors."
         self.model.save_pretrained(folder, selected_adapters=[self.name], save_embedding_layers=self.embeddings)
-        inner = Path(folder) / self.name # where peft puts an adapter that is not called "default"
-        if self.name == "default" or not inner.is_dir(): return
-        for file in inner.iterdir(): shutil.move(str(file), Path(folder) / file.name)
+        inner = Path(folder) / self.name  # where peft puts an adapter that is not called "default"
+        if self.name == "default" or not inner.is_dir():
+            return
+        for file in inner.iterdir():
+            shutil.move(str(file), Path(folder) / file.name)
         inner.rmdir()
 
-def load_state(model: CausalLM, # the model that was trained, plain or with adapters
-               folder: str | Path, # what its `save_pretrained` wrote
-               ) -> None:
+
+def load_state(
+    model: CausalLM,  # the model that was trained, plain or with adapters
+    folder: str | Path,  # what its `save_pretrained` wrote
+) -> None:
     "Put saved weights, or saved adapters, back into a model. Raises ValueError when they are not those of this model."
     if isinstance(model, PeftModel):
         name = model.active_adapters[0]
-        found: Any = set_peft_model_state_dict(model, read_tensors(Path(folder) / "adapter_model.safetensors"), adapter_name=name)
+        found: Any = set_peft_model_state_dict(
+            model, read_tensors(Path(folder) / "adapter_model.safetensors"), adapter_name=name
+        )
         wrong = [*found.unexpected_keys, *(k for k in found.missing_keys if name in k.split("."))]
-        if wrong: raise ValueError(f"{folder} holds adapters of another model or other layers (first: {wrong[0]})")
+        if wrong:
+            raise ValueError(f"{folder} holds adapters of another model or other layers (first: {wrong[0]})")
     else:
-        with quiet_files(): model.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
+        with quiet_files():
+            model.load_state_dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
 
-def save_merged(model: str | Path, # a folder of adapters, such as a checkpoint of a LoRA run
-                folder: str | Path, # where to write the plain model
-                precision: str = "bfloat16", # of the file
-                ) -> Path: # the folder, which `AutoModelForCausalLM.from_pretrained` loads
+
+def save_merged(
+    model: str | Path,  # a folder of adapters, such as a checkpoint of a LoRA run
+    folder: str | Path,  # where to write the plain model
+    precision: str = "bfloat16",  # of the file
+) -> Path:  # the folder, which `AutoModelForCausalLM.from_pretrained` loads
     "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
-    if precision not in dtypes: raise ValueError(f"precision={precision!r}; choose one of {', '.join(dtypes)}")
-    if adapter_base(model) is None: raise ValueError(f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0")
+    if precision not in dtypes:
+        raise ValueError(f"precision={precision!r}; choose one of {', '.join(dtypes)}")
+    if adapter_base(model) is None:
+        raise ValueError(
+            f"model={str(model)!r} holds no adapter_config.json; pass a checkpoint of a run with lora_rank > 0"
+        )
     target = output_folder(folder)
-    if target.resolve() == Path(str(model)).expanduser().resolve(): raise ValueError(f"folder={str(folder)!r} is the folder of the adapters, which would then be applied twice; choose another one")
-    merged: Any # `to` of transformers hides its signature
+    if target.resolve() == Path(str(model)).expanduser().resolve():
+        raise ValueError(
+            f"folder={str(folder)!r} is the folder of the adapters, which would then be applied twice; choose"
+            " another one"
+        )
+    merged: Any  # `to` of transformers hides its signature
     merged, tokenizer = load(model, device="cpu", precision="float32", quiet=True)
-    with quiet_files(): merged.to(dtypes[precision]).save_pretrained(target)
+    with quiet_files():
+        merged.to(dtypes[precision]).save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target

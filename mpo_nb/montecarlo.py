@@ -21,20 +21,26 @@ from .traces import token_texts
 @dataclass
 class Prefix:
     "A place in a response from which it is to be finished."
-    row: int # of the batch
-    block: int # that begins here
-    length: int # tokens of the response that stand before it
 
-def prefixes(ids: Tensor, # (B, T) block ids
-             group_size: int, # responses per prompt, consecutive
-             ) -> list[Prefix]: # the prompt once per group, every later boundary of every row
+    row: int  # of the batch
+    block: int  # that begins here
+    length: int  # tokens of the response that stand before it
+
+
+def prefixes(
+    ids: Tensor,  # (B, T) block ids
+    group_size: int,  # responses per prompt, consecutive
+) -> list[Prefix]:  # the prompt once per group, every later boundary of every row
     "The places whose values are wanted."
-    found, sizes = [], block_sizes(ids)
+    found = []
+    sizes = block_sizes(ids)
     for row in range(len(ids)):
         start = 0
         for block, size in enumerate(sizes[row].tolist()):
-            if size == 0: break
-            if block or row % group_size == 0: found.append(Prefix(row, block, start))
+            if size == 0:
+                break
+            if block or row % group_size == 0:
+                found.append(Prefix(row, block, start))
             start += size
     return found
 
@@ -42,50 +48,75 @@ def prefixes(ids: Tensor, # (B, T) block ids
 @dataclass
 class BoundaryValues:
     "Values of the states before each block, and what they cost."
-    values: Tensor # (B, N) mean reward of the continuations; 0 for blocks that pad a row
-    tokens: int # sampled for them
-    places: int # that were finished
 
-def boundary_values(policy: Policy, # for its task, tokenizer and configuration
-                    batch: Batch, # sampled responses, groups consecutive
-                    ids: Tensor, # (B, T) block ids
-                    continuations: int, # responses finished from each place
-                    seed: int, # of the random numbers
-                    ) -> BoundaryValues:
+    values: Tensor  # (B, N) mean reward of the continuations; 0 for blocks that pad a row
+    tokens: int  # sampled for them
+    places: int  # that were finished
+
+
+def boundary_values(
+    policy: Policy,  # for its task, tokenizer and configuration
+    batch: Batch,  # sampled responses, groups consecutive
+    ids: Tensor,  # (B, T) block ids
+    continuations: int,  # responses finished from each place
+    seed: int,  # of the random numbers
+) -> BoundaryValues:
     "Monte Carlo values of all block boundaries. Raises what `score` raises for a reward that fails."
-    r, c, places = batch.rollout, policy.config, prefixes(ids, policy.config.group_size)
+    r = batch.rollout
+    c = policy.config
+    places = prefixes(ids, policy.config.group_size)
     done = [r.ids[p.row, : p.length].tolist() for p in places]
     starts = [r.prompt_ids[p.row][r.prompt_mask[p.row].bool()].tolist() + before for p, before in zip(places, done)]
     found, tokens = policy.finish(starts, [c.max_new_tokens - p.length for p in places], continuations, seed)
-    texts = response_texts(policy.tokenizer, [before + new for before, several in zip(done, found) for new in several], end_tokens(policy.model, policy.tokenizer))
+    texts = response_texts(
+        policy.tokenizer,
+        [before + new for before, several in zip(done, found) for new in several],
+        end_tokens(policy.model, policy.tokenizer),
+    )
     problems = [batch.problems[p.row] for p in places for _ in range(continuations)]
     rewards = torch.tensor(score(policy.task, problems, texts), dtype=torch.float).view(-1, continuations).mean(1)
     values = torch.zeros(block_sizes(ids).shape)
     for p, value in zip(places, rewards.tolist()):
-        if p.block: values[p.row, p.block] = value
-        else: values[p.row : p.row + c.group_size, 0] = value
+        if p.block:
+            values[p.row, p.block] = value
+        else:
+            values[p.row : p.row + c.group_size, 0] = value
     return BoundaryValues(values.to(r.mask.device) * (block_sizes(ids) > 0), tokens, len(places))
 
 # %% ../nbs/lib/montecarlo.ipynb #0d5890cb
-def boundary_blocks(policy: Policy, # for the tokenizer, where blocks are read from the text
-                    batch: Batch, # sampled responses
-                    boundaries: str | int, # "sentence" | "surprise" | tokens between two
-                    ) -> Tensor: # (B, T) ids
+def boundary_blocks(
+    policy: Policy,  # for the tokenizer, where blocks are read from the text
+    batch: Batch,  # sampled responses
+    boundaries: str | int,  # "sentence" | "surprise" | tokens between two
+) -> Tensor:  # (B, T) ids
     "The blocks between boundaries."
-    mask, own = batch.rollout.mask, batch.logps
-    if isinstance(boundaries, int): return fixed_blocks(mask, boundaries)
-    if boundaries == "surprise": return surprise_blocks(mask, own)
-    return sentence_blocks(mask, [token_texts(policy.tokenizer, ids[:n].tolist()) for ids, n in zip(batch.rollout.ids, batch.rollout.lengths)])
+    mask = batch.rollout.mask
+    own = batch.logps
+    if isinstance(boundaries, int):
+        return fixed_blocks(mask, boundaries)
+    if boundaries == "surprise":
+        return surprise_blocks(mask, own)
+    return sentence_blocks(
+        mask,
+        [token_texts(policy.tokenizer, ids[:n].tolist()) for ids, n in zip(batch.rollout.ids, batch.rollout.lengths)],
+    )
 
-def sampled_advantages(policy: Policy, # with its recipe
-                       batch: Batch, # sampled responses
-                       rewards: Tensor, # (B,) shaped
-                       step: int, # from 1
-                       ) -> tuple[Tensor, dict[str, float]]: # (B, T), and the step's further metrics
+
+def sampled_advantages(
+    policy: Policy,  # with its recipe
+    batch: Batch,  # sampled responses
+    rewards: Tensor,  # (B,) shaped
+    step: int,  # from 1
+) -> tuple[Tensor, dict[str, float]]:  # (B, T), and the step's further metrics
     "VinePPO's and SPO-chain's advantages, and what they cost."
     recipe = policy.recipe
     ids = boundary_blocks(policy, batch, recipe.boundaries)
     found = boundary_values(policy, batch, ids, recipe.continuations, draw_seed(policy.config.seed, step, "values"))
     advantages = distribute(boundary_advantages(found.values.to(rewards.dtype), rewards, ids, per="block"), ids)
     tokens, responses, places = policy.processes.sum(found.tokens, int(batch.rollout.mask.sum()), found.places)
-    return advantages, dict(value_tokens=float(tokens), value_tokens_share=tokens / (tokens + responses), value_places=float(places), value_mean=float(policy.processes.gather(found.values[block_sizes(ids) > 0]).mean()))
+    return advantages, dict(
+        value_tokens=float(tokens),
+        value_tokens_share=tokens / (tokens + responses),
+        value_places=float(places),
+        value_mean=float(policy.processes.gather(found.values[block_sizes(ids) > 0]).mean()),
+    )

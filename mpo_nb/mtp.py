@@ -31,162 +31,289 @@ from .prompts import prompt_tokens, turn_ends
 # %% ../nbs/lib/mtp.ipynb #9758c62c
 class MTPModules(MTPParts):
     "K-1 multi-token prediction modules on a backbone (MPO, arXiv 2602.14386; DeepSeek-V3, arXiv 2412.19437). Raises ValueError for an option or architecture that cannot be."
+
     def of_backbone(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
         "A part of the backbone that the modules use, with the share of the gradient that the backbone is to get."
-        if self.trunk_gradient == 1: return module
-        return lambda x: functional_call(module, {name: scale_gradient(p, self.trunk_gradient) for name, p in module.named_parameters()}, (x,))
+        if self.trunk_gradient == 1:
+            return module
+        return lambda x: functional_call(
+            module, {name: scale_gradient(p, self.trunk_gradient) for name, p in module.named_parameters()}, (x,)
+        )
 
-    def states(self,
-               hidden: Tensor, # (B, L, d) the backbone's last hidden states
-               input_ids: Tensor, # (B, L) the tokens they were read from, or one more
-               attention_mask: Tensor, # the same shape, 1 on tokens that are read
-               ) -> Iterator[Tensor]: # k - 1 times (B, L, d): depth n's state at i, which predicts token i + 1 + n
+    def states(
+        self,
+        hidden: Tensor,  # (B, L, d) the backbone's last hidden states
+        input_ids: Tensor,  # (B, L) the tokens they were read from, or one more
+        attention_mask: Tensor,  # the same shape, 1 on tokens that are read
+    ) -> Iterator[Tensor]:  # k - 1 times (B, L, d): depth n's state at i, which predicts token i + 1 + n
         "Each depth's last hidden states, normed."
-        depth: Any; trunk: Any
-        trunk, read = decoder_of(self.model), attention_mask[:, : hidden.shape[1]].long()
-        base = before = scale_gradient(hidden, self.trunk_gradient).to(cast(Depth, self.depths[0]).norm.weight.dtype) if self.depths else hidden
+        depth: Any
+        trunk: Any
+        trunk = decoder_of(self.model)
+        read = attention_mask[:, : hidden.shape[1]].long()
+        base = before = (
+            scale_gradient(hidden, self.trunk_gradient).to(cast(Depth, self.depths[0]).norm.weight.dtype)
+            if self.depths
+            else hidden
+        )
         for n, depth in enumerate(self.depths, 1):
             if self.options["merge"] == "eh_proj":
                 later = torch.cat([input_ids[:, n:], torch.zeros_like(input_ids[:, :n])], 1)[:, : hidden.shape[1]]
                 tokens = self.of_backbone(trunk.embed_tokens)(later).to(before.dtype)
                 x = depth.eh_proj(torch.cat([depth.hidden_norm(before), depth.token_norm(tokens)], -1))
-            else: x = base
-            before = depth.decoder(inputs_embeds=x, attention_mask=read, position_ids=positions(read), use_cache=False).last_hidden_state
+            else:
+                x = base
+            before = depth.decoder(
+                inputs_embeds=x, attention_mask=read, position_ids=positions(read), use_cache=False
+            ).last_hidden_state
             yield depth.norm(before)
 
-    def columns(self,
-                hidden: Tensor, # (B, L, d)
-                input_ids: Tensor, # (B, L)
-                attention_mask: Tensor, # (B, L)
-                mask: Tensor, # (B, L) bool, tokens whose windows are wanted
-                ) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]]: # where (B, L) bool, states (M, d), targets (M,), head
+    def columns(
+        self,
+        hidden: Tensor,  # (B, L, d)
+        input_ids: Tensor,  # (B, L)
+        attention_mask: Tensor,  # (B, L)
+        mask: Tensor,  # (B, L) bool, tokens whose windows are wanted
+    ) -> Iterator[
+        tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]
+    ]:  # where (B, L) bool, states (M, d), targets (M,), head
         "What each column of `future_logps` is computed from, the backbone's first."
         B, L = input_ids.shape
         output = self.model.get_output_embeddings()
         heads = [output] + [depth.head if hasattr(depth, "head") else self.of_backbone(output) for depth in self.depths]
         dtypes = [output.weight.dtype] + [getattr(depth, "head", output).weight.dtype for depth in self.depths]
-        states = self.states(hidden[:, : L - 1], input_ids, attention_mask) # one depth at a time
+        states = self.states(hidden[:, : L - 1], input_ids, attention_mask)  # one depth at a time
         for n, head in enumerate(heads):
             state = hidden[:, : L - 1] if n == 0 else next(states)
-            there = mask.clone(); there[:, : 1] = False
-            if n: there[:, : max(0, L - n)] &= mask[:, n:]; there[:, max(0, L - n) :] = False
+            there = mask.clone()
+            there[:, :1] = False
+            if n:
+                there[:, : max(0, L - n)] &= mask[:, n:]
+                there[:, max(0, L - n) :] = False
             later = torch.cat([input_ids[:, n:], input_ids[:, :n]], 1)
             yield there, state[there[:, 1:]].to(dtypes[n]), later[there], head
 
-    def future_logps(self,
-                     hidden: Tensor, # (B, T, d) the backbone's last hidden state at each token; (B, T-1, d) will do
-                     input_ids: Tensor, # (B, T) the tokens
-                     attention_mask: Tensor | None = None, # (B, T) 0 on padding, on either side; default: all ones
-                     mask: Tensor | None = None, # (B, T) tokens that belong to windows; default: all that are read
-                     temperature: float = 1.0, # of the distribution sampled from
-                     chunk_elements: int = 2**24, # most logits held at once
-                     ) -> Tensor: # (B, T, k) nats, float32: column 0 the backbone's own at token t, column n for token t + n, seen from before t
+    def future_logps(
+        self,
+        hidden: Tensor,  # (B, T, d) the backbone's last hidden state at each token; (B, T-1, d) will do
+        input_ids: Tensor,  # (B, T) the tokens
+        attention_mask: Tensor | None = None,  # (B, T) 0 on padding, on either side; default: all ones
+        mask: Tensor | None = None,  # (B, T) tokens that belong to windows; default: all that are read
+        temperature: float = 1.0,  # of the distribution sampled from
+        chunk_elements: int = 2**24,  # most logits held at once
+    ) -> (
+        Tensor
+    ):  # (B, T, k) nats, float32: column 0 the backbone's own at token t, column n for token t + n, seen from before t
         "Log-probabilities of the next k tokens from every position; 0 where there is no such token, and at a row's first. Raises ValueError for shapes that do not fit."
         return self.logps_and_entropy(hidden, input_ids, attention_mask, mask, temperature, chunk_elements)[0]
 
-    def logps_and_entropy(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, mask: Tensor | None = None, temperature: float = 1.0, chunk_elements: int = 2**24,
-                          entropy_grad: bool = False, # whether the entropy carries a gradient
-                          ) -> tuple[Tensor, Tensor]: # logps (B, T, k), the backbone's entropy (B, T)
+    def logps_and_entropy(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+        temperature: float = 1.0,
+        chunk_elements: int = 2**24,
+        entropy_grad: bool = False,  # whether the entropy carries a gradient
+    ) -> tuple[Tensor, Tensor]:  # logps (B, T, k), the backbone's entropy (B, T)
         "What `future_logps` gives, and the entropy of column 0."
-        if input_ids.ndim != 2 or hidden.ndim != 3 or hidden.shape[0] != len(input_ids) or hidden.shape[1] not in (input_ids.shape[1], input_ids.shape[1] - 1):
-            raise ValueError(f"hidden has shape {tuple(hidden.shape)} and input_ids {tuple(input_ids.shape)}; pass (B, T, d) and (B, T): one hidden state for each token")
-        read = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else check_mask(attention_mask, input_ids=input_ids)
+        if (
+            input_ids.ndim != 2
+            or hidden.ndim != 3
+            or hidden.shape[0] != len(input_ids)
+            or hidden.shape[1] not in (input_ids.shape[1], input_ids.shape[1] - 1)
+        ):
+            raise ValueError(
+                f"hidden has shape {tuple(hidden.shape)} and input_ids {tuple(input_ids.shape)}; pass (B, T, d) and (B,"
+                " T): one hidden state for each token"
+            )
+        read = (
+            torch.ones_like(input_ids, dtype=torch.bool)
+            if attention_mask is None
+            else check_mask(attention_mask, input_ids=input_ids)
+        )
         wanted = read if mask is None else check_mask(mask, input_ids=input_ids) & read
-        wanted = wanted & torch.cat([torch.zeros_like(read[:, :1]), read[:, :-1]], 1) # a first token has nothing before it
-        logps: list[Tensor]; entropy: Tensor | None
-        logps, entropy = [], None
+        wanted = wanted & torch.cat(
+            [torch.zeros_like(read[:, :1]), read[:, :-1]], 1
+        )  # a first token has nothing before it
+        logps: list[Tensor]
+        entropy: Tensor | None
+        logps = []
+        entropy = None
         for there, states, targets, head in self.columns(hidden, input_ids, read, wanted):
-            new, spread = token_logps(self.model, states, targets, temperature, entropy_grad and entropy is None, chunk_elements, head)
+            new, spread = token_logps(
+                self.model, states, targets, temperature, entropy_grad and entropy is None, chunk_elements, head
+            )
             logps.append(new.new_zeros(there.shape).masked_scatter(there, new))
-            if entropy is None: entropy = spread.new_zeros(there.shape).masked_scatter(there, spread)
-        assert entropy is not None # the backbone's column is always there
+            if entropy is None:
+                entropy = spread.new_zeros(there.shape).masked_scatter(there, spread)
+        assert entropy is not None  # the backbone's column is always there
         return torch.stack(logps, -1), entropy
 
 # %% ../nbs/lib/mtp.ipynb #a3a20c98
 @dataclass(repr=False)
 class WarmUp:
     "What a warm-up did, depth by depth; depth 0 is the backbone."
-    before: list[float] # share of held-back tokens that the most likely one is, before
-    after: list[float] # after
-    tokens: list[int] # how many each share is of
-    losses: list[dict[str, float]] # one per step: "step", "loss", and "depth_1" and so on, in nats
+
+    before: list[float]  # share of held-back tokens that the most likely one is, before
+    after: list[float]  # after
+    tokens: list[int]  # how many each share is of
+    losses: list[dict[str, float]]  # one per step: "step", "loss", and "depth_1" and so on, in nats
 
     def _repr_markdown_(self) -> str:
-        rows = [f"| {n} | {b:.3f} | {a:.3f} | {t:,} |" for n, (b, a, t) in enumerate(zip(self.before, self.after, self.tokens))]
+        rows = [
+            f"| {n} | {b:.3f} | {a:.3f} | {t:,} |"
+            for n, (b, a, t) in enumerate(zip(self.before, self.after, self.tokens))
+        ]
         return "\n".join(["| tokens ahead | right before | right after | of |", "|--:|--:|--:|--:|", *rows])
 
     def __repr__(self) -> str:
-        rows = [f"{n:12} {b:13.3f} {a:12.3f} {t:10,}" for n, (b, a, t) in enumerate(zip(self.before, self.after, self.tokens))]
+        rows = [
+            f"{n:12} {b:13.3f} {a:12.3f} {t:10,}"
+            for n, (b, a, t) in enumerate(zip(self.before, self.after, self.tokens))
+        ]
         return "\n".join(["tokens ahead  right before  right after         of", *rows])
 
 # %% ../nbs/lib/mtp.ipynb #186a8f01
-_Row: TypeAlias = tuple[list[int], list[bool]] # ids, and which of them are to be predicted
+_Row: TypeAlias = tuple[list[int], list[bool]]  # ids, and which of them are to be predicted
 
-def _rows(dataset: Sequence[str | dict[str, Any]], tokenizer: PreTrainedTokenizerBase | None, max_length: int) -> list[_Row]: # ids, and which of them are to be predicted
+
+def _rows(
+    dataset: Sequence[str | dict[str, Any]], tokenizer: PreTrainedTokenizerBase | None, max_length: int
+) -> list[_Row]:  # ids, and which of them are to be predicted
     "The token ids of a data set. Raises ValueError for a row that is neither text nor ids."
-    if isinstance(dataset, str): raise ValueError(f"dataset={dataset!r:.80} is one text; give a list of texts, e.g. dataset=[{dataset!r:.80}]")
-    found, ends = [], set() if tokenizer is None else {tokenizer.eos_token_id, *turn_ends(tokenizer)}
+    if isinstance(dataset, str):
+        raise ValueError(f"dataset={dataset!r:.80} is one text; give a list of texts, e.g. dataset=[{dataset!r:.80}]")
+    found = []
+    ends = set() if tokenizer is None else {tokenizer.eos_token_id, *turn_ends(tokenizer)}
     for i, row in enumerate(dataset):
         if isinstance(row, str):
-            if tokenizer is None: raise ValueError(f"dataset[{i}] is text: pass the tokenizer too, or rows with input_ids")
+            if tokenizer is None:
+                raise ValueError(f"dataset[{i}] is text: pass the tokenizer too, or rows with input_ids")
             [ids] = prompt_tokens(tokenizer, [row])
             # A chat is closed by its template, perhaps with a line's end behind.
-            if tokenizer.eos_token_id is not None and not ends & set(ids[-2:]): ids = [*ids, tokenizer.eos_token_id]
+            if tokenizer.eos_token_id is not None and not ends & set(ids[-2:]):
+                ids = [*ids, tokenizer.eos_token_id]
             labels = ids
         else:
-            try: ids = list(row["input_ids"])
-            except (TypeError, KeyError): raise ValueError(f"dataset[{i}] is {row!r:.80}; give text, or a dict with input_ids and perhaps labels, -100 where nothing is to be learnt") from None
+            try:
+                ids = list(row["input_ids"])
+            except (TypeError, KeyError):
+                raise ValueError(
+                    f"dataset[{i}] is {row!r:.80}; give text, or a dict with input_ids and perhaps labels, -100 where"
+                    " nothing is to be learnt"
+                ) from None
             labels = row["labels"] if "labels" in row else ids
-        if len(labels) != len(ids): raise ValueError(f"dataset[{i}] has {len(labels)} labels for {len(ids)} input_ids")
+        if len(labels) != len(ids):
+            raise ValueError(f"dataset[{i}] has {len(labels)} labels for {len(ids)} input_ids")
         found.append((ids[:max_length], [x != -100 for x in labels][:max_length]))
     return found
 
-def _tensors(rows: list[_Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]: # ids, attention, wanted: (B, L), padded on the right
+
+def _tensors(
+    rows: list[_Row], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:  # ids, attention, wanted: (B, L), padded on the right
     L = max(len(ids) for ids, _ in rows)
-    padded = [[[*x, *[0] * (L - len(x))] for x in column] for column in ([ids for ids, _ in rows], [[1] * len(ids) for ids, _ in rows], [wanted for _, wanted in rows])]
-    ids, attention, chosen = (torch.tensor(x, dtype=kind, device=device) for x, kind in zip(padded, (torch.long, torch.bool, torch.bool)))
+    padded = [
+        [[*x, *[0] * (L - len(x))] for x in column]
+        for column in ([ids for ids, _ in rows], [[1] * len(ids) for ids, _ in rows], [wanted for _, wanted in rows])
+    ]
+    ids, attention, chosen = (
+        torch.tensor(x, dtype=kind, device=device) for x, kind in zip(padded, (torch.long, torch.bool, torch.bool))
+    )
     return ids, attention, chosen
 
-def _read(mtp: MTPModules, ids: Tensor, attention: Tensor) -> Tensor: # (B, L, d)
+
+def _read(mtp: MTPModules, ids: Tensor, attention: Tensor) -> Tensor:  # (B, L, d)
     "The backbone's last hidden states, without a graph."
-    with torch.no_grad(): return cast(Tensor, decoder_of(mtp.model)(input_ids=ids, attention_mask=attention.long(), position_ids=positions(attention), use_cache=False).last_hidden_state)
+    with torch.no_grad():
+        return cast(
+            Tensor,
+            decoder_of(mtp.model)(
+                input_ids=ids, attention_mask=attention.long(), position_ids=positions(attention), use_cache=False
+            ).last_hidden_state,
+        )
+
 
 @torch.no_grad()
-def _accuracy(mtp: MTPModules, rows: list[_Row], batch_size: int, device: torch.device) -> tuple[list[float], list[int]]:
+def _accuracy(
+    mtp: MTPModules, rows: list[_Row], batch_size: int, device: torch.device
+) -> tuple[list[float], list[int]]:
     "How often the most likely token is the right one, per depth, and of how many."
-    right, total = [0] * mtp.k, [0] * mtp.k
+    right = [0] * mtp.k
+    total = [0] * mtp.k
     for start in range(0, len(rows), batch_size):
         ids, attention, wanted = _tensors(rows[start : start + batch_size], device)
         for n, (_, states, targets, head) in enumerate(mtp.columns(_read(mtp, ids, attention), ids, attention, wanted)):
-            for s, t in zip(states.split(1024), targets.split(1024)): right[n] += int((head_logits(mtp.model, s, head).argmax(-1) == t).sum())
+            for s, t in zip(states.split(1024), targets.split(1024)):
+                right[n] += int((head_logits(mtp.model, s, head).argmax(-1) == t).sum())
             total[n] += len(targets)
     return [r / max(1, t) for r, t in zip(right, total)], total
 
 # %% ../nbs/lib/mtp.ipynb #ce87819c
 class _Warming:
     "A warm-up in progress: its optimiser, its folder, and where it stands."
+
     losses: list[dict[str, float]]
 
-    def __init__(self, mtp: MTPModules, train: list[_Row], test: list[_Row], batch_size: int, lr: float, seed: int, output: str | None, every: int, precision: str, device: torch.device, digest: int, replace: bool = False) -> None:
-        self.mtp, self.train, self.test, self.batch_size, self.seed, self.every, self.precision, self.device = mtp, train, test, batch_size, seed, every, precision, device
+    def __init__(
+        self,
+        mtp: MTPModules,
+        train: list[_Row],
+        test: list[_Row],
+        batch_size: int,
+        lr: float,
+        seed: int,
+        output: str | None,
+        every: int,
+        precision: str,
+        device: torch.device,
+        digest: int,
+        replace: bool = False,
+    ) -> None:
+        self.mtp = mtp
+        self.train = train
+        self.test = test
+        self.batch_size = batch_size
+        self.seed = seed
+        self.every = every
+        self.precision = precision
+        self.device = device
         self.optimizer = torch.optim.AdamW(mtp.parameters(), lr=lr, weight_decay=0.0)
         self.losses, self.done, self.folder, self.interrupt = [], 0, Run(output) if output else None, Interruptible()
         saved: tuple[int, Path] | None = None
         if self.folder:
-            self._begin(self.folder, mtp.options | dict(batch_size=batch_size, lr=lr, seed=seed, precision=precision, rows=[len(train), len(test)], digest=digest), replace)
+            self._begin(
+                self.folder,
+                mtp.options
+                | dict(
+                    batch_size=batch_size,
+                    lr=lr,
+                    seed=seed,
+                    precision=precision,
+                    rows=[len(train), len(test)],
+                    digest=digest,
+                ),
+                replace,
+            )
             saved = self.folder.newest()
         self.first, self.tokens = self._measured(saved)
         if self.folder and saved:
             self.done, path = saved
-            mtp.load_weights(path); load_optimizer(self.optimizer, path / "optimizer.safetensors")
-            self.folder.rewind(self.done); self.losses = self.folder.metrics
+            mtp.load_weights(path)
+            load_optimizer(self.optimizer, path / "optimizer.safetensors")
+            self.folder.rewind(self.done)
+            self.losses = self.folder.metrics
 
     @staticmethod
     def _begin(folder: Run, options: dict[str, Any], replace: bool) -> None:
         "Take a folder up; one of other options is begun anew where that is asked for."
-        try: folder.check(options)
+        try:
+            folder.check(options)
         except ValueError:
-            if not replace: raise
+            if not replace:
+                raise
             folder.clear()
         folder.begin(options)
 
@@ -197,21 +324,33 @@ class _Warming:
             return state["before"], state["tokens"]
         return _accuracy(self.mtp, self.test, self.batch_size, self.device)
 
-    def _batch(self, step: int) -> list[_Row]: # from 1
+    def _batch(self, step: int) -> list[_Row]:  # from 1
         "The step's rows: passes over the data, each in an order of its own."
         found: list[_Row]
-        n, found = len(self.train), []
+        n = len(self.train)
+        found = []
         for position in range((step - 1) * self.batch_size, step * self.batch_size):
             epoch, i = divmod(position, n)
-            if not found or i == 0: order = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch + 1)).tolist()
+            if not found or i == 0:
+                order = torch.randperm(
+                    n, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch + 1)
+                ).tolist()
             found.append(self.train[order[i]])
         return found
 
     def _step(self, step: int) -> dict[str, float]:
         ids, attention, wanted = _tensors(self._batch(step), self.device)
         with torch.autocast(self.device.type, getattr(torch, self.precision), enabled=self.precision != "float32"):
-            columns = self.mtp.columns(_read(self.mtp, ids, attention), ids, attention, wanted); next(columns)
-            depths = [-token_logps(self.mtp.model, states, targets, head=head)[0].mean() if len(targets) else states.sum() * 0.0 for _, states, targets, head in columns]
+            columns = self.mtp.columns(_read(self.mtp, ids, attention), ids, attention, wanted)
+            next(columns)
+            depths = [
+                (
+                    -token_logps(self.mtp.model, states, targets, head=head)[0].mean()
+                    if len(targets)
+                    else states.sum() * 0.0
+                )
+                for _, states, targets, head in columns
+            ]
         loss = torch.stack(depths).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -220,62 +359,106 @@ class _Warming:
         return dict(step=step, loss=loss.item()) | {f"depth_{n}": x.item() for n, x in enumerate(depths, 1)}
 
     def _save(self) -> None:
-        if self.folder: self.folder.save(self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=2)
+        if self.folder:
+            self.folder.save(
+                self.done, self.mtp, None, self.optimizer, dict(before=self.first, tokens=self.tokens), keep=2
+            )
 
     def run(self, steps: int, progress: bool) -> WarmUp:
-        share, self.mtp.trunk_gradient = self.mtp.trunk_gradient, 0.0 # the backbone is frozen
+        # the backbone is frozen
+        share = self.mtp.trunk_gradient
+        self.mtp.trunk_gradient = 0.0
         try:
-            with self.interrupt.watch(), tqdm(total=steps, initial=self.done, desc="warm-up", unit="step", disable=not progress) as bar:
+            with (
+                self.interrupt.watch(),
+                tqdm(total=steps, initial=self.done, desc="warm-up", unit="step", disable=not progress) as bar,
+            ):
                 for step in range(self.done + 1, steps + 1):
                     with self.interrupt.shield():
                         row = self._step(step)
-                        self.losses.append(row); self.done = step
-                        if self.folder: self.folder.append(self.folder.metrics_path, [row])
-                        if step % self.every == 0 or step == steps: self._save()
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False); bar.update()
+                        self.losses.append(row)
+                        self.done = step
+                        if self.folder:
+                            self.folder.append(self.folder.metrics_path, [row])
+                        if step % self.every == 0 or step == steps:
+                            self._save()
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                    bar.update()
         except KeyboardInterrupt:
-            if not self.interrupt.shielded and self.done: self._save()
-            if self.folder: tqdm.write(f"Stopped; {self.done} of {steps} steps of the warm-up are saved in {self.folder.path}. The same call goes on from there.")
+            if not self.interrupt.shielded and self.done:
+                self._save()
+            if self.folder:
+                tqdm.write(
+                    f"Stopped; {self.done} of {steps} steps of the warm-up are saved in {self.folder.path}. The same"
+                    " call goes on from there."
+                )
             raise
         finally:
             self.mtp.trunk_gradient = share
             self.interrupt.pass_on()
-        return WarmUp(self.first, _accuracy(self.mtp, self.test, self.batch_size, self.device)[0], self.tokens, self.losses)
+        return WarmUp(
+            self.first, _accuracy(self.mtp, self.test, self.batch_size, self.device)[0], self.tokens, self.losses
+        )
 
 # %% ../nbs/lib/mtp.ipynb #7ca8b1ca
-def warm_up(model: CausalLM, # the backbone, which stays as it is
-            mtp: MTPModules, # trained in place
-            dataset: Sequence[str | dict[str, Any]], # texts, or dicts with input_ids and perhaps labels (-100: not to be predicted)
-            steps: int, # optimiser steps
-            batch_size: int = 32, # rows per step
-            lr: float = 1e-3, # Adam's
-            tokenizer: PreTrainedTokenizerBase | None = None, # for texts
-            max_length: int = 1024, # tokens of a row that are read
-            held_out: float = 0.1, # share of the rows that accuracy is measured on
-            seed: int = 0, # order of the rows
-            output: str | None = None, # a folder: the warm-up is saved there, and goes on from there
-            checkpoint_every: int = 50, # steps between two checkpoints
-            precision: str = "float32", # "bfloat16": products in bfloat16
-            progress: bool = True, # whether to draw a bar
-            replace: bool = False, # delete a warm-up of other options that is found in `output`, instead of refusing it
-            ) -> WarmUp: # accuracy per depth before and after, and the losses
+def warm_up(
+    model: CausalLM,  # the backbone, which stays as it is
+    mtp: MTPModules,  # trained in place
+    dataset: Sequence[
+        str | dict[str, Any]
+    ],  # texts, or dicts with input_ids and perhaps labels (-100: not to be predicted)
+    steps: int,  # optimiser steps
+    batch_size: int = 32,  # rows per step
+    lr: float = 1e-3,  # Adam's
+    tokenizer: PreTrainedTokenizerBase | None = None,  # for texts
+    max_length: int = 1024,  # tokens of a row that are read
+    held_out: float = 0.1,  # share of the rows that accuracy is measured on
+    seed: int = 0,  # order of the rows
+    output: str | None = None,  # a folder: the warm-up is saved there, and goes on from there
+    checkpoint_every: int = 50,  # steps between two checkpoints
+    precision: str = "float32",  # "bfloat16": products in bfloat16
+    progress: bool = True,  # whether to draw a bar
+    replace: bool = False,  # delete a warm-up of other options that is found in `output`, instead of refusing it
+) -> WarmUp:  # accuracy per depth before and after, and the losses
     "Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C saves the last step and is raised on."
     check_model("model", model)
-    if not isinstance(mtp, MTPModules): raise ValueError(f"mtp={mtp!r:.60} is of type {type(mtp).__name__}; pass MTPModules(model, k)")
-    if mtp.model is not model: raise ValueError("mtp stands behind another model; pass the one that it was made with")
-    if output is not None: output = str(output_folder(output, "output"))
-    if mtp.k == 1: raise ValueError("k=1 has no modules to warm up")
+    if not isinstance(mtp, MTPModules):
+        raise ValueError(f"mtp={mtp!r:.60} is of type {type(mtp).__name__}; pass MTPModules(model, k)")
+    if mtp.model is not model:
+        raise ValueError("mtp stands behind another model; pass the one that it was made with")
+    if output is not None:
+        output = str(output_folder(output, "output"))
+    if mtp.k == 1:
+        raise ValueError("k=1 has no modules to warm up")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("checkpoint_every", checkpoint_every)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
     check_positive("lr", lr)
-    if not is_number(held_out) or not 0 < held_out < 1: raise ValueError(f"held_out={held_out!r}; it is a share of the rows, between 0 and 1, e.g. 0.1")
+    if not is_number(held_out) or not 0 < held_out < 1:
+        raise ValueError(f"held_out={held_out!r}; it is a share of the rows, between 0 and 1, e.g. 0.1")
     check_whole("max_length", max_length, 2)
     check_seed("seed", seed)
     check_choice("precision", precision, ("float32", "bfloat16"))
-    rows, device = _rows(dataset, tokenizer, max_length), model.get_output_embeddings().weight.device
+    rows = _rows(dataset, tokenizer, max_length)
+    device = model.get_output_embeddings().weight.device
     kept = max(1, round(held_out * len(rows)))
-    if len(rows) - kept < 1: raise ValueError(f"dataset has {len(rows)} rows; at least 2 are needed, one of them to measure on")
+    if len(rows) - kept < 1:
+        raise ValueError(f"dataset has {len(rows)} rows; at least 2 are needed, one of them to measure on")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    test, train = [rows[i] for i in order[:kept]], [rows[i] for i in order[kept:]]
+    test = [rows[i] for i in order[:kept]]
+    train = [rows[i] for i in order[kept:]]
     with WriteLock(output) if output else nullcontext():
-        return _Warming(mtp, train, test, batch_size, lr, seed, output, checkpoint_every, precision, device, zlib.crc32(repr(rows).encode()), replace).run(steps, progress)
+        return _Warming(
+            mtp,
+            train,
+            test,
+            batch_size,
+            lr,
+            seed,
+            output,
+            checkpoint_every,
+            precision,
+            device,
+            zlib.crc32(repr(rows).encode()),
+            replace,
+        ).run(steps, progress)

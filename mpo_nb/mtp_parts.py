@@ -22,62 +22,89 @@ from .logprobs import CausalLM, decoder_of, check_model
 # %% ../nbs/lib/mtp_parts.ipynb #4a79927a
 class _Scaled(torch.autograd.Function):
     "The identity, whose gradient is multiplied."
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]: return g * ctx.factor, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g * ctx.factor, None
 
-def scale_gradient(x: Tensor, # any
-                   factor: float, # 0 cuts the graph
-                   ) -> Tensor: # the same values
+
+def scale_gradient(
+    x: Tensor,  # any
+    factor: float,  # 0 cuts the graph
+) -> Tensor:  # the same values
     "`x`, through which only `factor` times the gradient flows back."
-    return x if factor == 1 else x.detach() if factor == 0 else cast(Tensor, _Scaled.apply(x, factor)) # type: ignore[no-untyped-call]  # torch's method has no hints
+    return x if factor == 1 else x.detach() if factor == 0 else cast(Tensor, _Scaled.apply(x, factor))  # type: ignore[no-untyped-call]  # torch's method has no hints
 
 # %% ../nbs/lib/mtp_parts.ipynb #ea508e44
 def _plain_weights(layer: nn.Module) -> dict[str, Tensor]:
     "A layer's own weights, without the adapters that peft hung on it."
     return {name.replace(".base_layer.", "."): x for name, x in layer.state_dict().items() if ".lora_" not in name}
 
-def one_layer(model: CausalLM, # a causal language model, plain or wrapped by peft
-              start: str = "copy", # "copy" of the backbone's last layer and norm | "random"
-              ) -> tuple[nn.Module, nn.Module]: # a decoder of one layer that takes inputs_embeds, and the norm for its output
+
+def one_layer(
+    model: CausalLM,  # a causal language model, plain or wrapped by peft
+    start: str = "copy",  # "copy" of the backbone's last layer and norm | "random"
+) -> tuple[nn.Module, nn.Module]:  # a decoder of one layer that takes inputs_embeds, and the norm for its output
     "A decoder layer of the backbone's class. Raises ValueError for an architecture that is built another way, or packed weights to copy."
-    trunk: Any = decoder_of(model) # what it must have is checked next
+    trunk: Any = decoder_of(model)  # what it must have is checked next
     lacking = [name for name in ("embed_tokens", "layers", "norm", "config") if not hasattr(trunk, name)]
-    if lacking: raise ValueError(f"model={type(trunk).__name__} has no {lacking[0]!r}: MTP modules are built for decoders made of embed_tokens, layers and norm, such as Llama, Qwen2, Qwen3 or Gemma")
-    config, last = copy.deepcopy(trunk.config), trunk.layers[-1]
-    config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 1, None # its embedding is thrown away
-    if getattr(config, "layer_types", None): config.layer_types = config.layer_types[-1:]
+    if lacking:
+        raise ValueError(
+            f"model={type(trunk).__name__} has no {lacking[0]!r}: MTP modules are built for decoders made of"
+            " embed_tokens, layers and norm, such as Llama, Qwen2, Qwen3 or Gemma"
+        )
+    config = copy.deepcopy(trunk.config)
+    last = trunk.layers[-1]
+    # its embedding is thrown away
+    config.num_hidden_layers = 1
+    config.vocab_size = 1
+    config.pad_token_id = None
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[-1:]
     device = trunk.norm.weight.device
-    decoder: Any; norm: Any
-    with torch.device(device): decoder = type(trunk)(config).float()
+    decoder: Any
+    norm: Any
+    with torch.device(device):
+        decoder = type(trunk)(config).float()
     decoder.embed_tokens, norm, decoder.norm = nn.Identity(), decoder.norm, nn.Identity()
     if start == "copy":
         weights = _plain_weights(last)
-        if any(not x.is_floating_point() for x in weights.values()): raise ValueError("start='copy' of a layer whose weights are packed by bitsandbytes; use start='random', or load the model with quantization='none'")
-        decoder.layers[0].load_state_dict(weights); norm.load_state_dict(trunk.norm.state_dict())
+        if any(not x.is_floating_point() for x in weights.values()):
+            raise ValueError(
+                "start='copy' of a layer whose weights are packed by bitsandbytes; use start='random', or load the"
+                " model with quantization='none'"
+            )
+        decoder.layers[0].load_state_dict(weights)
+        norm.load_state_dict(trunk.norm.state_dict())
     without_dropout(decoder)
     return decoder, norm
 
 # %% ../nbs/lib/mtp_parts.ipynb #e7731c65
 class Depth(nn.Module):
     "What one depth owns: a decoder layer, its norm, a projection where embeddings are merged in, and perhaps a head."
-    decoder: Any; norm: Any # of the backbone's classes
+
+    decoder: Any
+    norm: Any  # of the backbone's classes
 
     def __init__(self, model: CausalLM, head: str, merge: str, start: str) -> None:
         super().__init__()
         self.decoder, self.norm = one_layer(model, start)
-        output, size = model.get_output_embeddings(), self.decoder.config.hidden_size
+        output = model.get_output_embeddings()
+        size = self.decoder.config.hidden_size
         if merge == "eh_proj":
             self.hidden_norm, self.token_norm = copy.deepcopy(self.norm), copy.deepcopy(self.norm)
             self.eh_proj = nn.Linear(2 * size, size, bias=False, device=output.weight.device)
-            if start == "copy": self._begin_with_hidden(size)
+            if start == "copy":
+                self._begin_with_hidden(size)
         if head == "own":
             self.head = copy.deepcopy(output).float().requires_grad_(True)
-            if start == "random": nn.init.normal_(self.head.weight, std=getattr(self.decoder.config, "initializer_range", 0.02))
+            if start == "random":
+                nn.init.normal_(self.head.weight, std=getattr(self.decoder.config, "initializer_range", 0.02))
         self.requires_grad_(True)
 
     @torch.no_grad()
@@ -89,23 +116,37 @@ class Depth(nn.Module):
 # %% ../nbs/lib/mtp_parts.ipynb #e747a84b
 _Parts = TypeVar("_Parts", bound="MTPParts")
 
+
 class MTPParts(nn.Module):
     "The weights of K-1 modules, and their way to disk."
-    def __init__(self,
-                 model: CausalLM, # the backbone, a causal language model
-                 k: int, # tokens per window; there are k - 1 modules
-                 head: str = "own", # "own": an output embedding per module | "shared": the backbone's
-                 merge: str = "none", # "none": parallel modules on the backbone's hidden states | "eh_proj": chained
-                 start: str = "copy", # of the backbone's last layer, norm and head | "random"
-                 trunk_gradient: float = 1.0, # share of the modules' gradient that reaches the backbone, in [0, 1]
-                 ) -> None:
+
+    def __init__(
+        self,
+        model: CausalLM,  # the backbone, a causal language model
+        k: int,  # tokens per window; there are k - 1 modules
+        head: str = "own",  # "own": an output embedding per module | "shared": the backbone's
+        merge: str = "none",  # "none": parallel modules on the backbone's hidden states | "eh_proj": chained
+        start: str = "copy",  # of the backbone's last layer, norm and head | "random"
+        trunk_gradient: float = 1.0,  # share of the modules' gradient that reaches the backbone, in [0, 1]
+    ) -> None:
         super().__init__()
         check_positive_int("k", k)
         check_model("model", model)
-        for name, value, allowed in (("head", head, ("own", "shared")), ("merge", merge, ("none", "eh_proj")), ("start", start, ("copy", "random"))):
-            if value not in allowed: raise ValueError(f"{name}={value!r}; choose {' or '.join(map(repr, allowed))}")
-        if not 0 <= trunk_gradient <= 1: raise ValueError(f"trunk_gradient={trunk_gradient}; it is a share, in [0, 1]")
-        self.k, self.trunk_gradient, self.options, self._backbone = k, trunk_gradient, dict(k=k, head=head, merge=merge), [model]
+        for name, value, allowed in (
+            ("head", head, ("own", "shared")),
+            ("merge", merge, ("none", "eh_proj")),
+            ("start", start, ("copy", "random")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r}; choose {' or '.join(map(repr, allowed))}")
+        if not 0 <= trunk_gradient <= 1:
+            raise ValueError(f"trunk_gradient={trunk_gradient}; it is a share, in [0, 1]")
+        self.k, self.trunk_gradient, self.options, self._backbone = (
+            k,
+            trunk_gradient,
+            dict(k=k, head=head, merge=merge),
+            [model],
+        )
         self.depths = nn.ModuleList(Depth(model, head, merge, start) for _ in range(k - 1))
 
     @property
@@ -115,25 +156,36 @@ class MTPParts(nn.Module):
 
     def gradient_checkpointing(self) -> None:
         "Recompute the modules' layers in the backward pass."
-        for depth in self.depths: recompute_layers(cast(Depth, depth).decoder)
+        for depth in self.depths:
+            recompute_layers(cast(Depth, depth).decoder)
 
-    def save_pretrained(self,
-                        folder: str | Path, # made if need be
-                        **_: Any,
-                        ) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,  # made if need be
+        **_: Any,
+    ) -> None:
         "Write mtp.safetensors and mtp.json."
         folder = output_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, folder / "mtp.safetensors")
+        save_file(
+            {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, folder / "mtp.safetensors"
+        )
         (folder / "mtp.json").write_text(json.dumps(self.options), encoding="utf8")
 
-    def load_weights(self: _Parts,
-                     folder: str | Path, # what `save_pretrained` wrote
-                     ) -> _Parts:
+    def load_weights(
+        self: _Parts,
+        folder: str | Path,  # what `save_pretrained` wrote
+    ) -> _Parts:
         "Put saved weights back. Raises FileNotFoundError where there are none, ValueError for modules of another form."
         path = Path(folder) / "mtp.json"
-        if not path.is_file(): raise FileNotFoundError(f"{folder} holds no mtp.json; give a folder that `save_pretrained` or `warm_up` wrote")
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no mtp.json; give a folder that `save_pretrained` or `warm_up` wrote"
+            )
         options = json.loads(path.read_text(encoding="utf8"))
-        if options != self.options: raise ValueError(f"{folder} holds modules of {options}, not {self.options}")
-        self.load_state_dict(read_tensors(Path(folder) / "mtp.safetensors", str(self.model.get_output_embeddings().weight.device)))
+        if options != self.options:
+            raise ValueError(f"{folder} holds modules of {options}, not {self.options}")
+        self.load_state_dict(
+            read_tensors(Path(folder) / "mtp.safetensors", str(self.model.get_output_embeddings().weight.device))
+        )
         return self

@@ -16,107 +16,252 @@ from .checks import check_texts
 from .live_runs import student_t
 
 # %% ../nbs/lib/outcomes.ipynb #d9488495
-def outcome(rows: Sequence[dict[str, Any]], # a run's metrics, one dict per step
-            ) -> dict[str, float]:
+def outcome(
+    rows: Sequence[dict[str, Any]],  # a run's metrics, one dict per step
+) -> dict[str, float]:
     "A run in one row: the last evaluation's accuracies, and the means of all else over the training steps that record it. Raises ValueError for a run without a step."
     trained = [row for row in rows if row["step"] > 0]
-    if not trained: raise ValueError("rows holds no training step; a run that was not trained has no outcome")
+    if not trained:
+        raise ValueError("rows holds no training step; a run that was not trained has no outcome")
     evaluated: dict[str, Any] = next((row for row in reversed(rows) if "accuracy_sampled" in row), {})
     last = {name: value for name, value in evaluated.items() if name.startswith("accuracy")}
     names = dict.fromkeys(name for row in trained for name in row if not name.startswith("accuracy") and name != "step")
-    return last | {name: sum(values) / len(values) for name in names if (values := [row[name] for row in trained if name in row])}
+    return last | {
+        name: sum(values) / len(values) for name in names if (values := [row[name] for row in trained if name in row])
+    }
 
-def outcomes(found: Mapping[tuple[Any, ...], Sequence[dict[str, Any]]], # what `sweep` gave: (values of `names`) -> metrics
-             names: Sequence[str], # what the keys hold, e.g. ("method", "lr", "seed")
-             ) -> pd.DataFrame: # a row for each run: `names`, then the numbers of `outcome`
+
+def outcomes(
+    found: Mapping[tuple[Any, ...], Sequence[dict[str, Any]]],  # what `sweep` gave: (values of `names`) -> metrics
+    names: Sequence[str],  # what the keys hold, e.g. ("method", "lr", "seed")
+) -> pd.DataFrame:  # a row for each run: `names`, then the numbers of `outcome`
     "A sweep as a table. Raises ValueError when a key does not fit the names."
     names = check_texts("names", names)
     for key in found:
-        if not isinstance(key, tuple) or len(key) != len(names): raise ValueError(f"found has the key {key!r}; with names={tuple(names)} a key is a tuple of {len(names)} values")
+        if not isinstance(key, tuple) or len(key) != len(names):
+            raise ValueError(
+                f"found has the key {key!r}; with names={tuple(names)} a key is a tuple of {len(names)} values"
+            )
     return pd.DataFrame([dict(zip(names, key)) | outcome(rows) for key, rows in found.items()])
 
 # %% ../nbs/lib/outcomes.ipynb #e9735975
-def seed_interval(values: Collection[float], # one for each seed
-                  ) -> tuple[float, float]: # mean, half the width of its 95% interval
+def seed_interval(
+    values: Collection[float],  # one for each seed
+) -> tuple[float, float]:  # mean, half the width of its 95% interval
     "Mean over seeds with Student's interval; NaN for half the width of a single one. Raises ValueError for none."
     values = [float(v) for v in values]
-    if not values: raise ValueError("values is empty; a mean over seeds takes at least one run")
-    mean, n = sum(values) / len(values), len(values)
+    if not values:
+        raise ValueError("values is empty; a mean over seeds takes at least one run")
+    mean = sum(values) / len(values)
+    n = len(values)
     return mean, math.nan if n == 1 else student_t(n) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
-def seed_differences(frame: pd.DataFrame, # of `outcomes`
-                     base: object, # the value of `by` that the others are compared with
-                     by: str = "method", # column of what is compared
-                     within: Sequence[str] = (), # columns that both sides of a difference share, e.g. ("lr",)
-                     column: str = "accuracy_sampled", # what is compared
-                     ) -> pd.DataFrame: # a row for each other value: `within`, `by`, base, mean, low, high
+
+def seed_differences(
+    frame: pd.DataFrame,  # of `outcomes`
+    base: object,  # the value of `by` that the others are compared with
+    by: str = "method",  # column of what is compared
+    within: Sequence[str] = (),  # columns that both sides of a difference share, e.g. ("lr",)
+    column: str = "accuracy_sampled",  # what is compared
+) -> pd.DataFrame:  # a row for each other value: `within`, `by`, base, mean, low, high
     "Differences to a base, seed by seed, with Student's 95% interval. Raises ValueError when a run has no partner."
     within = check_texts("within", within)
     missing = [name for name in ("seed", by, column, *within) if name not in frame]
-    if missing: raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
-    if base not in set(frame[by]): raise ValueError(f"base={base!r} is not among the values of {by!r}: {', '.join(map(str, frame[by].unique()))}")
+    if missing:
+        raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
+    if base not in set(frame[by]):
+        raise ValueError(f"base={base!r} is not among the values of {by!r}: {', '.join(map(str, frame[by].unique()))}")
     table = frame.pivot(index=[*within, "seed"], columns=by, values=column)
     if table.isna().any(axis=None):
         place = table.index[table.isna().any(axis=1)][0]
-        raise ValueError(f"at {table.index.names}={place} not every value of {by!r} has a run; differences are taken seed by seed, so train what is missing")
-    places = [()] if not within else list(dict.fromkeys(tuple(row) for row in frame[list(within)].itertuples(index=False)))
+        raise ValueError(
+            f"at {table.index.names}={place} not every value of {by!r} has a run; differences are taken seed by seed,"
+            " so train what is missing"
+        )
+    places = (
+        [()] if not within else list(dict.fromkeys(tuple(row) for row in frame[list(within)].itertuples(index=False)))
+    )
     rows = []
     for place in places:
         here = table.loc[place] if place else table
         for other in (v for v in dict.fromkeys(frame[by]) if v != base):
             mean, half = seed_interval(here[other] - here[base])
-            rows.append(dict(zip(within, place)) | {by: other, "base": seed_interval(here[base])[0], "mean": mean, "low": mean - half, "high": mean + half})
+            rows.append(
+                dict(zip(within, place))
+                | {
+                    by: other,
+                    "base": seed_interval(here[base])[0],
+                    "mean": mean,
+                    "low": mean - half,
+                    "high": mean + half,
+                }
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/lib/outcomes.ipynb #b71d22a9
-def difference_table(differences: pd.DataFrame, # of `seed_differences`
-                     across: str = "method", # column whose values become the columns
-                     shown: str = "base", # heading of the base's column
-                     ) -> str: # Markdown
+def difference_table(
+    differences: pd.DataFrame,  # of `seed_differences`
+    across: str = "method",  # column whose values become the columns
+    shown: str = "base",  # heading of the base's column
+) -> str:  # Markdown
     "Differences as a Markdown table, one row for each place, a star where the interval leaves out 0."
     places = cast(list[str], [name for name in differences if name not in (across, "base", "mean", "low", "high")])
     heads = list(dict.fromkeys(differences[across]))
-    lines = ["| " + " | ".join([*places, shown, *map(str, heads)]) + " |", "|" + "--:|" * (len(places) + 1) + "---|" * len(heads)]
+    lines = [
+        "| " + " | ".join([*places, shown, *map(str, heads)]) + " |",
+        "|" + "--:|" * (len(places) + 1) + "---|" * len(heads),
+    ]
     groups = differences.groupby(places, sort=False) if places else [((), differences)]
     for place, rows in groups:
-        found = {r[across]: f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]{' *' if r['low'] > 0 or r['high'] < 0 else ''}" for _, r in rows.iterrows()}
-        lines.append("| " + " | ".join([*(f"{v:g}" if isinstance(v, float) else str(v) for v in place), f"{rows['base'].iloc[0]:.3f}", *(found.get(h, "") for h in heads)]) + " |")
+        found = {
+            r[
+                across
+            ]: f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]{' *' if r['low'] > 0 or r['high'] < 0 else ''}"
+            for _, r in rows.iterrows()
+        }
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    *(f"{v:g}" if isinstance(v, float) else str(v) for v in place),
+                    f"{rows['base'].iloc[0]:.3f}",
+                    *(found.get(h, "") for h in heads),
+                ]
+            )
+            + " |"
+        )
     return "\n".join(lines)
 
 # %% ../nbs/lib/outcomes.ipynb #b525f200
-_looks = [("#0072B2", "solid", "circle"), ("#D55E00", "dash", "square"), ("#009E73", "dot", "diamond"), ("#CC79A7", "dashdot", "triangle-up"), ("#E69F00", "longdash", "x"), ("#56B4E9", "longdashdot", "cross"), ("#777777", "solid", "star")]
+_looks = [
+    ("#0072B2", "solid", "circle"),
+    ("#D55E00", "dash", "square"),
+    ("#009E73", "dot", "diamond"),
+    ("#CC79A7", "dashdot", "triangle-up"),
+    ("#E69F00", "longdash", "x"),
+    ("#56B4E9", "longdashdot", "cross"),
+    ("#777777", "solid", "star"),
+]
 
-def _draw_seeds(figure: go.Figure, here: pd.DataFrame, x: str, labels: list[Any], column: str, name: str, number: int, shift: float, aside: float, joined: bool, place: dict[str, Any]) -> None:
+
+def _draw_seeds(
+    figure: go.Figure,
+    here: pd.DataFrame,
+    x: str,
+    labels: list[Any],
+    column: str,
+    name: str,
+    number: int,
+    shift: float,
+    aside: float,
+    joined: bool,
+    place: dict[str, Any],
+) -> None:
     "One method in one panel: the means with intervals, the seeds behind them."
     colour, dash, symbol = _looks[number % len(_looks)]
     groups = [(i + shift, list(here.loc[here[x] == label, column])) for i, label in enumerate(labels)]
     means = [(at, *seed_interval(values)) for at, values in groups if values]
-    figure.add_trace(go.Scatter(x=[at - aside for at, values in groups for _ in values], y=[v for _, values in groups for v in values], mode="markers", opacity=0.5, showlegend=False, hoverinfo="skip", legendgroup=name, marker=dict(color=colour, symbol=symbol, size=4)), **place)
-    figure.add_trace(go.Scatter(x=[at for at, *_ in means], y=[m for _, m, _ in means], error_y=dict(array=[0 if math.isnan(h) else h for *_, h in means], width=4, thickness=1.5), name=name, legendgroup=name, showlegend=bool(name) and place == dict(row=1, col=1),
-                                mode="lines+markers" if joined else "markers", line=dict(color=colour, dash=dash, width=2), marker=dict(color=colour, symbol=symbol, size=7), hovertemplate="%{y:.3g}<extra>" + name + "</extra>"), **place)
+    figure.add_trace(
+        go.Scatter(
+            x=[at - aside for at, values in groups for _ in values],
+            y=[v for _, values in groups for v in values],
+            mode="markers",
+            opacity=0.5,
+            showlegend=False,
+            hoverinfo="skip",
+            legendgroup=name,
+            marker=dict(color=colour, symbol=symbol, size=4),
+        ),
+        **place,
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[at for at, *_ in means],
+            y=[m for _, m, _ in means],
+            error_y=dict(array=[0 if math.isnan(h) else h for *_, h in means], width=4, thickness=1.5),
+            name=name,
+            legendgroup=name,
+            showlegend=bool(name) and place == dict(row=1, col=1),
+            mode="lines+markers" if joined else "markers",
+            line=dict(color=colour, dash=dash, width=2),
+            marker=dict(color=colour, symbol=symbol, size=7),
+            hovertemplate="%{y:.3g}<extra>" + name + "</extra>",
+        ),
+        **place,
+    )
 
-def seed_figure(frame: pd.DataFrame, # of `outcomes`
-                x: str, # column along the axis, in order of appearance
-                columns: Mapping[str, str], # column -> title: a row of panels for each
-                by: str | None = None, # column with a line for each value; None: one line
-                across: str | None = None, # column with a panel for each value
-                title: str = "", # of the axis
-                percent: Sequence[str] = ("clip_fraction",), # columns drawn as percentages
-                joined: bool = True, # whether a line joins the means: for a column with an order
-                ) -> go.Figure:
+
+def seed_figure(
+    frame: pd.DataFrame,  # of `outcomes`
+    x: str,  # column along the axis, in order of appearance
+    columns: Mapping[str, str],  # column -> title: a row of panels for each
+    by: str | None = None,  # column with a line for each value; None: one line
+    across: str | None = None,  # column with a panel for each value
+    title: str = "",  # of the axis
+    percent: Sequence[str] = ("clip_fraction",),  # columns drawn as percentages
+    joined: bool = True,  # whether a line joins the means: for a column with an order
+) -> go.Figure:
     "Means over seeds with Student's 95% intervals, and every seed. Raises ValueError for a column that is not there."
     percent = check_texts("percent", percent)
     missing = [name for name in (x, by, across, *columns) if name is not None and name not in frame]
-    if missing: raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
-    labels, lines, panels = list(dict.fromkeys(frame[x])), [None] if by is None else list(dict.fromkeys(frame[by])), [None] if across is None else list(dict.fromkeys(frame[across]))
-    def word(value: object) -> str: return f"{value:g}" if isinstance(value, float) else str(value)
-    heads = [told + ("" if panel is None else f", {str(across).replace('_', ' ')} {word(panel)}") for told in columns.values() for panel in panels]
-    figure = make_subplots(len(columns), len(panels), horizontal_spacing=0.2 / max(2, len(panels)), vertical_spacing=0.36 / max(2, len(columns)), subplot_titles=heads)
+    if missing:
+        raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
+    labels = list(dict.fromkeys(frame[x]))
+    lines = [None] if by is None else list(dict.fromkeys(frame[by]))
+    panels = [None] if across is None else list(dict.fromkeys(frame[across]))
+
+    def word(value: object) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    heads = [
+        told + ("" if panel is None else f", {str(across).replace('_', ' ')} {word(panel)}")
+        for told in columns.values()
+        for panel in panels
+    ]
+    figure = make_subplots(
+        len(columns),
+        len(panels),
+        horizontal_spacing=0.2 / max(2, len(panels)),
+        vertical_spacing=0.36 / max(2, len(columns)),
+        subplot_titles=heads,
+    )
     for r, column in enumerate(columns, 1):
         for c, panel in enumerate(panels, 1):
             for n, line in enumerate(lines):
-                here = cast(pd.DataFrame, frame[(True if panel is None else frame[across] == panel) & (True if line is None else frame[by] == line)] if (panel is not None or line is not None) else frame)
-                _draw_seeds(figure, here, x, labels, column, "" if line is None else word(line), n, 0.5 * ((n + 0.5) / len(lines) - 0.5), 0.12 / len(lines), joined, dict(row=r, col=c))
-            if column in percent: figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=r, col=c)
-    figure.update_xaxes(tickvals=list(range(len(labels))), ticktext=[word(v) for v in labels], title=title or x.replace("_", " "), title_standoff=4, range=[-0.5, len(labels) - 0.5])
-    return figure.update_layout(template="plotly_white", height=60 + 280 * len(columns), margin=dict(l=50, r=15, t=40, b=45), legend=dict(orientation="h", y=-0.22 / len(columns)))
+                here = cast(
+                    pd.DataFrame,
+                    frame[
+                        (True if panel is None else frame[across] == panel)
+                        & (True if line is None else frame[by] == line)
+                    ]
+                    if (panel is not None or line is not None)
+                    else frame,
+                )
+                _draw_seeds(
+                    figure,
+                    here,
+                    x,
+                    labels,
+                    column,
+                    "" if line is None else word(line),
+                    n,
+                    0.5 * ((n + 0.5) / len(lines) - 0.5),
+                    0.12 / len(lines),
+                    joined,
+                    dict(row=r, col=c),
+                )
+            if column in percent:
+                figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=r, col=c)
+    figure.update_xaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=[word(v) for v in labels],
+        title=title or x.replace("_", " "),
+        title_standoff=4,
+        range=[-0.5, len(labels) - 0.5],
+    )
+    return figure.update_layout(
+        template="plotly_white",
+        height=60 + 280 * len(columns),
+        margin=dict(l=50, r=15, t=40, b=45),
+        legend=dict(orientation="h", y=-0.22 / len(columns)),
+    )

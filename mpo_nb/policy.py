@@ -28,7 +28,20 @@ from .faults import Interruptible, MemoryBudget
 from .locks import WriteLock
 from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
-from .models import AdapterFiles, adapters_off, check_vocabulary, embedding_rows, frozen_copy, is_packed, load, load_shape, load_state, load_tokenizer, resolve_device, take_over
+from mpo_nb.models import (
+    AdapterFiles,
+    adapters_off,
+    check_vocabulary,
+    embedding_rows,
+    frozen_copy,
+    is_packed,
+    load,
+    load_shape,
+    load_state,
+    load_tokenizer,
+    resolve_device,
+    take_over,
+)
 from .processes import Processes, check_several, is_first
 from .prompts import pin_clock, prompt_format, render_prompt
 from .recipes import Recipe
@@ -41,149 +54,287 @@ from .vllm_sampler import VLLMSampler, import_vllm
 # %% ../nbs/lib/policy.ipynb #d3f20386
 class Setup:
     "A run's task, model, reference, optimiser and folder, as they stand after its last checkpoint. Raises ValueError for whatever cannot work."
-    model: CausalLM; reference: CausalLM | None; lr_scale: Callable[[int], float]
 
-    def __init__(self,
-                 config: TrainConfig, # what to do
-                 model: CausalLM | None = None, # default: loaded from `config.model`, in float32
-                 tokenizer: PreTrainedTokenizerBase | None = None, # default: that of `config.model`
-                 task: Task | None = None, # default: `config.task`
-                 recipe: Recipe | None = None, # default: `config.recipe` with its options
-                 ):
+    model: CausalLM
+    reference: CausalLM | None
+    lr_scale: Callable[[int], float]
+
+    def __init__(
+        self,
+        config: TrainConfig,  # what to do
+        model: CausalLM | None = None,  # default: loaded from `config.model`, in float32
+        tokenizer: PreTrainedTokenizerBase | None = None,  # default: that of `config.model`
+        task: Task | None = None,  # default: `config.task`
+        recipe: Recipe | None = None,  # default: `config.recipe` with its options
+    ):
         self._resolve(config, model, tokenizer, task, recipe)
         with self.writing(), torch.random.fork_rng():
-            torch.manual_seed(self.config.seed) # of adapters and heads that begin at random: a run that is begun again begins with the same
+            torch.manual_seed(
+                self.config.seed
+            )  # of adapters and heads that begin at random: a run that is begun again begins with the same
             self._take_model(model)
 
-    def _resolve(self, config: TrainConfig, model: CausalLM | None = None, tokenizer: PreTrainedTokenizerBase | None = None, task: Task | None = None, recipe: Recipe | None = None) -> None:
+    def _resolve(
+        self,
+        config: TrainConfig,
+        model: CausalLM | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        task: Task | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
         "All that can be refused before a weight is loaded; nothing is written."
         check_handed(config, model, task, recipe)
-        asked, self.lock = config, WriteLock(config.output)
-        if is_first(): self.lock.check() # before anything that takes long
+        asked = config
+        self.lock = WriteLock(config.output)
+        if is_first():
+            self.lock.check()  # before anything that takes long
         self.recipe = recipe or configured_recipe(config)
-        try: self.task = task or load_task(config.task, **json_options("task_options", config.task_options))
-        except TypeError as error: raise ValueError(str(error)) from error
+        try:
+            self.task = task or load_task(config.task, **json_options("task_options", config.task_options))
+        except TypeError as error:
+            raise ValueError(str(error)) from error
         self.config = config
         self.tokenizer = tokenizer or load_tokenizer(config.model)
         check_tokenizer(self.tokenizer)
-        self.stop = tuple(config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ()))
+        self.stop = tuple(
+            config.stop or (self.task.stop if prompt_format(self.tokenizer, config.prompt_format) == "plain" else ())
+        )
         shape = model.config.get_text_config() if model is not None else load_shape(config.model)
         check_family(model.config if model is not None else shape)
         check_vocabulary(self.tokenizer, shape.vocab_size if model is None else embedding_rows(model))
         context = getattr(shape, "max_position_embeddings", None)
-        self.config = config = replace(config, max_new_tokens=response_limit(config.max_new_tokens, self.task.max_new_tokens, context))
+        self.config = config = replace(
+            config, max_new_tokens=response_limit(config.max_new_tokens, self.task.max_new_tokens, context)
+        )
         for split, problems in (("train", self.task.train), ("test", self.task.test)):
             texts = (self.render([problem])[0] for problem in problems)
             prompt_lengths(self.tokenizer, texts, config.max_new_tokens, context, f"{split} prompts")
         self.processes = Processes(config.device)
         check_several(self.processes, config)
         self.in_pieces = self.processes.many and wants_shards()
-        if self.in_pieces: check_shards(config, self.recipe, len(self.task.test), self.processes.world)
+        if self.in_pieces:
+            check_shards(config, self.recipe, len(self.task.test), self.processes.world)
         self.device = self.processes.device or resolve_device(config.device)
         self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
         with self.processes.together():
             earlier = self.run.config if self.run.writes and self.run.started and not config.overwrite else None
         earlier = self.processes.tell(earlier)
-        if config.precision == "auto": self.config = replace(config, precision=earlier["precision"] if earlier and earlier.get("precision") in ("float32", "bfloat16", "float16") else self.processes.tell(choose_precision(self.device, shape.hidden_size)))
+        if config.precision == "auto":
+            self.config = replace(
+                config,
+                precision=(
+                    earlier["precision"]
+                    if earlier and earlier.get("precision") in ("float32", "bfloat16", "float16")
+                    else self.processes.tell(choose_precision(self.device, shape.hidden_size))
+                ),
+            )
         c = self.config = replace(self.config, chat_template_options=self.processes.tell(self._pinned(earlier)))
-        if c.sampler == "vllm" and self.recipe.advantage == "boundary": raise ValueError(f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use sampler='transformers'")
-        if c.sampler == "vllm": import_vllm()
-        if model is None: check_weights(c.model)
+        if c.sampler == "vllm" and self.recipe.advantage == "boundary":
+            raise ValueError(
+                f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use"
+                " sampler='transformers'"
+            )
+        if c.sampler == "vllm":
+            import_vllm()
+        if model is None:
+            check_weights(c.model)
         check_machine(c, self.device)
-        if model is None: check_shape(c, shape, self.recipe)
+        if model is None:
+            check_shape(c, shape, self.recipe)
         self.record = config_record(c, asked, self.recipe, self.processes.world)
         with self.processes.together():
-            if self.run.writes: self.run.check(self.record, c.overwrite)
+            if self.run.writes:
+                self.run.check(self.record, c.overwrite)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         "The right to write into the run's folder, which the main process has for all. Raises ValueError that says who has it."
         with self.processes.together():
-            if self.run.writes: self.lock.acquire()
-        try: yield
-        finally: self.lock.release()
+            if self.run.writes:
+                self.lock.acquire()
+        try:
+            yield
+        finally:
+            self.lock.release()
 
     def _take_model(self, model: CausalLM | None) -> None:
         "The model, on its device, with all that belongs to it, as it stood after the last checkpoint."
-        c, self.saves_embeddings = self.config, False
-        if model is None: model, _ = load(c.model, "cpu" if self.in_pieces else str(self.device) if self.processes.many else c.device, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets, c.quantization, c.attention, training=True, quiet=not (c.progress and self.processes.main))
-        elif c.quantization != "none" and not is_packed(model): raise ValueError(f"quantization={c.quantization!r}, but model is handed over with plain weights; load it with quantization={c.quantization!r}, or use quantization='none'")
-        else: model, self.saves_embeddings = take_over(model, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets)
-        self.model = model if is_packed(model) or self.in_pieces else model.to(self.device) # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
+        c = self.config
+        self.saves_embeddings = False
+        if model is None:
+            model, _ = load(
+                c.model,
+                "cpu" if self.in_pieces else str(self.device) if self.processes.many else c.device,
+                c.precision,
+                c.lora_rank,
+                c.lora_alpha,
+                c.lora_targets,
+                c.quantization,
+                c.attention,
+                training=True,
+                quiet=not (c.progress and self.processes.main),
+            )
+        elif c.quantization != "none" and not is_packed(model):
+            raise ValueError(
+                f"quantization={c.quantization!r}, but model is handed over with plain weights; load it with"
+                f" quantization={c.quantization!r}, or use quantization='none'"
+            )
+        else:
+            model, self.saves_embeddings = take_over(model, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets)
+        self.model = model if is_packed(model) or self.in_pieces else model.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
         self._prepare_model()
         # Nothing is written, and nothing of an earlier run deleted, before the model stands.
-        with self.processes.together(): self.run.begin(self.record, c.overwrite)
+        with self.processes.together():
+            self.run.begin(self.record, c.overwrite)
         self._restore()
 
     def _pinned(self, earlier: dict[str, Any] | None) -> str:
         "The chat template's options; one that writes the date keeps that of the run's first start."
-        c, before = self.config, json.loads((earlier or {}).get("chat_template_options") or "{}")
-        return json.dumps(pin_clock(self.tokenizer, json.loads(c.chat_template_options), before, c.prompt_format), sort_keys=True)
+        c = self.config
+        before = json.loads((earlier or {}).get("chat_template_options") or "{}")
+        return json.dumps(
+            pin_clock(self.tokenizer, json.loads(c.chat_template_options), before, c.prompt_format), sort_keys=True
+        )
 
-    def render(self,
-               problems: Iterable[dict[str, Any]], # dicts with "prompt"
-               ) -> list[str]: # the texts that the model reads
+    def render(
+        self,
+        problems: Iterable[dict[str, Any]],  # dicts with "prompt"
+    ) -> list[str]:  # the texts that the model reads
         "Problems in the run's prompt format."
-        return [render_prompt(self.tokenizer, self.task, p, self.config.prompt_format, self.config.system_prompt, json.loads(self.config.chat_template_options)) for p in problems]
+        return [
+            render_prompt(
+                self.tokenizer,
+                self.task,
+                p,
+                self.config.prompt_format,
+                self.config.system_prompt,
+                json.loads(self.config.chat_template_options),
+            )
+            for p in problems
+        ]
 
     def _prepare_model(self) -> None:
         "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."
-        c, ahead = self.config, self.recipe.source == "mtp"
-        self.mtp = MTPModules(self.model, cast(WindowActions, self.recipe.actions).k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient) if ahead else None
+        c = self.config
+        ahead = self.recipe.source == "mtp"
+        self.mtp = (
+            MTPModules(
+                self.model,
+                cast(WindowActions, self.recipe.actions).k,
+                c.mtp_head,
+                c.mtp_merge,
+                c.mtp_start,
+                c.mtp_trunk_gradient,
+            )
+            if ahead
+            else None
+        )
         without_dropout(self.model)
-        with self._autocast(): check_sampling(self.model)
+        with self._autocast():
+            check_sampling(self.model)
         if c.gradient_checkpointing:
             recompute_layers(self.model)
-            if self.mtp is not None: self.mtp.gradient_checkpointing()
+            if self.mtp is not None:
+                self.mtp.gradient_checkpointing()
         # With adapters that begin here, the reference is the model without them. Those that were handed over belong to it.
-        self.reference = frozen_copy(self.model, share=not self.in_pieces) if self.recipe.kl and not c.lora_rank else None
-        self.critic = Critic(self.model, self.recipe.critic, c.critic_trunk_gradient).to(self.device) if self.recipe.critic else None
-        self.parts = [part for part in (self.mtp, self.critic) if part is not None] # saved beside the model
+        self.reference = (
+            frozen_copy(self.model, share=not self.in_pieces) if self.recipe.kl and not c.lora_rank else None
+        )
+        self.critic = (
+            Critic(self.model, self.recipe.critic, c.critic_trunk_gradient).to(self.device)
+            if self.recipe.critic
+            else None
+        )
+        self.parts = [part for part in (self.mtp, self.critic) if part is not None]  # saved beside the model
         self._load_weights()
-        self.shards, self.reference_shards = (Shards(m, self.processes) if self.in_pieces and m is not None else Whole(m) for m in (self.model, self.reference))
+        self.shards, self.reference_shards = (
+            Shards(m, self.processes) if self.in_pieces and m is not None else Whole(m)
+            for m in (self.model, self.reference)
+        )
         head = [] if self.critic is None else list(self.critic.head.parameters())
-        own = [p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad and not any(p is q for q in head)]
+        own = [
+            p
+            for part in (self.model, *self.parts)
+            for p in part.parameters()
+            if p.requires_grad and not any(p is q for q in head)
+        ]
         self.trained = own + head
-        self.optimizer = torch.optim.AdamW([dict(params=own)] + [dict(params=head, share=c.critic_lr / c.lr)] * bool(head), lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay)
-        self.scaler, self.memory = torch.amp.GradScaler(self.device.type, enabled=c.precision == "float16"), MemoryBudget(c.micro_batch_tokens)
-        self.rows, self.moved = RowBudget(c.max_rows), True
-        self.engine = None if c.sampler != "vllm" else VLLMSampler(c.model, self.tokenizer, c.temperature, c.top_p, c.top_k, lora_rank=c.lora_rank, dtype=c.precision, device=self.device)
+        self.optimizer = torch.optim.AdamW(
+            [dict(params=own)] + [dict(params=head, share=c.critic_lr / c.lr)] * bool(head),
+            lr=c.lr,
+            betas=(c.adam_beta1, c.adam_beta2),
+            weight_decay=c.weight_decay,
+        )
+        self.scaler, self.memory = (
+            torch.amp.GradScaler(self.device.type, enabled=c.precision == "float16"),
+            MemoryBudget(c.micro_batch_tokens),
+        )
+        self.rows = RowBudget(c.max_rows)
+        self.moved = True
+        self.engine = (
+            None
+            if c.sampler != "vllm"
+            else VLLMSampler(
+                c.model,
+                self.tokenizer,
+                c.temperature,
+                c.top_p,
+                c.top_k,
+                lora_rank=c.lora_rank,
+                dtype=c.precision,
+                device=self.device,
+            )
+        )
         schedule = "constant_with_warmup" if c.schedule == "constant" else c.schedule
-        self.lr_scale = get_scheduler(schedule, self.optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1).lr_lambdas[0]
+        self.lr_scale = get_scheduler(
+            schedule, self.optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1
+        ).lr_lambdas[0]
 
     def _load_weights(self) -> None:
         "The weights of the last whole checkpoint, if there is one; the main process's on all."
-        with self.processes.together(): newest = self.run.newest() if self.processes.main and not self.config.overwrite else None
+        with self.processes.together():
+            newest = self.run.newest() if self.processes.main and not self.config.overwrite else None
         self.saved = self.processes.tell(newest)
         for _, folder in [self.saved] if self.saved else []:
             load_state(self.model, folder)
-            for part in self.parts: part.load_weights(folder)
-        if not self.in_pieces: self.processes.same(p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad)
+            for part in self.parts:
+                part.load_weights(folder)
+        if not self.in_pieces:
+            self.processes.same(p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad)
 
     def _restore(self) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
-        self.done, self.seconds, self.checked = -1, 0.0, False
+        self.done = -1
+        self.seconds = 0.0
+        self.checked = False
         if self.saved:
             self.done, folder = self.saved
-            load_optimizer(self.optimizer, folder / "optimizer.safetensors"); self.shards.place(self.optimizer)
+            load_optimizer(self.optimizer, folder / "optimizer.safetensors")
+            self.shards.place(self.optimizer)
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
             self.rows.rows = min(self.rows.rows, state["rows"])
             self.scaler.load_state_dict(state["scaler"])
-            if state.get("processes", 1) != self.processes.world: self.processes.say(f"Step {self.done} was taken by {state.get('processes', 1)} processes; the run goes on with {self.processes.world}.")
+            if state.get("processes", 1) != self.processes.world:
+                self.processes.say(
+                    f"Step {self.done} was taken by {state.get('processes', 1)} processes; the run goes on with"
+                    f" {self.processes.world}."
+                )
         self.run.rewind(self.done)
         self.written = self.last_written()
 
-    def last_written(self) -> int: # -1 where there is none
+    def last_written(self) -> int:  # -1 where there is none
         "The last step in the folder's metrics."
         rows = self.run.metrics if self.run.writes else []
         return int(rows[-1]["step"]) if rows else -1
 
-    def weights(self,
-                model: Any, # the run's, or what holds its gathered weights
-                ) -> Saveable:
+    def weights(
+        self,
+        model: Any,  # the run's, or what holds its gathered weights
+    ) -> Saveable:
         "What a checkpoint keeps of a model: all of it, or the adapters that are trained."
-        if not isinstance(self.model, PeftModel): return cast(Saveable, model)
+        if not isinstance(self.model, PeftModel):
+            return cast(Saveable, model)
         return AdapterFiles(model, self.model.active_adapters[0], self.saves_embeddings)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -191,12 +342,14 @@ class Setup:
         return nullcontext() if precision == "float32" else torch.autocast(self.device.type, getattr(torch, precision))
 
     def _clock(self) -> float:
-        if self.device.type == "cuda": torch.cuda.synchronize(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 # %% ../nbs/lib/policy.ipynb #57a40102
-def check_start(config: TrainConfig, # what to do
-                ) -> Setup: # with config, task, tokenizer, recipe, processes and device, and no model
+def check_start(
+    config: TrainConfig,  # what to do
+) -> Setup:  # with config, task, tokenizer, recipe, processes and device, and no model
     "Everything that is checked before a run loads weights; nothing is loaded, and nothing stays behind. Raises what `Setup` raises."
     start = Setup.__new__(Setup)
     start._resolve(config)
@@ -205,74 +358,159 @@ def check_start(config: TrainConfig, # what to do
 # %% ../nbs/lib/policy.ipynb #d1c47ed7
 class Policy(Setup):
     "The model of a run: it samples, and tells how likely responses are."
-    def sample(self,
-               problems: list[dict[str, Any]], # one per group
-               group_size: int, # responses per problem
-               seed: int, # of the random numbers
-               greedy: bool = False, # the most likely token instead
-               places: Sequence[int] | None = None, # which of a larger batch's problems these are
-               ) -> Rollout:
+
+    def sample(
+        self,
+        problems: list[dict[str, Any]],  # one per group
+        group_size: int,  # responses per problem
+        seed: int,  # of the random numbers
+        greedy: bool = False,  # the most likely token instead
+        places: Sequence[int] | None = None,  # which of a larger batch's problems these are
+    ) -> Rollout:
         "Responses of the policy as it stands."
         c = self.config
         if self.engine:
-            if self.moved: self.engine.sync(self.model); self.moved = False
+            if self.moved:
+                self.engine.sync(self.model)
+                self.moved = False
             return self.engine(self.render(problems), group_size, c.max_new_tokens, greedy, seed, self.stop)
         with self._autocast():
-            return self.shards.whole(lambda: rollout(self.model, self.tokenizer, self.render(problems), group_size, c.max_new_tokens, c.temperature, greedy, seed, self.rows, c.top_p, c.top_k, self.stop, c.decoding, places))
+            return self.shards.whole(
+                lambda: rollout(
+                    self.model,
+                    self.tokenizer,
+                    self.render(problems),
+                    group_size,
+                    c.max_new_tokens,
+                    c.temperature,
+                    greedy,
+                    seed,
+                    self.rows,
+                    c.top_p,
+                    c.top_k,
+                    self.stop,
+                    c.decoding,
+                    places,
+                )
+            )
 
-    def finish(self,
-               starts: list[list[int]], # prompts and parts of responses, as token ids
-               rooms: list[int], # tokens that each may still become longer
-               continuations: int, # from each
-               seed: int, # of the random numbers
-               ) -> tuple[list[list[list[int]]], int]: # token ids of each start's continuations, and how many tokens were sampled
+    def finish(
+        self,
+        starts: list[list[int]],  # prompts and parts of responses, as token ids
+        rooms: list[int],  # tokens that each may still become longer
+        continuations: int,  # from each
+        seed: int,  # of the random numbers
+    ) -> tuple[list[list[list[int]]], int]:  # token ids of each start's continuations, and how many tokens were sampled
         "Continuations of half-written responses."
-        c, context = self.config, getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        parts: list[list[int]] = []; found: list[list[list[int]]] = [[]] * len(starts)
-        whole, sampled = self.processes.gather_list([(len(s), room) for s, room in zip(starts, rooms)]), 0
+        c = self.config
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        parts: list[list[int]] = []
+        found: list[list[list[int]]] = [[]] * len(starts)
+        whole = self.processes.gather_list([(len(s), room) for s, room in zip(starts, rooms)])
+        sampled = 0
         first = sum(self.processes.gather(torch.tensor([len(starts)]))[: self.processes.rank].tolist())
-        for i in sorted(range(len(whole)), key=lambda i: -whole[i][1]): # parts that may grow by the same number of tokens without leaving the model's context
-            if parts and whole[i][0] + whole[parts[-1][0]][1] <= context: parts[-1].append(i)
-            else: parts.append([i])
+        for i in sorted(
+            range(len(whole)), key=lambda i: -whole[i][1]
+        ):  # parts that may grow by the same number of tokens without leaving the model's context
+            if parts and whole[i][0] + whole[parts[-1][0]][1] <= context:
+                parts[-1].append(i)
+            else:
+                parts.append([i])
+
         def finish_part(number: int, all_of_it: list[int]) -> None:
             nonlocal sampled
-            room, places = whole[all_of_it[0]][1], [j for j, i in enumerate(all_of_it) if first <= i < first + len(starts)]
+            room = whole[all_of_it[0]][1]
+            places = [j for j, i in enumerate(all_of_it) if first <= i < first + len(starts)]
             part = [all_of_it[j] - first for j in places]
-            if not part: return
+            if not part:
+                return
             with self._autocast():
-                r = rollout(self.model, self.tokenizer, [starts[i] for i in part], continuations, room, c.temperature, False, seed + number, self.rows, c.top_p, c.top_k, self.stop, c.decoding, places if self.processes.many else None)
-            lengths, ids = r.lengths.tolist(), r.ids.tolist()
-            for j, i in enumerate(part): found[i] = [ids[row][: min(lengths[row], rooms[i])] for row in range(j * continuations, (j + 1) * continuations)]
+                r = rollout(
+                    self.model,
+                    self.tokenizer,
+                    [starts[i] for i in part],
+                    continuations,
+                    room,
+                    c.temperature,
+                    False,
+                    seed + number,
+                    self.rows,
+                    c.top_p,
+                    c.top_k,
+                    self.stop,
+                    c.decoding,
+                    places if self.processes.many else None,
+                )
+            lengths = r.lengths.tolist()
+            ids = r.ids.tolist()
+            for j, i in enumerate(part):
+                found[i] = [
+                    ids[row][: min(lengths[row], rooms[i])] for row in range(j * continuations, (j + 1) * continuations)
+                ]
             sampled += sum(lengths)
+
         def finish_all() -> None:
-            for number, part in enumerate(parts): finish_part(number, part)
+            for number, part in enumerate(parts):
+                finish_part(number, part)
+
         self.shards.whole(finish_all)
         return found, sampled
 
-    def frozen(self,
-               r: Rollout, # responses
-               reference: bool = False, # of the reference instead of the policy
-               ) -> tuple[Tensor, Tensor | None]: # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with a critic
+    def frozen(
+        self,
+        r: Rollout,  # responses
+        reference: bool = False,  # of the reference instead of the policy
+    ) -> tuple[
+        Tensor, Tensor | None
+    ]:  # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with a critic
         "Log-probabilities of responses under the policy, or the reference: a frozen copy, or the policy without the adapters that the run began."
         model = self.reference if reference and self.reference is not None else self.model
         mtp, critic = (None, None) if reference else (self.mtp, self.critic)
         shards = self.shards if model is self.model else self.reference_shards
         with self._autocast(), adapters_off(model) if reference and self.reference is None else nullcontext():
-            return shards.whole(lambda: self.memory.run(lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic), r.prompt_mask.sum(1) + r.lengths))
+            return shards.whole(
+                lambda: self.memory.run(
+                    lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic),
+                    r.prompt_mask.sum(1) + r.lengths,
+                )
+            )
 
-    def warm_up(self) -> WarmUp | None: # None where nothing is to be done
+    def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
         "Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run, resumable. The main process does it for all."
-        if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.tell(self.run.checkpoints()): return None
-        with self.processes.together(): found = self._warm_up() if self.processes.main else None
+        if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.tell(self.run.checkpoints()):
+            return None
+        with self.processes.together():
+            found = self._warm_up() if self.processes.main else None
         self.processes.same(self.mtp.parameters())
         return found
 
     def _warm_up(self) -> WarmUp:
-        assert self.mtp is not None # `warm_up` has looked
-        c, path = self.config, self.run.path / "mtp"
-        r = self.sample(step_problems(self.task, c.seed, 1, c.mtp_warmup_problems), c.group_size, draw_seed(c.seed, 0, "warm-up"))
-        rows = [dict(input_ids=p[m.bool()].tolist() + ids[:n].tolist(), labels=[-100] * int(m.sum()) + ids[:n].tolist()) for p, m, ids, n in zip(r.prompt_ids, r.prompt_mask, r.ids, r.lengths.tolist())]
-        found = warm_up(self.model, self.mtp, rows, c.mtp_warmup_steps, lr=c.mtp_warmup_lr, seed=c.seed, output=str(path), checkpoint_every=c.checkpoint_every, precision="bfloat16" if c.precision == "bfloat16" else "float32", progress=c.progress, replace=True)
+        assert self.mtp is not None  # `warm_up` has looked
+        c = self.config
+        path = self.run.path / "mtp"
+        r = self.sample(
+            step_problems(self.task, c.seed, 1, c.mtp_warmup_problems), c.group_size, draw_seed(c.seed, 0, "warm-up")
+        )
+        rows = [
+            dict(input_ids=p[m.bool()].tolist() + ids[:n].tolist(), labels=[-100] * int(m.sum()) + ids[:n].tolist())
+            for p, m, ids, n in zip(r.prompt_ids, r.prompt_mask, r.ids, r.lengths.tolist())
+        ]
+        found = warm_up(
+            self.model,
+            self.mtp,
+            rows,
+            c.mtp_warmup_steps,
+            lr=c.mtp_warmup_lr,
+            seed=c.seed,
+            output=str(path),
+            checkpoint_every=c.checkpoint_every,
+            precision="bfloat16" if c.precision == "bfloat16" else "float32",
+            progress=c.progress,
+            replace=True,
+        )
         shares = ", ".join(f"{b:.2f} to {a:.2f}" for b, a in zip(found.before[1:], found.after[1:]))
-        tqdm.write(f"Warm-up: tokens that a module's first guess gets right, from 1 to {c.k - 1} ahead: {shares}; of the backbone's own, {found.after[0]:.2f}.")
+        tqdm.write(
+            f"Warm-up: tokens that a module's first guess gets right, from 1 to {c.k - 1} ahead: {shares}; of the"
+            f" backbone's own, {found.after[0]:.2f}."
+        )
         return found

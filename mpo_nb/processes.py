@@ -24,36 +24,76 @@ from tqdm.auto import tqdm
 from .config import TrainConfig
 
 # %% ../nbs/lib/processes.ipynb #a7c01d17
-_sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE") # what mpirun sets
+_sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # what mpirun sets
+
 
 def launched() -> bool:
     "Whether a launcher started this process as one of several."
     env = os.environ
-    return ("LOCAL_RANK" in env and int(env.get("WORLD_SIZE", 1)) > 1) or any(int(env.get(name, 1)) > 1 for name in _sizes)
+    return ("LOCAL_RANK" in env and int(env.get("WORLD_SIZE", 1)) > 1) or any(
+        int(env.get(name, 1)) > 1 for name in _sizes
+    )
+
 
 def is_first() -> bool:
     "Whether this is the first process of a launch, or the only one: known before any of them has met."
-    return not launched() or int(next((os.environ[n] for n in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK") if n in os.environ), 0)) == 0
+    return (
+        not launched()
+        or int(
+            next(
+                (
+                    os.environ[n]
+                    for n in ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+                    if n in os.environ
+                ),
+                0,
+            )
+        )
+        == 0
+    )
+
 
 class _Place:
     "This process's place among those of a run."
+
     device: torch.device | None
 
-    def __init__(self,
-                 device: str | None = None, # cpu, cuda, or auto, which each has one of; None: this process alone, whatever others there are
-                 ):
-        self.rank, self.world, self.device = 0, 1, None
-        if device is None: return
-        if launched(): self._meet(device)
+    def __init__(
+        self,
+        device: (
+            str | None
+        ) = None,  # cpu, cuda, or auto, which each has one of; None: this process alone, whatever others there are
+    ):
+        self.rank = 0
+        self.world = 1
+        self.device = None
+        if device is None:
+            return
+        if launched():
+            self._meet(device)
         elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "RANK" not in os.environ:
-            warnings.warn("accelerate launch was asked for several processes and started one, as it does with --cpu where no --mpirun_hostfile is given; use --multi_gpu, which starts them on CPUs too")
+            warnings.warn(
+                "accelerate launch was asked for several processes and started one, as it does with --cpu where no"
+                " --mpirun_hostfile is given; use --multi_gpu, which starts them on CPUs too"
+            )
 
     def _meet(self, device: str) -> None:
         "Wait for the others; an hour's silence counts as a fault, because scoring and sampling take long on one of them at times."
-        if device not in ("auto", "cpu", "cuda"): raise ValueError(f"device={device!r} with several processes: each takes a device of its own; use device='auto', 'cuda' or 'cpu'")
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(
+                f"device={device!r} with several processes: each takes a device of its own; use device='auto', 'cuda'"
+                " or 'cpu'"
+            )
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=1))
-        if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG: no training on after a launcher that was killed
-        self.rank, self.world, self.device = state.process_index, state.num_processes, torch.device("cpu") if state.device.type == "cpu" else state.device
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(
+                1, signal.SIGKILL
+            )  # PR_SET_PDEATHSIG: no training on after a launcher that was killed
+        self.rank, self.world, self.device = (
+            state.process_index,
+            state.num_processes,
+            torch.device("cpu") if state.device.type == "cpu" else state.device,
+        )
 
     @property
     def many(self) -> bool:
@@ -65,140 +105,204 @@ class _Place:
         "Whether this process writes the files and speaks for all."
         return self.rank == 0
 
-    def say(self,
-            text: str, # one line
-            ) -> None:
+    def say(
+        self,
+        text: str,  # one line
+    ) -> None:
         "Print a line, on the main process."
-        if self.main: tqdm.write(text)
+        if self.main:
+            tqdm.write(text)
 
-    def share(self,
-              n: int, # things in order
-              ) -> range: # those of this process: a stretch, as long as everybody's, give or take one
+    def share(
+        self,
+        n: int,  # things in order
+    ) -> range:  # those of this process: a stretch, as long as everybody's, give or take one
         "Which of n things are this process's."
         return range(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
     def end(self) -> None:
         "Take leave of the others, at the end of a run that went well."
-        if self.many: PartialState().wait_for_everyone(); PartialState().destroy_process_group()
+        if self.many:
+            PartialState().wait_for_everyone()
+            PartialState().destroy_process_group()
 
 # %% ../nbs/lib/processes.ipynb #a7c01d20
 _T = TypeVar("_T")
 
+
 class _Telling(_Place):
-    def sum(self,
-            *numbers: float, # of this process
-            ) -> Any: # of all of them: a number for one, a list for several
+    def sum(
+        self,
+        *numbers: float,  # of this process
+    ) -> Any:  # of all of them: a number for one, a list for several
         "Sums over the processes."
-        if self.many: numbers = reduce(torch.tensor(numbers, dtype=torch.float64, device=self.device), "sum").tolist()
+        if self.many:
+            numbers = reduce(torch.tensor(numbers, dtype=torch.float64, device=self.device), "sum").tolist()
         return numbers[0] if len(numbers) == 1 else list(numbers)
 
-    def largest(self,
-                number: float, # of this process
-                ) -> float:
+    def largest(
+        self,
+        number: float,  # of this process
+    ) -> float:
         "The largest over the processes; NaN where one of them has it."
-        return float(gather(torch.tensor([number], dtype=torch.float64, device=self.device)).max()) if self.many else number
+        return (
+            float(gather(torch.tensor([number], dtype=torch.float64, device=self.device)).max())
+            if self.many
+            else number
+        )
 
-    def gather(self,
-               x: Tensor, # (n, ...) rows of this process, of any number
-               ) -> Tensor: # the rows of all, in the order of the processes
+    def gather(
+        self,
+        x: Tensor,  # (n, ...) rows of this process, of any number
+    ) -> Tensor:  # the rows of all, in the order of the processes
         "Rows from everybody."
-        if not self.many: return x
+        if not self.many:
+            return x
         counts = gather(torch.tensor([len(x)], device=self.device)).tolist()
-        sent = x.new_zeros(max(counts), *x.shape[1:]); sent[: len(x)] = x
-        if not sent.numel(): return x
+        sent = x.new_zeros(max(counts), *x.shape[1:])
+        sent[: len(x)] = x
+        if not sent.numel():
+            return x
         found = gather((sent.to(torch.uint8) if x.dtype == torch.bool else sent).to(self.device))
-        return torch.cat([part[:n] for part, n in zip(found.view(self.world, *sent.shape), counts)]).to(x.device, x.dtype)
+        return torch.cat([part[:n] for part, n in zip(found.view(self.world, *sent.shape), counts)]).to(
+            x.device, x.dtype
+        )
 
-    def tokens(self,
-               mask: Tensor, # (B, T) bool
-               *values: Tensor, # (B, T) each
-               ) -> tuple[Tensor, ...]: # a mask of ones and the kept values of all, (1, M) each; with one process what was given
+    def tokens(
+        self,
+        mask: Tensor,  # (B, T) bool
+        *values: Tensor,  # (B, T) each
+    ) -> tuple[Tensor, ...]:  # a mask of ones and the kept values of all, (1, M) each; with one process what was given
         "The kept tokens of everybody as one long row."
-        if not self.many: return mask, *values
+        if not self.many:
+            return mask, *values
         rows = [self.gather(x[mask])[None] for x in values]
         return torch.ones_like(rows[0], dtype=torch.bool), *rows
 
-    def gather_list(self,
-                    items: list[_T], # that pickle can carry
-                    ) -> list[_T]: # those of all, in the order of the processes
+    def gather_list(
+        self,
+        items: list[_T],  # that pickle can carry
+    ) -> list[_T]:  # those of all, in the order of the processes
         "Lists from everybody, joined."
         return gather_object(items) if self.many else items
 
-    def tell(self,
-             value: _T, # the main process's counts
-             ) -> _T: # the same on all
+    def tell(
+        self,
+        value: _T,  # the main process's counts
+    ) -> _T:  # the same on all
         "What the main process says."
         return broadcast_object_list([value])[0] if self.many else value
 
 # %% ../nbs/lib/processes.ipynb #a7c01d23
 class _Drawing(_Telling):
-    def drawn(self,
-              draw: Callable[[Tensor], Tensor], # from a mask of all responses, (B, T), to something as large
-              mask: Tensor, # (b, t) of this process's responses
-              ) -> Tensor: # (b, t)
+    def drawn(
+        self,
+        draw: Callable[[Tensor], Tensor],  # from a mask of all responses, (B, T), to something as large
+        mask: Tensor,  # (b, t) of this process's responses
+    ) -> Tensor:  # (b, t)
         "This process's rows of what is drawn for everybody."
-        if not self.many: return draw(mask)
+        if not self.many:
+            return draw(mask)
         b, t = mask.shape
-        before, width = sum(self.gather(torch.tensor([b]))[: self.rank].tolist()), int(self.largest(t))
+        before = sum(self.gather(torch.tensor([b]))[: self.rank].tolist())
+        width = int(self.largest(t))
         return draw(self.gather(F.pad(mask, (0, width - t))))[before : before + b, :t]
 
 # %% ../nbs/lib/processes.ipynb #a7c01d25
-def bundles(parameters: Iterable[Tensor], # in order
-            most: int = 2**24, # numbers in a bundle
-            ) -> Iterator[list[Tensor]]: # neighbours of one type; a larger parameter goes alone
+def bundles(
+    parameters: Iterable[Tensor],  # in order
+    most: int = 2**24,  # numbers in a bundle
+) -> Iterator[list[Tensor]]:  # neighbours of one type; a larger parameter goes alone
     "Parameters that travel together."
-    found: list[Tensor] = []; size = 0
+    found: list[Tensor] = []
+    size = 0
     for p in parameters:
         if found and (size + p.numel() > most or p.dtype != found[0].dtype):
             yield found
-            found, size = [], 0
-        found.append(p); size += p.numel()
-    if found: yield found
+            found = []
+            size = 0
+        found.append(p)
+        size += p.numel()
+    if found:
+        yield found
 
 # %% ../nbs/lib/processes.ipynb #a7c01d27
 class _Adding(_Drawing):
-    def same(self,
-             parameters: Iterable[Tensor], # in the same order on all
-             ) -> None:
+    def same(
+        self,
+        parameters: Iterable[Tensor],  # in the same order on all
+    ) -> None:
         "Give everybody the main process's values."
         if self.many:
-            for p in parameters: broadcast(p.data)
+            for p in parameters:
+                broadcast(p.data)
 
-    def add_gradients(self,
-                      parameters: Sequence[Tensor], # trained, in the same order on all
-                      ) -> None:
+    def add_gradients(
+        self,
+        parameters: Sequence[Tensor],  # trained, in the same order on all
+    ) -> None:
         "Add up everybody's gradients, in place."
-        if not self.many: return
-        there = reduce(torch.tensor([float(p.grad is not None) for p in parameters], device=self.device), "sum").tolist()
+        if not self.many:
+            return
+        there = reduce(
+            torch.tensor([float(p.grad is not None) for p in parameters], device=self.device), "sum"
+        ).tolist()
         for bundle in bundles(p for p, n in zip(parameters, there) if n):
-            total = reduce(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bundle]), "sum")
-            for p, part in zip(bundle, total.split([p.numel() for p in bundle])): p.grad = part.view_as(p)
+            total = reduce(
+                torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in bundle]), "sum"
+            )
+            for p, part in zip(bundle, total.split([p.numel() for p in bundle])):
+                p.grad = part.view_as(p)
 
 # %% ../nbs/lib/processes.ipynb #a7c01d29
-_kinds = dict(FloatingPointError=FloatingPointError, ValueError=ValueError, OSError=OSError, ImportError=ImportError, TypeError=TypeError, MemoryError=MemoryError)
+_kinds = dict(
+    FloatingPointError=FloatingPointError,
+    ValueError=ValueError,
+    OSError=OSError,
+    ImportError=ImportError,
+    TypeError=TypeError,
+    MemoryError=MemoryError,
+)
+
 
 class Processes(_Adding):
     "The processes of a run: this one's place among them, and what they tell each other. Raises ValueError for a device that only one of them could have."
+
     @contextmanager
     def together(self) -> Iterator[None]:
         "A block whose errors are raised on every process at its end. No messages inside it."
         if not self.many:
-            yield; return
+            yield
+            return
         failed = None
-        try: yield
-        except Exception as error: failed = error
-        if not self.sum(failed is not None): return
+        try:
+            yield
+        except Exception as error:
+            failed = error
+        if not self.sum(failed is not None):
+            return
         kind = next((name for name, kind in _kinds.items() if isinstance(failed, kind)), "RuntimeError")
         said = self.gather_list([None if failed is None else (kind, str(failed))])
-        if failed is not None: raise failed
+        if failed is not None:
+            raise failed
         number, (kind, text) = next((i, found) for i, found in enumerate(said) if found)
         raise _kinds.get(kind, RuntimeError)(f"process {number}: {text}")
 
 # %% ../nbs/lib/processes.ipynb #a7c01d35
-def check_several(processes: Processes, # of a run
-                  config: TrainConfig, # its options
-                  ) -> None:
+def check_several(
+    processes: Processes,  # of a run
+    config: TrainConfig,  # its options
+) -> None:
     "Raises ValueError for what several processes cannot do, naming the remedy."
-    if not processes.many: return
-    if config.sampler == "vllm": raise ValueError(f"sampler='vllm' with {processes.world} processes: its engine is driven by one process here; use sampler='transformers', or start one process")
-    if config.prompts_per_step < processes.world: raise ValueError(f"prompts_per_step={config.prompts_per_step} with {processes.world} processes: a group stays on one of them; use at least {processes.world}, or fewer processes")
+    if not processes.many:
+        return
+    if config.sampler == "vllm":
+        raise ValueError(
+            f"sampler='vllm' with {processes.world} processes: its engine is driven by one process here; use"
+            " sampler='transformers', or start one process"
+        )
+    if config.prompts_per_step < processes.world:
+        raise ValueError(
+            f"prompts_per_step={config.prompts_per_step} with {processes.world} processes: a group stays on one of"
+            f" them; use at least {processes.world}, or fewer processes"
+        )

@@ -23,6 +23,7 @@ from .tasks import Task, prompt_turns
 # %% ../nbs/lib/prompts.ipynb #ae7eb8b4
 prompt_formats = ("auto", "chat", "plain")
 
+
 def prompt_format(
     tokenizer: PreTrainedTokenizerBase,  # may carry a chat template
     format: str = "auto",  # auto, chat or plain
@@ -46,6 +47,7 @@ _reserved = frozenset(
     "return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs sanitize_control_tokens".split()
 )
 
+
 @lru_cache(maxsize=64)
 def template_names(
     template: str,  # a chat template's text
@@ -54,12 +56,15 @@ def template_names(
     try:
         words = [(kind, word) for _, kind, word in Environment().lex(template) if kind in ("name", "operator")]
     except TemplateError as error:
-        raise ValueError(f"the tokenizer's chat template cannot be read ({error}); set tokenizer.chat_template") from None
+        raise ValueError(
+            f"the tokenizer's chat template cannot be read ({error}); set tokenizer.chat_template"
+        ) from None
     before = [("", ""), *words]
     # After a dot stands a field of something else, after a bar a filter.
     return frozenset(
         word for (_, last), (kind, word) in zip(before, words) if kind == "name" and last not in (".", "|")
     )
+
 
 def template_text(
     tokenizer: PreTrainedTokenizerBase,  # with a chat template, or several by name
@@ -76,6 +81,7 @@ def template_text(
         if chosen is None and "default" not in templates and not (options.get("tools") and "tool_use" in templates):
             raise ValueError(f"{names}, and none is the default; {example}")
     return tokenizer.get_chat_template(chosen, options.get("tools"))
+
 
 def check_template_options(
     tokenizer: PreTrainedTokenizerBase,  # may carry a chat template
@@ -105,6 +111,7 @@ def check_template_options(
             )
         _check_value(name, value)
 
+
 def _check_value(name: str, value: Any) -> None:
     "Raises ValueError for a value that is not JSON, that is a truth value in quotes, or that is no date."
     if isinstance(value, str) and value.lower() in ("true", "false", "none", "null"):
@@ -121,7 +128,10 @@ def _check_value(name: str, value: Any) -> None:
     try:
         datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise ValueError(f"chat_template_options has strftime_now={value!r}; give a day, such as '2026-01-31'") from None
+        raise ValueError(
+            f"chat_template_options has strftime_now={value!r}; give a day, such as '2026-01-31'"
+        ) from None
+
 
 def pin_clock(
     tokenizer: PreTrainedTokenizerBase,  # may carry a chat template
@@ -132,7 +142,9 @@ def pin_clock(
     "The options, with a day in `strftime_now` for a template that asks the clock. Raises ValueError for bad options."
     check_template_options(tokenizer, options, format)
     pinned = dict(options)
-    if prompt_format(tokenizer, format) == "chat" and "strftime_now" in template_names(template_text(tokenizer, options)):
+    if prompt_format(tokenizer, format) == "chat" and "strftime_now" in template_names(
+        template_text(tokenizer, options)
+    ):
         today = (earlier or {}).get("strftime_now") or date.today().isoformat()
         pinned.setdefault("strftime_now", today)
     return pinned
@@ -140,12 +152,15 @@ def pin_clock(
 # %% ../nbs/lib/prompts.ipynb #e50fbc7c
 Turns = list[dict[str, Any]]  # role and content of each
 
+
 def _probe(i: int, role: str) -> str:
     return f"Probe {i} of the {role}'s turn, 7Q"
+
 
 def _as_parts(turns: Turns) -> Turns:
     "Contents as lists of parts, as templates of models that also see images read them."
     return [dict(turn, content=[dict(type="text", text=turn["content"])]) for turn in turns]
+
 
 # transformers hands data to a template and no functions, so the clock is written into the template.
 _clock_macro = (
@@ -153,12 +168,14 @@ _clock_macro = (
     "'strftime_now is given a format that does not stand in the template') }}{% endmacro %}{{ '' }}"
 )
 
+
 def _clock(template: str, day: str) -> dict[str, Any]:
     "Options that make it some day for a template: its text with a clock of its own, and what that clock says."
     now = datetime.fromisoformat(day)
     literals = [word for _, kind, word in Environment().lex(template) if kind == "string" and "%" in word]
     formats = [ast.literal_eval(word.replace("\r", "\\r").replace("\n", "\\n")) for word in literals]
     return dict(chat_template=_clock_macro + template, clock_dates={word: now.strftime(word) for word in formats})
+
 
 def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str, Any], parts: bool, open_turn: bool = True
@@ -170,14 +187,19 @@ def _apply(
     given = _as_parts(turns) if parts else turns
     return cast(str, tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=open_turn, **more))
 
+
 @dataclass(frozen=True)
 class _Shape:
     "What a template makes of turns of some roles."
+
     parts: bool  # contents are to be given as lists of parts
     written: str  # of the probes
 
+
 @lru_cache(maxsize=256)
-def _shape(tokenizer: PreTrainedTokenizerBase, template: str, options: str, roles: tuple[str, ...], size: int) -> _Shape:
+def _shape(
+    tokenizer: PreTrainedTokenizerBase, template: str, options: str, roles: tuple[str, ...], size: int
+) -> _Shape:
     "Try a template on turns of these roles. `template` and `size` say when to try anew. Raises ValueError: see `_refused`."
     turns = [dict(role=role, content=_probe(i, role)) for i, role in enumerate(roles)]
     reason = ""
@@ -193,11 +215,17 @@ def _shape(tokenizer: PreTrainedTokenizerBase, template: str, options: str, role
         reason = reason or f"leaves out or changes the {lost[0]}'s turn of the turns {list(roles)}"
     raise ValueError(_refused(reason, roles))
 
+
 def _refused(reason: str, roles: Sequence[str]) -> str:
     remedy = "leave system_prompt empty, or " if roles[0] == "system" else ""
-    return f"the tokenizer's chat template {reason}; {remedy}set another tokenizer.chat_template, or use prompt_format='plain'"
+    return (
+        f"the tokenizer's chat template {reason}; {remedy}set another tokenizer.chat_template, or use"
+        " prompt_format='plain'"
+    )
+
 
 _framing = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
 
 @lru_cache(maxsize=64)
 def _controls(
@@ -218,7 +246,9 @@ def _controls(
             found.add(str(token))
     return tuple(sorted((token for token in found if len(token) > 1), key=lambda token: (-len(token), token)))
 
+
 _bracketed = re.compile(r"\s*[<\[{|].*[>\]}|]\s*")
+
 
 def control_tokens(
     tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
@@ -231,6 +261,7 @@ def control_tokens(
 # %% ../nbs/lib/prompts.ipynb #fdbf00b8
 class PromptText(str):
     "A prompt as the model reads it. A copy made by a method of `str` is a plain string."
+
     chat: bool  # written by a chat template, so that it has all its special tokens
     pieces: tuple[str, ...]  # joined, the text; every second one is text that looks like a control token
 
@@ -245,8 +276,10 @@ class PromptText(str):
         new.pieces = tuple(pieces) or (text,)
         return new
 
+
 # Two characters that Unicode keeps for a program's own use stand around the number of a control token.
 _mark = re.compile("\ufdd0(\\d+)\ufdd1")
+
 
 def _marked(text: str, controls: tuple[str, ...]) -> str:
     "A person's text with numbers in place of the control tokens in it."
@@ -254,6 +287,7 @@ def _marked(text: str, controls: tuple[str, ...]) -> str:
         return text
     found = re.compile("|".join(map(re.escape, controls)))
     return found.sub(lambda match: f"\ufdd0{controls.index(match[0])}\ufdd1", text)
+
 
 def _unmarked(text: str, controls: tuple[str, ...], chat: bool) -> PromptText:
     "The text with the control tokens in their places."
@@ -273,9 +307,11 @@ def _check_written(written: str, turns: Turns) -> None:
         start = _mark.sub("...", content)[:60]
         raise ValueError(_refused(f"changes the {turn['role']}'s turn that begins {start!r}", [turn["role"]]))
 
+
 def _chat(tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str, Any]) -> PromptText:
     "A conversation as the template writes it. Raises ValueError for one that it refuses, changes or leaves out."
-    text, known = template_text(tokenizer, options), json.dumps(dict(options), sort_keys=True)
+    text = template_text(tokenizer, options)
+    known = json.dumps(dict(options), sort_keys=True)
     shape = _shape(tokenizer, text, known, tuple(turn["role"] for turn in turns), len(tokenizer))
     controls = control_tokens(tokenizer)
     turns = [dict(turn, content=_marked(turn["content"], controls)) for turn in turns]
@@ -286,17 +322,19 @@ def _chat(tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str
     _check_written(written, turns)
     return _unmarked(written, controls, chat=True)
 
+
 def _plain(tokenizer: PreTrainedTokenizerBase, task: Task, turns: Turns) -> PromptText:
     "Turns as plain text. Raises ValueError for more than a system turn and the user's."
     *above, last = turns
     if len(above) > 1 or any(turn["role"] not in ("system", "developer") for turn in above):
         raise ValueError(
-            f"the problem's prompt is a chat of {len(turns)} turns, which plain text cannot hold; use a tokenizer with a "
-            "chat template, and prompt_format='chat'"
+            f"the problem's prompt is a chat of {len(turns)} turns, which plain text cannot hold; use a tokenizer with"
+            " a chat template, and prompt_format='chat'"
         )
     controls = control_tokens(tokenizer)
     text = getattr(task, "plain", "{prompt}").replace("{prompt}", _marked(last["content"], controls))
     return _unmarked("\n\n".join([turn["content"] for turn in above] + [text]), controls, chat=False)
+
 
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase,  # of the model that will read it
@@ -326,17 +364,20 @@ def render_prompt(
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> list[int]:
     return list(tokenizer(text, **options)["input_ids"])
 
+
 def text_prefix(
     tokenizer: PreTrainedTokenizerBase,  # that frames a text
 ) -> list[int]:
     "Ids that a tokenizer puts before a text, such as BOS."
     for probe in ("a", "1", "."):
-        body, whole = _ids(tokenizer, probe, add_special_tokens=False), _ids(tokenizer, probe)
+        body = _ids(tokenizer, probe, add_special_tokens=False)
+        whole = _ids(tokenizer, probe)
         for start in range(len(whole) - len(body) + 1):
             if body and whole[start : start + len(body)] == body:
                 return whole[:start]
     whole = _ids(tokenizer, "")  # nothing but the frame
     return whole[: whole.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in whole else whole
+
 
 @lru_cache(maxsize=64)
 def _ends_of_a_chat(tokenizer: PreTrainedTokenizerBase, template: str, size: int) -> tuple[str, str, int]:
@@ -348,6 +389,7 @@ def _ends_of_a_chat(tokenizer: PreTrainedTokenizerBase, template: str, size: int
     before, _, after = written.partition(_probe(0, "user"))
     first = _ids(tokenizer, written, add_special_tokens=False)[0]
     return before, after, first if first in tokenizer.all_special_ids else -1
+
 
 def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> bool:
     "Whether a template wrote a text, as far as that can be told from the text."
@@ -361,6 +403,7 @@ def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> b
     ends = len(after.strip()) > 2 and text.endswith(after)
     return begins or ends or ids[:1] == [first]
 
+
 def _spelt_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     "Ids of a text in which no added token is looked for."
     inner = getattr(tokenizer, "backend_tokenizer", None)
@@ -372,6 +415,7 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if inner.pre_tokenizer is not None:
         words = [word for word, _ in inner.pre_tokenizer.pre_tokenize_str(text)]
     return [token.id for word in words for token in inner.model.tokenize(word)]
+
 
 def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int]:
     """Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no other
@@ -404,8 +448,8 @@ def prompt_tokens(
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str) and (not hasattr(prompt, "__len__") or any(not _is_id(x) for x in prompt[:1])):
             raise ValueError(
-                f"{name}[{first + i}]={prompt!r:.80}; give a text or a list of token ids (render_prompt makes a text of "
-                "a problem, of a list of messages too)"
+                f"{name}[{first + i}]={prompt!r:.80}; give a text or a list of token ids (render_prompt makes a text of"
+                " a problem, of a list of messages too)"
             )
     texts = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
     own = [str(prompts[i]) for i in texts]
@@ -417,8 +461,10 @@ def prompt_tokens(
         rows[i] = _framed(tokenizer, cast(str, prompts[i]), list(body), prefix)
     return rows
 
+
 def _is_id(x: object) -> bool:
     return hasattr(x, "__index__") and not isinstance(x, bool)
+
 
 def _framed(tokenizer: PreTrainedTokenizerBase, text: str, body: list[int], prefix: list[int]) -> list[int]:
     "The ids of a text with what goes before it."
@@ -442,6 +488,7 @@ def _after_content(
     before, _, after = written.rpartition(_probe(1, "assistant"))
     return after.lstrip() if before else ""
 
+
 def turn_ends(
     tokenizer: PreTrainedTokenizerBase,  # may carry a chat template
 ) -> list[int]:
@@ -454,6 +501,7 @@ def turn_ends(
     if isinstance(templates, dict):
         chosen = [dict(chat_template=name) for name in templates]
     return sorted({end for options in chosen for end in _turn_end(tokenizer, options)})
+
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> list[int]:
     "The same of one template."

@@ -27,183 +27,448 @@ from .widget_parts import Control, View
 @dataclass
 class Deltas:
     "Log-ratios of tokens, padded."
-    delta: Tensor # (B, T) float64, nats
-    mask: Tensor # (B, T) bool
-    advantages: Tensor | None # (B,); None where they are not known
-    note: str # what was left out, in sentences
 
-def as_deltas(source: Any, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers, NaN where there is no token
-              most: int = 200_000, # tokens; beyond, responses are thinned out evenly
-              ) -> Deltas:
+    delta: Tensor  # (B, T) float64, nats
+    mask: Tensor  # (B, T) bool
+    advantages: Tensor | None  # (B,); None where they are not known
+    note: str  # what was left out, in sentences
+
+
+def as_deltas(
+    source: Any,  # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers, NaN where there is no token
+    most: int = 200_000,  # tokens; beyond, responses are thinned out evenly
+) -> Deltas:
     "Log-ratios from whatever holds them. Raises ValueError when there is none, and what `load_traces` raises for a path."
     told = ""
-    if isinstance(source, (str, Path)): source, told = load_spaced(source)
-    if isinstance(source, Trace): source = [source]
-    if isinstance(source, bytes) or not isinstance(source, (Tensor, np.ndarray, Sequence)): raise ValueError(f"source={str(source)[:80]} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in nats")
+    if isinstance(source, (str, Path)):
+        source, told = load_spaced(source)
+    if isinstance(source, Trace):
+        source = [source]
+    if isinstance(source, bytes) or not isinstance(source, (Tensor, np.ndarray, Sequence)):
+        raise ValueError(
+            f"source={str(source)[:80]} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in"
+            " nats"
+        )
     if not isinstance(source, Tensor) and all(isinstance(t, Trace) for t in source):
         found = _from_traces(list(source), most)
         return replace(found, note=f"{told[0].upper()}{told[1:]}. {found.note}".strip()) if told else found
     odd = next((t for t in source if isinstance(t, (str, Path, Trace, dict)) or t is None), None)
-    if odd is not None: raise ValueError(f"source holds {str(odd)[:80]!r}; pass one run folder, traces alone, or log-ratios in nats alone")
+    if odd is not None:
+        raise ValueError(
+            f"source holds {str(odd)[:80]!r}; pass one run folder, traces alone, or log-ratios in nats alone"
+        )
     rows = [torch.as_tensor(r, dtype=torch.double) for r in source]
-    if rows and rows[0].ndim == 0: rows = [torch.stack(rows)]
-    delta = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan) if rows else torch.zeros(0, 0, dtype=torch.double)
-    if not bool((mask := delta.isfinite()).any()): raise ValueError(f"source holds no finite log-ratio (shape {tuple(delta.shape)}); pass traces with log-probabilities, or log-ratios in nats")
+    if rows and rows[0].ndim == 0:
+        rows = [torch.stack(rows)]
+    delta = (
+        torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
+        if rows
+        else torch.zeros(0, 0, dtype=torch.double)
+    )
+    if not bool((mask := delta.isfinite()).any()):
+        raise ValueError(
+            f"source holds no finite log-ratio (shape {tuple(delta.shape)}); pass traces with log-probabilities, or"
+            " log-ratios in nats"
+        )
     return Deltas(delta.nan_to_num(), mask, None, "")
+
 
 def _from_traces(traces: list[Trace], most: int) -> Deltas:
     "The responses whose log-ratios are known."
     known = [t for t in traces if any(t.mask) and bool(t.delta[t.mask_tensor].isfinite().all())]
-    if not known: raise ValueError(f"source: none of the {len(traces)} responses has log-probabilities of both policies; make them with Trace.from_model(..., old_model=...), or with Trace.from_text for made-up numbers")
-    every = max(1, math.ceil(sum(len(t.tokens) for t in known) / most)); used = known[::every]
-    notes = [f"{len(traces) - len(known)} of {len(traces)} responses have no log-probabilities and are left out."] * (len(known) < len(traces)) + [f"Of {len(known):,} responses, one in {every} is used."] * (every > 1)
-    batch, finite = _stack(used, recipe("grpo")), [t.advantage if math.isfinite(t.advantage) else 0.0 for t in used]
-    return Deltas((batch["logps"] - batch["old_logps"]).nan_to_num(), batch["mask"], torch.tensor(finite, dtype=torch.double), " ".join(notes))
+    if not known:
+        raise ValueError(
+            f"source: none of the {len(traces)} responses has log-probabilities of both policies; make them with"
+            " Trace.from_model(..., old_model=...), or with Trace.from_text for made-up numbers"
+        )
+    every = max(1, math.ceil(sum(len(t.tokens) for t in known) / most))
+    used = known[::every]
+    notes = [f"{len(traces) - len(known)} of {len(traces)} responses have no log-probabilities and are left out."] * (
+        len(known) < len(traces)
+    ) + [f"Of {len(known):,} responses, one in {every} is used."] * (every > 1)
+    batch = _stack(used, recipe("grpo"))
+    finite = [t.advantage if math.isfinite(t.advantage) else 0.0 for t in used]
+    return Deltas(
+        (batch["logps"] - batch["old_logps"]).nan_to_num(),
+        batch["mask"],
+        torch.tensor(finite, dtype=torch.double),
+        " ".join(notes),
+    )
 
 # %% ../nbs/lib/ratio_lab.ipynb #898cef47
-spaces = {"token": "tokens", "window": "windows of {k}, weighted mean", "block": "blocks of {k}, mean", "sequence": "whole responses, mean"}
+spaces = {
+    "token": "tokens",
+    "window": "windows of {k}, weighted mean",
+    "block": "blocks of {k}, mean",
+    "sequence": "whole responses, mean",
+}
 
-def action_ratios(data: Deltas, # the log-ratios
-                  actions: ActionSpace, # what one action is
-                  ) -> tuple[Tensor, float]: # (N,) log R of every kept token's action, nats; c
+
+def action_ratios(
+    data: Deltas,  # the log-ratios
+    actions: ActionSpace,  # what one action is
+) -> tuple[Tensor, float]:  # (N,) log R of every kept token's action, nats; c
     "The log-ratios of actions, and how much their spread would shrink were the tokens independent."
     made = replace(recipe("grpo"), actions=actions)
     return actions.log_ratio(data.delta, data.mask)[data.mask], spread_factor(made, dict(mask=data.mask))
 
-def widened(clip: Sequence[float], # (epsilon below 1, epsilon above 1)
-            c: float, # spread factor
-            ) -> tuple[float, float]:
+
+def widened(
+    clip: Sequence[float],  # (epsilon below 1, epsilon above 1)
+    c: float,  # spread factor
+) -> tuple[float, float]:
     "The clip range whose logarithm is wider by 1/c: the control's."
     return 1 - max(0.0, 1 - clip[0]) ** (1 / c), (1 + clip[1]) ** (1 / c) - 1
 
-def clipped_shares(log_ratio: Tensor, # (N,) nats
-                   clip: Sequence[float], # (epsilon below 1, epsilon above 1)
-                   advantages: Tensor | None, # (N,) of each action's response; None where they are not known
-                   ) -> tuple[float, float]: # share outside the range, share that loses its gradient (NaN where not known)
+
+def clipped_shares(
+    log_ratio: Tensor,  # (N,) nats
+    clip: Sequence[float],  # (epsilon below 1, epsilon above 1)
+    advantages: Tensor | None,  # (N,) of each action's response; None where they are not known
+) -> tuple[float, float]:  # share outside the range, share that loses its gradient (NaN where not known)
     "How many actions have left the clip range, and how many lose their gradient for it."
-    low, high = math.log(max(1 - clip[0], 1e-300)), math.log1p(clip[1])
-    below, above, n = log_ratio < low, log_ratio > high, max(1, len(log_ratio))
+    low = math.log(max(1 - clip[0], 1e-300))
+    high = math.log1p(clip[1])
+    below = log_ratio < low
+    above = log_ratio > high
+    n = max(1, len(log_ratio))
     lost = math.nan if advantages is None else int(((below & (advantages < 0)) | (above & (advantages > 0))).sum()) / n
     return int((below | above).sum()) / n, lost
 
 # %% ../nbs/lib/ratio_lab.ipynb #7b8bce9a
-def _axes(n: int) -> dict[str, Any]: return dict(xaxis=f"x{n if n > 1 else ''}", yaxis=f"y{n if n > 1 else ''}")
+def _axes(n: int) -> dict[str, Any]:
+    return dict(xaxis=f"x{n if n > 1 else ''}", yaxis=f"y{n if n > 1 else ''}")
+
 
 def _bars(log_ratio: Tensor, clip: Sequence[float], reach: float, n: int, colour: str) -> list[dict[str, Any]]:
     "A histogram in panel n, in two traces: inside the clip range, and outside, hatched. The end bins hold all that lies beyond."
-    edges = torch.linspace(-reach, reach, 62, dtype=torch.double); x = ((edges[1:] + edges[:-1]) / 2).numpy(); found = []
+    edges = torch.linspace(-reach, reach, 62, dtype=torch.double)
+    x = ((edges[1:] + edges[:-1]) / 2).numpy()
+    found = []
     inside = (log_ratio >= math.log(max(1 - clip[0], 1e-300))) & (log_ratio <= math.log1p(clip[1]))
-    for kept, name, look in ((inside, "inside the clip range", dict(color=f"rgba({colour},.45)", line=dict(width=0))), (~inside, "hatched: outside the clip range", dict(color=f"rgb({colour})", line=dict(width=0), pattern=dict(shape="/", size=5, solidity=.5, fgcolor=f"rgb({colour})", bgcolor="rgba(0,0,0,0)")))):
+    for kept, name, look in (
+        (inside, "inside the clip range", dict(color=f"rgba({colour},.45)", line=dict(width=0))),
+        (
+            ~inside,
+            "hatched: outside the clip range",
+            dict(
+                color=f"rgb({colour})",
+                line=dict(width=0),
+                pattern=dict(shape="/", size=5, solidity=0.5, fgcolor=f"rgb({colour})", bgcolor="rgba(0,0,0,0)"),
+            ),
+        ),
+    ):
         counts = torch.histogram(log_ratio[kept].clamp(-reach, reach), edges).hist.numpy()
-        found.append(dict(type="bar", x=x, y=np.where(counts > 0, counts / max(1, len(log_ratio)), np.nan), customdata=np.stack([np.exp(x), counts], 1), width=2 * reach / 61, name=name, marker=look, hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]:,} actions", showlegend=n == 2 and kept is not inside, **_axes(n)))
+        found.append(
+            dict(
+                type="bar",
+                x=x,
+                y=np.where(counts > 0, counts / max(1, len(log_ratio)), np.nan),
+                customdata=np.stack([np.exp(x), counts], 1),
+                width=2 * reach / 61,
+                name=name,
+                marker=look,
+                hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]:,} actions",
+                showlegend=n == 2 and kept is not inside,
+                **_axes(n),
+            )
+        )
     return found
+
 
 def _curves(lab: "RatioLab", values: Mapping[str, Any]) -> list[dict[str, Any]]:
     "Clip fraction against K for every kind of action, with the controls."
-    ks, found = np.array(lab.ks), []
+    ks = np.array(lab.ks)
+    found = []
     for i, space in enumerate(spaces):
         each = [lab.row(space, dict(values, k=int(k))) for k in ks]
-        look = dict(type="scatter", x=ks, name=spaces[space].format(k="K"), hovertemplate="K = %{x}: %{y:.3%}", **_axes(1))
-        marker = dict(mode="lines+markers", marker=dict(symbol=("circle", "square", "diamond", "x")[i], size=7, color=f"rgb({_colours[i]})"))
-        found.append(look | marker | dict(y=np.array([r.clip_fraction for r in each]), line=dict(color=f"rgb({_colours[i]})", width=2.5)))
-        if space != "token": found.append(look | dict(mode="lines", y=np.array([r.control for r in each]), name="dotted: their controls", showlegend=space == "window", line=dict(color=f"rgb({_colours[i]})", width=2, dash="dot")))
+        look = dict(
+            type="scatter", x=ks, name=spaces[space].format(k="K"), hovertemplate="K = %{x}: %{y:.3%}", **_axes(1)
+        )
+        marker = dict(
+            mode="lines+markers",
+            marker=dict(symbol=("circle", "square", "diamond", "x")[i], size=7, color=f"rgb({_colours[i]})"),
+        )
+        found.append(
+            look
+            | marker
+            | dict(y=np.array([r.clip_fraction for r in each]), line=dict(color=f"rgb({_colours[i]})", width=2.5))
+        )
+        if space != "token":
+            found.append(
+                look
+                | dict(
+                    mode="lines",
+                    y=np.array([r.control for r in each]),
+                    name="dotted: their controls",
+                    showlegend=space == "window",
+                    line=dict(color=f"rgb({_colours[i]})", width=2, dash="dot"),
+                )
+            )
     return found
 
 # %% ../nbs/lib/ratio_lab.ipynb #9005f498
-_heights = dict(top=60, curve=230, gap=66, panel=120, foot=50) # pixels
+_heights = dict(top=60, curve=230, gap=66, panel=120, foot=50)  # pixels
 
-def _panel_axes(n: int, left: bool, top: float, bottom: float, total: float, reach: float, least: float) -> dict[str, Any]:
+
+def _panel_axes(
+    n: int, left: bool, top: float, bottom: float, total: float, reach: float, least: float
+) -> dict[str, Any]:
     "The axes of one histogram; ratios on a log scale, shares too."
-    ticks = [v for v in (.01, .1, .25, .5, .67, .8, .9, .95, 1, 1.05, 1.1, 1.25, 1.5, 2, 4, 10, 100) if abs(math.log(v)) <= reach]
-    ticks = [v for v in ticks if v == 1 or abs(math.log(v)) > .25 * reach]
-    while len(ticks) > 5: ticks = [v for i, v in enumerate(ticks) if v == 1 or abs(i - ticks.index(1)) % 2 == len(ticks) // 2 % 2]
+    ticks = [
+        v
+        for v in (0.01, 0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.25, 1.5, 2, 4, 10, 100)
+        if abs(math.log(v)) <= reach
+    ]
+    ticks = [v for v in ticks if v == 1 or abs(math.log(v)) > 0.25 * reach]
+    while len(ticks) > 5:
+        ticks = [v for i, v in enumerate(ticks) if v == 1 or abs(i - ticks.index(1)) % 2 == len(ticks) // 2 % 2]
     height: Callable[[float], float]
-    place, height = _axes(n), lambda px: max(0.0, min(1.0, 1 - px / total))
-    return {place["xaxis"].replace("x", "xaxis"): axis(domain=[0, .47] if left else [.53, 1], anchor=place["yaxis"], range=[-reach, reach], tickvals=[math.log(v) for v in ticks], ticktext=[f"{v:g}" for v in ticks]),
-            place["yaxis"].replace("y", "yaxis"): axis(domain=[height(bottom), height(top)], anchor=place["xaxis"], type="log", range=[math.log10(least), 0.1], tickformat="~%", tickvals=[1, .1, .01, .001, 1e-4, 1e-5], showticklabels=left)}
+    place = _axes(n)
+    height = lambda px: max(0.0, min(1.0, 1 - px / total))
+    return {
+        place["xaxis"].replace("x", "xaxis"): axis(
+            domain=[0, 0.47] if left else [0.53, 1],
+            anchor=place["yaxis"],
+            range=[-reach, reach],
+            tickvals=[math.log(v) for v in ticks],
+            ticktext=[f"{v:g}" for v in ticks],
+        ),
+        place["yaxis"].replace("y", "yaxis"): axis(
+            domain=[height(bottom), height(top)],
+            anchor=place["xaxis"],
+            type="log",
+            range=[math.log10(least), 0.1],
+            tickformat="~%",
+            tickvals=[1, 0.1, 0.01, 0.001, 1e-4, 1e-5],
+            showticklabels=left,
+        ),
+    }
 
-def _lab_layout(rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int], k: int, what: str, reach: float, count: int) -> dict[str, Any]:
+
+def _lab_layout(
+    rows: list[tuple[RatioRow, tuple[str, str]]], ks: Sequence[int], k: int, what: str, reach: float, count: int
+) -> dict[str, Any]:
     "The curve on top; below it a row for each kind of action, its control on the right."
-    h = _heights; total = h["curve"] + len(rows) * (h["gap"] + h["panel"]); least = max(1e-6, .5 / max(1, count))
-    parts, notes = {"xaxis": axis("K, tokens per action (log scale)", anchor="y", type="log", tickvals=list(ks), range=[math.log10(.9), math.log10(1.1 * ks[-1])]), "yaxis": axis(what, anchor="x", domain=[1 - h["curve"] / total, 1], tickformat=".2~%", rangemode="tozero", nticks=6)}, []
+    h = _heights
+    total = h["curve"] + len(rows) * (h["gap"] + h["panel"])
+    least = max(1e-6, 0.5 / max(1, count))
+    parts = {
+        "xaxis": axis(
+            "K, tokens per action (log scale)",
+            anchor="y",
+            type="log",
+            tickvals=list(ks),
+            range=[math.log10(0.9), math.log10(1.1 * ks[-1])],
+        ),
+        "yaxis": axis(
+            what, anchor="x", domain=[1 - h["curve"] / total, 1], tickformat=".2~%", rangemode="tozero", nticks=6
+        ),
+    }
+    notes = []
     for i, (row, texts) in enumerate(rows):
         top = h["curve"] + h["gap"] * (i + 1) + h["panel"] * i + 20
         for left, text in zip((True, False), texts):
-            if row.control is not None or left: parts |= _panel_axes(2 * i + 2 + (not left), left, top, top + h["panel"] - 20, total, reach, least)
-            notes.append(dict(text=text, x=0 if left else .53, xref="paper", xanchor="left", y=1 - (top + 20 * (row.control is None and not left)) / total, yref="paper", yanchor="top" if row.control is None and not left else "bottom", showarrow=False, align="left", font=dict(size=12)))
-    line = dict(type="line", x0=k, x1=k, xref="x", y0=0, y1=1, yref="y domain", line=dict(color="#888", width=1, dash="dash"))
-    return figure_layout(total + h["top"] + h["foot"], margin=dict(l=10, r=14, t=h["top"], b=h["foot"]), annotations=notes, shapes=[line], bargap=0, barmode="overlay", hovermode="closest", legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top"), **parts)
+            if row.control is not None or left:
+                parts |= _panel_axes(2 * i + 2 + (not left), left, top, top + h["panel"] - 20, total, reach, least)
+            notes.append(
+                dict(
+                    text=text,
+                    x=0 if left else 0.53,
+                    xref="paper",
+                    xanchor="left",
+                    y=1 - (top + 20 * (row.control is None and not left)) / total,
+                    yref="paper",
+                    yanchor="top" if row.control is None and not left else "bottom",
+                    showarrow=False,
+                    align="left",
+                    font=dict(size=12),
+                )
+            )
+    line = dict(
+        type="line", x0=k, x1=k, xref="x", y0=0, y1=1, yref="y domain", line=dict(color="#888", width=1, dash="dash")
+    )
+    return figure_layout(
+        total + h["top"] + h["foot"],
+        margin=dict(l=10, r=14, t=h["top"], b=h["foot"]),
+        annotations=notes,
+        shapes=[line],
+        bargap=0,
+        barmode="overlay",
+        hovermode="closest",
+        legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top"),
+        **parts,
+    )
 
 # %% ../nbs/lib/ratio_lab.ipynb #75711820
 class _Ratios(Explorer):
     "Log-ratios of the kinds of action, each worked out once."
-    data: Deltas; kept: Tensor; signs: Tensor | None; _cache: dict[tuple[Any, ...], tuple[Tensor, float]]
 
-    def ratios(self,
-               space: str, # "token" | "window" | "block" | "sequence"
-               k: int, # tokens per action, for windows and blocks
-               future: float, # share of the later tokens, for windows
-               ) -> tuple[Tensor, float]: # (N,) log R, nats; c
+    data: Deltas
+    kept: Tensor
+    signs: Tensor | None
+    _cache: dict[tuple[Any, ...], tuple[Tensor, float]]
+
+    def ratios(
+        self,
+        space: str,  # "token" | "window" | "block" | "sequence"
+        k: int,  # tokens per action, for windows and blocks
+        future: float,  # share of the later tokens, for windows
+    ) -> tuple[Tensor, float]:  # (N,) log R, nats; c
         "The log-ratios of one action space, worked out once. Raises ValueError for an unknown one."
-        made: dict[str, Callable[[], ActionSpace]] = {"token": TokenActions, "window": lambda: WindowActions(k, future), "block": lambda: BlockActions(k), "sequence": SequenceActions}
-        if space not in made: raise ValueError(f"space={space!r}; choose one of {', '.join(made)}")
+        made: dict[str, Callable[[], ActionSpace]] = {
+            "token": TokenActions,
+            "window": lambda: WindowActions(k, future),
+            "block": lambda: BlockActions(k),
+            "sequence": SequenceActions,
+        }
+        if space not in made:
+            raise ValueError(f"space={space!r}; choose one of {', '.join(made)}")
         key = (space,) + ((k,) if space in ("window", "block") else ()) + ((future,) if space == "window" else ())
-        if len(self._cache) > 100: self._cache.clear()
-        if key not in self._cache: self._cache[key] = (self.kept, 1.0) if space == "token" or len(key) > 1 and k == 1 else action_ratios(self.data, made[space]())
+        if len(self._cache) > 100:
+            self._cache.clear()
+        if key not in self._cache:
+            self._cache[key] = (
+                (self.kept, 1.0)
+                if space == "token" or len(key) > 1 and k == 1
+                else action_ratios(self.data, made[space]())
+            )
         return self._cache[key]
 
-    def row(self,
-            space: str, # "token" | "window" | "block" | "sequence"
-            values: Mapping[str, Any] | None = None, # settings; default: the present ones
-            measure: str | None = None, # "lost" | "outside"; default: the setting
-            ) -> RatioRow: # its clip_fraction is the chosen share
+    def row(
+        self,
+        space: str,  # "token" | "window" | "block" | "sequence"
+        values: Mapping[str, Any] | None = None,  # settings; default: the present ones
+        measure: str | None = None,  # "lost" | "outside"; default: the setting
+    ) -> RatioRow:  # its clip_fraction is the chosen share
         "What one kind of action does to the log-ratios, with its control."
-        v = self.values if values is None else values; clip, which = (v["low"], v["high"]), ("outside", "lost").index(measure or v["measure"])
+        v = self.values if values is None else values
+        clip = (v["low"], v["high"])
+        which = ("outside", "lost").index(measure or v["measure"])
         log_ratio, c = self.ratios(space, v["k"], v["future"])
         control = None if space == "token" else clipped_shares(self.kept, widened(clip, c), self.signs)[which]
-        return RatioRow(spaces[space].format(k=v["k"]), replace(recipe("grpo"), clip=clip), log_ratio, clipped_shares(log_ratio, clip, self.signs)[which], c, control)
+        return RatioRow(
+            spaces[space].format(k=v["k"]),
+            replace(recipe("grpo"), clip=clip),
+            log_ratio,
+            clipped_shares(log_ratio, clip, self.signs)[which],
+            c,
+            control,
+        )
 
 # %% ../nbs/lib/ratio_lab.ipynb #8003d240
 class RatioLab(_Ratios):
     "Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where no log-ratio is known."
-    title, main, ks = "Ratios and the clip range", "k", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-    def __init__(self,
-                 source: Any, # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers
-                 **settings: Any, # k, future, low, high, measure
-                 ) -> None:
-        self.data, self._cache = as_deltas(source), {}
+
+    title = "Ratios and the clip range"
+    main = "k"
+    ks = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+    def __init__(
+        self,
+        source: Any,  # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers
+        **settings: Any,  # k, future, low, high, measure
+    ) -> None:
+        self.data = as_deltas(source)
+        self._cache = {}
         self.kept = self.data.delta[self.data.mask]
-        self.signs = None if self.data.advantages is None else self.data.advantages[:, None].expand_as(self.data.delta)[self.data.mask]
+        self.signs = (
+            None
+            if self.data.advantages is None
+            else self.data.advantages[:, None].expand_as(self.data.delta)[self.data.mask]
+        )
         measures = {"that lose their gradient": "lost", "outside the clip range": "outside"}
-        if self.signs is None: measures.pop("that lose their gradient")
-        super().__init__(Control("k", "tokens per action, K", 4, low=1, high=32), Control("future", "share of later tokens in a window", .2, low=0.0, high=.95, step=.05), Control("low", "clip range, below 1 by", .2, low=0.0, high=.95, step=.01),
-                         Control("high", "clip range, above 1 by", .2, low=0.0, high=3.0, step=.01), Control("measure", "actions", next(iter(measures.values())), measures), **settings)
+        if self.signs is None:
+            measures.pop("that lose their gradient")
+        super().__init__(
+            Control("k", "tokens per action, K", 4, low=1, high=32),
+            Control("future", "share of later tokens in a window", 0.2, low=0.0, high=0.95, step=0.05),
+            Control("low", "clip range, below 1 by", 0.2, low=0.0, high=0.95, step=0.01),
+            Control("high", "clip range, above 1 by", 0.2, low=0.0, high=3.0, step=0.01),
+            Control("measure", "actions", next(iter(measures.values())), measures),
+            **settings,
+        )
 
     def view(self, values: Mapping[str, Any]) -> View:
-        rows, clip = {space: self.row(space, values) for space in spaces}, (values["low"], values["high"])
+        rows = {space: self.row(space, values) for space in spaces}
+        clip = (values["low"], values["high"])
         what = {"lost": "share without gradient", "outside": "share outside the range"}[values["measure"]]
-        reach = max(.05, 1.7 * math.log1p(clip[1]), -1.7 * math.log(max(1 - clip[0], .05)), min(1.2, float(np.quantile(self.kept.abs().numpy(), .999))))
-        data, texts = _curves(self, values), []
+        reach = max(
+            0.05,
+            1.7 * math.log1p(clip[1]),
+            -1.7 * math.log(max(1 - clip[0], 0.05)),
+            min(1.2, float(np.quantile(self.kept.abs().numpy(), 0.999))),
+        )
+        data = _curves(self, values)
+        texts = []
         for i, r in enumerate(rows.values()):
             data += _bars(r.log_ratio, clip, reach, 2 * i + 2, _colours[i])
-            if r.control is not None: data += _bars(self.kept, widened(clip, r.factor), reach, 2 * i + 3, _colours[0])
-            own = f"<b>{r.label[0].upper() + r.label[1:]}</b><br>{_percent(r.clip_fraction, 2)} {'without gradient' if values['measure'] == 'lost' else 'outside'}"
-            texts.append((own, "Every row below has its control here:<br>single tokens, with the clip range<br>scaled to the same spread." if r.control is None else f"<b>Control: tokens, ε scaled by 1/{r.factor:.2f}</b><br>{_percent(r.control, 2)} {'without gradient' if values['measure'] == 'lost' else 'outside'}"))
-        told = _clipping([rows["token"], replace(rows["window"], label=f"a weighted mean over windows of {values['k']}")])
+            if r.control is not None:
+                data += _bars(self.kept, widened(clip, r.factor), reach, 2 * i + 3, _colours[0])
+            own = (
+                f"<b>{r.label[0].upper() + r.label[1:]}</b><br>{_percent(r.clip_fraction, 2)}"
+                f" {'without gradient' if values['measure'] == 'lost' else 'outside'}"
+            )
+            texts.append(
+                (
+                    own,
+                    (
+                        "Every row below has its control here:<br>single tokens, with the clip range<br>scaled to the"
+                        " same spread."
+                        if r.control is None
+                        else (
+                            f"<b>Control: tokens, ε scaled by 1/{r.factor:.2f}</b><br>{_percent(r.control, 2)}"
+                            f" {'without gradient' if values['measure'] == 'lost' else 'outside'}"
+                        )
+                    ),
+                )
+            )
+        told = _clipping(
+            [rows["token"], replace(rows["window"], label=f"a weighted mean over windows of {values['k']}")]
+        )
         summary = f"{len(self.kept):,} tokens of {len(self.data.mask):,} responses. {told} {self.data.note}".strip()
-        alt = f"On top, the {what} against K for tokens, windows, blocks and whole responses, each with its control; below, histograms of their ratios at K = {values['k']} and of the controls. {summary}"
-        return View(None, [], data, _lab_layout(list(zip(rows.values(), texts)), self.ks, values["k"], what, reach, len(self.kept)), summary, self._table(rows, values), alt)
+        alt = (
+            f"On top, the {what} against K for tokens, windows, blocks and whole responses, each with its control;"
+            f" below, histograms of their ratios at K = {values['k']} and of the controls. {summary}"
+        )
+        return View(
+            None,
+            [],
+            data,
+            _lab_layout(list(zip(rows.values(), texts)), self.ks, values["k"], what, reach, len(self.kept)),
+            summary,
+            self._table(rows, values),
+            alt,
+        )
 
     def _table(self, rows: Mapping[str, RatioRow], values: Mapping[str, Any]) -> str:
         "The four kinds of action in numbers."
-        token, body = float(self.kept.std(correction=0)), []
+        token = float(self.kept.std(correction=0))
+        body = []
         for r in rows.values():
             spread = float(r.log_ratio.std(correction=0))
-            cells = [f"{spread:.4f}", f"{spread / token:.2f}" if token > 0 else "–", f"{r.factor:.2f}", _percent(r.clip_fraction, 2), "–" if r.control is None else _percent(r.control, 2)]
+            cells = [
+                f"{spread:.4f}",
+                f"{spread / token:.2f}" if token > 0 else "–",
+                f"{r.factor:.2f}",
+                _percent(r.clip_fraction, 2),
+                "–" if r.control is None else _percent(r.control, 2),
+            ]
             body.append([r.label, *cells])
-        heads = ["actions", "spread of log R (nats)", "relative to tokens", "c, were tokens independent", f"share {'without gradient' if values['measure'] == 'lost' else 'outside'}", "control"]
+        heads = [
+            "actions",
+            "spread of log R (nats)",
+            "relative to tokens",
+            "c, were tokens independent",
+            f"share {'without gradient' if values['measure'] == 'lost' else 'outside'}",
+            "control",
+        ]
         return numbers_table(heads, body, "Actions in numbers")
 
     def page_axes(self) -> Mapping[str, Sequence[Any]]:
         v = self.values
-        return {"k": sorted({v["k"], 1, 2, 4, 8, 16}), "high": sorted({v["high"], .1, .2, .3}), "future": sorted({v["future"], .2, .5})}
+        return {
+            "k": sorted({v["k"], 1, 2, 4, 8, 16}),
+            "high": sorted({v["high"], 0.1, 0.2, 0.3}),
+            "future": sorted({v["future"], 0.2, 0.5}),
+        }

@@ -19,191 +19,444 @@ from .checks import check_hints, check_whole
 from .losses import PolicyLoss, aggregates, check_clip, entropy_bonus, kl_penalty, policy_loss, surrogates
 
 # %% ../nbs/lib/recipes.ipynb #9fca38dd
-block_rules = {"sentence": "a sentence", "surprise": "five surprising tokens and what follows them", "random": "a block of random size"} # rules that a recipe may name, and their block in words
+block_rules = {
+    "sentence": "a sentence",
+    "surprise": "five surprising tokens and what follows them",
+    "random": "a block of random size",
+}  # rules that a recipe may name, and their block in words
 
 # %% ../nbs/lib/recipes.ipynb #c96f9754
 @dataclass(frozen=True)
 class Recipe:
     "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
-    name: str # its name in the literature
-    actions: ActionSpace | str | int = TokenActions() # granularity of the ratio; a number: blocks of that many tokens; "sentence" | "surprise" | "random": blocks that each batch brings
-    advantage: str = "group-std" # "group-std" (GRPO) | "group-mean" (Dr. GRPO) | "leave-one-out" (RLOO) | "gae" (PPO: a critic) | "boundary" (VinePPO: values by sampling)
-    clip: tuple[float, float] = (0.2, 0.2) # (low, high)
-    surrogate: str = "ppo" # "ppo" | "cispo" | "gmpo" | "none"
-    aggregate: str = "seq-mean-token-mean" # see `mpo_nb.losses.aggregates`
-    dual_clip: float | None = None # bound for negative advantages
-    kl: float = 0.0 # coefficient of the KL penalty to the reference model; 0 loads no reference
-    kl_estimator: str = "k3" # "k1" | "k2" | "k3"
-    entropy: float = 0.0 # coefficient of the entropy bonus
-    drop_dead_groups: bool = False # leave groups that are all right or all wrong out of the loss and its mean (DAPO); whether a response is right says the task's pass mark
-    overlong_buffer: float = 0.0 # share of the length limit over which DAPO's overlong penalty grows; 0 is off
-    critic: str = "" # for "gae": "shared" | "separate" trunk of the value head
-    gamma: float = 1.0 # for "gae": discount
-    lam: float = 1.0 # for "gae": lambda
-    macro: int | tuple[int, ...] = 1 # for "gae": tokens per macro action; several: sizes drawn from
-    value_coef: float = 0.1 # weight of the value loss
-    value_clip: float | None = 0.2 # how far a value may move in an update; None: freely
-    whiten: bool = False # for "gae": advantages with mean 0 and deviation 1 over the batch
-    boundaries: str | int = "" # for "boundary": "sentence" | "surprise" | tokens between two
-    continuations: int = 9 # for "boundary": responses sampled from each
-    confident: float | None = None # tokens that the policy gave at least this probability are left out of the loss
-    source: str = "backbone" # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False) # where each value comes from
+
+    name: str  # its name in the literature
+    actions: ActionSpace | str | int = (
+        TokenActions()
+    )  # granularity of the ratio; a number: blocks of that many tokens; "sentence" | "surprise" | "random": blocks that each batch brings
+    advantage: str = (  # "group-std" (GRPO) | "group-mean" (Dr. GRPO) | "leave-one-out" (RLOO) | "gae" (PPO: a critic) | "boundary" (VinePPO: values by sampling)
+        "group-std"
+    )
+    clip: tuple[float, float] = (0.2, 0.2)  # (low, high)
+    surrogate: str = "ppo"  # "ppo" | "cispo" | "gmpo" | "none"
+    aggregate: str = "seq-mean-token-mean"  # see `mpo_nb.losses.aggregates`
+    dual_clip: float | None = None  # bound for negative advantages
+    kl: float = 0.0  # coefficient of the KL penalty to the reference model; 0 loads no reference
+    kl_estimator: str = "k3"  # "k1" | "k2" | "k3"
+    entropy: float = 0.0  # coefficient of the entropy bonus
+    drop_dead_groups: bool = False  # leave groups that are all right or all wrong out of the loss and its mean (DAPO); whether a response is right says the task's pass mark
+    overlong_buffer: float = 0.0  # share of the length limit over which DAPO's overlong penalty grows; 0 is off
+    critic: str = ""  # for "gae": "shared" | "separate" trunk of the value head
+    gamma: float = 1.0  # for "gae": discount
+    lam: float = 1.0  # for "gae": lambda
+    macro: int | tuple[int, ...] = 1  # for "gae": tokens per macro action; several: sizes drawn from
+    value_coef: float = 0.1  # weight of the value loss
+    value_clip: float | None = 0.2  # how far a value may move in an update; None: freely
+    whiten: bool = False  # for "gae": advantages with mean 0 and deviation 1 over the batch
+    boundaries: str | int = ""  # for "boundary": "sentence" | "surprise" | tokens between two
+    continuations: int = 9  # for "boundary": responses sampled from each
+    confident: float | None = None  # tokens that the policy gave at least this probability are left out of the loss
+    source: str = "backbone"  # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # where each value comes from
 
     def __post_init__(self) -> None:
-        choices = dict(source=("backbone", "mtp"), advantage=("group-std", "group-mean", "leave-one-out", "gae", "boundary"), critic=("shared", "separate") if self.advantage == "gae" else ("",), surrogate=tuple(surrogates), aggregate=aggregates, kl_estimator=("k1", "k2", "k3"))
+        choices = dict(
+            source=("backbone", "mtp"),
+            advantage=("group-std", "group-mean", "leave-one-out", "gae", "boundary"),
+            critic=("shared", "separate") if self.advantage == "gae" else ("",),
+            surrogate=tuple(surrogates),
+            aggregate=aggregates,
+            kl_estimator=("k1", "k2", "k3"),
+        )
         for name, allowed in choices.items():
-            if getattr(self, name) in allowed: continue
-            if allowed == ("",): raise ValueError(f"{name}={getattr(self, name)!r} with advantage={self.advantage!r}: only advantage='gae' has a critic; leave {name} out, or use recipe 'ppo'")
+            if getattr(self, name) in allowed:
+                continue
+            if allowed == ("",):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} with advantage={self.advantage!r}: only advantage='gae' has a"
+                    f" critic; leave {name} out, or use recipe 'ppo'"
+                )
             raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
         check_clip(self.clip, self.surrogate, self.dual_clip)
         self._check_values()
-        if self.source == "mtp" and not isinstance(self.actions, WindowActions): raise ValueError(f"source='mtp' looks ahead from each token, which only windows do; actions={self.actions!r}: use recipe('mpo', source='mtp')")
-        if isinstance(self.actions, int) and not isinstance(self.actions, bool): object.__setattr__(self, "actions", BlockActions(self.actions))
-        if not (isinstance(self.actions, ActionSpace) or self.actions in block_rules): raise ValueError(f"actions={self.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of {', '.join(block_rules)}")
+        if self.source == "mtp" and not isinstance(self.actions, WindowActions):
+            raise ValueError(
+                f"source='mtp' looks ahead from each token, which only windows do; actions={self.actions!r}: use"
+                " recipe('mpo', source='mtp')"
+            )
+        if isinstance(self.actions, int) and not isinstance(self.actions, bool):
+            object.__setattr__(self, "actions", BlockActions(self.actions))
+        if not (isinstance(self.actions, ActionSpace) or self.actions in block_rules):
+            raise ValueError(
+                f"actions={self.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of"
+                f" {', '.join(block_rules)}"
+            )
         for name in ("kl", "entropy"):
-            if not 0 <= getattr(self, name) < math.inf: raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be finite and >= 0, e.g. 0.04")
-        if not 0 <= self.overlong_buffer <= 1: raise ValueError(f"overlong_buffer={self.overlong_buffer}; it is a share of the length limit, in [0, 1]")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}; a coefficient must be finite and >= 0, e.g. 0.04")
+        if not 0 <= self.overlong_buffer <= 1:
+            raise ValueError(f"overlong_buffer={self.overlong_buffer}; it is a share of the length limit, in [0, 1]")
 
     def _check_values(self) -> None:
         for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name}={getattr(self, name)}; it must be in [0, 1]")
-        if not 0 <= self.value_coef < math.inf: raise ValueError(f"value_coef={self.value_coef}; a coefficient must be finite and >= 0, e.g. 0.1")
-        if self.value_clip is not None and not self.value_clip > 0: raise ValueError(f"value_clip={self.value_clip}; it must be positive, or None")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; it must be in [0, 1]")
+        if not 0 <= self.value_coef < math.inf:
+            raise ValueError(f"value_coef={self.value_coef}; a coefficient must be finite and >= 0, e.g. 0.1")
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise ValueError(f"value_clip={self.value_clip}; it must be positive, or None")
         sizes = (self.macro,) if isinstance(self.macro, int) else tuple(self.macro)
-        if not sizes or not all(isinstance(s, int) and s >= 1 for s in sizes): raise ValueError(f"macro={self.macro!r}; give tokens per macro action, or several sizes to draw from, each at least 1")
-        if self.confident is not None and not 0 < self.confident <= 1: raise ValueError(f"confident={self.confident}; it is a probability, in (0, 1], or None")
-        if self.advantage != "boundary": return
-        if self.boundaries not in ("sentence", "surprise") and not (isinstance(self.boundaries, int) and self.boundaries >= 1): raise ValueError(f"boundaries={self.boundaries!r}; choose 'sentence', 'surprise', or a number of tokens")
+        if not sizes or not all(isinstance(s, int) and s >= 1 for s in sizes):
+            raise ValueError(
+                f"macro={self.macro!r}; give tokens per macro action, or several sizes to draw from, each at least 1"
+            )
+        if self.confident is not None and not 0 < self.confident <= 1:
+            raise ValueError(f"confident={self.confident}; it is a probability, in (0, 1], or None")
+        if self.advantage != "boundary":
+            return
+        if self.boundaries not in ("sentence", "surprise") and not (
+            isinstance(self.boundaries, int) and self.boundaries >= 1
+        ):
+            raise ValueError(f"boundaries={self.boundaries!r}; choose 'sentence', 'surprise', or a number of tokens")
         check_whole("continuations", self.continuations)
 
-    def advantages(self,
-                   rewards: Tensor, # (B,), groups consecutive
-                   group_size: int, # responses per prompt, at least 2
-                   ) -> Tensor: # (B,)
+    def advantages(
+        self,
+        rewards: Tensor,  # (B,), groups consecutive
+        group_size: int,  # responses per prompt, at least 2
+    ) -> Tensor:  # (B,)
         "Advantages from rewards by this recipe's rule. Raises ValueError for a group of one, a reward that is not finite, or a rule that needs values."
-        if self.advantage in ("gae", "boundary"): raise ValueError(f"advantage={self.advantage!r} needs values: use mpo_nb.critic.critic_targets, or mpo_nb.montecarlo.boundary_values")
-        if self.advantage == "leave-one-out": return leave_one_out(rewards, group_size)
+        if self.advantage in ("gae", "boundary"):
+            raise ValueError(
+                f"advantage={self.advantage!r} needs values: use mpo_nb.critic.critic_targets, or"
+                " mpo_nb.montecarlo.boundary_values"
+            )
+        if self.advantage == "leave-one-out":
+            return leave_one_out(rewards, group_size)
         return group_advantages(rewards, group_size, scale="std" if self.advantage == "group-std" else "none")
 
-    def blocks(self,
-               mask: Tensor, # (B, T)
-               tokens: list[list[str]] | None = None, # decoded text of each token, one list per row: for "sentence"
-               old_logps: Tensor | None = None, # (B, T) the sampler's: for "surprise"
-               seed: int = 0, # for "random"
-               ) -> Tensor | None: # (B, T) ids, or None when the action space needs none
+    def blocks(
+        self,
+        mask: Tensor,  # (B, T)
+        tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row: for "sentence"
+        old_logps: Tensor | None = None,  # (B, T) the sampler's: for "surprise"
+        seed: int = 0,  # for "random"
+    ) -> Tensor | None:  # (B, T) ids, or None when the action space needs none
         "Block ids that depend on the responses, to be put into the batch as `blocks`. Raises ValueError when what they are read from is missing."
-        if isinstance(self.actions, ActionSpace): return None
-        if self.actions == "random": return random_blocks(mask.cpu(), generator=torch.Generator().manual_seed(seed)).to(mask.device)
+        if isinstance(self.actions, ActionSpace):
+            return None
+        if self.actions == "random":
+            return random_blocks(mask.cpu(), generator=torch.Generator().manual_seed(seed)).to(mask.device)
         if self.actions == "surprise":
-            if old_logps is None: raise ValueError("actions='surprise' needs old_logps, the sampler's log-probabilities, shape (B, T)")
+            if old_logps is None:
+                raise ValueError("actions='surprise' needs old_logps, the sampler's log-probabilities, shape (B, T)")
             return surprise_blocks(mask, old_logps)
-        if tokens is None: raise ValueError("actions='sentence' needs tokens, the decoded text of each token, one list per row")
+        if tokens is None:
+            raise ValueError("actions='sentence' needs tokens, the decoded text of each token, one list per row")
         return sentence_blocks(mask, tokens)
 
-    def action_space(self,
-                     batch: Mapping[str, Any], # the batch; `blocks` (B, T) for recipes whose actions are read from the responses
-                     ) -> ActionSpace:
+    def action_space(
+        self,
+        batch: Mapping[str, Any],  # the batch; `blocks` (B, T) for recipes whose actions are read from the responses
+    ) -> ActionSpace:
         "The action space for one batch. Raises ValueError when block ids are needed and missing."
-        if isinstance(self.actions, ActionSpace): return self.actions
-        if batch.get("blocks") is None: raise ValueError(f"recipe {self.name!r} needs batch['blocks'], shape (B, T): make it with recipe.blocks(mask, tokens, old_logps)")
+        if isinstance(self.actions, ActionSpace):
+            return self.actions
+        if batch.get("blocks") is None:
+            raise ValueError(
+                f"recipe {self.name!r} needs batch['blocks'], shape (B, T): make it with recipe.blocks(mask, tokens,"
+                " old_logps)"
+            )
         return BlockActions(batch["blocks"])
 
-    def loss(self,
-             batch: Mapping[str, Any], # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer where used
-             ) -> PolicyLoss: # its loss includes the penalties; its credit is the policy term's
+    def loss(
+        self,
+        batch: Mapping[
+            str, Any
+        ],  # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer where used
+    ) -> PolicyLoss:  # its loss includes the penalties; its credit is the policy term's
         "The loss of a batch. Raises ValueError when the batch lacks what this recipe needs."
         missing = [key for key in ("logps", "old_logps", "mask", "advantages") if batch.get(key) is None]
-        if missing: raise ValueError(f"batch has no {missing[0]!r}; recipe.loss needs logps, old_logps, mask (B, T) and advantages (B,) or (B, T)")
-        actions, mask, logps = self.action_space(batch), batch["mask"], batch["logps"]
-        if (self.source == "mtp") != (logps.ndim == 3): raise ValueError(f"batch['logps'] has shape {tuple(logps.shape)} and source={self.source!r}: (B, T) comes from the backbone, (B, T, k) from MTPModules")
-        own = logps[..., 0] if logps.ndim == 3 else logps # the backbone's
+        if missing:
+            raise ValueError(
+                f"batch has no {missing[0]!r}; recipe.loss needs logps, old_logps, mask (B, T) and advantages (B,) or"
+                " (B, T)"
+            )
+        actions = self.action_space(batch)
+        mask = batch["mask"]
+        logps = batch["logps"]
+        if (self.source == "mtp") != (logps.ndim == 3):
+            raise ValueError(
+                f"batch['logps'] has shape {tuple(logps.shape)} and source={self.source!r}: (B, T) comes from the"
+                " backbone, (B, T, k) from MTPModules"
+            )
+        own = logps[..., 0] if logps.ndim == 3 else logps  # the backbone's
         scale: dict[str, Any] = dict(max_length=batch.get("max_length"), normalizer=batch.get("normalizer"))
-        out = policy_loss(logps, batch["old_logps"], batch["advantages"], mask, actions, self.clip, self.surrogate, self.aggregate, self.dual_clip, **scale)
+        out = policy_loss(
+            logps,
+            batch["old_logps"],
+            batch["advantages"],
+            mask,
+            actions,
+            self.clip,
+            self.surrogate,
+            self.aggregate,
+            self.dual_clip,
+            **scale,
+        )
         if self.kl:
-            if batch.get("ref_logps") is None: raise ValueError(f"kl={self.kl} needs batch['ref_logps'], the reference model's log-probabilities, shape (B, T)")
-            out.loss = out.loss + self.kl * kl_penalty(own, batch["ref_logps"], mask, self.kl_estimator, self.aggregate, actions=actions, **scale)
+            if batch.get("ref_logps") is None:
+                raise ValueError(
+                    f"kl={self.kl} needs batch['ref_logps'], the reference model's log-probabilities, shape (B, T)"
+                )
+            out.loss = out.loss + self.kl * kl_penalty(
+                own, batch["ref_logps"], mask, self.kl_estimator, self.aggregate, actions=actions, **scale
+            )
         if self.entropy:
-            if batch.get("entropy") is None: raise ValueError(f"entropy={self.entropy} needs batch['entropy'], shape (B, T), with its graph")
+            if batch.get("entropy") is None:
+                raise ValueError(f"entropy={self.entropy} needs batch['entropy'], shape (B, T), with its graph")
             out.loss = out.loss - self.entropy * entropy_bonus(batch["entropy"], mask, batch.get("token_normalizer"))
         return out
 
 # %% ../nbs/lib/recipes.ipynb #c476a505
-_grpo_sources = {"advantage": "GRPO, arXiv 2402.03300, section 4.1.2; std with one degree of freedom removed, as verl and TRL compute it",
-    "aggregate": "arXiv 2402.03300, equation 3: mean over a response's tokens, then over responses", "clip": "PPO, arXiv 1707.06347, table 3: 0.2",
-    "kl": "off, as in TRL; arXiv 2402.03300 uses 0.04 with the k3 estimator: recipe('grpo', kl=0.04)"}
+_grpo_sources = {
+    "advantage": (
+        "GRPO, arXiv 2402.03300, section 4.1.2; std with one degree of freedom removed, as verl and TRL compute it"
+    ),
+    "aggregate": "arXiv 2402.03300, equation 3: mean over a response's tokens, then over responses",
+    "clip": "PPO, arXiv 1707.06347, table 3: 0.2",
+    "kl": "off, as in TRL; arXiv 2402.03300 uses 0.04 with the k3 estimator: recipe('grpo', kl=0.04)",
+}
 
-def _grpo(**o: Any) -> Recipe: return Recipe("grpo", sources=_grpo_sources, **o)
+
+def _grpo(**o: Any) -> Recipe:
+    return Recipe("grpo", sources=_grpo_sources, **o)
+
 
 _ppo_choices: dict[str, Any] = dict(advantage="gae", critic="shared", lam=0.95, whiten=True, aggregate="token-mean")
-_ppo_sources = {"advantage": "PPO, arXiv 1707.06347, with GAE, arXiv 1506.02438; gamma 1, as TRL's PPO trainer", "lam": "0.95, as TRL's PPO trainer", "whiten": "as TRL's PPO trainer", "value_coef": "TRL's PPO trainer: 0.1, and values clipped at 0.2",
-    "critic": "a value head on the policy's trunk; TRL's has a model of its own: critic='separate'", "clip": "arXiv 1707.06347, table 3: 0.2", "aggregate": "mean over all tokens of the batch, as TRL's PPO trainer has it"}
+_ppo_sources = {
+    "advantage": "PPO, arXiv 1707.06347, with GAE, arXiv 1506.02438; gamma 1, as TRL's PPO trainer",
+    "lam": "0.95, as TRL's PPO trainer",
+    "whiten": "as TRL's PPO trainer",
+    "value_coef": "TRL's PPO trainer: 0.1, and values clipped at 0.2",
+    "critic": "a value head on the policy's trunk; TRL's has a model of its own: critic='separate'",
+    "clip": "arXiv 1707.06347, table 3: 0.2",
+    "aggregate": "mean over all tokens of the batch, as TRL's PPO trainer has it",
+}
 
-def _ppo(**o: Any) -> Recipe: return Recipe("ppo", sources=_ppo_sources, **_ppo_choices | o)
 
-def _mpo(k: int = 4, future: float = 0.2, beta: Sequence[float] | None = None, joint: bool = False, tail: str = "renormalise", base: str = "grpo", **o: Any) -> Recipe:
-    if base not in ("grpo", "ppo"): raise ValueError(f"base={base!r}; choose 'grpo' (group advantages) or 'ppo' (a critic, as in the paper)")
-    o = dict[str, Any](actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail)) | (_ppo_choices if base == "ppo" else {}) | o
-    if base == "ppo": return Recipe("mpo", sources=_ppo_sources | {"actions": "MPO, arXiv 2602.14386, over PPO with a critic, as the paper has it"}, **o)
-    return Recipe("mpo", sources=_grpo_sources | {"actions": "MPO, arXiv 2602.14386: weighted geometric mean over K tokens (v1, equations 9 and 11); K in {2, 3, 5} and a future share of 10 to 40% are "
-        "explored there, K=4 and 20% are this library's defaults",
-        "source": "the backbone's own probabilities by default; the paper takes the later tokens' from MTP modules: source='mtp'", "advantage": "GRPO's group advantages; the paper's base algorithm is PPO with a critic"}, **o)
+def _ppo(**o: Any) -> Recipe:
+    return Recipe("ppo", sources=_ppo_sources, **_ppo_choices | o)
+
+
+def _mpo(
+    k: int = 4,
+    future: float = 0.2,
+    beta: Sequence[float] | None = None,
+    joint: bool = False,
+    tail: str = "renormalise",
+    base: str = "grpo",
+    **o: Any,
+) -> Recipe:
+    if base not in ("grpo", "ppo"):
+        raise ValueError(f"base={base!r}; choose 'grpo' (group advantages) or 'ppo' (a critic, as in the paper)")
+    o = (
+        dict[str, Any](actions=WindowActions(k, future, None if beta is None else tuple(beta), joint, tail))
+        | (_ppo_choices if base == "ppo" else {})
+        | o
+    )
+    if base == "ppo":
+        return Recipe(
+            "mpo",
+            sources=_ppo_sources | {"actions": "MPO, arXiv 2602.14386, over PPO with a critic, as the paper has it"},
+            **o,
+        )
+    return Recipe(
+        "mpo",
+        sources=_grpo_sources
+        | {
+            "actions": (
+                "MPO, arXiv 2602.14386: weighted geometric mean over K tokens (v1, equations 9 and 11); K in {2, 3, 5}"
+                " and a future share of 10 to 40% are explored there, K=4 and 20% are this library's defaults"
+            ),
+            "source": (
+                "the backbone's own probabilities by default; the paper takes the later tokens' from MTP modules:"
+                " source='mtp'"
+            ),
+            "advantage": "GRPO's group advantages; the paper's base algorithm is PPO with a critic",
+        },
+        **o,
+    )
+
 
 def _dr_grpo(**o: Any) -> Recipe:
-    return Recipe("dr_grpo", sources={"advantage": "Dr. GRPO, arXiv 2503.20783: no division by the standard deviation", "aggregate": "the same: divide by a constant length, not the response's own", "clip": "0.2, as PPO"},
-                  **dict[str, Any](advantage="group-mean", aggregate="seq-mean-token-sum-norm") | o)
+    return Recipe(
+        "dr_grpo",
+        sources={
+            "advantage": "Dr. GRPO, arXiv 2503.20783: no division by the standard deviation",
+            "aggregate": "the same: divide by a constant length, not the response's own",
+            "clip": "0.2, as PPO",
+        },
+        **dict[str, Any](advantage="group-mean", aggregate="seq-mean-token-sum-norm") | o,
+    )
+
 
 def _dapo(**o: Any) -> Recipe:
-    return Recipe("dapo", sources={"clip": "DAPO, arXiv 2503.14476, section 4.1: 0.2 and 0.28", "aggregate": "section 3.3: token-level mean over the batch", "drop_dead_groups": "section 3.2: groups with 0 < correct < G",
-        "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens"}, **dict[str, Any](clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o)
+    return Recipe(
+        "dapo",
+        sources={
+            "clip": "DAPO, arXiv 2503.14476, section 4.1: 0.2 and 0.28",
+            "aggregate": "section 3.3: token-level mean over the batch",
+            "drop_dead_groups": "section 3.2: groups with 0 < correct < G",
+            "overlong_buffer": "section 3.4 and 4.1: 4096 of 20480 tokens",
+        },
+        **dict[str, Any](clip=(0.2, 0.28), aggregate="token-mean", drop_dead_groups=True, overlong_buffer=0.2) | o,
+    )
 
 # %% ../nbs/lib/recipes.ipynb #b837a7b1
-_gspo_sources = {"clip": "GSPO, arXiv 2507.18071v2, section 5.1: 3e-4 and 4e-4", "actions": "arXiv 2507.18071, equation 7", "aggregate": "equation 5: mean over responses"}
+_gspo_sources = {
+    "clip": "GSPO, arXiv 2507.18071v2, section 5.1: 3e-4 and 4e-4",
+    "actions": "arXiv 2507.18071, equation 7",
+    "aggregate": "equation 5: mean over responses",
+}
 
-def _gspo(**o: Any) -> Recipe: return Recipe("gspo", sources=_gspo_sources, **dict[str, Any](actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
+
+def _gspo(**o: Any) -> Recipe:
+    return Recipe("gspo", sources=_gspo_sources, **dict[str, Any](actions=SequenceActions(), clip=(3e-4, 4e-4)) | o)
+
 
 def _gspo_token(**o: Any) -> Recipe:
-    return Recipe("gspo_token", sources=_gspo_sources | {"actions": "arXiv 2507.18071, section 4.3: the sequence's ratio, the token's gradient"}, **dict[str, Any](actions=TokenGradient(SequenceActions()), clip=(3e-4, 4e-4)) | o)
+    return Recipe(
+        "gspo_token",
+        sources=_gspo_sources
+        | {"actions": "arXiv 2507.18071, section 4.3: the sequence's ratio, the token's gradient"},
+        **dict[str, Any](actions=TokenGradient(SequenceActions()), clip=(3e-4, 4e-4)) | o,
+    )
+
 
 def _gmpo(**o: Any) -> Recipe:
-    return Recipe("gmpo", sources={"clip": "GMPO, arXiv 2507.20673: (e^-0.4, e^0.4), in log space, per token", "surrogate": "the same: clipped before the geometric mean",
-        "actions": "the same: the geometric mean of a response's token ratios"},
-                  **dict[str, Any](actions=SequenceActions(), surrogate="gmpo", clip=(0.4, 0.4)) | o)
+    return Recipe(
+        "gmpo",
+        sources={
+            "clip": "GMPO, arXiv 2507.20673: (e^-0.4, e^0.4), in log space, per token",
+            "surrogate": "the same: clipped before the geometric mean",
+            "actions": "the same: the geometric mean of a response's token ratios",
+        },
+        **dict[str, Any](actions=SequenceActions(), surrogate="gmpo", clip=(0.4, 0.4)) | o,
+    )
+
 
 def _cispo(**o: Any) -> Recipe:
-    return Recipe("cispo", sources={"surrogate": "CISPO, MiniMax-M1, arXiv 2506.13585: clipped, detached weights", "clip": "no lower bound (MiniMax-M1); upper bound 5 as in TRL's recipe after arXiv 2510.13786",
-        "aggregate": "arXiv 2506.13585, equation 4: token mean"}, **dict[str, Any](surrogate="cispo", clip=(1.0, 4.0), aggregate="token-mean") | o)
+    return Recipe(
+        "cispo",
+        sources={
+            "surrogate": "CISPO, MiniMax-M1, arXiv 2506.13585: clipped, detached weights",
+            "clip": "no lower bound (MiniMax-M1); upper bound 5 as in TRL's recipe after arXiv 2510.13786",
+            "aggregate": "arXiv 2506.13585, equation 4: token mean",
+        },
+        **dict[str, Any](surrogate="cispo", clip=(1.0, 4.0), aggregate="token-mean") | o,
+    )
+
 
 def _lpo(**o: Any) -> Recipe:
-    return Recipe("lpo", sources={"actions": "LPO, Ling 2.0 technical report; boundaries as in TRL issue 4443 and pull request 5655", "clip": "not given in the accessible text: GRPO's 0.2"}, **dict[str, Any](actions="sentence") | o)
+    return Recipe(
+        "lpo",
+        sources={
+            "actions": "LPO, Ling 2.0 technical report; boundaries as in TRL issue 4443 and pull request 5655",
+            "clip": "not given in the accessible text: GRPO's 0.2",
+        },
+        **dict[str, Any](actions="sentence") | o,
+    )
+
 
 def _tepo(**o: Any) -> Recipe:
-    return Recipe("tepo", sources={"actions": "TEPO, arXiv 2510.09369: the sequence's likelihood ratio", "aggregate": "the same: token-level aggregation", "clip": "not given in the accessible text: GRPO's 0.2",
-        "kl": "the token mask of v2 (arXiv 2604.12736) is not included"}, **dict[str, Any](actions=SequenceActions(), aggregate="token-mean") | o)
+    return Recipe(
+        "tepo",
+        sources={
+            "actions": "TEPO, arXiv 2510.09369: the sequence's likelihood ratio",
+            "aggregate": "the same: token-level aggregation",
+            "clip": "not given in the accessible text: GRPO's 0.2",
+            "kl": "the token mask of v2 (arXiv 2604.12736) is not included",
+        },
+        **dict[str, Any](actions=SequenceActions(), aggregate="token-mean") | o,
+    )
+
 
 def _ma_rlhf(**o: Any) -> Recipe:
-    return Recipe("ma_rlhf", sources=_ppo_sources | {"macro": "MA-RLHF, arXiv 2410.02743: n-grams of fixed length, 5; (1, 2, 3, 5, 10) draws their lengths", "advantage": "the same, section 3: GAE over macro actions, whose advantage goes to each of their tokens",
-        "actions": "the same: ratio and clip stay per token"}, **_ppo_choices | dict[str, Any](macro=5) | o)
+    return Recipe(
+        "ma_rlhf",
+        sources=_ppo_sources
+        | {
+            "macro": "MA-RLHF, arXiv 2410.02743: n-grams of fixed length, 5; (1, 2, 3, 5, 10) draws their lengths",
+            "advantage": "the same, section 3: GAE over macro actions, whose advantage goes to each of their tokens",
+            "actions": "the same: ratio and clip stay per token",
+        },
+        **_ppo_choices | dict[str, Any](macro=5) | o,
+    )
+
 
 def _vineppo(**o: Any) -> Recipe:
-    return Recipe("vineppo", sources={"advantage": "VinePPO, arXiv 2410.01679: V(next step) - V(this step), both by sampling", "continuations": "the same: 9 responses from each step", "boundaries": "the same splits at reasoning steps; here at the ends of sentences",
-        "clip": "0.2, as PPO", "aggregate": "mean over all tokens of the batch"}, **dict[str, Any](advantage="boundary", boundaries="sentence", continuations=9, aggregate="token-mean") | o)
+    return Recipe(
+        "vineppo",
+        sources={
+            "advantage": "VinePPO, arXiv 2410.01679: V(next step) - V(this step), both by sampling",
+            "continuations": "the same: 9 responses from each step",
+            "boundaries": "the same splits at reasoning steps; here at the ends of sentences",
+            "clip": "0.2, as PPO",
+            "aggregate": "mean over all tokens of the batch",
+        },
+        **dict[str, Any](advantage="boundary", boundaries="sentence", continuations=9, aggregate="token-mean") | o,
+    )
+
 
 def _spo_chain(**o: Any) -> Recipe:
-    return Recipe("spo_chain", sources={"advantage": "SPO-chain, arXiv 2505.23564: V(next cutpoint) - V(this one), by sampling", "boundaries": "the same: a cutpoint before every fifth token that got a probability below 0.9",
-        "confident": "the same: tokens of a probability of 0.9 or more are left out of the loss and of its mean", "continuations": "the same: 9 responses from each cutpoint", "aggregate": "mean over the tokens that are left", "clip": "0.2, as PPO"},
-                  **dict[str, Any](advantage="boundary", boundaries="surprise", continuations=9, confident=0.9, aggregate="token-mean") | o)
+    return Recipe(
+        "spo_chain",
+        sources={
+            "advantage": "SPO-chain, arXiv 2505.23564: V(next cutpoint) - V(this one), by sampling",
+            "boundaries": "the same: a cutpoint before every fifth token that got a probability below 0.9",
+            "confident": "the same: tokens of a probability of 0.9 or more are left out of the loss and of its mean",
+            "continuations": "the same: 9 responses from each cutpoint",
+            "aggregate": "mean over the tokens that are left",
+            "clip": "0.2, as PPO",
+        },
+        **dict[str, Any](
+            advantage="boundary", boundaries="surprise", continuations=9, confident=0.9, aggregate="token-mean"
+        )
+        | o,
+    )
 
-recipes: dict[str, Callable[..., Recipe]] = dict(mpo=_mpo, grpo=_grpo, dr_grpo=_dr_grpo, dapo=_dapo, gspo=_gspo, gspo_token=_gspo_token, gmpo=_gmpo, cispo=_cispo, lpo=_lpo, tepo=_tepo, ppo=_ppo, ma_rlhf=_ma_rlhf, vineppo=_vineppo, spo_chain=_spo_chain)
+
+recipes: dict[str, Callable[..., Recipe]] = dict(
+    mpo=_mpo,
+    grpo=_grpo,
+    dr_grpo=_dr_grpo,
+    dapo=_dapo,
+    gspo=_gspo,
+    gspo_token=_gspo_token,
+    gmpo=_gmpo,
+    cispo=_cispo,
+    lpo=_lpo,
+    tepo=_tepo,
+    ppo=_ppo,
+    ma_rlhf=_ma_rlhf,
+    vineppo=_vineppo,
+    spo_chain=_spo_chain,
+)
 
 # %% ../nbs/lib/recipes.ipynb #cdddfce5
-def recipe(name: str, # one of `recipes`
-           **options: Any, # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
-           ) -> Recipe:
+def recipe(
+    name: str,  # one of `recipes`
+    **options: Any,  # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
+) -> Recipe:
     "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
-    if not isinstance(name, str) or name not in recipes: raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
-    known: set[str] = {f.name for f in fields(Recipe)} - {"name", "sources"} | ({"k", "future", "beta", "joint", "tail", "base"} if name == "mpo" else set())
+    if not isinstance(name, str) or name not in recipes:
+        raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
+    known: set[str] = {f.name for f in fields(Recipe)} - {"name", "sources"} | (
+        {"k", "future", "beta", "joint", "tail", "base"} if name == "mpo" else set()
+    )
     unknown = sorted(set(options) - known)
-    if unknown: raise ValueError(f"recipe {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    if unknown:
+        raise ValueError(f"recipe {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
     check_hints(f"recipe {name!r}", options, get_type_hints(Recipe) | get_type_hints(_mpo))
     return recipes[name](**options)

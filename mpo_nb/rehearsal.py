@@ -33,32 +33,46 @@ from .rollout import cut, pick
 # %% ../nbs/lib/rehearsal.ipynb #76c35ccc
 class Ledger(TorchDispatchMode):
     "Bytes of the tensors made inside it, by label, and what lived at the highest point of each phase."
-    live: Counter[str]; peaks: dict[str, Counter[str]]; owner: weakref.WeakKeyDictionary[Any, str]
+
+    live: Counter[str]
+    peaks: dict[str, Counter[str]]
+    owner: weakref.WeakKeyDictionary[Any, str]
 
     def __init__(self) -> None:
-        super().__init__() # type: ignore[no-untyped-call]  # torch's class has no hints
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's class has no hints
         self.live, self.peaks, self.label, self.phase, self.owner = Counter(), {}, "", "", weakref.WeakKeyDictionary()
 
-    def enter(self,
-              phase: str, # "" for one that is not of interest
-              label: str, # of what is made from now on
-              ) -> None:
+    def enter(
+        self,
+        phase: str,  # "" for one that is not of interest
+        label: str,  # of what is made from now on
+    ) -> None:
         "Begin a phase."
-        self.phase, self.label = phase, label
+        self.phase = phase
+        self.label = label
         self._look()
 
     def _look(self) -> None:
-        if self.phase and self.live.total() > self.peaks.get(self.phase, Counter()).total(): self.peaks[self.phase] = self.live.copy()
+        if self.phase and self.live.total() > self.peaks.get(self.phase, Counter()).total():
+            self.peaks[self.phase] = self.live.copy()
 
-    def _forget(self, label: str, size: int) -> None: self.live[label] -= size
+    def _forget(self, label: str, size: int) -> None:
+        self.live[label] -= size
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if not isinstance(t, Tensor) or (memory := t.untyped_storage()) in self.owner: continue
-            cast = function is torch.ops.aten._to_copy.default and self.owner.get(args[0].untyped_storage()) == "weights"
-            label, size = "low-precision copies" if cast else self.label, memory.nbytes()
-            self.owner[memory] = label; self.live[label] += size
+            if not isinstance(t, Tensor) or (memory := t.untyped_storage()) in self.owner:
+                continue
+            cast = (
+                function is torch.ops.aten._to_copy.default and self.owner.get(args[0].untyped_storage()) == "weights"
+            )
+            label = "low-precision copies" if cast else self.label
+            size = memory.nbytes()
+            self.owner[memory] = label
+            self.live[label] += size
             weakref.finalize(memory, self._forget, label, size)
         self._look()
         return out
@@ -67,46 +81,72 @@ class Ledger(TorchDispatchMode):
 @dataclass(frozen=True)
 class Heads:
     "What is trained beside the model: modules that look ahead, a critic."
-    k: int = 0 # tokens per window of modules that look ahead; 0 where there are none
-    head: str = "own" # as in TrainConfig
-    merge: str = "none" # the same
-    trunk_gradient: float = 1.0 # the same
-    critic: str = "" # "shared" | "separate"; "" where there is none
-    critic_trunk_gradient: float = 1.0 # as in TrainConfig
+
+    k: int = 0  # tokens per window of modules that look ahead; 0 where there are none
+    head: str = "own"  # as in TrainConfig
+    merge: str = "none"  # the same
+    trunk_gradient: float = 1.0  # the same
+    critic: str = ""  # "shared" | "separate"; "" where there is none
+    critic_trunk_gradient: float = 1.0  # as in TrainConfig
+
 
 @dataclass(frozen=True)
 class Outline:
     "What a rehearsal has to know of a model; `outline` makes it."
-    kind: type[PretrainedConfig] # the class of its configuration
-    text: str # the configuration as JSON
-    precision: str # of matrix products: float32, bfloat16 or float16
-    lora_rank: int # 0 for full training
-    lora_targets: str # where adapters are
-    attention: str # sdpa or eager
+
+    kind: type[PretrainedConfig]  # the class of its configuration
+    text: str  # the configuration as JSON
+    precision: str  # of matrix products: float32, bfloat16 or float16
+    lora_rank: int  # 0 for full training
+    lora_targets: str  # where adapters are
+    attention: str  # sdpa or eager
     heads: Heads = Heads()
 
     def shape(self, layers: int | None = None) -> PretrainedConfig:
         "The configuration, with fewer layers where asked for."
         shape: Any = self.kind.from_dict(json.loads(self.text))
         if layers is not None:
-            if getattr(shape, "layer_types", None): shape.layer_types = shape.layer_types[:layers]
+            if getattr(shape, "layer_types", None):
+                shape.layer_types = shape.layer_types[:layers]
             shape.num_hidden_layers = layers
         return cast(PretrainedConfig, shape)
 
-    def autocast(self) -> torch.autocast: return torch.autocast("cpu", dtypes[self.precision], enabled=self.precision != "float32")
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", dtypes[self.precision], enabled=self.precision != "float32")
 
-def outline(config: TrainConfig, # precision decided: not "auto"
-            shape: PretrainedConfig, # of the model
-            ) -> Outline:
+
+def outline(
+    config: TrainConfig,  # precision decided: not "auto"
+    shape: PretrainedConfig,  # of the model
+) -> Outline:
     "The part of a run's configuration that decides the shape and type of its tensors."
     # With full training, float16 and bfloat16 take the same room.
     precision = "bfloat16" if config.precision == "float16" and not config.lora_rank else config.precision
-    return Outline(type(shape), shape.to_json_string(use_diff=False), precision, config.lora_rank, config.lora_targets, "eager" if config.attention == "eager" else "sdpa", planned_heads(config))
+    return Outline(
+        type(shape),
+        shape.to_json_string(use_diff=False),
+        precision,
+        config.lora_rank,
+        config.lora_targets,
+        "eager" if config.attention == "eager" else "sdpa",
+        planned_heads(config),
+    )
+
 
 def planned_heads(config: TrainConfig) -> Heads:
     "What a configuration trains beside the model."
-    recipe, c = configured_recipe(config), config
-    ahead = dict(k=cast(WindowActions, recipe.actions).k, head=c.mtp_head, merge=c.mtp_merge, trunk_gradient=c.mtp_trunk_gradient) if recipe.source == "mtp" else {}
+    recipe = configured_recipe(config)
+    c = config
+    ahead = (
+        dict(
+            k=cast(WindowActions, recipe.actions).k,
+            head=c.mtp_head,
+            merge=c.mtp_merge,
+            trunk_gradient=c.mtp_trunk_gradient,
+        )
+        if recipe.source == "mtp"
+        else {}
+    )
     critic = dict(critic=recipe.critic, critic_trunk_gradient=c.critic_trunk_gradient) if recipe.critic else {}
     return Heads(**cast(dict[str, Any], ahead | critic))
 
@@ -115,23 +155,37 @@ def meta_model(kind: Outline, layers: int | None = None) -> CausalLM:
     "The model on the meta device. Raises ValueError for an architecture that is not a causal language model."
     shape = kind.shape(layers)
     with torch.device("meta"):
-        try: model = AutoModelForCausalLM.from_config(shape, dtype=dtypes[kind.precision] if kind.lora_rank else torch.float32, attn_implementation=kind.attention)
-        except ValueError as error: raise ValueError(f"shape={kind.kind.__name__} cannot be planned for: {str(error).splitlines()[0]}") from None
-        return cast(CausalLM, (add_lora(model, kind.lora_rank, 0, kind.lora_targets) if kind.lora_rank else model).eval())
+        try:
+            model = AutoModelForCausalLM.from_config(
+                shape,
+                dtype=dtypes[kind.precision] if kind.lora_rank else torch.float32,
+                attn_implementation=kind.attention,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"shape={kind.kind.__name__} cannot be planned for: {str(error).splitlines()[0]}"
+            ) from None
+        return cast(
+            CausalLM, (add_lora(model, kind.lora_rank, 0, kind.lora_targets) if kind.lora_rank else model).eval()
+        )
 
-def fake_weights(model: nn.Module, # on the meta device
-                 ) -> nn.Module: # the same module
+
+def fake_weights(
+    model: nn.Module,  # on the meta device
+) -> nn.Module:  # the same module
     "Fake tensors in the place of meta ones, shared where they were shared. For use inside FakeTensorMode."
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for held in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers)):
             for name, old in held.items():
-                if old is None: continue
+                if old is None:
+                    continue
                 if id(old) not in made:
                     new = torch.empty(old.shape, dtype=old.dtype)
                     made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
                 held[name] = made[id(old)]
     return model
+
 
 def meta_heads(kind: Outline, model: CausalLM) -> tuple[MTPModules | None, Critic | None]:
     "Modules that look ahead and a critic, on the device of the model, as the trainer makes them."
@@ -143,143 +197,241 @@ def meta_heads(kind: Outline, model: CausalLM) -> tuple[MTPModules | None, Criti
 @dataclass(frozen=True)
 class Work:
     "How much goes through the model at once; `work` reads it from a configuration."
-    prompt: int # tokens of the longest prompt
-    response: int # tokens of the longest response
-    rows: int # responses in a micro-batch
-    different: int # prompts among them that are read once for all; 0 when each response is read with its own
-    read: int # prompts that the sampler reads at once
-    sampled: int # responses that it continues at once
+
+    prompt: int  # tokens of the longest prompt
+    response: int  # tokens of the longest response
+    rows: int  # responses in a micro-batch
+    different: int  # prompts among them that are read once for all; 0 when each response is read with its own
+    read: int  # prompts that the sampler reads at once
+    sampled: int  # responses that it continues at once
 
 # %% ../nbs/lib/rehearsal.ipynb #3b393e24
-def _ones(*shape: int) -> Tensor: return torch.ones(*shape, dtype=torch.long)
+def _ones(*shape: int) -> Tensor:
+    return torch.ones(*shape, dtype=torch.long)
 
-def read_tokens(model: CausalLM, w: Work, whole: bool = False) -> Tensor: # (rows, T, d); (rows, P + T - 1, d) with the prompts
+
+def read_tokens(
+    model: CausalLM, w: Work, whole: bool = False
+) -> Tensor:  # (rows, T, d); (rows, P + T - 1, d) with the prompts
     "Hidden states of a micro-batch, by the path that `response_hidden` takes."
-    decoder, P, T, places = decoder_of(model), w.prompt, w.response, positions(_ones(w.rows, w.prompt + w.response - 1))
+    decoder = decoder_of(model)
+    P = w.prompt
+    T = w.response
+    places = positions(_ones(w.rows, w.prompt + w.response - 1))
     if not w.different:
-        return cast(Tensor, decoder(input_ids=_ones(w.rows, P + T - 1), attention_mask=_ones(w.rows, P + T - 1), position_ids=places, use_cache=False).last_hidden_state[:, 0 if whole else P - 1 :])
-    cache, which = DynamicCache(config=model.config), torch.zeros(w.rows, dtype=torch.long)
-    first = decoder(input_ids=_ones(w.different, P), attention_mask=_ones(w.different, P), position_ids=positions(_ones(w.different, P)), past_key_values=cache, use_cache=True).last_hidden_state[:, 0 if whole else P - 1 :]
+        return cast(
+            Tensor,
+            decoder(
+                input_ids=_ones(w.rows, P + T - 1),
+                attention_mask=_ones(w.rows, P + T - 1),
+                position_ids=places,
+                use_cache=False,
+            ).last_hidden_state[:, 0 if whole else P - 1 :],
+        )
+    cache = DynamicCache(config=model.config)
+    which = torch.zeros(w.rows, dtype=torch.long)
+    first = decoder(
+        input_ids=_ones(w.different, P),
+        attention_mask=_ones(w.different, P),
+        position_ids=positions(_ones(w.different, P)),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, 0 if whole else P - 1 :]
     cache.batch_select_indices(which)
-    rest = decoder(input_ids=_ones(w.rows, T - 1), attention_mask=_ones(w.rows, P + T - 1), position_ids=places[:, P:], past_key_values=cache, use_cache=True).last_hidden_state
+    rest = decoder(
+        input_ids=_ones(w.rows, T - 1),
+        attention_mask=_ones(w.rows, P + T - 1),
+        position_ids=places[:, P:],
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
     return torch.cat([first[which], rest], 1)
 
 # %% ../nbs/lib/rehearsal.ipynb #1f0f4cb9
 @lru_cache(1024)
-def rehearse_training(kind: Outline, # the model
-                      layers: int, # how many of its layers
-                      w: Work, # what goes through it
-                      checkpointing: bool = False, # as in TrainConfig
-                      chunk_elements: int = 2**24, # the same
-                      entropy_grad: bool = False, # whether the loss holds the entropy
-                      frozen: bool = False, # forward only, as for old log-probabilities
-                      first: bool = False, # the first micro-batch, before which modules and critic have no gradients: they are counted as they come
-                      ) -> dict[str, Counter[str]]: # phase -> label -> bytes
+def rehearse_training(
+    kind: Outline,  # the model
+    layers: int,  # how many of its layers
+    w: Work,  # what goes through it
+    checkpointing: bool = False,  # as in TrainConfig
+    chunk_elements: int = 2**24,  # the same
+    entropy_grad: bool = False,  # whether the loss holds the entropy
+    frozen: bool = False,  # forward only, as for old log-probabilities
+    first: bool = False,  # the first micro-batch, before which modules and critic have no gradients: they are counted as they come
+) -> dict[str, Counter[str]]:  # phase -> label -> bytes
     "What is alive at the highest points of one micro-batch, forward and backward."
-    model, words = meta_model(kind, layers), kind.shape().vocab_size
+    model = meta_model(kind, layers)
+    words = kind.shape().vocab_size
     if checkpointing:
-        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)(
+            {"use_reentrant": False}
+        )
         model.train()
     mtp, critic = meta_heads(kind, model)
-    if checkpointing and mtp is not None: mtp.gradient_checkpointing()
+    if checkpointing and mtp is not None:
+        mtp.gradient_checkpointing()
     ledger: Ledger
     with FakeTensorMode(), Ledger() as ledger:
         ledger.enter("", "weights")
         for part in (model, mtp, critic):
-            if part is not None: fake_weights(part)
+            if part is not None:
+                fake_weights(part)
         ledger.enter("", "gradients")
         for part in (model, mtp, critic) if not first else (model,):
-            for p in part.parameters() if part is not None else (): p.grad = torch.zeros_like(p) if p.requires_grad else None
+            for p in part.parameters() if part is not None else ():
+                p.grad = torch.zeros_like(p) if p.requires_grad else None
         _mark_embedding(model, ledger)
         ledger.enter("forward", "activations")
         with kind.autocast(), torch.set_grad_enabled(not frozen):
-            chunk, rest = max(1, chunk_elements // words), "logits and temporaries"
+            chunk = max(1, chunk_elements // words)
+            rest = "logits and temporaries"
             values = None
-            if critic is not None and critic.trunk is not None: # before the policy's own pass, and so the last to go backward
+            if (
+                critic is not None and critic.trunk is not None
+            ):  # before the policy's own pass, and so the last to go backward
                 theirs = read_tokens(critic.trunk, w)
-                if not frozen: theirs.register_hook(lambda grad: ledger.enter("critic", rest))
-                values = critic.head(theirs.float()); del theirs
+                if not frozen:
+                    theirs.register_hook(lambda grad: ledger.enter("critic", rest))
+                values = critic.head(theirs.float())
+                del theirs
             hidden = read_tokens(model, w, whole=mtp is not None)
-            if not frozen: hidden.register_hook(lambda grad: ledger.enter("layers", rest))
-            if critic is not None and critic.trunk is None: values = critic.head(scale_gradient(hidden, critic.trunk_gradient).float())
+            if not frozen:
+                hidden.register_hook(lambda grad: ledger.enter("layers", rest))
+            if critic is not None and critic.trunk is None:
+                values = critic.head(scale_gradient(hidden, critic.trunk_gradient).float())
             ledger.enter("logits", rest)
-            loss, later = values.sum() if values is not None else torch.zeros(()), 0
+            loss = values.sum() if values is not None else torch.zeros(())
+            later = 0
             for states, head in _columns(model, mtp, hidden, w):
-                kept = states[torch.zeros(len(states), dtype=torch.long)]; del states
+                kept = states[torch.zeros(len(states), dtype=torch.long)]
+                del states
                 later = max(0, len(kept) - 3 * chunk) * kept.shape[1] * kept.element_size()
-                if later: kept = kept[: 3 * chunk]
-                logps, entropy = token_logps(model, kept, torch.zeros(len(kept), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head)
-                loss = loss + logps.sum() + entropy.sum(); del kept, logps, entropy
+                if later:
+                    kept = kept[: 3 * chunk]
+                logps, entropy = token_logps(
+                    model, kept, torch.zeros(len(kept), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head
+                )
+                loss = loss + logps.sum() + entropy.sum()
+                del kept, logps, entropy
             del hidden
-        if frozen: return ledger.peaks
+        if frozen:
+            return ledger.peaks
         ledger.enter("head", rest)
         loss.backward()
     ledger.peaks["head"][rest] += later
     return ledger.peaks
 
+
 def _mark_embedding(model: CausalLM, ledger: Ledger) -> None:
     "Begin a phase whenever a gradient reaches the embedding's output: once, or twice where prompts are read apart."
-    def reached(grad: Tensor) -> None: ledger.enter(f"embedding {sum(p.startswith('embedding') for p in ledger.peaks)}", "logits and temporaries")
+
+    def reached(grad: Tensor) -> None:
+        ledger.enter(f"embedding {sum(p.startswith('embedding') for p in ledger.peaks)}", "logits and temporaries")
+
     def watch(module: nn.Module, args: Any, out: Tensor) -> None:
-        if out.requires_grad: out.register_hook(reached)
+        if out.requires_grad:
+            out.register_hook(reached)
+
     model.get_input_embeddings().register_forward_hook(watch)
 
-def _columns(model: CausalLM, mtp: MTPModules | None, hidden: Tensor, w: Work) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor] | None]]:
+
+def _columns(
+    model: CausalLM, mtp: MTPModules | None, hidden: Tensor, w: Work
+) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor] | None]]:
     "The states (rows * T, d) that each column of log-probabilities is computed from, the backbone's first, and the head that reads them."
     own = hidden[:, -w.response :].flatten(0, 1)
     if mtp is None:
         yield own, None
         return
     yield own, None
-    ids, output = _ones(w.rows, w.prompt + w.response), model.get_output_embeddings()
+    ids = _ones(w.rows, w.prompt + w.response)
+    output = model.get_output_embeddings()
     for depth, states in zip(mtp.depths, mtp.states(hidden, ids, ids)):
         head: Any = getattr(depth, "head", None)
-        yield states[:, -w.response :].flatten(0, 1).to((output if head is None else head).weight.dtype), mtp.of_backbone(output) if head is None else head
+        yield (
+            states[:, -w.response :].flatten(0, 1).to((output if head is None else head).weight.dtype),
+            mtp.of_backbone(output) if head is None else head,
+        )
 
 # %% ../nbs/lib/rehearsal.ipynb #8d6840a7
-def along(rehearse: Callable[[int], dict[str, Counter[str]]], # layers -> phases
-          layers: int, # of the whole model
-          alike: bool = True, # whether all layers have the same shapes
-          ) -> dict[str, Counter[str]]:
+def along(
+    rehearse: Callable[[int], dict[str, Counter[str]]],  # layers -> phases
+    layers: int,  # of the whole model
+    alike: bool = True,  # whether all layers have the same shapes
+) -> dict[str, Counter[str]]:
     "What two and three layers need, continued in a straight line; layers that differ are rehearsed one and all."
-    if not alike or layers <= 3: return dict(rehearse(layers))
-    two, three = rehearse(2), rehearse(3)
-    return {phase: Counter({label: two[phase][label] + (layers - 2) * (three[phase][label] - two[phase][label]) for label in {**two[phase], **three[phase]}}) for phase in two}
+    if not alike or layers <= 3:
+        return dict(rehearse(layers))
+    two = rehearse(2)
+    three = rehearse(3)
+    return {
+        phase: Counter(
+            {
+                label: two[phase][label] + (layers - 2) * (three[phase][label] - two[phase][label])
+                for label in {**two[phase], **three[phase]}
+            }
+        )
+        for phase in two
+    }
 
 # %% ../nbs/lib/rehearsal.ipynb #777cb6b5
 @lru_cache(1024)
-def rehearse_sampling(kind: Outline, # the model
-                      layers: int, # how many of its layers
-                      w: Work, # what goes through it
-                      top_p: float = 1.0, # as in TrainConfig
-                      top_k: int = 0, # the same
-                      ) -> dict[str, Counter[str]]: # phase -> label -> bytes
+def rehearse_sampling(
+    kind: Outline,  # the model
+    layers: int,  # how many of its layers
+    w: Work,  # what goes through it
+    top_p: float = 1.0,  # as in TrainConfig
+    top_k: int = 0,  # the same
+) -> dict[str, Counter[str]]:  # phase -> label -> bytes
     "What is alive at the highest points of reading the prompts and of drawing the last token."
-    model, rest, ids = meta_model(kind, layers), "logits and temporaries", (w.read, w.prompt)
+    model = meta_model(kind, layers)
+    rest = "logits and temporaries"
+    ids = (w.read, w.prompt)
     ledger: Ledger
     with FakeTensorMode(), Ledger() as ledger, torch.no_grad(), kind.autocast():
-        ledger.enter("", "weights"); fake_weights(model)
+        ledger.enter("", "weights")
+        fake_weights(model)
         ledger.enter("prompts", rest)
-        prefilled = decoder_of(model).register_forward_hook(lambda *_: ledger.enter("copies", rest)) # of the cache, one for each response
+        prefilled = decoder_of(model).register_forward_hook(
+            lambda *_: ledger.enter("copies", rest)
+        )  # of the cache, one for each response
         decoder = DynamicDecoder(model, _ones(*ids), _ones(*ids).bool(), max(1, w.sampled // w.read), w.response)
-        ledger.enter("", rest); prefilled.remove()
+        ledger.enter("", rest)
+        prefilled.remove()
         _near_the_end(decoder, w)
-        logits = torch.empty_like(decoder.logits) # of the step before
+        logits = torch.empty_like(decoder.logits)  # of the step before
         ledger.enter("decoding", rest)
         logits = decoder.step(torch.zeros(w.sampled, dtype=torch.long))
         scaled = logits.float() / 1.5
-        if top_p < 1 or top_k: pick(cut(scaled, top_p, top_k), torch.rand(w.sampled)); scaled.log_softmax(-1)
-        else: pick(scaled, torch.rand(w.sampled))
-    held = sum(x.untyped_storage().nbytes() for layer in cast(list[Any], decoder.cache.layers) for x in (layer.keys, layer.values))
-    ledger.peaks["decoding"] += Counter({"key-value cache": held}); ledger.peaks["decoding"][rest] -= held
+        if top_p < 1 or top_k:
+            pick(cut(scaled, top_p, top_k), torch.rand(w.sampled))
+            scaled.log_softmax(-1)
+        else:
+            pick(scaled, torch.rand(w.sampled))
+    held = sum(
+        x.untyped_storage().nbytes()
+        for layer in cast(list[Any], decoder.cache.layers)
+        for x in (layer.keys, layer.values)
+    )
+    ledger.peaks["decoding"] += Counter({"key-value cache": held})
+    ledger.peaks["decoding"][rest] -= held
     return ledger.peaks
+
 
 def _near_the_end(decoder: DynamicDecoder, w: Work) -> None:
     "Put a decoder where one token is still to be read."
-    tokens, decoder.place = w.prompt + max(0, w.response - 2), _ones(w.sampled, 1)
-    decoder.width, decoder.read, decoder.logits = tokens, _ones(w.sampled, w.prompt + w.response), decoder.logits.new_empty(w.sampled, decoder.logits.shape[1])
+    tokens = w.prompt + max(0, w.response - 2)
+    decoder.place = _ones(w.sampled, 1)
+    decoder.width, decoder.read, decoder.logits = (
+        tokens,
+        _ones(w.sampled, w.prompt + w.response),
+        decoder.logits.new_empty(w.sampled, decoder.logits.shape[1]),
+    )
     layer: Any
     for layer in decoder.cache.layers:
         length = min(tokens, getattr(layer, "sliding_window", tokens + 1) - 1)
-        layer.keys, layer.values = (old.new_empty(w.sampled, old.shape[1], length, old.shape[3]) for old in (layer.keys, layer.values))
-        if hasattr(layer, "cumulative_length"): layer.cumulative_length = tokens
+        layer.keys, layer.values = (
+            old.new_empty(w.sampled, old.shape[1], length, old.shape[3]) for old in (layer.keys, layer.values)
+        )
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length = tokens

@@ -18,7 +18,15 @@ from plotly.offline import get_plotlyjs
 from .files import output_file, write_output
 from .live_runs import Runs
 from .recipes import Recipe
-from .runs import RatioRow, RunData, choose_traces, compare_ratios, describe_actions, read_runs, token_and_run_recipes
+from mpo_nb.runs import (
+    RatioRow,
+    RunData,
+    choose_traces,
+    compare_ratios,
+    describe_actions,
+    read_runs,
+    token_and_run_recipes,
+)
 from .strip import credit_strip, signed, strip_style, trace_loss
 from .traces import Trace
 
@@ -28,74 +36,187 @@ def _mean(rows: list[dict[str, Any]], key: str) -> float:
     values = [r[key] for r in rows if r.get(key) is not None]
     return sum(values) / len(values) if values else math.nan
 
-def _percent(x: float | None, digits: int = 0) -> str: return "–" if x is None or not math.isfinite(x) else f"{100 * x:.{digits}f}%"
+
+def _percent(x: float | None, digits: int = 0) -> str:
+    return "–" if x is None or not math.isfinite(x) else f"{100 * x:.{digits}f}%"
+
 
 def _accuracy(row: dict[str, Any], how: str = "sampled") -> str:
     "An accuracy with its interval."
     a, low, high = (row.get(f"accuracy_{how}{end}") for end in ("", "_low", "_high"))
-    if a is None: return "–"
+    if a is None:
+        return "–"
     return _percent(a) + (f" ({100 * low:.0f}–{100 * high:.0f})" if low is not None and high is not None else "")
+
 
 def _change(evaluations: list[dict[str, Any]], how: str) -> str:
     "Accuracy before and after."
-    if not evaluations: return "not measured"
-    return _accuracy(evaluations[-1], how) if len(evaluations) == 1 else f"{_accuracy(evaluations[0], how)} → {_accuracy(evaluations[-1], how)}"
+    if not evaluations:
+        return "not measured"
+    return (
+        _accuracy(evaluations[-1], how)
+        if len(evaluations) == 1
+        else f"{_accuracy(evaluations[0], how)} → {_accuracy(evaluations[-1], how)}"
+    )
 
 # %% ../nbs/lib/report.ipynb #6ce99ac1
-_colours, _dashes, _markers = ("0,114,178", "213,94,0", "0,158,115", "204,121,167", "230,159,0", "86,180,233"), ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot"), ("circle", "square", "diamond", "triangle-up", "x", "cross")
+_colours = ("0,114,178", "213,94,0", "0,158,115", "204,121,167", "230,159,0", "86,180,233")
+_dashes = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_markers = ("circle", "square", "diamond", "triangle-up", "x", "cross")
+
 
 def _look(i: int) -> dict[str, Any]:
     "Line and marker of the i-th run."
     c = f"rgb({_colours[i % 6]})"
-    return dict(line=dict(color=c, dash=_dashes[i % 6], width=2.5), marker=dict(color=c, symbol=_markers[i % 6], size=7))
+    return dict(
+        line=dict(color=c, dash=_dashes[i % 6], width=2.5), marker=dict(color=c, symbol=_markers[i % 6], size=7)
+    )
+
 
 def _figure(title: str, x: str, y: str, **yaxis: Any) -> go.Figure:
     "An empty figure in the page's style; colours of text and grid come from the page."
-    return go.Figure(layout=dict(template="none", title=dict(text=title, x=0, xanchor="left", xref="container", pad=dict(l=10), font=dict(size=15)), height=340, margin=dict(l=10, r=14, t=78, b=10), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        font=dict(size=13, color="#777"), legend=dict(orientation="h", x=0, y=1.02, yanchor="bottom"), hoverlabel=dict(bgcolor="#2b2f36", font=dict(color="#fff")), hovermode="x unified" if x == "training step" else "closest", dragmode=False,
-        xaxis=dict(title=dict(text=x), automargin=True, gridcolor="rgba(128,128,128,.2)", zeroline=False), yaxis=dict(title=dict(text=y), automargin=True, gridcolor="rgba(128,128,128,.2)", zeroline=False) | yaxis))
+    return go.Figure(
+        layout=dict(
+            template="none",
+            title=dict(text=title, x=0, xanchor="left", xref="container", pad=dict(l=10), font=dict(size=15)),
+            height=340,
+            margin=dict(l=10, r=14, t=78, b=10),
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            font=dict(size=13, color="#777"),
+            legend=dict(orientation="h", x=0, y=1.02, yanchor="bottom"),
+            hoverlabel=dict(bgcolor="#2b2f36", font=dict(color="#fff")),
+            hovermode="x unified" if x == "training step" else "closest",
+            dragmode=False,
+            xaxis=dict(title=dict(text=x), automargin=True, gridcolor="rgba(128,128,128,.2)", zeroline=False),
+            yaxis=dict(title=dict(text=y), automargin=True, gridcolor="rgba(128,128,128,.2)", zeroline=False) | yaxis,
+        )
+    )
+
 
 def _curve(runs: list[RunData], rows: str, key: str, fig: go.Figure, form: str) -> go.Figure:
     "One metric of every run over its steps, with its interval where the rows hold one."
     for i, r in enumerate(runs):
         points = [p for p in getattr(r, rows) if p.get(key) is not None]
-        if not points: continue
-        x, look = [p["step"] for p in points], _look(i)
+        if not points:
+            continue
+        x = [p["step"] for p in points]
+        look = _look(i)
         if points[0].get(f"{key}_low") is not None and rows == "evaluations":
             band = [p[f"{key}_low"] for p in points] + [p[f"{key}_high"] for p in reversed(points)]
-            fig.add_scatter(x=x + x[::-1], y=band, mode="lines", fill="toself", fillcolor=f"rgba({_colours[i % 6]},.16)", line=dict(width=0), hoverinfo="skip", showlegend=False, legendgroup=r.label)
+            fig.add_scatter(
+                x=x + x[::-1],
+                y=band,
+                mode="lines",
+                fill="toself",
+                fillcolor=f"rgba({_colours[i % 6]},.16)",
+                line=dict(width=0),
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=r.label,
+            )
         custom = [[p.get(f"{key}_low"), p.get(f"{key}_high")] for p in points]
-        fig.add_scatter(x=x, y=[p[key] for p in points], name=escape(r.label), legendgroup=r.label, mode="lines+markers" if len(points) < 60 else "lines", customdata=custom, hovertemplate=form, **look)
+        fig.add_scatter(
+            x=x,
+            y=[p[key] for p in points],
+            name=escape(r.label),
+            legendgroup=r.label,
+            mode="lines+markers" if len(points) < 60 else "lines",
+            customdata=custom,
+            hovertemplate=form,
+            **look,
+        )
     return fig
 
 # %% ../nbs/lib/report.ipynb #a842ee00
 def _ratio_figure(compared: list[RatioRow]) -> go.Figure:
     "Histograms of the ratios, both axes logarithmic, with the clip ranges; an empty bin is drawn at half an action."
-    fig, token = _figure("Importance ratios of the same tokens", "importance ratio (log scale)", "share of actions (log scale)", type="log", tickformat="~%"), compared[0]
-    low, high = (math.log(max(1e-3, 1 - token.recipe.clip[0])), math.log(1 + token.recipe.clip[1]))
-    reach = max(1.6 * max(high, -low), float(max(r.log_ratio.abs().quantile(.999) for r in compared))) if len(token.log_ratio) < 2**24 else 4 * high
-    edges = torch.linspace(-reach, reach, 82, dtype=torch.double); centres = ((edges[1:] + edges[:-1]) / 2).tolist()
+    fig = _figure(
+        "Importance ratios of the same tokens",
+        "importance ratio (log scale)",
+        "share of actions (log scale)",
+        type="log",
+        tickformat="~%",
+    )
+    token = compared[0]
+    low = math.log(max(1e-3, 1 - token.recipe.clip[0]))
+    high = math.log(1 + token.recipe.clip[1])
+    reach = (
+        max(1.6 * max(high, -low), float(max(r.log_ratio.abs().quantile(0.999) for r in compared)))
+        if len(token.log_ratio) < 2**24
+        else 4 * high
+    )
+    edges = torch.linspace(-reach, reach, 82, dtype=torch.double)
+    centres = ((edges[1:] + edges[:-1]) / 2).tolist()
     for i, r in enumerate(compared):
         counts = torch.histogram(r.log_ratio.clamp(-reach, reach).cpu(), edges).hist
-        n = max(1, len(r.log_ratio)); share = [max(c, 0.5) / n for c in counts.tolist()]
-        fig.add_scatter(x=centres, y=share, mode="lines", name=escape(r.label), line=dict(shape="hvh", width=2, dash=_dashes[i % 6], color=f"rgb({_colours[i % 6]})"), customdata=[[math.exp(x), int(c), n] for x, c in zip(centres, counts.tolist())], hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]} of %{customdata[2]} actions")
-    fig.add_vrect(x0=low, x1=high, fillcolor="rgba(128,128,128,.15)", line_width=0, layer="below", annotation=dict(text=f"clip range<br>{math.exp(low):.3g} to {math.exp(high):.3g}", align="right", font_size=12), annotation_position="top right")
+        n = max(1, len(r.log_ratio))
+        share = [max(c, 0.5) / n for c in counts.tolist()]
+        fig.add_scatter(
+            x=centres,
+            y=share,
+            mode="lines",
+            name=escape(r.label),
+            line=dict(shape="hvh", width=2, dash=_dashes[i % 6], color=f"rgb({_colours[i % 6]})"),
+            customdata=[[math.exp(x), int(c), n] for x, c in zip(centres, counts.tolist())],
+            hovertemplate="ratio %{customdata[0]:.3f}: %{customdata[1]} of %{customdata[2]} actions",
+        )
+    fig.add_vrect(
+        x0=low,
+        x1=high,
+        fillcolor="rgba(128,128,128,.15)",
+        line_width=0,
+        layer="below",
+        annotation=dict(text=f"clip range<br>{math.exp(low):.3g} to {math.exp(high):.3g}", align="right", font_size=12),
+        annotation_position="top right",
+    )
     for r in (r for r in compared if r.control is not None and r.recipe.clip == token.recipe.clip):
-        for x in (low / r.factor, high / r.factor): fig.add_vline(x=x, line=dict(color="#888", width=1.5, dash="dot"))
-    ticks = [v for v in (.1, .25, .5, .67, .8, .9, 1, 1.1, 1.2, 1.5, 2, 4, 10) if abs(math.log(v)) <= reach]
-    return fig.update_xaxes(tickvals=[math.log(v) for v in ticks], ticktext=[f"{v:g}" for v in ticks], range=[-reach, reach])
+        for x in (low / r.factor, high / r.factor):
+            fig.add_vline(x=x, line=dict(color="#888", width=1.5, dash="dot"))
+    ticks = [v for v in (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 4, 10) if abs(math.log(v)) <= reach]
+    return fig.update_xaxes(
+        tickvals=[math.log(v) for v in ticks], ticktext=[f"{v:g}" for v in ticks], range=[-reach, reach]
+    )
 
-def report_figures(runs: Runs, # label -> run folder, or run folders
-                   ) -> dict[str, go.Figure]: # accuracy, reward, clip_fraction, ratios: those that there are data for
+
+def report_figures(
+    runs: Runs,  # label -> run folder, or run folders
+) -> dict[str, go.Figure]:  # accuracy, reward, clip_fraction, ratios: those that there are data for
     "The figures of a report, for a notebook of your own. Raises what `read_runs` raises."
-    return _figures(data := read_runs(runs), compare_ratios([t for r in data for t in r.traces], token_and_run_recipes(data)))
+    return _figures(
+        data := read_runs(runs), compare_ratios([t for r in data for t in r.traces], token_and_run_recipes(data))
+    )
+
 
 def _figures(runs: list[RunData], compared: list[RatioRow]) -> dict[str, go.Figure]:
-    x, found = "training step", {}
+    x = "training step"
+    found = {}
     if any(r.evaluations for r in runs):
-        found["accuracy"] = _curve(runs, "evaluations", "accuracy_sampled", _figure("Sampled accuracy on held-out problems, with 95% intervals", x, "share right", tickformat=".0%", range=[0, 1]), "%{y:.1%} (%{customdata[0]:.1%} to %{customdata[1]:.1%})")
-    for key, title, y, form, axis in (("reward", "Reward while training", "mean reward", "%{y:.3f}", {}), ("clip_fraction", "Clip fraction", "share of tokens clipped", "%{y:.3%}", dict(tickformat=".2~%", rangemode="tozero"))):
-        if any(p.get(key) is not None for r in runs for p in r.rows): found[key] = _curve(runs, "rows", key, _figure(title, x, y, **axis), form)
+        found["accuracy"] = _curve(
+            runs,
+            "evaluations",
+            "accuracy_sampled",
+            _figure(
+                "Sampled accuracy on held-out problems, with 95% intervals",
+                x,
+                "share right",
+                tickformat=".0%",
+                range=[0, 1],
+            ),
+            "%{y:.1%} (%{customdata[0]:.1%} to %{customdata[1]:.1%})",
+        )
+    for key, title, y, form, axis in (
+        ("reward", "Reward while training", "mean reward", "%{y:.3f}", {}),
+        (
+            "clip_fraction",
+            "Clip fraction",
+            "share of tokens clipped",
+            "%{y:.3%}",
+            dict(tickformat=".2~%", rangemode="tozero"),
+        ),
+    ):
+        if any(p.get(key) is not None for r in runs for p in r.rows):
+            found[key] = _curve(runs, "rows", key, _figure(title, x, y, **axis), form)
     return found | ({"ratios": _ratio_figure(compared)} if compared else {})
 
 # %% ../nbs/lib/report.ipynb #44a09c13
@@ -104,57 +225,141 @@ def _name(trace: Trace, label: str) -> str:
     verdict = "" if trace.correct is None else "right" if trace.correct else "wrong"
     return f"{label}, step {trace.step}: {verdict or 'response'}, advantage {signed(trace.advantage)}"
 
+
 def _panel(trace: Trace, recipes: dict[str, Recipe], number: int) -> str:
     "One response: what it answers, and a strip for every action space."
     outs = {label: trace_loss(trace, r)[0] for label, r in recipes.items()}
-    limit, kept = max(float(o.credit.abs().max()) for o in outs.values()), sum(trace.mask)
-    facts = [f"<b>Prompt</b> <code>{escape(trace.prompt)}</code>"] + ([f"<b>right answer</b> <code>{escape(str(trace.answer))}</code>"] if trace.answer is not None else []) + [f"<b>reward</b> {trace.reward:g}", f"<b>advantage</b> {signed(trace.advantage)}"]
+    limit = max(float(o.credit.abs().max()) for o in outs.values())
+    kept = sum(trace.mask)
+    facts = (
+        [f"<b>Prompt</b> <code>{escape(trace.prompt)}</code>"]
+        + ([f"<b>right answer</b> <code>{escape(str(trace.answer))}</code>"] if trace.answer is not None else [])
+        + [f"<b>reward</b> {trace.reward:g}", f"<b>advantage</b> {signed(trace.advantage)}"]
+    )
     parts = []
     for label, r in recipes.items():
-        o, last = outs[label], label == list(recipes)[-1]
+        o = outs[label]
+        last = label == list(recipes)[-1]
         strip = credit_strip(trace, r, f"{label}: an action is {describe_actions(r)}", limit=limit, legend=last)
         cut = int(o.clipped.sum())
-        parts.append(strip.html + f'<p class="sum">{cut} of {kept} actions clipped. The credit adds up to {signed(float(o.credit.sum()))}; with every ratio at 1 and token by token it would be {signed(kept * trace.advantage)}.</p>')
-    return f'<div class="panel" id="response-{number}"><p>{" &nbsp; ".join(facts)}{" &nbsp; <b>" + escape(trace.note) + "</b>" if trace.note else ""}</p>{"".join(parts)}</div>'
+        parts.append(
+            strip.html
+            + f'<p class="sum">{cut} of {kept} actions clipped. The credit adds up to {signed(float(o.credit.sum()))};'
+            f" with every ratio at 1 and token by token it would be {signed(kept * trace.advantage)}.</p>"
+        )
+    return (
+        '<div class="panel"'
+        f' id="response-{number}"><p>{" &nbsp; ".join(facts)}{" &nbsp; <b>" + escape(trace.note) + "</b>" if trace.note else ""}</p>{"".join(parts)}</div>'
+    )
+
 
 def _responses(chosen: list[tuple[str, Trace]], recipes: dict[str, Recipe]) -> str:
     "The selector and the responses; without a script all of them are shown."
-    if not chosen: return "<p>No response with an advantage and log-probabilities was recorded, so there is none to draw.</p>"
-    radios = "".join(f'<label><input type="radio" name="response" value="{i}"{" checked" if i == 0 else ""}> {escape(_name(t, label))}</label>' for i, (label, t) in enumerate(chosen))
-    return f'<fieldset class="choose"><legend>Choose a response (arrow keys move between them)</legend>{radios}</fieldset>' + "".join(_panel(t, recipes, i) for i, (_, t) in enumerate(chosen))
+    if not chosen:
+        return "<p>No response with an advantage and log-probabilities was recorded, so there is none to draw.</p>"
+    radios = "".join(
+        f'<label><input type="radio" name="response" value="{i}"{" checked" if i == 0 else ""}>'
+        f" {escape(_name(t, label))}</label>"
+        for i, (label, t) in enumerate(chosen)
+    )
+    return (
+        f'<fieldset class="choose"><legend>Choose a response (arrow keys move between them)</legend>{radios}</fieldset>'
+        + "".join(_panel(t, recipes, i) for i, (_, t) in enumerate(chosen))
+    )
 
 # %% ../nbs/lib/report.ipynb #0b086f36
 def _learning(runs: list[RunData]) -> str:
     "What the evaluations show."
     measured = [(r, r.evaluations[0], r.evaluations[-1]) for r in runs if len(r.evaluations) > 1]
-    if not measured: return "No run was evaluated both before and after training, so the page shows the reward while training at most, and not what was learnt."
-    def span(row: dict[str, Any]) -> tuple[float, float]: return row.get("accuracy_sampled_low", row["accuracy_sampled"]), row.get("accuracy_sampled_high", row["accuracy_sampled"])
-    def verb(a: dict[str, Any], b: dict[str, Any]) -> str: return "rose" if span(b)[0] > span(a)[1] else "fell" if span(b)[1] < span(a)[0] else "did not clearly change, going"
-    told = ", and ".join(f"{verb(a, b)} from {_percent(a['accuracy_sampled'])} to {_percent(b['accuracy_sampled'])} with {r.label}" for r, a, b in measured)
+    if not measured:
+        return (
+            "No run was evaluated both before and after training, so the page shows the reward while training at most,"
+            " and not what was learnt."
+        )
+
+    def span(row: dict[str, Any]) -> tuple[float, float]:
+        return row.get("accuracy_sampled_low", row["accuracy_sampled"]), row.get(
+            "accuracy_sampled_high", row["accuracy_sampled"]
+        )
+
+    def verb(a: dict[str, Any], b: dict[str, Any]) -> str:
+        return (
+            "rose"
+            if span(b)[0] > span(a)[1]
+            else "fell"
+            if span(b)[1] < span(a)[0]
+            else "did not clearly change, going"
+        )
+
+    told = ", and ".join(
+        f"{verb(a, b)} from {_percent(a['accuracy_sampled'])} to {_percent(b['accuracy_sampled'])} with {r.label}"
+        for r, a, b in measured
+    )
     ends = [span(b) for _, _, b in measured]
-    rank = "" if len(ends) < 2 else "; the final intervals overlap, so these runs do not rank the recipes" if max(e[0] for e in ends) <= min(e[1] for e in ends) else "; the final intervals do not all overlap, which ranks these runs, not yet the recipes"
+    rank = (
+        ""
+        if len(ends) < 2
+        else (
+            "; the final intervals overlap, so these runs do not rank the recipes"
+            if max(e[0] for e in ends) <= min(e[1] for e in ends)
+            else "; the final intervals do not all overlap, which ranks these runs, not yet the recipes"
+        )
+    )
     problems = {r.config.get("eval_problems") for r, _, _ in measured}
-    return f"On {problems.pop() if len(problems) == 1 and None not in problems else 'the'} held-out problems, sampled accuracy {told}{rank}."
+    return (
+        f"On {problems.pop() if len(problems) == 1 and None not in problems else 'the'} held-out problems, sampled"
+        f" accuracy {told}{rank}."
+    )
+
 
 def _clipping(compared: list[RatioRow]) -> str:
     "What the clip fractions show, beside their control."
     blocks = [r for r in compared if r.control is not None and r.recipe.clip == compared[0].recipe.clip]
-    if not blocks: return "There is no second action space with the same clip range whose ratios could be compared here; a smaller clip fraction would be no evidence by itself."
-    token, r = compared[0], blocks[0]
+    if not blocks:
+        return (
+            "There is no second action space with the same clip range whose ratios could be compared here; a smaller"
+            " clip fraction would be no evidence by itself."
+        )
+    token = compared[0]
+    r = blocks[0]
     p: Callable[[float | None], str]
-    fall, p = token.clip_fraction - r.clip_fraction, lambda x: _percent(x, 2 if cast(float, x) < .02 else 1)
-    numbers = f"On the same recorded log-ratios, {r.label} clips {p(r.clip_fraction)} of actions and the token level {p(token.clip_fraction)}; widened by the factor 1/{r.factor:.2f} that averaging independent tokens alone accounts for, the token level would clip {p(r.control)}"
-    if (clipped := round(token.clip_fraction * len(token.log_ratio))) < 50: verdict = f"with {clipped} of {len(token.log_ratio):,} tokens clipped there is too little to say how much of a difference is averaging" + (", and clipping can hardly be what sets the runs apart" if token.clip_fraction < 0.01 else "")
-    elif fall < 2 * math.sqrt(2 * token.clip_fraction * (1 - token.clip_fraction) / len(token.log_ratio)): verdict = "so there is no fall, beyond two standard errors of such counts, to explain"
-    else: verdict = f"so averaging by itself accounts for {'all' if (share := (token.clip_fraction - cast(float, r.control)) / fall) > .95 else f'about {100 * share:.0f}%' if share > .05 else 'none'} of the fall"
+    fall = token.clip_fraction - r.clip_fraction
+    p = lambda x: _percent(x, 2 if cast(float, x) < 0.02 else 1)
+    numbers = (
+        f"On the same recorded log-ratios, {r.label} clips {p(r.clip_fraction)} of actions and the token level"
+        f" {p(token.clip_fraction)}; widened by the factor 1/{r.factor:.2f} that averaging independent tokens alone"
+        f" accounts for, the token level would clip {p(r.control)}"
+    )
+    if (clipped := round(token.clip_fraction * len(token.log_ratio))) < 50:
+        verdict = (
+            f"with {clipped} of {len(token.log_ratio):,} tokens clipped there is too little to say how much of a"
+            " difference is averaging"
+            + (", and clipping can hardly be what sets the runs apart" if token.clip_fraction < 0.01 else "")
+        )
+    elif fall < 2 * math.sqrt(2 * token.clip_fraction * (1 - token.clip_fraction) / len(token.log_ratio)):
+        verdict = "so there is no fall, beyond two standard errors of such counts, to explain"
+    else:
+        verdict = (
+            "so averaging by itself accounts for"
+            f" {'all' if (share := (token.clip_fraction - cast(float, r.control)) / fall) > 0.95 else f'about {100 * share:.0f}%' if share > 0.05 else 'none'}"
+            " of the fall"
+        )
     return f"{numbers}: {verdict}; a smaller clip fraction is no evidence for a recipe by itself."
+
 
 def _limits(runs: list[RunData]) -> str:
     "What cannot be concluded."
     seeds = sorted({str(r.config["seed"]) for r in runs if "seed" in r.config})
-    once = f"Not shown is how much of this is chance, with one run of each recipe (seed {', '.join(seeds)})" if seeds else "Not shown is how much of this is chance"
+    once = (
+        f"Not shown is how much of this is chance, with one run of each recipe (seed {', '.join(seeds)})"
+        if seeds
+        else "Not shown is how much of this is chance"
+    )
     if any(r.config.get("model") == "tiny" for r in runs):
-        return once + ", nor anything about reasoning at large: the model is tiny, its demonstrations were made wrong on purpose now and then, and what training removes here is mostly those injected mistakes."
+        return (
+            once + ", nor anything about reasoning at large: the model is tiny, its demonstrations were made wrong on"
+            " purpose now and then, and what training removes here is mostly those injected mistakes."
+        )
     return once + ", nor how the recipes compare with other seeds, models or tasks."
 
 # %% ../nbs/lib/report.ipynb #d55049dc
@@ -188,47 +393,111 @@ document.querySelectorAll('.mpo-tokens').forEach(list => {
 # %% ../nbs/lib/report.ipynb #efed6799
 def _table(runs: list[RunData]) -> str:
     "One column for each run."
-    def number(x: float, form: str) -> str: return "–" if not math.isfinite(x) else form.format(x)
-    rows: dict[str, Callable[[RunData], str]] = {"One action is": lambda r: describe_actions(r.recipe), "Model, task": lambda r: f"{r.config.get('model', 'unknown')}, {r.config.get('task', 'unknown')}",
-        "Steps taken": lambda r: f"{r.rows[-1]['step'] if r.rows else 0} of {r.config.get('steps', 'unknown')}", "Sampled accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "sampled"),
-        "Greedy accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "greedy"), "Clip fraction, mean over steps": lambda r: _percent(_mean(r.rows, "clip_fraction"), 2),
-        "Spread: standard deviation of the log-ratio, mean over steps": lambda r: number(_mean(r.rows, "log_ratio_std"), "{:.4f} nats"),
-        "Ratios, 1% to 99% quantile, mean over steps": lambda r: f"{number(_mean(r.rows, 'ratio_q01'), '{:.3f}')} to {number(_mean(r.rows, 'ratio_q99'), '{:.3f}')}", "Training time, evaluation left out": lambda r: number(float(next((p["seconds"] for p in reversed(r.rows) if p.get("seconds") is not None), math.nan)), "{:.0f} s")}
-    def cell(text: str) -> str: return "<td>" + escape(text).replace("–", "\u2060–\u2060") + "</td>" # an interval is not broken at its dash
-    body = "".join(f'<tr><th scope="row">{name}</th>' + "".join(cell(f(r)) for r in runs) + "</tr>" for name, f in rows.items())
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="The runs in numbers"><table><thead><tr><td></td>{"".join(f"<th scope=col>{escape(r.label)}</th>" for r in runs)}</tr></thead><tbody>{body}</tbody></table></div>'
 
-_captions = dict(accuracy="One response to each problem, at the training temperature.", reward="Mean over the step's sampled responses.", clip_fraction="Share of tokens whose action lost its gradient, over all updates of a step.",
-    ratios="Every recorded response of all runs, put through each action space. Shaded: the clip range. Dotted: that range widened for the token level until averaging alone is made up for.")
+    def number(x: float, form: str) -> str:
+        return "–" if not math.isfinite(x) else form.format(x)
+
+    rows: dict[str, Callable[[RunData], str]] = {
+        "One action is": lambda r: describe_actions(r.recipe),
+        "Model, task": lambda r: f"{r.config.get('model', 'unknown')}, {r.config.get('task', 'unknown')}",
+        "Steps taken": lambda r: f"{r.rows[-1]['step'] if r.rows else 0} of {r.config.get('steps', 'unknown')}",
+        "Sampled accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "sampled"),
+        "Greedy accuracy, held out (95% interval)": lambda r: _change(r.evaluations, "greedy"),
+        "Clip fraction, mean over steps": lambda r: _percent(_mean(r.rows, "clip_fraction"), 2),
+        "Spread: standard deviation of the log-ratio, mean over steps": lambda r: number(
+            _mean(r.rows, "log_ratio_std"), "{:.4f} nats"
+        ),
+        "Ratios, 1% to 99% quantile, mean over steps": lambda r: (
+            f"{number(_mean(r.rows, 'ratio_q01'), '{:.3f}')} to {number(_mean(r.rows, 'ratio_q99'), '{:.3f}')}"
+        ),
+        "Training time, evaluation left out": lambda r: number(
+            float(next((p["seconds"] for p in reversed(r.rows) if p.get("seconds") is not None), math.nan)), "{:.0f} s"
+        ),
+    }
+
+    def cell(text: str) -> str:
+        return "<td>" + escape(text).replace("–", "\u2060–\u2060") + "</td>"  # an interval is not broken at its dash
+
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>' + "".join(cell(f(r)) for r in runs) + "</tr>" for name, f in rows.items()
+    )
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="The runs in'
+        f' numbers"><table><thead><tr><td></td>{"".join(f"<th scope=col>{escape(r.label)}</th>" for r in runs)}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+_captions = dict(
+    accuracy="One response to each problem, at the training temperature.",
+    reward="Mean over the step's sampled responses.",
+    clip_fraction="Share of tokens whose action lost its gradient, over all updates of a step.",
+    ratios=(
+        "Every recorded response of all runs, put through each action space. Shaded: the clip range. Dotted: that range"
+        " widened for the token level until averaging alone is made up for."
+    ),
+)
+
 
 def _figure_html(name: str, fig: go.Figure) -> str:
     "The place of a figure, with its title as text."
-    return f'<figure><figcaption>{escape(fig.layout.title.text)}<span>{_captions[name]}</span></figcaption><div class="plot" id="plot-{name}" role="img" aria-label="{escape(fig.layout.title.text)}. {_captions[name]}"></div></figure>'
+    return (
+        f"<figure><figcaption>{escape(fig.layout.title.text)}<span>{_captions[name]}</span></figcaption><div"
+        f' class="plot" id="plot-{name}" role="img" aria-label="{escape(fig.layout.title.text)}.'
+        f' {_captions[name]}"></div></figure>'
+    )
+
 
 def _figure_data(figures: dict[str, go.Figure]) -> str:
     "The figures as JSON that may stand in a script element; titles are on the page already."
-    plain = {name: json.loads(go.Figure(f).update_layout(title=None, height=None, autosize=True, margin=dict(t=34)).to_json()) for name, f in figures.items()}
+    plain = {
+        name: json.loads(
+            go.Figure(f).update_layout(title=None, height=None, autosize=True, margin=dict(t=34)).to_json()
+        )
+        for name, f in figures.items()
+    }
     return json.dumps(plain).replace("<", "\\u003c")
 
 # %% ../nbs/lib/report.ipynb #20d2a058
 def _headline(runs: list[RunData]) -> str:
     "The result in one line, or what the page is about."
-    told = [f"from {_percent(r.evaluations[0]['accuracy_sampled'])} to {_percent(r.evaluations[-1]['accuracy_sampled'])} with {r.label}" for r in runs if len(r.evaluations) > 1]
-    return f"Sampled accuracy went {' and '.join(told)}" if told else f"Training report: {', '.join(r.label for r in runs)}"
+    told = [
+        f"from {_percent(r.evaluations[0]['accuracy_sampled'])} to {_percent(r.evaluations[-1]['accuracy_sampled'])}"
+        f" with {r.label}"
+        for r in runs
+        if len(r.evaluations) > 1
+    ]
+    return (
+        f"Sampled accuracy went {' and '.join(told)}"
+        if told
+        else f"Training report: {', '.join(r.label for r in runs)}"
+    )
 
-def report_html(runs: Runs, # label -> run folder, or run folders
-                ) -> str: # a whole HTML document
+
+def report_html(
+    runs: Runs,  # label -> run folder, or run folders
+) -> str:  # a whole HTML document
     "The report as text. Raises what `read_runs` raises."
-    data = read_runs(runs); recipes = token_and_run_recipes(data); traces = [t for r in data for t in r.traces]
-    compared = compare_ratios(traces, recipes); figures = _figures(data, compared); chosen = choose_traces(data, recipes, max(2, min(6, 20_000 // max([1] + [len(t.tokens) for t in traces]))))
+    data = read_runs(runs)
+    recipes = token_and_run_recipes(data)
+    traces = [t for r in data for t in r.traces]
+    compared = compare_ratios(traces, recipes)
+    figures = _figures(data, compared)
+    chosen = choose_traces(data, recipes, max(2, min(6, 20_000 // max([1] + [len(t.tokens) for t in traces]))))
     missing = "".join(f"<li><b>{escape(r.label)}</b> {escape(sentence)}.</li>" for r in data for sentence in r.missing)
     sentences = "".join(f"<li>{escape(s)}</li>" for s in (_learning(data), _clipping(compared), _limits(data)))
-    curves = "".join(_figure_html(n, f) for n, f in figures.items() if n != "ratios") or "<p>No steps were recorded, so there are no curves.</p>"
-    ratios = _figure_html("ratios", figures["ratios"]) if "ratios" in figures else "<p>No log-ratios were recorded, so there is nothing to compare.</p>"
+    curves = (
+        "".join(_figure_html(n, f) for n, f in figures.items() if n != "ratios")
+        or "<p>No steps were recorded, so there are no curves.</p>"
+    )
+    ratios = (
+        _figure_html("ratios", figures["ratios"])
+        if "ratios" in figures
+        else "<p>No log-ratios were recorded, so there is nothing to compare.</p>"
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(_headline(data))}</title><link rel="icon" href="data:,"><style>{_css}</style>{strip_style}</head>
 <body><main><h1>{escape(_headline(data))}</h1><p class="soft">What counts as one action of a language model: a token, a run of tokens, the whole response? These runs differ in that. The page shows what was learnt, and where the advantage of a response went.</p>
-{f'<div class="missing" role="note"><b>What is missing</b><ul>{missing}</ul></div>' if missing else ''}
+{f'<div class="missing" role="note"><b>What is missing</b><ul>{missing}</ul></div>' if missing else ""}
 <h2>The runs in numbers</h2>{_table(data)}
 <h2>Learning curves</h2><div class="figures">{curves}</div>
 <h2>One response, and the credit of its tokens</h2><p>Credit is the weight with which the gradient pushes a token's log-probability, worked out from the log-ratios that were recorded during training. A token-level recipe gives every token the advantage times its ratio, or nothing when clipped. Windows share it out: the first tokens belong to fewer windows and get less, the last ones get more.</p>{_responses(chosen, recipes)}
@@ -236,9 +505,11 @@ def report_html(runs: Runs, # label -> run folder, or run folders
 <h2>What this shows, and what it does not</h2><ol>{sentences}</ol></main>
 <script>{get_plotlyjs()}</script><script type="application/json" id="figures">{_figure_data(figures)}</script><script>{_script}</script></body></html>"""
 
-def write_report(runs: Runs, # label -> run folder, or run folders
-                 path: str | Path, # the HTML file to be written, or replaced; ".html" is added to a name without an ending
-                 ) -> Path: # the file
+
+def write_report(
+    runs: Runs,  # label -> run folder, or run folders
+    path: str | Path,  # the HTML file to be written, or replaced; ".html" is added to a name without an ending
+) -> Path:  # the file
     "Write the report of finished or unfinished runs as one file that opens offline. Raises what `read_runs` raises, ValueError for a path that can be no such file, OSError where it cannot be written."
     file = output_file(path)
     write_output(file, report_html(runs))

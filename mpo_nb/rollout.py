@@ -29,47 +29,64 @@ from .prompts import prompt_tokens, turn_ends
 @dataclass
 class Rollout:
     "Responses to prompts; groups are consecutive rows."
-    prompt_ids: Tensor # (B, P) long, left-padded
-    prompt_mask: Tensor # (B, P) bool
-    ids: Tensor # (B, T) long, right-padded with the pad token
-    mask: Tensor # (B, T) bool, 1 on tokens that the policy produced, the end token included
-    logps: Tensor # (B, T) log pi_old in nats at the sampling temperature, 0 where the mask is 0
-    texts: list[str] # B decoded responses, without the tokens that begin, end or pad a text
-    finished: Tensor # (B,) bool, ended in an end token or in a stop string within the limit
+
+    prompt_ids: Tensor  # (B, P) long, left-padded
+    prompt_mask: Tensor  # (B, P) bool
+    ids: Tensor  # (B, T) long, right-padded with the pad token
+    mask: Tensor  # (B, T) bool, 1 on tokens that the policy produced, the end token included
+    logps: Tensor  # (B, T) log pi_old in nats at the sampling temperature, 0 where the mask is 0
+    texts: list[str]  # B decoded responses, without the tokens that begin, end or pad a text
+    finished: Tensor  # (B,) bool, ended in an end token or in a stop string within the limit
 
     @property
-    def lengths(self) -> Tensor: # (B,)
+    def lengths(self) -> Tensor:  # (B,)
         "Response lengths in tokens, EOS included."
         return self.mask.sum(1)
 
-    def rows(self,
-             index: Tensor, # (b,) rows to keep, in this order
-             ) -> "Rollout": # padding that no row needs is trimmed on both sides
+    def rows(
+        self,
+        index: Tensor,  # (b,) rows to keep, in this order
+    ) -> "Rollout":  # padding that no row needs is trimmed on both sides
         "Some rows of the rollout."
-        part = replace(self, texts=[self.texts[i] for i in index.tolist()], **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "texts"})
+        part = replace(
+            self,
+            texts=[self.texts[i] for i in index.tolist()],
+            **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "texts"},
+        )
         P, T = (int(m.sum(1).max()) if len(index) else 0 for m in (part.prompt_mask, part.mask))
         cut = part.prompt_ids.shape[1] - P
-        return replace(part, prompt_ids=part.prompt_ids[:, cut:], prompt_mask=part.prompt_mask[:, cut:], ids=part.ids[:, :T], mask=part.mask[:, :T], logps=part.logps[:, :T])
+        return replace(
+            part,
+            prompt_ids=part.prompt_ids[:, cut:],
+            prompt_mask=part.prompt_mask[:, cut:],
+            ids=part.ids[:, :T],
+            mask=part.mask[:, :T],
+            logps=part.logps[:, :T],
+        )
 
 # %% ../nbs/lib/rollout.ipynb #7ccad615
-def pick(logits: Tensor, # (B, V) float32, already divided by the temperature
-         u: Tensor | None, # (B,) uniform in [0, 1), or None for the most likely token
-         ) -> tuple[Tensor, Tensor]: # tokens (B,) long, their log-probabilities (B,) in nats
+def pick(
+    logits: Tensor,  # (B, V) float32, already divided by the temperature
+    u: Tensor | None,  # (B,) uniform in [0, 1), or None for the most likely token
+) -> tuple[Tensor, Tensor]:  # tokens (B,) long, their log-probabilities (B,) in nats
     "Sample one token per row by inverse transform, or take the most likely one."
     logps = logits.log_softmax(-1)
-    if u is None: tokens = logits.argmax(-1)
+    if u is None:
+        tokens = logits.argmax(-1)
     else:
         cdf = logps.exp().cumsum(-1)
         tokens = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     return tokens, logps.gather(-1, tokens[:, None])[:, 0]
 
 # %% ../nbs/lib/rollout.ipynb #90265785
-def cut(logits: Tensor, # (B, V) float32, already divided by the temperature
-        top_p: float = 1.0, # in (0, 1]; 1 keeps all
-        top_k: int = 0, # 0 keeps all
-        ) -> Tensor: # (B, V), -inf where a token is not to be sampled
+def cut(
+    logits: Tensor,  # (B, V) float32, already divided by the temperature
+    top_p: float = 1.0,  # in (0, 1]; 1 keeps all
+    top_k: int = 0,  # 0 keeps all
+) -> Tensor:  # (B, V), -inf where a token is not to be sampled
     "Top-k, then top-p of what it leaves, as `transformers.generate` orders them."
-    if 0 < top_k < logits.shape[-1]: logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
     if top_p < 1:
         ascending, order = logits.sort(-1)
         drop = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
@@ -77,10 +94,13 @@ def cut(logits: Tensor, # (B, V) float32, already divided by the temperature
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     return logits
 
+
 def check_cut(top_p: float, top_k: int) -> None:
     "Raises ValueError unless `top_p` lies in (0, 1] and `top_k` is a whole number of at least 0."
-    if not is_number(top_p) or not 0 < top_p <= 1: raise ValueError(f"top_p={top_p!r}; it must lie in (0, 1], 1 for all tokens")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0: raise ValueError(f"top_k={top_k!r}; it must be a whole number of at least 0, 0 for all tokens")
+    if not is_number(top_p) or not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p!r}; it must lie in (0, 1], 1 for all tokens")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+        raise ValueError(f"top_k={top_k!r}; it must be a whole number of at least 0, 0 for all tokens")
 
 # %% ../nbs/lib/rollout.ipynb #4ead845b
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -88,13 +108,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if not hasattr(tokenizer, "eos_token_id") and hasattr(tokenizer, "tokenizer"):
         raise ValueError(f"tokenizer is a {type(tokenizer).__name__}, which holds one; pass its .tokenizer")
     if not hasattr(tokenizer, "eos_token_id"):
-        raise ValueError(f"tokenizer={' '.join(repr(tokenizer).split())[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')")
+        raise ValueError(
+            f"tokenizer={' '.join(repr(tokenizer).split())[:60]} is of type {type(tokenizer).__name__}; pass the"
+            " model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')"
+        )
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "tokenizer has no eos_token, so no response could end; set tokenizer.eos_token to the model's end token"
         )
     if tokenizer.pad_token_id is None:
-        raise ValueError("tokenizer has no pad_token, which batches need; set tokenizer.pad_token = tokenizer.eos_token")
+        raise ValueError(
+            "tokenizer has no pad_token, which batches need; set tokenizer.pad_token = tokenizer.eos_token"
+        )
+
 
 def end_tokens(
     model: object,  # whose generation config may name further end tokens; None for none
@@ -108,6 +134,7 @@ def end_tokens(
         named = [named]
     return sorted({tokenizer.eos_token_id, *named, *turn_ends(tokenizer)})
 
+
 def response_texts(
     tokenizer: PreTrainedTokenizerBase,  # that decodes
     responses: Sequence[list[int]],  # token ids of each
@@ -117,6 +144,7 @@ def response_texts(
     out = {*ends, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     said = [[i for i in ids if i not in out] for ids in responses]
     return tokenizer.batch_decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
 
 def checked_tokens(
     tokenizer: PreTrainedTokenizerBase,  # with pad and EOS
@@ -137,10 +165,11 @@ def checked_tokens(
             )
         if context is not None and len(row) + max_new_tokens > context:
             raise ValueError(
-                f"{name}[{first + i}] has {len(row)} tokens and max_new_tokens={max_new_tokens}: together more than the "
-                f"model's context of {context}; shorten the prompt or lower max_new_tokens"
+                f"{name}[{first + i}] has {len(row)} tokens and max_new_tokens={max_new_tokens}: together more than the"
+                f" model's context of {context}; shorten the prompt or lower max_new_tokens"
             )
     return rows
+
 
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase,  # with pad and EOS
@@ -182,42 +211,66 @@ def prompt_lengths(
 @dataclass
 class _How:
     "What `_decode` is told about sampling."
-    temperature: float; top_p: float; top_k: int; ends: list[int]; stop: StopStrings; max_new_tokens: int; pad: int
+
+    temperature: float
+    top_p: float
+    top_k: int
+    ends: list[int]
+    stop: StopStrings
+    max_new_tokens: int
+    pad: int
 
     def draw(self, logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
         "The next token and its log-probability in the whole distribution, (b,) both."
         logits = logits.float() / self.temperature
-        if u is None or (self.top_p == 1 and not self.top_k): return pick(logits, u)
+        if u is None or (self.top_p == 1 and not self.top_k):
+            return pick(logits, u)
         token, _ = pick(cut(logits, self.top_p, self.top_k), u)
         return token, logits.log_softmax(-1).gather(-1, token[:, None])[:, 0]
 
     def over(self, tokens: Tensor, token: Tensor, live: Tensor, rows: Tensor, t: int, ends: Tensor) -> Tensor:
         "Rows (b,) bool whose response the token at step t has ended."
         over = live & torch.isin(token, ends)
-        if not self.stop.stop: return over
-        maybe = [i for i, (new, go) in enumerate(zip(token.tolist(), (live & ~over).tolist())) if go and self.stop.may_end(new)]
-        for i, ids in zip(maybe, tokens[rows[maybe], : t + 1].tolist()): over[i] = self.stop.ended(ids)
+        if not self.stop.stop:
+            return over
+        maybe = [
+            i
+            for i, (new, go) in enumerate(zip(token.tolist(), (live & ~over).tolist()))
+            if go and self.stop.may_end(new)
+        ]
+        for i, ids in zip(maybe, tokens[rows[maybe], : t + 1].tolist()):
+            over[i] = self.stop.ended(ids)
         return over
+
 
 @torch.no_grad()
 def _decode(decoder: DynamicDecoder, u: Tensor | None, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     "Tokens, log-probabilities (B, max_new_tokens) and lengths (B,), negative where cut off; u is None for greedy decoding."
-    logits, limit = decoder.logits, how.max_new_tokens
-    B, device = len(logits), logits.device
-    tokens, logps = torch.full((B, limit), how.pad, device=device), torch.zeros(B, limit, device=device)
-    lengths, ends = torch.full((B,), -limit, device=device), torch.tensor(how.ends, device=device)
-    rows, live = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device)
+    logits = decoder.logits
+    limit = how.max_new_tokens
+    B = len(logits)
+    device = logits.device
+    tokens = torch.full((B, limit), how.pad, device=device)
+    logps = torch.zeros(B, limit, device=device)
+    lengths = torch.full((B,), -limit, device=device)
+    ends = torch.tensor(how.ends, device=device)
+    rows = torch.arange(B, device=device)
+    live = torch.ones(B, dtype=torch.bool, device=device)
     for t in range(limit):
         token, logp = how.draw(logits, None if u is None else u[rows, t])
         tokens[rows, t], logps[rows, t] = torch.where(live, token, how.pad), torch.where(live, logp, 0.0)
         over = how.over(tokens, token, live, rows, t, ends)
         lengths[rows[over]] = t + 1
-        live = live & ~over; left = int(live.sum())
-        if left == 0 or t + 1 == limit: break
+        live = live & ~over
+        left = int(live.sum())
+        if left == 0 or t + 1 == limit:
+            break
         if left <= 0.75 * len(rows):
             keep = live.nonzero()[:, 0]
             decoder.keep(keep)
-            rows, token, live = rows[keep], token[keep], live[keep]
+            rows = rows[keep]
+            token = token[keep]
+            live = live[keep]
         logits = decoder.step(token)
     return tokens, logps, lengths
 
@@ -225,81 +278,128 @@ def _decode(decoder: DynamicDecoder, u: Tensor | None, how: _How) -> tuple[Tenso
 _OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 _T = TypeVar("_T")
 
+
 class RowBudget:
     "How many responses are sampled at once: fewer after memory has run out."
-    def __init__(self,
-                 rows: int, # to begin with
-                 ) -> None: self.rows = check_whole("max_rows", rows)
 
-    def halve(self,
-              used: int, # rows that were too many
-              max_new_tokens: int, # for the message
-              said: str, # the error's first line
-              ) -> None:
+    def __init__(
+        self,
+        rows: int,  # to begin with
+    ) -> None:
+        self.rows = check_whole("max_rows", rows)
+
+    def halve(
+        self,
+        used: int,  # rows that were too many
+        max_new_tokens: int,  # for the message
+        said: str,  # the error's first line
+    ) -> None:
         "Free what can be freed and go down to half. Raises OutOfMemoryError when one row alone is too much."
         gc.collect()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if used <= 1:
-            raise _OutOfMemory(f"sampling one response of up to max_new_tokens={max_new_tokens} is too much for the memory ({said}). What helps: a smaller max_new_tokens, shorter prompts, "
-                                         "a smaller model, or loading it with precision='bfloat16' or quantization='4bit'")
+            raise _OutOfMemory(
+                f"sampling one response of up to max_new_tokens={max_new_tokens} is too much for the memory ({said})."
+                " What helps: a smaller max_new_tokens, shorter prompts, a smaller model, or loading it with"
+                " precision='bfloat16' or quantization='4bit'"
+            )
         self.rows = used // 2
-        tqdm.write(f"Out of memory while sampling {used} responses at once; going on with max_rows={self.rows}. The responses are the same.")
+        tqdm.write(
+            f"Out of memory while sampling {used} responses at once; going on with max_rows={self.rows}. The responses"
+            " are the same."
+        )
 
-def _batches(decode: Callable[[int, int, int, int], _T], n: int, group_size: int, budget: RowBudget, max_new_tokens: int) -> list[_T]:
+
+def _batches(
+    decode: Callable[[int, int, int, int], _T], n: int, group_size: int, budget: RowBudget, max_new_tokens: int
+) -> list[_T]:
     "What `decode(first prompt, prompts, copies, first row)` gives for all rows: whole groups at once, or parts of one where a group is too large."
-    parts: list[_T]; said: str | None
-    parts, done, total = [], 0, n * group_size
+    parts: list[_T]
+    said: str | None
+    parts = []
+    done = 0
+    total = n * group_size
     while done < total:
         first, inside = divmod(done, group_size)
         whole = inside == 0 and budget.rows >= group_size
-        prompts, copies = (min(budget.rows // group_size, n - first), group_size) if whole else (1, min(budget.rows, group_size - inside))
-        try: parts.append(decode(first, prompts, copies, done)); said = None
+        prompts, copies = (
+            (min(budget.rows // group_size, n - first), group_size)
+            if whole
+            else (1, min(budget.rows, group_size - inside))
+        )
+        try:
+            parts.append(decode(first, prompts, copies, done))
+            said = None
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error): raise
+            if not out_of_memory(error):
+                raise
             said = str(error).split("\n")[0]
         # Out of the except block: the traceback no longer holds the failed batch's tensors.
-        if said is None: done += prompts * copies
-        else: budget.halve(prompts * copies, max_new_tokens, said)
+        if said is None:
+            done += prompts * copies
+        else:
+            budget.halve(prompts * copies, max_new_tokens, said)
     return parts
 
 # %% ../nbs/lib/rollout.ipynb #9e2fd766
-def _uniform(n: int, group_size: int, width: int, seed: int, places: Sequence[int] | None) -> Tensor: # (n * group_size, width)
+def _uniform(
+    n: int, group_size: int, width: int, seed: int, places: Sequence[int] | None
+) -> Tensor:  # (n * group_size, width)
     "The random numbers of n prompts' responses, or of those at `places` in a larger draw. Raises ValueError when their number differs."
-    if places is not None and len(places) != n: raise ValueError(f"places has {len(places)} entries for {n} prompts; give one for each")
-    whole = torch.rand((n if places is None else max(places) + 1) * group_size, width, generator=torch.Generator().manual_seed(seed))
+    if places is not None and len(places) != n:
+        raise ValueError(f"places has {len(places)} entries for {n} prompts; give one for each")
+    whole = torch.rand(
+        (n if places is None else max(places) + 1) * group_size, width, generator=torch.Generator().manual_seed(seed)
+    )
     return whole if places is None else whole.view(-1, group_size, width)[list(places)].flatten(0, 1)
+
 
 def _check_known(ids: Tensor, model: CausalLM) -> None:
     "Raises ValueError for a token that the model has no embedding for."
     rows = getattr(model.config.get_text_config(), "vocab_size", None)
-    if rows is None or not ids.numel() or 0 <= int(ids.min()) and int(ids.max()) < rows: return
+    if rows is None or not ids.numel() or 0 <= int(ids.min()) and int(ids.max()) < rows:
+        return
     wrong = int(ids.max()) if int(ids.max()) >= rows else int(ids.min())
-    raise ValueError(f"prompts hold the token id {wrong}, but the model knows 0 to {rows - 1}; use the tokenizer that belongs to the model")
+    raise ValueError(
+        f"prompts hold the token id {wrong}, but the model knows 0 to {rows - 1}; use the tokenizer that belongs to the"
+        " model"
+    )
 
-def rollout(model: CausalLM, # a causal language model of transformers
-            tokenizer: PreTrainedTokenizerBase, # with pad and EOS
-            prompts: Sequence[str | list[int]], # one per group; or lists of token ids
-            group_size: int = 1, # responses per prompt
-            max_new_tokens: int = 256, # longest response, the end token included
-            temperature: float = 1.0, # of the softmax
-            greedy: bool = False, # most likely token instead of sampling
-            seed: int = 0, # of the random numbers; the same seed gives the same responses
-            max_rows: int | RowBudget = 512, # responses sampled at once; halved when memory runs out
-            top_p: float = 1.0, # sample from the fewest tokens that hold this share of the probability
-            top_k: int = 0, # sample from this many most likely tokens; 0 for all
-            stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
-            decoding: str = "auto", # dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it
-            places: Sequence[int] | None = None, # which prompts of a larger call these are, rising: they get the random numbers that they have there
-            ) -> Rollout:
+
+def rollout(
+    model: CausalLM,  # a causal language model of transformers
+    tokenizer: PreTrainedTokenizerBase,  # with pad and EOS
+    prompts: Sequence[str | list[int]],  # one per group; or lists of token ids
+    group_size: int = 1,  # responses per prompt
+    max_new_tokens: int = 256,  # longest response, the end token included
+    temperature: float = 1.0,  # of the softmax
+    greedy: bool = False,  # most likely token instead of sampling
+    seed: int = 0,  # of the random numbers; the same seed gives the same responses
+    max_rows: int | RowBudget = 512,  # responses sampled at once; halved when memory runs out
+    top_p: float = 1.0,  # sample from the fewest tokens that hold this share of the probability
+    top_k: int = 0,  # sample from this many most likely tokens; 0 for all
+    stop: Sequence[str] = (),  # texts that end a response; what completes one stays in the response
+    decoding: str = "auto",  # dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it
+    places: (
+        Sequence[int] | None
+    ) = None,  # which prompts of a larger call these are, rising: they get the random numbers that they have there
+) -> Rollout:
     "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."
     check_model("model", model)
-    check_tokenizer(tokenizer); check_cut(top_p, top_k); decoder_class(model, decoding)
+    check_tokenizer(tokenizer)
+    check_cut(top_p, top_k)
+    decoder_class(model, decoding)
     check_seed("seed", seed)
     check_flag("greedy", greedy)
-    for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_whole(name, value)
+    for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)):
+        check_whole(name, value)
     budget = max_rows if isinstance(max_rows, RowBudget) else RowBudget(max_rows)
-    if not is_number(temperature) or not 0 < temperature < math.inf: raise ValueError(f"temperature={temperature!r}; it must be positive; use greedy=True for the most likely token")
-    ids, prompt_mask = encode_prompts(tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    if not is_number(temperature) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature!r}; it must be positive; use greedy=True for the most likely token")
+    ids, prompt_mask = encode_prompts(
+        tokenizer, prompts, max_new_tokens, getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    )
     _check_known(ids, model)
     device = next(model.parameters()).device
     check_sampling(model)
@@ -309,16 +409,25 @@ def rollout(model: CausalLM, # a causal language model of transformers
 
     @torch.no_grad()
     def decode(first: int, prompts: int, copies: int, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        part = prompt_mask[first : first + prompts]; P = int(part.sum(1).max())
+        part = prompt_mask[first : first + prompts]
+        P = int(part.sum(1).max())
         read = (model, ids[first : first + prompts, -P:].to(device), part[:, -P:].to(device), copies, max_new_tokens)
-        numbers, make = None if u is None else u[row : row + prompts * copies], decoder_class(model, decoding)
-        try: return _decode(make(*read), numbers, how)
+        numbers = None if u is None else u[row : row + prompts * copies]
+        make = decoder_class(model, decoding)
+        try:
+            return _decode(make(*read), numbers, how)
         except TorchDynamoException as error:
-            if decoding == "compiled" or make is DynamicDecoder: raise
+            if decoding == "compiled" or make is DynamicDecoder:
+                raise
             compiling_failed(model, error)
         return _decode(DynamicDecoder(*read), numbers, how)
-    with evaluating(model): tokens, logps, lengths = (torch.cat(x) for x in zip(*_batches(decode, len(ids), group_size, budget, max_new_tokens)))
-    T = int(lengths.abs().max()); mask = torch.arange(T, device=device) < lengths.abs()[:, None]
+
+    with evaluating(model):
+        tokens, logps, lengths = (
+            torch.cat(x) for x in zip(*_batches(decode, len(ids), group_size, budget, max_new_tokens))
+        )
+    T = int(lengths.abs().max())
+    mask = torch.arange(T, device=device) < lengths.abs()[:, None]
     texts = response_texts(tokenizer, [t[m].tolist() for t, m in zip(tokens[:, :T], mask)], ends)
     wide_ids, wide_mask = (x.repeat_interleave(group_size, 0).to(device) for x in (ids, prompt_mask))
     return Rollout(wide_ids, wide_mask, tokens[:, :T], mask, logps[:, :T], texts, lengths > 0)

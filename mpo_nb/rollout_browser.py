@@ -17,7 +17,16 @@ from .checkpoint import Run
 from .files import given_path
 from .credit_explorer import CreditExplorer
 from .recipes import Recipe, recipe
-from .tables import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table, step_responses
+from mpo_nb.tables import (
+    Response,
+    _number,
+    choose_responses,
+    filters,
+    orders,
+    plain_text,
+    rollouts_table,
+    step_responses,
+)
 from .runs import RunData, configured, describe_actions, token_and_run_recipes
 from .strip import action_blocks, signed, trace_loss
 from .traces import Trace, TraceFile, load_traces, own_traces
@@ -27,67 +36,119 @@ from .widget_parts import Control, View, strip_state
 # %% ../nbs/lib/rollout_browser.ipynb #05d5c10e
 _Opens = TypeVar("_Opens", BlockExplorer, CreditExplorer)
 
-def show_trace(explorer: _Opens, # a live `BlockExplorer` or `CreditExplorer`
-               trace: Trace, # what it is to show
-               ) -> _Opens: # the same one; another where this response has other controls, as a long one has
+
+def show_trace(
+    explorer: _Opens,  # a live `BlockExplorer` or `CreditExplorer`
+    trace: Trace,  # what it is to show
+) -> _Opens:  # the same one; another where this response has other controls, as a long one has
     "Give an explorer another response. Settings that the user has moved stay; those that come from the response follow it."
     fresh = type(explorer)(trace)
-    if fresh.controls.keys() != explorer.controls.keys(): return fresh
+    if fresh.controls.keys() != explorer.controls.keys():
+        return fresh
     for name, control in fresh.controls.items():
-        explorer.change(name, low=control.low, high=control.high, value=explorer.values[name] if control == explorer.controls[name] else control.value)
+        explorer.change(
+            name,
+            low=control.low,
+            high=control.high,
+            value=explorer.values[name] if control == explorer.controls[name] else control.value,
+        )
         explorer.controls[name] = control
     explorer.trace = trace
     setattr(explorer, "_cache", {})
     explorer.refresh()
     return explorer
 
+
 def _opened_strips(trace: Trace, recipes: Mapping[str, Recipe]) -> list[dict[str, Any]]:
     "A response under each recipe, in one scale; without credit where log-probabilities are unknown."
-    if not trace.tokens: return []
-    try: outs = {label: trace_loss(trace, r) for label, r in recipes.items()}
-    except ValueError: return [strip_state(trace, "No log-probabilities are known, so no credit is drawn")]
+    if not trace.tokens:
+        return []
+    try:
+        outs = {label: trace_loss(trace, r) for label, r in recipes.items()}
+    except ValueError:
+        return [strip_state(trace, "No log-probabilities are known, so no credit is drawn")]
     limit = max(float(o.credit.abs().max()) for o, _ in outs.values())
-    return [strip_state(trace, f"{label}: an action is {describe_actions(recipes[label])}", o.credit, action_blocks(a, trace.mask_tensor), o.ratio, o.clipped, limit=limit) for label, (o, a) in outs.items()]
+    return [
+        strip_state(
+            trace,
+            f"{label}: an action is {describe_actions(recipes[label])}",
+            o.credit,
+            action_blocks(a, trace.mask_tensor),
+            o.ratio,
+            o.clipped,
+            limit=limit,
+        )
+        for label, (o, a) in outs.items()
+    ]
 
 # %% ../nbs/lib/rollout_browser.ipynb #d825fc4b
-_kept_steps = 8 # steps of a file whose responses stay in memory
+_kept_steps = 8  # steps of a file whose responses stay in memory
+
 
 class _Rollouts(Explorer):
     "Responses by step, read again when their file has changed. Of a run's file, only the steps that are looked at are read."
-    path: Path | None; recipes: dict[str, Recipe]; _given: Sequence[Trace]; _index: TraceFile | None; _seen_file: tuple[int, int] | None; _by_step: OrderedDict[int, list[Response]]
-    path, problem, recipes, _given, _index, _seen_file = None, "", {"token level": recipe("grpo"), "mpo": recipe("mpo")}, (), None, None
 
-    def read(self) -> bool: # whether there was anything new
+    path: Path | None
+    recipes: dict[str, Recipe]
+    _given: Sequence[Trace]
+    _index: TraceFile | None
+    _seen_file: tuple[int, int] | None
+    _by_step: OrderedDict[int, list[Response]]
+    path, problem, recipes, _given, _index, _seen_file = (
+        None,
+        "",
+        {"token level": recipe("grpo"), "mpo": recipe("mpo")},
+        (),
+        None,
+        None,
+    )
+
+    def read(self) -> bool:  # whether there was anything new
         "Look what the run's file holds, where it has changed."
-        if self.path is None: return False
+        if self.path is None:
+            return False
         file = own_traces(self.path)
-        if file is None: changed = self._read_logged()
-        else: changed = self._read_index(file)
-        if not changed: return False
+        if file is None:
+            changed = self._read_logged()
+        else:
+            changed = self._read_index(file)
+        if not changed:
+            return False
         self._by_step = OrderedDict()
-        try: config = Run(self.path).config or {} if self.path.is_dir() else {}
-        except ValueError: config = {} # a damaged config.json: the responses can be looked at without it
+        try:
+            config = Run(self.path).config or {} if self.path.is_dir() else {}
+        except ValueError:
+            config = {}  # a damaged config.json: the responses can be looked at without it
         self.recipes = token_and_run_recipes([RunData("the run's recipe", config, [], [], [], configured(config))])
         return True
 
     def _read_index(self, file: Path) -> bool:
         "Take note of the steps of a run's own file."
         first = self._index is None or self._index.path != file
-        if self._index is None or first: self._index = TraceFile(file)
-        self._given, self.problem = (), ""
-        try: return self._index.read() or first
-        except ValueError as e: self.problem = str(e)
+        if self._index is None or first:
+            self._index = TraceFile(file)
+        self._given = ()
+        self.problem = ""
+        try:
+            return self._index.read() or first
+        except ValueError as e:
+            self.problem = str(e)
         return True
 
     def _read_logged(self) -> bool:
         "Read what TRL or verl logged."
-        assert self.path is not None # `read` has looked
+        assert self.path is not None  # `read` has looked
         file = self.path if self.path.is_file() else None
         seen = (file.stat().st_size, file.stat().st_mtime_ns) if file is not None else None
-        if seen is not None and seen == self._seen_file: return False
-        self._index, self._seen_file = None, seen
-        try: self._given, self.problem = load_traces(self.path), ""
-        except (FileNotFoundError, ValueError) as e: self._given, self.problem = [], str(e)
+        if seen is not None and seen == self._seen_file:
+            return False
+        self._index = None
+        self._seen_file = seen
+        try:
+            self._given = load_traces(self.path)
+            self.problem = ""
+        except (FileNotFoundError, ValueError) as e:
+            self._given, self.problem = [], str(e)
         return True
 
     @property
@@ -105,65 +166,115 @@ class _Rollouts(Explorer):
         "Recorded responses of all steps."
         return len(self._given) if self._index is None else self._index.count
 
-    def responses(self,
-                  step: int, # one of `steps`
-                  ) -> list[Response]:
+    def responses(
+        self,
+        step: int,  # one of `steps`
+    ) -> list[Response]:
         "What was recorded at a step, group by group; clipping is counted with the run's own recipe."
         if step not in self._by_step:
-            try: self._by_step[step] = step_responses(self._of_step(step), list(self.recipes.values())[-1])
-            except (ValueError, OSError) as e: self.problem, self._by_step[step] = str(e), []
-            while self._index is not None and len(self._by_step) > _kept_steps: self._by_step.popitem(last=False)
+            try:
+                self._by_step[step] = step_responses(self._of_step(step), list(self.recipes.values())[-1])
+            except (ValueError, OSError) as e:
+                self.problem = str(e)
+                self._by_step[step] = []
+            while self._index is not None and len(self._by_step) > _kept_steps:
+                self._by_step.popitem(last=False)
         self._by_step.move_to_end(step)
         return self._by_step[step]
 
     def _of_step(self, step: int) -> list[Trace]:
         "The traces of a step."
-        if self._index is None: return [t for t in self._given if t.step == step]
+        if self._index is None:
+            return [t for t in self._given if t.step == step]
         return self._index.traces(step) if step in self._index.found else []
 
     def _most(self) -> int:
         "Responses of the step that has most of them."
-        if self._index is not None: return max(1, self._index.most)
+        if self._index is not None:
+            return max(1, self._index.most)
         return max(Counter(t.step for t in self._given).values(), default=1)
 
     def _unread(self) -> str:
         "A sentence on lines that could not be read."
         n = 0 if self._index is None else self._index.unread
-        return f" {n} line{'s' * (n > 1)} of {self._index.path.name} could not be read and {'are' if n > 1 else 'is'} left out." if self._index is not None and n else ""
+        return (
+            f" {n} line{'s' * (n > 1)} of {self._index.path.name} could not be read and {'are' if n > 1 else 'is'} left"
+            " out."
+            if self._index is not None and n
+            else ""
+        )
 
 # %% ../nbs/lib/rollout_browser.ipynb #efdf7018
 def _told(problem: str, responses: list[Response], fitting: int, step: int) -> str:
     "A step in sentences."
-    if problem and not responses: return f"There is nothing to browse yet: {problem}{'' if problem.endswith('?') else '.'}"
-    if not responses: return "No responses were recorded."
-    groups, known, rewards = {r.trace.group: r.dead for r in responses}, [r.trace.correct for r in responses if r.trace.correct is not None], [r.trace.reward for r in responses if math.isfinite(r.trace.reward)]
-    def count(n: int, what: str) -> str: return f"{n} {what}{'s' * (n != 1)}"
-    parts = [f"Step {step}: {count(len(responses), 'recorded response')} in {count(len(groups), 'group')}", f"{sum(known)} of {len(known)} right" if known else "not known which are right"]
-    if rewards: parts.append(f"mean reward {sum(rewards) / len(rewards):.3g}")
-    if any(groups.values()): parts.append(f"{count(sum(groups.values()), 'dead group')}")
-    return ", ".join(parts) + "." + ("" if fitting == len(responses) else f" {fitting} of them {'fits' if fitting == 1 else 'fit'}." if fitting else " None of them fits the filter and the search.")
+    if problem and not responses:
+        return f"There is nothing to browse yet: {problem}{'' if problem.endswith('?') else '.'}"
+    if not responses:
+        return "No responses were recorded."
+    groups = {r.trace.group: r.dead for r in responses}
+    known = [r.trace.correct for r in responses if r.trace.correct is not None]
+    rewards = [r.trace.reward for r in responses if math.isfinite(r.trace.reward)]
+
+    def count(n: int, what: str) -> str:
+        return f"{n} {what}{'s' * (n != 1)}"
+
+    parts = [
+        f"Step {step}: {count(len(responses), 'recorded response')} in {count(len(groups), 'group')}",
+        f"{sum(known)} of {len(known)} right" if known else "not known which are right",
+    ]
+    if rewards:
+        parts.append(f"mean reward {sum(rewards) / len(rewards):.3g}")
+    if any(groups.values()):
+        parts.append(f"{count(sum(groups.values()), 'dead group')}")
+    return (
+        ", ".join(parts)
+        + "."
+        + (
+            ""
+            if fitting == len(responses)
+            else (
+                f" {fitting} of them {'fits' if fitting == 1 else 'fit'}."
+                if fitting
+                else " None of them fits the filter and the search."
+            )
+        )
+    )
+
 
 def _opened(r: Response) -> str:
     "The open response in a sentence."
     t = r.trace
     verdict = "" if t.correct is None else ", right" if t.correct else ", wrong"
     answer = f", right answer “{plain_text(t.answer)}”" if t.answer is not None else ""
-    return f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {_number(t.reward)}, advantage {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}." + (" It has no tokens." if not t.tokens else "")
+    return (
+        f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {_number(t.reward)}, advantage"
+        f" {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}."
+        + (" It has no tokens." if not t.tokens else "")
+    )
 
 # %% ../nbs/lib/rollout_browser.ipynb #b0e50001
 def _as_traces(run: object) -> list[Trace]:
     "Traces from what a user passed. Raises ValueError for anything else."
-    if isinstance(run, Trace): return [run]
-    example = "pass one run folder, e.g. RolloutBrowser('runs/tour/mpo'), or traces, e.g. RolloutBrowser(load_traces('runs/tour/mpo'))"
-    if not isinstance(run, Sequence): raise ValueError(f"run={repr(run)[:80]} is of type {type(run).__name__}; {example}")
+    if isinstance(run, Trace):
+        return [run]
+    example = (
+        "pass one run folder, e.g. RolloutBrowser('runs/tour/mpo'), or traces, e.g."
+        " RolloutBrowser(load_traces('runs/tour/mpo'))"
+    )
+    if not isinstance(run, Sequence):
+        raise ValueError(f"run={repr(run)[:80]} is of type {type(run).__name__}; {example}")
     odd = next((t for t in run if not isinstance(t, Trace)), None)
-    if odd is not None: raise ValueError(f"run holds {repr(odd)[:80]}, which is no Trace; {example}")
+    if odd is not None:
+        raise ValueError(f"run holds {repr(odd)[:80]}, which is no Trace; {example}")
     return list(run)
 
 # %% ../nbs/lib/rollout_browser.ipynb #81af74eb
 class _Opening(_Rollouts):
     "Opens responses in explorers, each made once."
-    explorers: dict[str, Any]; _drawing: bool; _buttons: int | None
+
+    explorers: dict[str, Any]
+    _drawing: bool
+    _buttons: int | None
 
     def _open(self, values: Mapping[str, Any]) -> Response | None:
         responses = self.responses(values["step"])
@@ -173,12 +284,19 @@ class _Opening(_Rollouts):
         "Look for further steps, and draw the live widget again."
         if self.read() and self.controls:
             steps = self.steps or [0]
-            self.change("step", options={str(s): s for s in steps}, value=self.values["step"] if self.values["step"] in steps else steps[-1])
+            self.change(
+                "step",
+                options={str(s): s for s in steps},
+                value=self.values["step"] if self.values["step"] in steps else steps[-1],
+            )
             self.change("pick", high=self._most(), value=min(self.values["pick"], self._most()))
         self._drawing = True
-        try: super().refresh()
-        finally: self._drawing = False
-        if self.live: self._show_opened()
+        try:
+            super().refresh()
+        finally:
+            self._drawing = False
+        if self.live:
+            self._show_opened()
 
     def _build(self) -> ipywidgets.VBox:
         box = super()._build()
@@ -188,62 +306,117 @@ class _Opening(_Rollouts):
         return box
 
     def _clicked(self, change: Mapping[str, Any]) -> None:
-        if change["new"] < 0: return
-        self.panel.picked = -1 # the same number may be picked again, at another step
+        if change["new"] < 0:
+            return
+        self.panel.picked = -1  # the same number may be picked again, at another step
         self.set(pick=change["new"])
 
     def _show_opened(self) -> None:
         "The open response in an explorer, each made once."
-        opened, kind = self._open(self.values), self.values["open"]
+        opened = self._open(self.values)
+        kind = self.values["open"]
         if opened is None or kind == "strips" or not opened.trace.tokens:
             self.opened.layout.display = "none"
             return
-        if kind not in self.explorers: self.explorers[kind] = {"credit": CreditExplorer, "blocks": BlockExplorer}[kind](opened.trace)
-        elif self.explorers[kind].trace is not opened.trace: self.explorers[kind] = show_trace(self.explorers[kind], opened.trace)
-        self.opened.children, self.opened.layout.display = [self.explorers[kind].widget], "block"
+        if kind not in self.explorers:
+            self.explorers[kind] = {"credit": CreditExplorer, "blocks": BlockExplorer}[kind](opened.trace)
+        elif self.explorers[kind].trace is not opened.trace:
+            self.explorers[kind] = show_trace(self.explorers[kind], opened.trace)
+        self.opened.children = [self.explorers[kind].widget]
+        self.opened.layout.display = "block"
 
 # %% ../nbs/lib/rollout_browser.ipynb #82b02d8b
 class RolloutBrowser(_Opening):
     "The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a sentence; `refresh()` looks again. Raises ValueError for what is neither a path nor traces."
-    title, main, has_figure = "Responses of a run", "pick", False
-    def __init__(self,
-                 run: str | Path | Trace | Sequence[Trace], # a run folder, or traces
-                 **settings: Any, # step, show, order, search, pick, open
-                 ) -> None:
-        self._by_step, self.explorers, self._drawing, self._buttons = OrderedDict(), {}, False, None
-        if isinstance(run, (str, Path)): self.path = given_path(run, "run", "'runs/tour/mpo'")
-        else: self._given = _as_traces(run)
+
+    title = "Responses of a run"
+    main = "pick"
+    has_figure = False
+
+    def __init__(
+        self,
+        run: str | Path | Trace | Sequence[Trace],  # a run folder, or traces
+        **settings: Any,  # step, show, order, search, pick, open
+    ) -> None:
+        self._by_step = OrderedDict()
+        self.explorers = {}
+        self._drawing = False
+        self._buttons = None
+        if isinstance(run, (str, Path)):
+            self.path = given_path(run, "run", "'runs/tour/mpo'")
+        else:
+            self._given = _as_traces(run)
         self.read()
         steps = self.steps or [0]
-        super().__init__(Control("step", "training step", steps[-1], {str(s): s for s in steps}), Control("show", "show", "all", filters), Control("order", "order", "sampled", orders), Control("search", "search the text", ""),
-                         Control("pick", "open response number (0: none)", 0, low=0, high=self._most()), Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks", "strips": "strips"}), **settings)
+        super().__init__(
+            Control("step", "training step", steps[-1], {str(s): s for s in steps}),
+            Control("show", "show", "all", filters),
+            Control("order", "order", "sampled", orders),
+            Control("search", "search the text", ""),
+            Control("pick", "open response number (0: none)", 0, low=0, high=self._most()),
+            Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks", "strips": "strips"}),
+            **settings,
+        )
 
     def view(self, values: Mapping[str, Any]) -> View:
-        responses, opened = self.responses(values["step"]), self._open(values)
+        responses = self.responses(values["step"])
+        opened = self._open(values)
         chosen = choose_responses(responses, values["show"], values["order"], values["search"])
-        summary = _told(self.problem, responses, len(chosen), values["step"]) + (_opened(opened) if opened else f" The step has no response number {values['pick']}." if values["pick"] and responses else "") + self._unread()
-        strips = _opened_strips(opened.trace, self.recipes) if opened and not (self._drawing and values["open"] != "strips") else []
-        return View(opened.trace if opened else None, strips, summary=summary, extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=self._buttons))
+        summary = (
+            _told(self.problem, responses, len(chosen), values["step"])
+            + (
+                _opened(opened)
+                if opened
+                else f" The step has no response number {values['pick']}."
+                if values["pick"] and responses
+                else ""
+            )
+            + self._unread()
+        )
+        strips = (
+            _opened_strips(opened.trace, self.recipes)
+            if opened and not (self._drawing and values["open"] != "strips")
+            else []
+        )
+        return View(
+            opened.trace if opened else None,
+            strips,
+            summary=summary,
+            extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=self._buttons),
+        )
 
     def html(self, axes: Mapping[str, Sequence[Any]] | None = None) -> str:
         "The browser as HTML that works with no kernel: the buttons of the responses that the page holds open them."
         axes = self.page_axes() if axes is None else axes
         self._buttons = max(axes.get("pick", [0]))
-        try: return super().html(axes)
-        finally: self._buttons = None
+        try:
+            return super().html(axes)
+        finally:
+            self._buttons = None
 
     def page_axes(self) -> Mapping[str, Sequence[Any]]:
-        steps, v = self.steps or [0], self.values
+        steps = self.steps or [0]
+        v = self.values
         kept = sorted({steps[round(i * (len(steps) - 1) / 4)] for i in range(5)} | {v["step"]})
         longest = max([1] + [len(r.trace.tokens) for step in kept for r in self.responses(step)])
-        return {"step": kept, "show": list(filters.values()), "pick": list(range(1 + max(v["pick"], min(self._most(), 32, max(4, 4000 // longest)))))}
+        return {
+            "step": kept,
+            "show": list(filters.values()),
+            "pick": list(range(1 + max(v["pick"], min(self._most(), 32, max(4, 4000 // longest))))),
+        }
 
     @property
-    def subject(self) -> str: return f"{self.path.name}: {self.count:,} recorded responses" if self.path else f"{self.count:,} responses"
+    def subject(self) -> str:
+        return f"{self.path.name}: {self.count:,} recorded responses" if self.path else f"{self.count:,} responses"
 
     def page_note(self, axes: Mapping[str, Sequence[Any]]) -> str:
         "What is drawn, and which part of it a page holds."
-        held, steps = list(axes.get("step", [self.values["step"]])), self.steps
-        if len(held) >= len(steps): return self.subject
+        held = list(axes.get("step", [self.values["step"]]))
+        steps = self.steps
+        if len(held) >= len(steps):
+            return self.subject
         named = ", ".join(map(str, held[:8])) + (", …" if len(held) > 8 else "")
-        return f"{self.subject}, of {len(steps):,} steps. This page holds {'step' if len(held) == 1 else 'steps'} {named}; RolloutBrowser(run).to_html(path, axes={{'step': [...]}}) chooses others."
+        return (
+            f"{self.subject}, of {len(steps):,} steps. This page holds {'step' if len(held) == 1 else 'steps'} {named};"
+            " RolloutBrowser(run).to_html(path, axes={'step': [...]}) chooses others."
+        )

@@ -27,76 +27,159 @@ from .traces import Trace, load_spaced
 @dataclass
 class RunData:
     "A run as its folder tells it."
-    label: str # what the page calls it
-    config: dict[str, Any] # empty where there is none
-    rows: list[dict[str, Any]] # metrics of the steps taken, step 0 (evaluation only) left out
-    evaluations: list[dict[str, Any]] # rows with held-out accuracy, step 0 included
-    traces: list[Trace] # recorded responses
-    recipe: Recipe | None # as configured; None where the configuration does not say
-    missing: list[str] = field(default_factory=list) # sentences
+
+    label: str  # what the page calls it
+    config: dict[str, Any]  # empty where there is none
+    rows: list[dict[str, Any]]  # metrics of the steps taken, step 0 (evaluation only) left out
+    evaluations: list[dict[str, Any]]  # rows with held-out accuracy, step 0 included
+    traces: list[Trace]  # recorded responses
+    recipe: Recipe | None  # as configured; None where the configuration does not say
+    missing: list[str] = field(default_factory=list)  # sentences
+
 
 def configured(config: dict[str, Any]) -> Recipe | None:
     "The recipe that a run's configuration names, or None where it does not fully say."
     known = {f.name: config[f.name] for f in fields(TrainConfig) if f.name in config}
-    try: made = configured_recipe(TrainConfig(**known)) if "recipe" in known else None
-    except (ValueError, TypeError): return None
-    return None if made is None or recipe_differences(config.get("resolved_recipe", described(made)), described(made)) else made
+    try:
+        made = configured_recipe(TrainConfig(**known)) if "recipe" in known else None
+    except (ValueError, TypeError):
+        return None
+    return (
+        None
+        if made is None or recipe_differences(config.get("resolved_recipe", described(made)), described(made))
+        else made
+    )
 
-def read_run(label: str, # what the page calls it
-             path: str | Path, # the run's folder
-             ) -> RunData:
+
+def read_run(
+    label: str,  # what the page calls it
+    path: str | Path,  # the run's folder
+) -> RunData:
     "Read a run folder, finished or not. Raises FileNotFoundError when there is no folder."
     folder = given_path(path, "runs", "['runs/tour/grpo', 'runs/tour/mpo']")
-    if folder.is_file(): raise ValueError(f"runs: {str(path)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}")
-    if not folder.is_dir(): raise FileNotFoundError(f"runs: {str(path)!r} is no folder; pass the folders that training wrote, e.g. ['runs/tour/grpo', 'runs/tour/mpo']{did_you_mean(folder)}")
-    run = Run(folder); config, lines = run.config or {}, run.metrics
-    rows, evaluations = [r for r in lines if r.get("step", 0) > 0], [r for r in lines if r.get("accuracy_sampled") is not None]
+    if folder.is_file():
+        raise ValueError(
+            f"runs: {str(path)!r} is a file; pass the run folder that it lies in, e.g. {str(folder.parent)!r}"
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"runs: {str(path)!r} is no folder; pass the folders that training wrote, e.g. ['runs/tour/grpo',"
+            f" 'runs/tour/mpo']{did_you_mean(folder)}"
+        )
+    run = Run(folder)
+    config = run.config or {}
+    lines = run.metrics
+    rows = [r for r in lines if r.get("step", 0) > 0]
+    evaluations = [r for r in lines if r.get("accuracy_sampled") is not None]
     traces: list[Trace]
-    missing, traces, steps = [], [], config.get("steps")
+    missing = []
+    traces = []
+    steps = config.get("steps")
     told = ""
-    try: traces, told = load_spaced(path)
-    except FileNotFoundError: pass
-    if not config: missing.append("has no config.json, so its recipe and its settings are not known")
-    elif configured(config) is None: missing.append("was trained with a recipe that its configuration does not fully describe; its responses are drawn token by token")
-    if not rows: missing.append("has not taken a step yet")
-    elif steps and rows[-1]["step"] < steps: missing.append(f"stands at step {rows[-1]['step']} of {steps}: it was interrupted, or is still running")
-    if not evaluations: missing.append("was not evaluated on held-out problems (eval_every=0, or none finished)")
-    if told: missing.append(f"is too long to be read whole: {told} for the responses and the ratios")
-    if not traces: missing.append("recorded no responses (trace_every=0, or none yet)")
+    try:
+        traces, told = load_spaced(path)
+    except FileNotFoundError:
+        pass
+    if not config:
+        missing.append("has no config.json, so its recipe and its settings are not known")
+    elif configured(config) is None:
+        missing.append(
+            "was trained with a recipe that its configuration does not fully describe; its responses are drawn token by"
+            " token"
+        )
+    if not rows:
+        missing.append("has not taken a step yet")
+    elif steps and rows[-1]["step"] < steps:
+        missing.append(f"stands at step {rows[-1]['step']} of {steps}: it was interrupted, or is still running")
+    if not evaluations:
+        missing.append("was not evaluated on held-out problems (eval_every=0, or none finished)")
+    if told:
+        missing.append(f"is too long to be read whole: {told} for the responses and the ratios")
+    if not traces:
+        missing.append("recorded no responses (trace_every=0, or none yet)")
     return RunData(label, config, rows, evaluations, traces, configured(config), missing)
 
-def read_runs(runs: Runs, # label -> folder, or folders, whose names become labels
-              ) -> list[RunData]:
+
+def read_runs(
+    runs: Runs,  # label -> folder, or folders, whose names become labels
+) -> list[RunData]:
     "All the runs of a report. Raises ValueError when there are none, or two of the same name."
-    if isinstance(runs, (str, Path)): runs = [runs]
+    if isinstance(runs, (str, Path)):
+        runs = [runs]
     if not isinstance(runs, (dict, Sequence)):
-        raise ValueError(f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict {{label: folder}}, e.g. ['runs/tour/grpo', 'runs/tour/mpo']")
+        raise ValueError(
+            f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict"
+            " {label: folder}, e.g. ['runs/tour/grpo', 'runs/tour/mpo']"
+        )
     pairs: list[tuple[str, str | Path]]
-    if isinstance(runs, dict): pairs = [(str(label), path) for label, path in runs.items()]
-    else: pairs = [(given_path(p, "runs", "['runs/tour/grpo', 'runs/tour/mpo']").name, p) for p in runs]
-    if not pairs: raise ValueError("runs is empty; pass at least one run folder")
-    if len({label for label, _ in pairs}) < len(pairs): raise ValueError(f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}")
+    if isinstance(runs, dict):
+        pairs = [(str(label), path) for label, path in runs.items()]
+    else:
+        pairs = [(given_path(p, "runs", "['runs/tour/grpo', 'runs/tour/mpo']").name, p) for p in runs]
+    if not pairs:
+        raise ValueError("runs is empty; pass at least one run folder")
+    if len({label for label, _ in pairs}) < len(pairs):
+        raise ValueError(
+            f"runs have the same name ({', '.join(label for label, _ in pairs)}); pass a dict {{label: folder}}"
+        )
     return [read_run(label, path) for label, path in pairs]
 
 # %% ../nbs/lib/runs.ipynb #b6e05cbb
-def made_up_run(path: str | Path, # a new folder
-                recipe: str = "mpo", # what its configuration names
-                gain: float = 0.05, # sampled accuracy gained per step
-                moved: float = 0.2, # deviation of the tokens' log-ratios, in nats
-                steps: int = 6, # steps taken
-                planned: int = 6, # steps that its configuration asks for
-                seed: int = 0, # of the numbers
-                ) -> Path: # the folder
+def made_up_run(
+    path: str | Path,  # a new folder
+    recipe: str = "mpo",  # what its configuration names
+    gain: float = 0.05,  # sampled accuracy gained per step
+    moved: float = 0.2,  # deviation of the tokens' log-ratios, in nats
+    steps: int = 6,  # steps taken
+    planned: int = 6,  # steps that its configuration asks for
+    seed: int = 0,  # of the numbers
+) -> Path:  # the folder
     "A small run folder with made-up numbers, for pages and tests."
-    run, text = Run(path), "7+5=12;12-3={};{}+8={}#{}"
-    run.begin(dict(model="none", task="made-up numbers", recipe=recipe, k=4, future=0.2, recipe_options="{}", seed=seed, steps=planned, eval_problems=100))
+    run = Run(path)
+    text = "7+5=12;12-3={};{}+8={}#{}"
+    run.begin(
+        dict(
+            model="none",
+            task="made-up numbers",
+            recipe=recipe,
+            k=4,
+            future=0.2,
+            recipe_options="{}",
+            seed=seed,
+            steps=planned,
+            eval_problems=100,
+        )
+    )
     for step in range(steps + 1):
-        row = dict(step=step, reward=min(1.0, 0.3 + gain * step), clip_fraction=0.02 * step, ratio_q01=1 - moved, ratio_q99=1 + moved, log_ratio_std=moved, seconds=2.0 * step) if step else dict(step=0)
+        row = (
+            dict(
+                step=step,
+                reward=min(1.0, 0.3 + gain * step),
+                clip_fraction=0.02 * step,
+                ratio_q01=1 - moved,
+                ratio_q99=1 + moved,
+                log_ratio_std=moved,
+                seconds=2.0 * step,
+            )
+            if step
+            else dict(step=0)
+        )
         for how, accuracy in (("sampled", min(0.9, 0.35 + gain * step)), ("greedy", 0.9)) if step % 3 == 0 else ():
             row |= {f"accuracy_{how}{end}": accuracy + d for end, d in (("", 0.0), ("_low", -0.08), ("_high", 0.08))}
         run.append(run.metrics_path, [row])
         for i, x in enumerate((8, 9, 9, 7) if step else ()):
-            trace = Trace.from_text(text.format(x, x, x + 8, x + 8), "7+5-3+8?", moved, 0.87 if x == 9 else -0.87, seed=1000 * seed + 10 * step + i, answer="17", correct=x == 9, step=step, index=i, reward=float(x == 9))
+            trace = Trace.from_text(
+                text.format(x, x, x + 8, x + 8),
+                "7+5-3+8?",
+                moved,
+                0.87 if x == 9 else -0.87,
+                seed=1000 * seed + 10 * step + i,
+                answer="17",
+                correct=x == 9,
+                step=step,
+                index=i,
+                reward=float(x == 9),
+            )
             run.append(run.traces_path, [trace.to_dict()])
     return run.path
 
@@ -104,77 +187,145 @@ def made_up_run(path: str | Path, # a new folder
 def _stack(traces: list[Trace], r: Recipe) -> dict[str, Any]:
     "Traces as one padded batch, float64, with the block ids that the recipe reads from the text."
     T = max(len(t.tokens) for t in traces)
-    def pad(name: str) -> Tensor: return torch.tensor([[*getattr(t, name), *[0] * (T - len(t.tokens))] for t in traces], dtype=torch.double)
-    mask = pad("mask").bool()
-    return dict(logps=pad("logps"), old_logps=pad("old_logps"), mask=mask, advantages=torch.tensor([t.advantage for t in traces], dtype=torch.double), blocks=r.blocks(mask, [t.tokens for t in traces], pad("old_logps")))
 
-def spread_factor(r: Recipe, # whose action space
-                  batch: dict[str, Any], # mask (B, T), and blocks where the recipe reads them
-                  ) -> float: # deviation of log R for independent tokens of deviation 1; 1 at token level
+    def pad(name: str) -> Tensor:
+        return torch.tensor([[*getattr(t, name), *[0] * (T - len(t.tokens))] for t in traces], dtype=torch.double)
+
+    mask = pad("mask").bool()
+    return dict(
+        logps=pad("logps"),
+        old_logps=pad("old_logps"),
+        mask=mask,
+        advantages=torch.tensor([t.advantage for t in traces], dtype=torch.double),
+        blocks=r.blocks(mask, [t.tokens for t in traces], pad("old_logps")),
+    )
+
+
+def spread_factor(
+    r: Recipe,  # whose action space
+    batch: dict[str, Any],  # mask (B, T), and blocks where the recipe reads them
+) -> float:  # deviation of log R for independent tokens of deviation 1; 1 at token level
     "How much an action space shrinks the spread of independent log-ratios, estimated with fixed noise."
-    mask, actions, g = batch["mask"], r.action_space(batch), torch.Generator().manual_seed(0)
-    if isinstance(actions, TokenActions): return 1.0
-    draws = [actions.log_ratio(torch.randn(mask.shape, generator=g, dtype=torch.double), mask)[mask] for _ in range(max(1, min(64, 200_000 // max(1, int(mask.sum())))))]
+    mask = batch["mask"]
+    actions = r.action_space(batch)
+    g = torch.Generator().manual_seed(0)
+    if isinstance(actions, TokenActions):
+        return 1.0
+    draws = [
+        actions.log_ratio(torch.randn(mask.shape, generator=g, dtype=torch.double), mask)[mask]
+        for _ in range(max(1, min(64, 200_000 // max(1, int(mask.sum())))))
+    ]
     return float(torch.cat(draws).square().mean().sqrt())
+
 
 @dataclass
 class RatioRow:
     "What an action space does to the recorded log-ratios."
+
     label: str
     recipe: Recipe
-    log_ratio: Tensor # (N,) of every kept token's action, nats
-    clip_fraction: float # at the recipe's own clip range
-    factor: float # c
-    control: float | None # clip fraction of the token level with the range widened by 1/c; None where that is not defined
+    log_ratio: Tensor  # (N,) of every kept token's action, nats
+    clip_fraction: float  # at the recipe's own clip range
+    factor: float  # c
+    control: (
+        float | None
+    )  # clip fraction of the token level with the range widened by 1/c; None where that is not defined
 
-def compare_ratios(traces: list[Trace], # of all runs; those without log-probabilities are left out
-                   recipes: dict[str, Recipe], # label -> recipe
-                   ) -> list[RatioRow]: # empty without traces
+
+def compare_ratios(
+    traces: list[Trace],  # of all runs; those without log-probabilities are left out
+    recipes: dict[str, Recipe],  # label -> recipe
+) -> list[RatioRow]:  # empty without traces
     "Ratios and clip fractions of the same tokens under several action spaces, each with its control."
     traces = [t for t in traces if t.tokens and math.isfinite(t.advantage) and not t.delta[t.mask_tensor].isnan().any()]
     found = []
     for label, r in recipes.items() if traces else ():
-        r = replace(r, aggregate="token-mean", kl=0.0, entropy=0.0, source="backbone"); batch = _stack(traces, r); out = r.loss(batch); c, control = spread_factor(r, batch), None
+        r = replace(r, aggregate="token-mean", kl=0.0, entropy=0.0, source="backbone")
+        batch = _stack(traces, r)
+        out = r.loss(batch)
+        c = spread_factor(r, batch)
+        control = None
         if c < 1 and r.surrogate == "ppo":
             wide = (1 - max(0.0, 1 - r.clip[0]) ** (1 / c), (1 + r.clip[1]) ** (1 / c) - 1)
             control = float(replace(r, actions=TokenActions(), clip=wide).loss(batch).clip_fraction)
         found.append(RatioRow(label, r, out.ratio[batch["mask"]].log(), float(out.clip_fraction), c, control))
     return found
 
-def token_and_run_recipes(runs: list[RunData], # as read
-                          ) -> dict[str, Recipe]: # label -> recipe, a token-level one first
+
+def token_and_run_recipes(
+    runs: list[RunData],  # as read
+) -> dict[str, Recipe]:  # label -> recipe, a token-level one first
     "The recipes of runs, each action space once, on the backbone's probabilities, which are what traces hold; a token-level one is added where none of them is."
     found = {r.label: replace(r.recipe, source="backbone") for r in runs if r.recipe is not None}
     if not any(isinstance(r.actions, TokenActions) for r in found.values()):
-        found = {"token level": replace(next((r for r in found.values() if r.surrogate == "ppo"), recipe("grpo")), name="token level", actions=TokenActions())} | found
+        found = {
+            "token level": replace(
+                next((r for r in found.values() if r.surrogate == "ppo"), recipe("grpo")),
+                name="token level",
+                actions=TokenActions(),
+            )
+        } | found
     kept: dict[str, Recipe] = {}
     for label, r in sorted(found.items(), key=lambda item: not isinstance(item[1].actions, TokenActions)):
-        if not any((r.actions, r.clip, r.surrogate) == (k.actions, k.clip, k.surrogate) for k in kept.values()): kept[label] = r
+        if not any((r.actions, r.clip, r.surrogate) == (k.actions, k.clip, k.surrogate) for k in kept.values()):
+            kept[label] = r
     return kept
 
 # %% ../nbs/lib/runs.ipynb #595d5286
-def describe_actions(r: Recipe | None, # None where it is not known
-                     ) -> str:
+def describe_actions(
+    r: Recipe | None,  # None where it is not known
+) -> str:
     "One action of a recipe, in words."
     a = None if r is None else r.actions.actions if isinstance(r.actions, TokenGradient) else r.actions
-    if a is None: return "unknown"
-    if isinstance(a, WindowActions): return "a token" if a.k == 1 else f"{a.k} tokens, joint ratio" if a.joint else f"{a.k} tokens, {100 * (1 - a.weights[0]):.0f}% of the weight on the later ones"
-    if isinstance(a, BlockActions): return f"a block of {a.blocks}" if isinstance(a.blocks, int) else "a block"
-    return block_rules[a] if isinstance(a, str) else "the whole response" if isinstance(a, SequenceActions) else "a token"
+    if a is None:
+        return "unknown"
+    if isinstance(a, WindowActions):
+        return (
+            "a token"
+            if a.k == 1
+            else f"{a.k} tokens, joint ratio"
+            if a.joint
+            else f"{a.k} tokens, {100 * (1 - a.weights[0]):.0f}% of the weight on the later ones"
+        )
+    if isinstance(a, BlockActions):
+        return f"a block of {a.blocks}" if isinstance(a.blocks, int) else "a block"
+    return (
+        block_rules[a] if isinstance(a, str) else "the whole response" if isinstance(a, SequenceActions) else "a token"
+    )
 
 # %% ../nbs/lib/runs.ipynb #ac92cb4f
-def choose_traces(runs: list[RunData], # with traces
-                  recipes: dict[str, Recipe], # whose credits are compared
-                  count: int = 6, # how many
-                  most: int = 400, # of evenly spaced responses to consider
-                  ) -> list[tuple[str, Trace]]: # (label of the run, response), wrong ones first
+def choose_traces(
+    runs: list[RunData],  # with traces
+    recipes: dict[str, Recipe],  # whose credits are compared
+    count: int = 6,  # how many
+    most: int = 400,  # of evenly spaced responses to consider
+) -> list[tuple[str, Trace]]:  # (label of the run, response), wrong ones first
     "The responses whose tokens are treated most unequally."
-    every = [(r.label, t) for r in runs for t in r.traces if t.tokens and any(t.mask) and math.isfinite(t.advantage) and t.advantage != 0 and not t.delta[t.mask_tensor].isnan().any()]
+    every = [
+        (r.label, t)
+        for r in runs
+        for t in r.traces
+        if t.tokens
+        and any(t.mask)
+        and math.isfinite(t.advantage)
+        and t.advantage != 0
+        and not t.delta[t.mask_tensor].isnan().any()
+    ]
     every = every[:: max(1, -(-len(every) // most))]
-    def departure(item: tuple[str, Trace]) -> float: return sum(float((trace_loss(item[1], r)[0].credit / item[1].advantage - 1)[item[1].mask_tensor].abs().sum()) for r in recipes.values())
-    def wrong(item: tuple[str, Trace]) -> bool: return not item[1].correct if item[1].correct is not None else item[1].advantage < 0
+
+    def departure(item: tuple[str, Trace]) -> float:
+        return sum(
+            float((trace_loss(item[1], r)[0].credit / item[1].advantage - 1)[item[1].mask_tensor].abs().sum())
+            for r in recipes.values()
+        )
+
+    def wrong(item: tuple[str, Trace]) -> bool:
+        return not item[1].correct if item[1].correct is not None else item[1].advantage < 0
+
     ranked = sorted(every, key=departure, reverse=True)
-    distinct = [x for i, x in enumerate(ranked) if (x[1].prompt, wrong(x)) not in {(y[1].prompt, wrong(y)) for y in ranked[:i]}]
+    distinct = [
+        x for i, x in enumerate(ranked) if (x[1].prompt, wrong(x)) not in {(y[1].prompt, wrong(y)) for y in ranked[:i]}
+    ]
     ranked = distinct + [x for x in ranked if not any(x is y for y in distinct)]
     bad, good = ([x for x in ranked if wrong(x) is kind] for kind in (True, False))
     n = min(len(bad), max(round(count * 2 / 3), count - len(good)))

@@ -28,7 +28,15 @@ from math import ceil, inf
 from typing import IO, Any, cast
 from .checks import check_flag, check_whole, fits, is_number
 from .sandbox_tests import PreparedTest, prepare_test
-from .sandbox_walls import PACKAGE_ENVIRONMENT, CALLS, TMP_BYTES, call_filter, package_path, python_path, wall_arguments
+from mpo_nb.sandbox_walls import (
+    PACKAGE_ENVIRONMENT,
+    CALLS,
+    TMP_BYTES,
+    call_filter,
+    package_path,
+    python_path,
+    wall_arguments,
+)
 
 # %% ../nbs/lib/sandbox.ipynb #8a0ab6d0
 _SIDES = "mpo_nb.sandbox_data", "mpo_nb.sandbox_protocol", "mpo_nb.sandbox_sides"
@@ -41,26 +49,47 @@ for name, code in marshal.load(file):
     exec(code, side.__dict__)
 side.main(file, end)"""
 
+
 @lru_cache
 def _sides() -> bytes:
     spec: Any = importlib.util.find_spec
     sources = [(name, spec(name).loader.get_source(name)) for name in _SIDES]
-    return marshal.dumps([(name, compile(source, name, "exec", dont_inherit=True, optimize=2)) for name, source in sources])  # docstrings take time to read
+    return marshal.dumps(
+        [(name, compile(source, name, "exec", dont_inherit=True, optimize=2)) for name, source in sources]
+    )  # docstrings take time to read
 
-def _start(job: tuple[Any, ...], end: socket.socket, bwrap: str | None, packages: tuple[str, ...], folder: str | None, errors: int) -> subprocess.Popen[bytes]:
+
+def _start(
+    job: tuple[Any, ...],
+    end: socket.socket,
+    bwrap: str | None,
+    packages: tuple[str, ...],
+    folder: str | None,
+    errors: int,
+) -> subprocess.Popen[bytes]:
     "One side: bubblewrap, or where there is none a bare interpreter, in a session of its own."
     with tempfile.TemporaryFile() as file, ExitStack() as closing:
         file.write(_sides() + marshal.dumps(job))
         file.seek(0)
-        passed, command = [file.fileno(), end.fileno()], [python_path(), "-I", "-S", "-E", "-u", "-X", "utf8", "-c", _BOOT]
+        passed = [file.fileno(), end.fileno()]
+        command = [python_path(), "-I", "-S", "-E", "-u", "-X", "utf8", "-c", _BOOT]
         if bwrap:
             filter_end, write_end = os.pipe()
             closing.callback(os.close, filter_end)
             with open(write_end, "wb") as pipe:
                 pipe.write(call_filter(platform.machine()))
             command = [*wall_arguments(bwrap, packages), "--seccomp", str(filter_end), *command]
-        return subprocess.Popen([*command, *map(str, passed)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0, cwd=folder,
-                                env=PACKAGE_ENVIRONMENT if packages else {}, pass_fds=[*passed, *([filter_end] if bwrap else [])], start_new_session=True)
+        return subprocess.Popen(
+            [*command, *map(str, passed)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=0,
+            cwd=folder,
+            env=PACKAGE_ENVIRONMENT if packages else {},
+            pass_fds=[*passed, *([filter_end] if bwrap else [])],
+            start_new_session=True,
+        )
 
 # %% ../nbs/lib/sandbox.ipynb #65178828
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -83,9 +112,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 # %% ../nbs/lib/sandbox.ipynb #651788e1
-def _watch(worker: subprocess.Popen[bytes], judge: subprocess.Popen[bytes], deadline: float, most: int, stop: socket.socket | None) -> tuple[bytes | str, bytes]:
+def _watch(
+    worker: subprocess.Popen[bytes],
+    judge: subprocess.Popen[bytes],
+    deadline: float,
+    most: int,
+    stop: socket.socket | None,
+) -> tuple[bytes | str, bytes]:
     "The verdict's line, b'' without one or when `stop` ends, 'timeout' or 'output'; and what was printed."
-    line, printed = b"", b""
+    line = b""
+    printed = b""
     with selectors.DefaultSelector() as pipes:
         for pipe in cast(tuple[IO[bytes], ...], (judge.stdout, judge.stderr, worker.stdout)):
             pipes.register(pipe, selectors.EVENT_READ)
@@ -114,14 +150,18 @@ def _watch(worker: subprocess.Popen[bytes], judge: subprocess.Popen[bytes], dead
 @dataclass(frozen=True)
 class CodeResult:
     "What became of one program; true if it passed."
+
     passed: bool  # whether the test ran to its end and nothing failed
     reason: str  # "passed", or what went wrong: "wrong answer: ...", "timeout: ...", "memory: ...", "exited early ...", "syntax error: ..."
     seconds: float  # wall time, the start of the sandbox included
     output: str = ""  # what program and test printed, at most a megabyte
 
-    def __bool__(self) -> bool: return self.passed
+    def __bool__(self) -> bool:
+        return self.passed
+
 
 _MOST_OUTPUT = 1_000_000  # bytes
+
 
 def _reason(line: bytes | str, worker: subprocess.Popen[bytes], timeout: float) -> str:
     if line == "timeout":
@@ -131,28 +171,67 @@ def _reason(line: bytes | str, worker: subprocess.Popen[bytes], timeout: float) 
     assert isinstance(line, bytes)
     status, _, reason = line.decode("utf-8", "replace").strip().partition(" ")
     if status != "gone" or not reason.startswith("EOFError"):
-        return f"error: the answer cannot be read: {reason}" if status == "gone" else reason or "no verdict: the test's process ended"
+        return (
+            f"error: the answer cannot be read: {reason}"
+            if status == "gone"
+            else reason or "no verdict: the test's process ended"
+        )
     try:
         code = worker.wait(1)
     except subprocess.TimeoutExpired:
         return f"error: {reason}"
     sign = -code if code < 0 else code - 128
-    return f"timeout: more than {ceil(timeout)} s of CPU" if sign == signal.SIGXCPU else f"exited early (signal {sign})" if sign > 0 else f"exited early (status {code})"
+    return (
+        f"timeout: more than {ceil(timeout)} s of CPU"
+        if sign == signal.SIGXCPU
+        else f"exited early (signal {sign})"
+        if sign > 0
+        else f"exited early (status {code})"
+    )
 
 # %% ../nbs/lib/sandbox.ipynb #c0196873
-def _run(program: str, test: str, entry_point: str | None, prepared: PreparedTest, timeout: float, memory_mb: int, bwrap: str | None, stop: socket.socket | None = None) -> CodeResult:
-    start, memory, cpu = time.monotonic(), memory_mb << 20, ceil(timeout)
-    inner = None if bwrap or platform.machine() not in CALLS or platform.system() != "Linux" else call_filter(platform.machine())
-    limits = {"RLIMIT_AS": (memory, memory), "RLIMIT_CPU": (cpu, cpu + 1), "RLIMIT_FSIZE": (TMP_BYTES // 2,) * 2, "RLIMIT_NOFILE": (64, 64),
-              "RLIMIT_CORE": (0, 0), "RLIMIT_NPROC": (0, 0)}
+def _run(
+    program: str,
+    test: str,
+    entry_point: str | None,
+    prepared: PreparedTest,
+    timeout: float,
+    memory_mb: int,
+    bwrap: str | None,
+    stop: socket.socket | None = None,
+) -> CodeResult:
+    start = time.monotonic()
+    memory = memory_mb << 20
+    cpu = ceil(timeout)
+    inner = (
+        None
+        if bwrap or platform.machine() not in CALLS or platform.system() != "Linux"
+        else call_filter(platform.machine())
+    )
+    limits = {
+        "RLIMIT_AS": (memory, memory),
+        "RLIMIT_CPU": (cpu, cpu + 1),
+        "RLIMIT_FSIZE": (TMP_BYTES // 2,) * 2,
+        "RLIMIT_NOFILE": (64, 64),
+        "RLIMIT_CORE": (0, 0),
+        "RLIMIT_NPROC": (0, 0),
+    }
     ours, theirs = socket.socketpair()
     with ExitStack() as closing:
         folder = None if bwrap else closing.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         with ours, theirs:
-            sides, packages = [], prepared.packages
+            sides = []
+            packages = prepared.packages
             for role, text, parts, end in (("program", program, None, theirs), ("test", test, prepared.parts(), ours)):
                 errors = subprocess.PIPE if role == "test" else subprocess.STDOUT
-                side = _start((role, text, entry_point, limits, bool(bwrap), inner, parts, package_path(packages)), end, bwrap, packages, folder, errors)
+                side = _start(
+                    (role, text, entry_point, limits, bool(bwrap), inner, parts, package_path(packages)),
+                    end,
+                    bwrap,
+                    packages,
+                    folder,
+                    errors,
+                )
                 closing.callback(_end, side)
                 sides.append(side)
         line, printed = _watch(sides[0], sides[1], start + timeout, _MOST_OUTPUT, stop)
@@ -163,15 +242,21 @@ def _run(program: str, test: str, entry_point: str | None, prepared: PreparedTes
     return CodeResult(passed, reason, time.monotonic() - start, printed.decode("utf-8", "replace"))
 
 # %% ../nbs/lib/sandbox.ipynb #1bd4c29a
-_started: set[str]; _warned: list[bool]
-_started, _warned = set(), []
+_started: set[str]
+_warned: list[bool]
+_started = set()
+_warned = []
 _PROBE = """import os
 try: os.fork()
 except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
 """
 _PROBED = "assert walls() == (1, 2)"
-_REMEDY = ("code from a model runs in bubblewrap only. {}. Install it (Debian, Ubuntu: apt-get install bubblewrap; 0.7 or newer), allow user namespaces "
-           "where they are off (in a container, docker run --privileged), or pass unsafe_code=True to run such code with your own rights")
+_REMEDY = (
+    "code from a model runs in bubblewrap only. {}. Install it (Debian, Ubuntu: apt-get install bubblewrap; 0.7 or"
+    " newer), allow user namespaces where they are off (in a container, docker run --privileged), or pass"
+    " unsafe_code=True to run such code with your own rights"
+)
+
 
 def check_sandbox(
     unsafe_code: bool = False,  # whether to do without walls, with a warning
@@ -180,17 +265,27 @@ def check_sandbox(
     if check_flag("unsafe_code", unsafe_code):
         if not _warned:
             _warned.append(True)
-            warnings.warn("unsafe_code=True: programs run with your rights, and can read your files and use the network", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                "unsafe_code=True: programs run with your rights, and can read your files and use the network",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return None
     path = shutil.which("bwrap")
     if path is None:
         raise RuntimeError(_REMEDY.format("There is no bwrap on the PATH"))
     if platform.machine() not in CALLS:
-        raise RuntimeError(_REMEDY.format(f"Its filter of system calls is known for {' and '.join(CALLS)}, not for {platform.machine()}"))
+        raise RuntimeError(
+            _REMEDY.format(
+                f"Its filter of system calls is known for {' and '.join(CALLS)}, not for {platform.machine()}"
+            )
+        )
     if path not in _started:
         tried = _run(_PROBE, _PROBED, None, prepare_test(_PROBED), 30.0, 512, path)
         if not tried:
-            what = "could not start" if tried.reason.startswith(("exited", "no verdict", "timeout")) else "does not hold"
+            what = (
+                "could not start" if tried.reason.startswith(("exited", "no verdict", "timeout")) else "does not hold"
+            )
             raise RuntimeError(_REMEDY.format(f"{path} {what}: {tried.output.strip() or tried.reason}"[:400]))
         _started.add(path)
     return path
@@ -203,7 +298,9 @@ def code_passes(
     timeout: float = 5.0,  # seconds of wall time; of CPU time too, rounded up
     memory_mb: int = 512,  # memory of each of the two processes
     unsafe_code: bool = False,  # run without walls, where bubblewrap is missing
-    called: str | None = None,  # the function that the program is to define, if its name is a built-in one or begins like a class: sum, Sum
+    called: (
+        str | None
+    ) = None,  # the function that the program is to define, if its name is a built-in one or begins like a class: sum, Sum
 ) -> CodeResult:
     """Run a program against a test, from any thread. RuntimeError without bubblewrap.
 
@@ -214,11 +311,13 @@ def code_passes(
     bwrap = check_sandbox(unsafe_code)
     return _run(program, test, entry_point, _prepared(test, entry_point, called), timeout, memory_mb, bwrap)
 
+
 def _check_options(timeout: float, memory_mb: int) -> None:
     if not is_number(timeout) or not 0 < timeout < inf:
         raise ValueError(f"timeout={timeout!r}; give a positive number of seconds, not infinite")
     if not fits(memory_mb, int) or not 64 <= memory_mb <= 1 << 20:
         raise ValueError(f"memory_mb={memory_mb!r}; give 64 or more, a whole number of megabytes, at most {1 << 20}")
+
 
 def _check_job(program: str, test: str) -> None:
     for name, text in (("program", program), ("test", test)):
@@ -226,6 +325,7 @@ def _check_job(program: str, test: str) -> None:
             raise ValueError(f"{name}={text!r:.80} is no text; give Python source as a string")
     if not test.strip():
         raise ValueError("test='' would pass any program; give assertions, or a function check(candidate)")
+
 
 def _prepared(test: str, entry_point: str | None, called: str | None) -> PreparedTest:
     for argument, name in (("entry_point", entry_point), ("called", called)):
@@ -248,8 +348,11 @@ def _whole_jobs(jobs: Sequence[tuple[Any, ...]]) -> list[tuple[str, str, str | N
         whole.append(cast(tuple[str, str, str | None, str | None], (*job, *[None] * (4 - len(job)))))
     return whole
 
+
 def run_programs(
-    jobs: Sequence[tuple[Any, ...]],  # (program, test), with entry_point and called where there are such, as in `code_passes`
+    jobs: Sequence[
+        tuple[Any, ...]
+    ],  # (program, test), with entry_point and called where there are such, as in `code_passes`
     workers: int | None = None,  # programs at a time; None: as many as this process may use cores
     progress: bool = False,  # whether to show a bar
     timeout: float = 5.0,  # as in `code_passes`
@@ -265,7 +368,8 @@ def run_programs(
         _check_job(program, test)
     bwrap = check_sandbox(unsafe_code)
     prepared = [_prepared(*job[1:]) for job in whole]
-    ring, stop = socket.socketpair() # every program that runs ends when `ring` is closed
+    ring, stop = socket.socketpair()  # every program that runs ends when `ring` is closed
+
     def run(job: tuple[str, str, str | None, str | None], test: PreparedTest) -> CodeResult:
         return _run(*job[:3], test, timeout, memory_mb, bwrap, stop)
 
@@ -276,12 +380,14 @@ def run_programs(
             results: Iterable[CodeResult] = map(_result, waiting)
             if progress:
                 from tqdm.auto import tqdm
+
                 results = tqdm(results, total=len(waiting), desc="programs")
             return list(results)
         except BaseException:
             ring.close()
             pool.shutdown(cancel_futures=True)
             raise
+
 
 def _result(job: Future[CodeResult]) -> CodeResult:
     "A future's result; looked for twice a second, because a Ctrl-C that comes just before the wait does not end it."

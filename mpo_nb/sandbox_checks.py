@@ -38,7 +38,8 @@ def _send(end: int, message: bytes) -> None:
 
 
 def _take(end: int, count: int, deadline: float) -> bytes:
-    data, waiting = b"", select.poll()
+    data = b""
+    waiting = select.poll()
     waiting.register(end, select.POLLIN)
     while len(data) < count:
         left = deadline - time.monotonic()
@@ -100,7 +101,8 @@ def _careful(node: Any, builtin: frozenset[str]) -> None:
 def _is_plain(node: Any) -> bool:
     import ast
 
-    letters, functions = ("Symbol", "Float", "Integer"), ("Rational", "sqrt", "exp", "log", "sin", "cos", "tan")
+    letters = ("Symbol", "Float", "Integer")
+    functions = ("Rational", "sqrt", "exp", "log", "sin", "cos", "tan")
     named: set[int] = set()
     calls = False
     for part in ast.walk(node):
@@ -133,7 +135,8 @@ def _is_plain(node: Any) -> bool:
 def _lock_eval(excused: set[str]) -> None:
     import ast, builtins
 
-    refused, run = frozenset(dir(builtins)) - {*_FORMULA, "True", "False", "None"}, builtins.eval
+    refused = frozenset(dir(builtins)) - {*_FORMULA, "True", "False", "None"}
+    run = builtins.eval
 
     def formula(source: Any, /, globals: Any = None, locals: Any = None) -> Any:
         plain = False
@@ -166,7 +169,8 @@ def _lock_eval(excused: set[str]) -> None:
         finally:
             excused.discard("names")
 
-    builtins.eval, builtins.exec = formula, names
+    builtins.eval = formula
+    builtins.exec = names
 
 
 def _limit_reader(memory: int, code: bytes | None) -> None:
@@ -253,7 +257,8 @@ def _end_reader(reader: tuple[int, int]) -> int:
 
 def _ask_reader(end: int, job: bytes, seconds: float) -> tuple[bytes, bool]:
     "The reply, b'' where there is none, and whether the reader may stay."
-    deadline, stays = time.monotonic() + seconds, True
+    deadline = time.monotonic() + seconds
+    stays = True
     try:
         _send(end, job)
         while (reply := _receive(end, deadline, 4096)) == b"!":
@@ -269,7 +274,9 @@ def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, 
     "What a worker does, until the trainer ends it or itself."
     import gc, shutil
 
-    jobs, replies, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
+    jobs = os.dup(0)
+    replies = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0), os.dup2(2, 1)
     prepared: dict[int, Any] = {}
     reader: tuple[int, int] | None = None
@@ -293,10 +300,8 @@ def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, 
         reply, stays = _ask_reader(reader[1], answer, seconds)
         if not stays:
             status = _end_reader(reader)
-            reader, reply = (
-                None,
-                reply or json.dumps(["raised", f"the process that read it ended with status {status}"]).encode(),
-            )
+            reader = None
+            reply = reply or json.dumps(["raised", f"the process that read it ended with status {status}"]).encode()
         _send(replies, (b"-" if os.listdir(".") else b"+") + reply)
 
 # %% ../nbs/lib/sandbox_checks.ipynb #08b18e25
@@ -335,7 +340,8 @@ def with_requirements(
 ) -> tuple[str, ...]:  # names as `import` takes them
     "The packages of a distribution and of all that it requires. PackageNotFoundError where it is not installed."
     importlib.metadata.distribution(distribution)
-    waiting, found = [distribution], set[str]()
+    waiting = [distribution]
+    found = set[str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name in found:
@@ -366,10 +372,9 @@ class Checked:
     reason: str = ""  # why there is no number: "timeout: ...", what the checker raised, or how its process ended
 
 
-_START, _GRACE = (
-    120.0,
-    5.0,
-)  # seconds: for the imports; beyond an answer's limit, until a worker is given up
+# seconds: for the imports; beyond an answer's limit, until a worker is given up
+_START = 120.0
+_GRACE = 5.0
 
 
 @dataclass
@@ -406,14 +411,11 @@ class Checks:
 
     def __init__(
         self,
-        prepare: Callable[
-            ..., Any
-        ],  # prepare(*recipe) -> what `check` needs; trusted, its source stands alone
+        prepare: Callable[..., Any],  # prepare(*recipe) -> what `check` needs; trusted, its source stands alone
         check: Callable[..., Any],  # check(prepared, *answer) -> a number from 0 to 1; its source stands alone too
         packages: Sequence[str] = (),  # what the two import, as `wall_arguments` takes it
         memory_mb: int = 2048,  # address space of the process that reads an answer; what the imports need is part of it
-        workers: int
-        | None = None,  # processes at most; None: one for each core, and no more than 4
+        workers: int | None = None,  # processes at most; None: one for each core, and no more than 4
         unsafe_code: bool = False,  # whether to do without walls, with a warning; the limits remain
     ) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -521,13 +523,15 @@ def _start_worker(bwrap: str | None, source: str, packages: tuple[str, ...], mem
     known = platform.machine() in CALLS and platform.system() == "Linux"
     code = call_filter(platform.machine()) if known else None
     command = [python_path(), "-I", "-S", "-E", "-X", "utf8", "-c", source]
-    errors, passed = tempfile.TemporaryFile(), list[int]()
+    errors = tempfile.TemporaryFile()
+    passed = list[int]()
     folder: tempfile.TemporaryDirectory[str] | None = None
     if bwrap:
         filter_end, write_end = os.pipe()
         with open(write_end, "wb") as pipe:
             pipe.write(call_filter(platform.machine(), may_start=True))
-        command, passed = [*wall_arguments(bwrap, packages), "--seccomp", str(filter_end), *command], [filter_end]
+        command = [*wall_arguments(bwrap, packages), "--seccomp", str(filter_end), *command]
+        passed = [filter_end]
     else:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     try:

@@ -10,71 +10,126 @@ __all__ = ['Kept', 'keep', 'bare', 'encode', 'decode', 'changeable', 'copy_into'
 import builtins
 import posix as os  # what it has of os is there already; os itself takes as long to import as all of this
 import sys
-if "typing" in sys.modules: from typing import Any, Callable # for hints, which are texts here: the processes of a sandbox start without it
+
+if "typing" in sys.modules:
+    from typing import Any, Callable  # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_data.ipynb #6bc815f8
 def _text(value: str) -> bytes:
     data = value.encode("utf-8", "surrogatepass")
     return b"s%d;%s" % (len(data), data)
 
+
 _ATOMS: "dict[Any, Callable[[Any], bytes]]" = {
-    type(None): lambda v: b"n;", bool: lambda v: b"t;" if v else b"f;", type(...): lambda v: b"e;",
-    int: lambda v: b"i%s;" % format(v, "x").encode(), float: lambda v: b"g%s;" % repr(v).encode(), str: _text,
-    complex: lambda v: b"c%s %s;" % (repr(v.real).encode(), repr(v.imag).encode()), bytes: lambda v: b"b%d;%s" % (len(v), v),
+    type(None): lambda v: b"n;",
+    bool: lambda v: b"t;" if v else b"f;",
+    type(...): lambda v: b"e;",
+    int: lambda v: b"i%s;" % format(v, "x").encode(),
+    float: lambda v: b"g%s;" % repr(v).encode(),
+    str: _text,
+    complex: lambda v: b"c%s %s;" % (repr(v.real).encode(), repr(v.imag).encode()),
+    bytes: lambda v: b"b%d;%s" % (len(v), v),
 }
 _BOXES: "dict[Any, bytes]" = {list: b"l", tuple: b"u", dict: b"d", set: b"z", frozenset: b"y"}
-_BARE: "dict[Any, Callable[[Any], Any]]" = {int: int.__int__, float: float.__float__, str: str.__str__, bytes: bytes, **{kind: kind for kind in _BOXES}}
+_BARE: "dict[Any, Callable[[Any], Any]]" = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: bytes,
+    **{kind: kind for kind in _BOXES},
+}
 
 # %% ../nbs/lib/sandbox_data.ipynb #5d1e70a2
 def _zone(value: "Any") -> "Any":
     "A time's zone, as its distance from UTC."
     import datetime
+
     away = value.utcoffset()
     return None if away is None else datetime.timezone(away, value.tzname())
+
 
 def _array(value: "Any") -> "tuple[Any, ...]":
     plain = value.dtype.kind in "?biufcSUmM"
     return value.dtype.str, getattr(value, "shape", ()), value.tobytes() if plain else value.tolist()
 
+
 _NAMED: "dict[str, Callable[[Any], tuple[Any, ...]]]" = {  # types of the standard library -> what their constructors take
-    "builtins.range": lambda v: (v.start, v.stop, v.step), "builtins.bytearray": lambda v: (bytes(v),), "builtins.slice": lambda v: (v.start, v.stop, v.step),
-    "builtins.dict_keys": lambda v: (list(v),), "builtins.dict_values": lambda v: (list(v),), "builtins.dict_items": lambda v: (list(v),),
-    "collections.deque": lambda v: (list(v), v.maxlen), "collections.Counter": lambda v: (dict(v),), "collections.OrderedDict": lambda v: (list(v.items()),),
-    "collections.defaultdict": lambda v: (v.default_factory, dict(v)), "types.SimpleNamespace": lambda v: (vars(v),),
-    "decimal.Decimal": lambda v: (str(v),), "fractions.Fraction": lambda v: (v.numerator, v.denominator), "uuid.UUID": lambda v: (str(v),),
-    "datetime.date": lambda v: (v.year, v.month, v.day), "datetime.timedelta": lambda v: (v.days, v.seconds, v.microseconds),
+    "builtins.range": lambda v: (v.start, v.stop, v.step),
+    "builtins.bytearray": lambda v: (bytes(v),),
+    "builtins.slice": lambda v: (v.start, v.stop, v.step),
+    "builtins.dict_keys": lambda v: (list(v),),
+    "builtins.dict_values": lambda v: (list(v),),
+    "builtins.dict_items": lambda v: (list(v),),
+    "collections.deque": lambda v: (list(v), v.maxlen),
+    "collections.Counter": lambda v: (dict(v),),
+    "collections.OrderedDict": lambda v: (list(v.items()),),
+    "collections.defaultdict": lambda v: (v.default_factory, dict(v)),
+    "types.SimpleNamespace": lambda v: (vars(v),),
+    "decimal.Decimal": lambda v: (str(v),),
+    "fractions.Fraction": lambda v: (v.numerator, v.denominator),
+    "uuid.UUID": lambda v: (str(v),),
+    "datetime.date": lambda v: (v.year, v.month, v.day),
+    "datetime.timedelta": lambda v: (v.days, v.seconds, v.microseconds),
     "datetime.timezone": lambda v: (v.utcoffset(None), v.tzname(None)),
     "datetime.time": lambda v: (v.hour, v.minute, v.second, v.microsecond, _zone(v), v.fold),
-    "datetime.datetime": lambda v: (v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, _zone(v), v.fold),
-    **{f"pathlib.{kind}": lambda v: (str(v),) for kind in ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")},
+    "datetime.datetime": lambda v: (
+        v.year,
+        v.month,
+        v.day,
+        v.hour,
+        v.minute,
+        v.second,
+        v.microsecond,
+        _zone(v),
+        v.fold,
+    ),
+    **{
+        f"pathlib.{kind}": lambda v: (str(v),)
+        for kind in ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath")
+    },
     **{f"ipaddress.IPv{n}{kind}": lambda v: (str(v),) for n in (4, 6) for kind in ("Address", "Network", "Interface")},
-    "array.array": lambda v: (v.typecode, v.tolist()), "numpy.ndarray": _array, "numpy.generic": _array,
+    "array.array": lambda v: (v.typecode, v.tolist()),
+    "numpy.ndarray": _array,
+    "numpy.generic": _array,
 }
 
-_VIEWED: "dict[str, Callable[[Any], Any]]" = {"items": dict, "keys": dict.fromkeys, "values": lambda parts: dict(enumerate(parts))}
+_VIEWED: "dict[str, Callable[[Any], Any]]" = {
+    "items": dict,
+    "keys": dict.fromkeys,
+    "values": lambda parts: dict(enumerate(parts)),
+}
+
 
 def _view(kind: str) -> "Callable[[list[Any]], Any]":
     return lambda parts: getattr(_VIEWED[kind](parts), kind)()
 
+
 def _numbers(dtype: str, shape: "tuple[int, ...]", data: "Any") -> "Any":
     import numpy
+
     if type(data) is bytes:
         return numpy.frombuffer(data, numpy.dtype(dtype)).reshape(shape).copy()
     whole = numpy.empty(shape, object)
     whole[...] = data
     return whole
 
+
 _MADE: "dict[str, Callable[..., Any]]" = {  # those that are not made by calling them with just that
-    "builtins.dict_keys": _view("keys"), "builtins.dict_values": _view("values"), "builtins.dict_items": _view("items"),
+    "builtins.dict_keys": _view("keys"),
+    "builtins.dict_values": _view("values"),
+    "builtins.dict_items": _view("items"),
     "types.SimpleNamespace": lambda fields: _kind("types.SimpleNamespace")(**fields),
     "datetime.time": lambda *parts: _kind("datetime.time")(*parts[:5], fold=parts[5]),
     "datetime.datetime": lambda *parts: _kind("datetime.datetime")(*parts[:8], fold=parts[8]),
-    "numpy.ndarray": _numbers, "numpy.generic": lambda *parts: _numbers(*parts)[()],
+    "numpy.ndarray": _numbers,
+    "numpy.generic": lambda *parts: _numbers(*parts)[()],
 }
+
 
 def _kind(path: str) -> "Any":
     module, _, kind = path.partition(".")
     return getattr(__import__(module), kind)
+
 
 def _path(kind: type) -> str:
     "A type's module and name, without what differs from one version of Python to the next."
@@ -82,18 +137,26 @@ def _path(kind: type) -> str:
         return "numpy.ndarray" if kind.__name__ == "ndarray" else "numpy.generic"
     return f"{kind.__module__.removesuffix('._local')}.{kind.__qualname__}"
 
+
 _UNSENT = ("builtins.dict_keys", "builtins.dict_values", "builtins.dict_items", "numpy.generic")
+
 
 def _sendable(kind: type) -> bool:
     "Whether a class is one that both sides have."
     path = _path(kind)
     if path in _NAMED:
         return path not in _UNSENT
-    return kind in _BARE or kind in (bool, complex, object) or kind.__module__ == "builtins" and issubclass(kind, Exception)
+    return (
+        kind in _BARE
+        or kind in (bool, complex, object)
+        or kind.__module__ == "builtins"
+        and issubclass(kind, Exception)
+    )
 
 # %% ../nbs/lib/sandbox_data.ipynb #5d1e70a4
 class Kept:
     "Data whose class the other side has: what the built-in type lacks is asked of the original."
+
     theirs: "Any"
 
     def __getattr__(self, name: str) -> "Any":
@@ -101,13 +164,20 @@ class Kept:
             raise AttributeError(name)
         return getattr(self.theirs, name)
 
-    def __repr__(self) -> str: return repr(self.theirs)
-    def __str__(self) -> str: return str(self.theirs)
+    def __repr__(self) -> str:
+        return repr(self.theirs)
+
+    def __str__(self) -> str:
+        return str(self.theirs)
+
 
 class _KeptDict(Kept, dict):  # type: ignore[type-arg]
-    def __missing__(self, key: object) -> "Any": return self.theirs[key]
+    def __missing__(self, key: object) -> "Any":
+        return self.theirs[key]
+
 
 _KEPT: "dict[Any, Any]" = {dict: _KeptDict}  # filled when the first of a kind comes
+
 
 def keep(bare: "Any", theirs: "Any") -> "Any":
     "Data, with the stand-in for the object that it is on the other side."
@@ -117,6 +187,7 @@ def keep(bare: "Any", theirs: "Any") -> "Any":
     value = _KEPT[kind](bare)
     value.theirs = theirs
     return value
+
 
 def bare(value: "Any") -> "Any":
     "The plain data of a value that is such data and more."
@@ -137,7 +208,9 @@ def encode(
         return b"%s%d;%s" % (_BOXES[kind], len(value), b"".join([encode(part, name) for part in flat]))
     if kind is type and _sendable(value):
         return b"k%s" % _text(_path(value))
-    if isinstance(value, Kept) and not changeable(value):  # an instance of the other side's class goes back as what it was
+    if isinstance(value, Kept) and not changeable(
+        value
+    ):  # an instance of the other side's class goes back as what it was
         return name(value)
     if (path := _path(kind)) in _NAMED:
         return b"o%d;%s%s" % (len(path), path.encode(), encode(_NAMED[path](value), name))
@@ -149,12 +222,22 @@ def encode(
 
 # %% ../nbs/lib/sandbox_data.ipynb #fba48a48
 _TYPES = {letter: kind for kind, letter in _BOXES.items()}
-_SIMPLE: "dict[bytes, Callable[[bytes], Any]]" = {b"n": lambda h: None, b"t": lambda h: True, b"f": lambda h: False, b"e": lambda h: ...,
-           b"i": lambda h: int(h, 16), b"g": float, b"c": lambda h: complex(*map(float, h.split(b" ")))}
+_SIMPLE: "dict[bytes, Callable[[bytes], Any]]" = {
+    b"n": lambda h: None,
+    b"t": lambda h: True,
+    b"f": lambda h: False,
+    b"e": lambda h: ...,
+    b"i": lambda h: int(h, 16),
+    b"g": float,
+    b"c": lambda h: complex(*map(float, h.split(b" "))),
+}
+
 
 def _item(data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]":
-    letter, stop = data[at:at + 1], data.index(b";", at)
-    head, at = data[at + 1:stop], stop + 1
+    letter = data[at : at + 1]
+    stop = data.index(b";", at)
+    head = data[at + 1 : stop]
+    at = stop + 1
     if letter in _SIMPLE:
         return _SIMPLE[letter](head), at
     if letter in b"rm":
@@ -165,12 +248,20 @@ def _item(data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]"
     if letter == b"k":
         path, at = _item(data, stop - len(head), find)
         return _class(path), at
-    count, parts = int(head), []
+    count = int(head)
+    parts = []
     if letter in b"sbo":
         if not 0 <= count <= len(data) - at:
             raise ValueError(f"a length of {count} with {len(data) - at} bytes left")
-        body, at = data[at:at + count], at + count
-        return (body, at) if letter == b"b" else (body.decode("utf-8", "surrogatepass"), at) if letter == b"s" else _named(body, data, at, find)
+        body = data[at : at + count]
+        at = at + count
+        return (
+            (body, at)
+            if letter == b"b"
+            else (body.decode("utf-8", "surrogatepass"), at)
+            if letter == b"s"
+            else _named(body, data, at, find)
+        )
     kind = _TYPES[letter]
     for _ in range(2 * count if kind is dict else count):
         part, at = _item(data, at, find)
@@ -185,12 +276,14 @@ def _class(path: "Any") -> "Any":
         raise ValueError(f"{path!r:.80} is no class that may be sent")
     return kind
 
+
 def _named(body: bytes, data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]":
     path = body.decode()
     if path not in _NAMED:
         raise ValueError(f"{path!r:.80} is no type that may be sent")
     arguments, at = _item(data, at, find)
     return (_MADE.get(path) or _kind(path))(*arguments), at
+
 
 def decode(
     data: bytes,  # one item
@@ -203,17 +296,37 @@ def decode(
     return value
 
 # %% ../nbs/lib/sandbox_data.ipynb #5438e504
-_CHANGEABLE = {"list", "dict", "set", "bytearray", "deque", "array", "Counter", "OrderedDict", "defaultdict", "ndarray", "SimpleNamespace"}
+_CHANGEABLE = {
+    "list",
+    "dict",
+    "set",
+    "bytearray",
+    "deque",
+    "array",
+    "Counter",
+    "OrderedDict",
+    "defaultdict",
+    "ndarray",
+    "SimpleNamespace",
+}
+
 
 def changeable(value: object) -> bool:
     kind = type(value)
-    return kind.__name__ in _CHANGEABLE and (kind in _BOXES or _path(kind) in _NAMED) or isinstance(value, (list, dict, set))
+    return (
+        kind.__name__ in _CHANGEABLE
+        and (kind in _BOXES or _path(kind) in _NAMED)
+        or isinstance(value, (list, dict, set))
+    )
+
 
 def copy_into(mine: "Any", new: "Any") -> "Any":
-    if type(mine) is not type(new) and not any(isinstance(mine, kind) and isinstance(new, kind) for kind in (list, dict, set)):
+    if type(mine) is not type(new) and not any(
+        isinstance(mine, kind) and isinstance(new, kind) for kind in (list, dict, set)
+    ):
         return new
     if isinstance(mine, list):
-        new = [copy_into(a, b) for a, b in zip(mine, new)] + new[len(mine):]
+        new = [copy_into(a, b) for a, b in zip(mine, new)] + new[len(mine) :]
         mine[:] = new
     elif isinstance(mine, dict):
         new = {key: copy_into(mine[key], part) if key in mine else part for key, part in new.items()}
@@ -238,14 +351,17 @@ def copy_into(mine: "Any", new: "Any") -> "Any":
 # %% ../nbs/lib/sandbox_data.ipynb #b6e4f51b
 _LIMIT = 1 << 26  # bytes of one message
 
+
 class Channel:
     "Messages over a stream socket, given by its file descriptor."
-    def __init__(self, end: int) -> None: self.end = end
+
+    def __init__(self, end: int) -> None:
+        self.end = end
 
     def write(self, data: bytes) -> None:
         rest = memoryview(len(data).to_bytes(8, "little") + data)
         while rest:
-            rest = rest[os.write(self.end, rest):]
+            rest = rest[os.write(self.end, rest) :]
 
     def read(self) -> bytes:
         size = int.from_bytes(self.exactly(8), "little")
@@ -267,10 +383,13 @@ def error_names(kind: type) -> "list[str]":
     "An exception's class and those above it; a colon before those that are not built in."
     return [above.__name__ if above.__module__ == "builtins" else ":" + above.__name__ for above in kind.__mro__]
 
+
 def own_error(error: BaseException, depth: int = 3) -> "tuple[Any, ...]":
     "An exception as data: its classes, arguments, fields, text, itself where its class is not built in, and its cause."
     kinds = error_names(type(error))
-    fields = {name: value for name, value in vars(error).items() if name[:1] != "_" and name not in ("theirs", "itself")}
+    fields = {
+        name: value for name, value in vars(error).items() if name[:1] != "_" and name not in ("theirs", "itself")
+    }
     cause = own_error(error.__cause__, depth - 1) if error.__cause__ and depth else None
     try:
         text = str(error)
@@ -282,10 +401,13 @@ def own_error(error: BaseException, depth: int = 3) -> "tuple[Any, ...]":
     itself = getattr(error, "itself", None) or (error if kinds[0][0] == ":" else None)
     return kinds, arguments, fields, text, itself, cause
 
+
 class _Stopped(RuntimeError):
     "A StopIteration that comes out of a call: let through, it would end a loop of the test as if all were done."
 
+
 _Stopped.__name__ = "StopIteration"
+
 
 def their_error(
     kinds: "dict[str, type[BaseException]]",  # name -> class that may be raised here; ":" begins the names of the other side's own
@@ -310,22 +432,27 @@ def their_error(
     try:
         error = kind(*arguments)
     except Exception:
-        error, kind = RuntimeError(*arguments), RuntimeError
+        error = RuntimeError(*arguments)
+        kind = RuntimeError
     if str(error) != text:
         own["__str__"] = lambda self: text
     if itself is not None and names[0] not in kinds:
         own["__getattr__"] = lambda self, name: _field(itself, name)
     if own:
         error = type(names[0].strip(":") if itself is not None else kind.__name__, (kind,), own)(*arguments)
-    error.__dict__.update({name: value for name, value in fields.items() if name[:1] != "_"}, theirs=True, itself=itself)
+    error.__dict__.update(
+        {name: value for name, value in fields.items() if name[:1] != "_"}, theirs=True, itself=itself
+    )
     if cause:
         error.__cause__ = their_error(kinds, *cause)
     return error
+
 
 def _field(itself: "Any", name: str) -> "Any":
     if itself is None or name[:1] == "_":
         raise AttributeError(name)
     return getattr(itself, name)
+
 
 def error_kind(
     name: str,  # what the class is called
@@ -333,7 +460,16 @@ def error_kind(
     original: "Any",  # the stand-in of the other side's class
 ) -> "type[BaseException]":  # a class of its own, whose instances ask the other side for what they do not have
     "This side's class for an exception that the other side defines."
-    return type(name, (base,), {"original": original, "itself": None, "__getattr__": lambda self, name: _field(self.itself, name)})
+    return type(
+        name,
+        (base,),
+        {"original": original, "itself": None, "__getattr__": lambda self, name: _field(self.itself, name)},
+    )
+
 
 def error_kinds() -> "dict[str, type[BaseException]]":
-    return {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
+    return {
+        name: kind
+        for name, kind in vars(builtins).items()
+        if isinstance(kind, type) and issubclass(kind, BaseException)
+    }

@@ -11,16 +11,30 @@ import posix as os  # what it has of os is there already; os itself takes as lon
 import sys
 
 from .sandbox_data import Channel, Kept, changeable, copy_into, decode, encode, keep, own_error, their_error
-if "typing" in sys.modules: from typing import Any, Callable, Iterator # for hints, which are texts here: the processes of a sandbox start without it
+
+if "typing" in sys.modules:
+    from typing import (
+        Any,
+        Callable,
+        Iterator,
+    )  # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #326dd57a
 class Gone(BaseException):
     "The other process has ended, or said what cannot be read; no `except Exception` of a test catches it."
 
-_OUTSIDE = frozenset("name qualname doc module dict bases annotations wrapped members".split())  # __name__ and others that may be asked for
-_VERDICTS = frozenset(name for kind in (str, bytes, set, float, int) for name in dir(kind) if name[:2] == "is" or name[-4:] == "with")
 
-COMPUTED, ASKED, OWN = 0, 1, 2  # how far an object is trusted
+_OUTSIDE = frozenset(
+    "name qualname doc module dict bases annotations wrapped members".split()
+)  # __name__ and others that may be asked for
+_VERDICTS = frozenset(
+    name for kind in (str, bytes, set, float, int) for name in dir(kind) if name[:2] == "is" or name[-4:] == "with"
+)
+
+# how far an object is trusted
+COMPUTED = 0
+ASKED = 1
+OWN = 2
 _ANSWERED = "len iter next reversed getitem setitem delitem str repr bool hash format float int index complex".split()
 _ORDERED = "lt le gt ge".split()
 _BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split()
@@ -29,16 +43,28 @@ _UNARY = "neg pos invert abs round trunc floor ceil".split()
 ARITHMETIC = frozenset([*_BINARY, *_INPLACE, *_UNARY, "divmod"])
 _OPEN = frozenset("str repr hash getattr setattr delattr call".split())  # what may be done to a computed object
 
-def _asking(name: str) -> "Callable[..., Any]": return lambda self, *args: self._link.ask(name, self, *args)
-def _asking_reflected(name: str) -> "Callable[..., Any]": return lambda self, other: self._link.ask(name, other, self)
-def _comparing(name: str) -> "Callable[..., Any]": return lambda self, other: _compare(name, self, other)
+
+def _asking(name: str) -> "Callable[..., Any]":
+    return lambda self, *args: self._link.ask(name, self, *args)
+
+
+def _asking_reflected(name: str) -> "Callable[..., Any]":
+    return lambda self, other: self._link.ask(name, other, self)
+
+
+def _comparing(name: str) -> "Callable[..., Any]":
+    return lambda self, other: _compare(name, self, other)
+
 
 class Remote:
     "The stand-in for an object of the other process: what is done to it is asked of that process."
-    __slots__ = "_link", "_number", "_trust", "_builds", "__weakref__"
-    __doc__: "Any" = property(lambda self: self._link.ask("getattr", self, "__doc__"))  # functools.wraps reads it of the class
 
-    def __init__(self, link: "Any", number: int, trust: int = 1) -> None: # link: a Link, which is defined further down
+    __slots__ = "_link", "_number", "_trust", "_builds", "__weakref__"
+    __doc__: "Any" = property(
+        lambda self: self._link.ask("getattr", self, "__doc__")
+    )  # functools.wraps reads it of the class
+
+    def __init__(self, link: "Any", number: int, trust: int = 1) -> None:  # link: a Link, which is defined further down
         for name, value in (("_link", link), ("_number", number), ("_trust", trust), ("_builds", False)):
             object.__setattr__(self, name, value)
 
@@ -49,24 +75,42 @@ class Remote:
             raise TypeError(f"the program's own {name} decides nothing here")
         return self._link.ask("getattr", self, name)
 
-    def __setattr__(self, name: str, value: object) -> None: self._link.ask("setattr", self, name, value)
-    def __delattr__(self, name: str) -> None: self._link.ask("delattr", self, name)
-    def __call__(self, *args: "Any", **kwargs: "Any") -> "Any": return self._link.ask("call", self, *args, **kwargs)
+    def __setattr__(self, name: str, value: object) -> None:
+        self._link.ask("setattr", self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._link.ask("delattr", self, name)
+
+    def __call__(self, *args: "Any", **kwargs: "Any") -> "Any":
+        return self._link.ask("call", self, *args, **kwargs)
+
     def __instancecheck__(self, value: "Any") -> bool:
         value = value.theirs if isinstance(value, Kept) else value
         return isinstance(value, Remote) and self._link.ask("isinstance", value, self)
-    def __subclasscheck__(self, value: object) -> bool: return isinstance(value, Remote) and self._link.ask("issubclass", value, self)
 
-    def __eq__(self, other: object) -> "Any": return _compare("eq", self, other)
-    def __ne__(self, other: object) -> "Any": return _compare("ne", self, other)
+    def __subclasscheck__(self, value: object) -> bool:
+        return isinstance(value, Remote) and self._link.ask("issubclass", value, self)
+
+    def __eq__(self, other: object) -> "Any":
+        return _compare("eq", self, other)
+
+    def __ne__(self, other: object) -> "Any":
+        return _compare("ne", self, other)
+
     def __contains__(self, item: object) -> bool:
         if self._trust == OWN:
             return bool(self._link.ask("contains", self, item))
         return any(part is item or part == item for part in self._link.each(self))
 
-    def __copy__(self) -> "Any": return self._link.ask("copy", self)
-    def __deepcopy__(self, known: object) -> "Any": return self._link.ask("deepcopy", self)
-    def __enter__(self) -> "Any": return self._link.ask("enter", self)
+    def __copy__(self) -> "Any":
+        return self._link.ask("copy", self)
+
+    def __deepcopy__(self, known: object) -> "Any":
+        return self._link.ask("deepcopy", self)
+
+    def __enter__(self) -> "Any":
+        return self._link.ask("enter", self)
+
     def __exit__(self, kind: object, error: "Any", trace: "Any") -> bool:
         if isinstance(error, AssertionError) and not getattr(error, "theirs", False):
             self._link.failed = self._link.failed or error
@@ -86,7 +130,8 @@ class Remote:
 # %% ../nbs/lib/sandbox_protocol.ipynb #5d1e70b1
 def _compare(operation: str, mine: Remote, other: object) -> "Any":
     "What a comparison gives: the program's word where the test asks for a class, nothing where it asks for a function."
-    link, trust = mine._link, [part._trust for part in (mine, other) if isinstance(part, Remote)]
+    link = mine._link
+    trust = [part._trust for part in (mine, other) if isinstance(part, Remote)]
     if isinstance(other, Remote):
         asked = OWN in trust or link.classes and COMPUTED not in trust
     else:
@@ -97,6 +142,7 @@ def _compare(operation: str, mine: Remote, other: object) -> "Any":
     if operation == "eq" and not isinstance(other, Remote) and link.doubts:
         return _equals_this_alone(mine, other)
     return link.ask(operation, mine, other)
+
 
 def _equals_this_alone(mine: Remote, other: object) -> "Any":
     "The program's word on `==`, where it says no to values of the same kind, which are asked before or after by chance."
@@ -109,18 +155,22 @@ def _equals_this_alone(mine: Remote, other: object) -> "Any":
     fooled += [_says_equal(mine, decoy) for decoy in decoys[first:]]
     return False if any(fooled) else answer
 
+
 def _says_equal(mine: Remote, other: object) -> bool:
     try:
         return bool(mine._link.ask("eq", mine, other))
     except Exception:
         return False
 
+
 def _decoys(value: "Any") -> "list[Any]":
     "Values of the same kind that no honest object takes for this one."
     if type(value) in (int, float):
         return [value + 1, value - 1] if value + 1 != value else [0, -value]
     if type(value) in (str, bytes) and value:
-        last = ("a" if value[-1:] in ("e", "E") else "e") if type(value) is str else (b"a" if value[-1:] == b"e" else b"e")
+        last = (
+            ("a" if value[-1:] in ("e", "E") else "e") if type(value) is str else (b"a" if value[-1:] == b"e" else b"e")
+        )
         return [value[:-1] + last, value[:-1] + last + last]
     if type(value) in (list, tuple) and value:
         return [type(value)([*value[:-1], other]) for other in _decoys(value[-1])[:2]]
@@ -131,23 +181,56 @@ def _decoys(value: "Any") -> "list[Any]":
         return _LONG[type(value)]
     return [object.__name__ * 3, -1000003, ("no", "such", "value")]
 
-_LONG: "dict[Any, list[Any]]" = {str: ["\0", "x", "none"], bytes: [b"\0", b"x", b"none"], list: [[0], ["x"], [None]], tuple: [(0,), ("x",), (None,)], dict: [{"x": 0}, {0: "x"}]}
+
+_LONG: "dict[Any, list[Any]]" = {
+    str: ["\0", "x", "none"],
+    bytes: [b"\0", b"x", b"none"],
+    list: [[0], ["x"], [None]],
+    tuple: [(0,), ("x",), (None,)],
+    dict: [{"x": 0}, {0: "x"}],
+}
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #8c7293a1
 _END = object()
 
+
 class Whole:
     "Data that is to travel as an object."
-    def __init__(self, inner: object) -> None: self.inner = inner
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
 
 class Link:
     "One end of the conversation: asks the other side, and answers it within the rules of `permit`."
-    objects: "list[Any]"; numbers: "dict[int, int]"; broken: str; last: "Any"; failed: "BaseException | None"
 
-    def __init__(self, channel: Channel, permit: "Callable[[str, tuple[Any, ...]], Any]", kinds: "dict[str, type[BaseException]]", doubts: bool = False) -> None:
-        self.channel, self.permit, self.kinds = channel, permit, kinds  # kinds: name -> exception that may be raised here
-        self.objects, self.numbers, self.broken, self.last, self.failed = [], {}, "", None, None
-        self.doubts, self.classes, self.asserted = doubts, False, frozenset[int]() # doubts: whether this is the test's end
+    objects: "list[Any]"
+    numbers: "dict[int, int]"
+    broken: str
+    last: "Any"
+    failed: "BaseException | None"
+
+    def __init__(
+        self,
+        channel: Channel,
+        permit: "Callable[[str, tuple[Any, ...]], Any]",
+        kinds: "dict[str, type[BaseException]]",
+        doubts: bool = False,
+    ) -> None:
+        # kinds: name -> exception that may be raised here
+        self.channel = channel
+        self.permit = permit
+        self.kinds = kinds
+        self.objects = []
+        self.numbers = {}
+        self.broken = ""
+        self.last = None
+        self.failed = None
+        self.doubts, self.classes, self.asserted = (
+            doubts,
+            False,
+            frozenset[int](),
+        )  # doubts: whether this is the test's end
         self.stdout, self.stdin, self.input = sys.stdout, sys.stdin, builtins.input
 
     def name(self, value: "Any") -> bytes:
@@ -168,8 +251,11 @@ class Link:
         stand_in = Remote(self, number, ASKED if self.doubts else OWN)
         return stand_in if letter == b"r" else keep(bare, stand_in)
 
-    def send(self, *message: object) -> None: self.guard(self.channel.write, encode(message, self.name))
-    def receive(self) -> "Any": return self.guard(lambda: decode(self.channel.read(), self.find))
+    def send(self, *message: object) -> None:
+        self.guard(self.channel.write, encode(message, self.name))
+
+    def receive(self) -> "Any":
+        return self.guard(lambda: decode(self.channel.read(), self.find))
 
     def guard(self, step: "Callable[..., Any]", *args: "Any") -> "Any":
         try:
@@ -178,7 +264,8 @@ class Link:
             self.broken = self.broken or f"{type(error).__name__}: {error}"
             raise Gone(self.broken) from None
 
-    def ask(self, operation: str, *args: "Any", **kwargs: "Any") -> "Any": return _ask(self, operation, args, kwargs)
+    def ask(self, operation: str, *args: "Any", **kwargs: "Any") -> "Any":
+        return _ask(self, operation, args, kwargs)
 
     def each(self, container: Remote) -> "Iterator[Any]":
         "The parts of an object, one by one."
@@ -201,14 +288,20 @@ class Link:
 # %% ../nbs/lib/sandbox_protocol.ipynb #5d1e70b2
 _NONE: "Any" = None
 
+
 class _Streams:
     "While it answers: what is printed is kept, and what is read is asked for, where the test has replaced its own streams."
-    def __init__(self, link: Link, replaced: str) -> None: self.link, self.replaced, self.buffer = link, replaced, _NONE
+
+    def __init__(self, link: Link, replaced: str) -> None:
+        self.link = link
+        self.replaced = replaced
+        self.buffer = _NONE
 
     def __enter__(self) -> "_Streams":
         self.before = sys.stdout, sys.stdin, builtins.input
         if "o" in self.replaced:
             import io
+
             sys.stdout = self.buffer = io.StringIO()
         if "i" in self.replaced:
             typed: "Any" = _Typed(self.link)
@@ -220,15 +313,27 @@ class _Streams:
         if self.replaced:
             sys.stdout, sys.stdin, builtins.input = self.before
 
-    def printed(self) -> str: return self.buffer.getvalue() if self.buffer else ""
+    def printed(self) -> str:
+        return self.buffer.getvalue() if self.buffer else ""
+
 
 class _Typed:
     "A program's standard input, read from the test's."
-    def __init__(self, link: Link) -> None: self.link = link
-    def readline(self) -> str: return str(self.link.ask("stdin", "readline"))
-    def read(self) -> str: return str(self.link.ask("stdin", "read"))
-    def readlines(self) -> "list[str]": return self.read().splitlines(True)
-    def __iter__(self) -> "Iterator[str]": return iter(self.readline, "")
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    def readline(self) -> str:
+        return str(self.link.ask("stdin", "readline"))
+
+    def read(self) -> str:
+        return str(self.link.ask("stdin", "read"))
+
+    def readlines(self) -> "list[str]":
+        return self.read().splitlines(True)
+
+    def __iter__(self) -> "Iterator[str]":
+        return iter(self.readline, "")
 
 # %% ../nbs/lib/sandbox_protocol.ipynb #47270a32
 def _ask(link: Link, operation: str, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> "Any":
@@ -251,6 +356,7 @@ def _ask(link: Link, operation: str, args: "tuple[Any, ...]", kwargs: "dict[str,
     link.last = value
     return value
 
+
 def _trusted(link: Link, operation: str, theirs: "list[Remote]", value: "Any") -> "Any":
     "An answer, with how far it is to be trusted."
     trust = [part._trust for part in theirs]
@@ -259,8 +365,16 @@ def _trusted(link: Link, operation: str, theirs: "list[Remote]", value: "Any") -
         if not isinstance(value, Remote):
             raise TypeError(f"the program's own {operation} gives no data here")
         return Remote(link, value._number, COMPUTED)
-    built = operation in ARITHMETIC or own and operation in ("copy", "deepcopy") or operation in ("call", "getattr") and theirs and theirs[0]._builds
+    built = (
+        operation in ARITHMETIC
+        or own
+        and operation in ("copy", "deepcopy")
+        or operation in ("call", "getattr")
+        and theirs
+        and theirs[0]._builds
+    )
     return Remote(link, value._number, OWN) if isinstance(value, Remote) and built else value
+
 
 def answer(
     link: Link,  # this side's end

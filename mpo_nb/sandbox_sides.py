@@ -12,13 +12,21 @@ import sys
 
 from .sandbox_data import Channel, Kept, bare, error_kind, error_kinds, error_names, their_error
 from .sandbox_protocol import ARITHMETIC, Gone, Link, Remote, Whole, answer
-if "typing" in sys.modules: from typing import Any, Callable, BinaryIO # for hints, which are texts here: the processes of a sandbox start without it
+
+if "typing" in sys.modules:
+    from typing import (
+        Any,
+        Callable,
+        BinaryIO,
+    )  # for hints, which are texts here: the processes of a sandbox start without it
 
 # %% ../nbs/lib/sandbox_sides.ipynb #72a1a838
 _PROTOCOLS = frozenset(("collections.abc", "types", "typing"))
 
+
 def _is_a(value: object, module: str, name: str) -> bool:
     return module in _PROTOCOLS and isinstance(value, getattr(__import__(module, fromlist=[name]), name))
+
 
 def _exit(context: "Any", error: "tuple[Any, ...] | None") -> bool:
     if error is None:
@@ -26,24 +34,49 @@ def _exit(context: "Any", error: "tuple[Any, ...] | None") -> bool:
     raised = error[4] if isinstance(error[4], BaseException) else their_error(error_kinds(), *error, stops=True)
     return bool(type(context).__exit__(context, type(raised), raised, None))
 
+
 _OPERATIONS: "dict[str, Any]" = {
-    "call": lambda function, *args, **kwargs: function(*args, **kwargs), "callable": callable,
-    "getattr": getattr, "setattr": setattr, "delattr": delattr,
-    "isinstance": isinstance, "issubclass": issubclass, "protocol": _is_a,
-    "enter": lambda context: type(context).__enter__(context), "exit": _exit,
-    "len": len, "iter": iter, "next": next, "reversed": reversed, "bool": bool, "hash": hash,
-    "str": str, "repr": repr, "format": format,
-    "float": float, "int": int, "complex": complex, "round": round, "divmod": divmod, "pow": pow,
+    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "callable": callable,
+    "getattr": getattr,
+    "setattr": setattr,
+    "delattr": delattr,
+    "isinstance": isinstance,
+    "issubclass": issubclass,
+    "protocol": _is_a,
+    "enter": lambda context: type(context).__enter__(context),
+    "exit": _exit,
+    "len": len,
+    "iter": iter,
+    "next": next,
+    "reversed": reversed,
+    "bool": bool,
+    "hash": hash,
+    "str": str,
+    "repr": repr,
+    "format": format,
+    "float": float,
+    "int": int,
+    "complex": complex,
+    "round": round,
+    "divmod": divmod,
+    "pow": pow,
 }
+
 
 def _operation(name: str) -> "Any":
     import _operator, math
+
     if name in ("copy", "deepcopy"):
         return getattr(__import__("copy"), name)
     return _OPERATIONS.get(name) or getattr(math if name in ("trunc", "floor", "ceil") else _operator, name)
 
-_LIBRARY = frozenset("math cmath collections itertools functools operator _operator string datetime decimal fractions statistics random re "
-                     "heapq _heapq bisect _bisect json copy enum numbers uuid pathlib array textwrap calendar time".split())
+
+_LIBRARY = frozenset(
+    "math cmath collections itertools functools operator _operator string datetime decimal fractions statistics random"
+    " re heapq _heapq bisect _bisect json copy enum numbers uuid pathlib array textwrap calendar time".split()
+)
+
 
 def _origin(name: str, value: "Any") -> "tuple[str, Any]":
     module = value.__name__ if type(value) is type(sys) else getattr(value, "__module__", None)
@@ -54,19 +87,28 @@ def _origin(name: str, value: "Any") -> "tuple[str, Any]":
         return "error", (error_names(value), value)
     return ("class" if isinstance(value, type) else "value"), value
 
+
 def _change(owner: "Any", field: str, method: str, *args: "Any", **kwargs: "Any") -> None:
     getattr(getattr(owner, field), method)(*args, **kwargs)
 
-_PLAIN = frozenset("__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ "
-                   "__getnewargs__ __reduce__ __reduce_ex__ __sizeof__ __dir__ __class_getitem__".split())
+
+_PLAIN = frozenset(
+    "__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ "
+    "__getnewargs__ __reduce__ __reduce_ex__ __sizeof__ __dir__ __class_getitem__".split()
+)
+
 
 def _call(function: "Any", *args: "Any", **kwargs: "Any") -> "Any":
     "What a call gives; an object where it builds one that behaves in ways of its own."
     value = function(*args, **kwargs)
     if not isinstance(function, type) or type(value) is not function or function.__module__ != "program":
         return value
-    base = next((kind for kind in (int, float, str, bytes, tuple, frozenset, list, dict, set) if isinstance(value, kind)), None)
-    above = [kind for kind in function.__mro__ if base and kind is not object and kind is not base and issubclass(kind, base)]
+    base = next(
+        (kind for kind in (int, float, str, bytes, tuple, frozenset, list, dict, set) if isinstance(value, kind)), None
+    )
+    above = [
+        kind for kind in function.__mro__ if base and kind is not object and kind is not base and issubclass(kind, base)
+    ]
     changes = any(name in vars(base) and name not in _PLAIN for kind in above for name in vars(kind))
     return Whole(value) if base and (changes or base in (list, dict, set)) else value
 
@@ -77,7 +119,8 @@ def run_program(
 ) -> None:
     "Run a program's module, then answer for it until the other side ends. What the program raises is reported, save exits."
     module = sys.modules["program"] = type(sys)("program")
-    names: "Any"; refused: "Any" = None
+    names: "Any"
+    refused: "Any" = None
     link = Link(channel, refused, {})
     link.kinds = error_kinds()
     names = lambda wanted: {name: _origin(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
@@ -120,8 +163,11 @@ def _take(link: Link, name: str, kind: str, value: "Any", *, function: "str | No
         object.__setattr__(value, "_builds", True)
     return value
 
-_PERMITTED = ARITHMETIC | frozenset("lt le gt ge str repr format reversed setitem delitem contains float int index complex "
-                                    "enter exit".split())
+
+_PERMITTED = ARITHMETIC | frozenset(
+    "lt le gt ge str repr format reversed setitem delitem contains float int index complex enter exit".split()
+)
+
 
 def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
     "What a program may ask of the objects that a test passed to it."
@@ -148,7 +194,8 @@ def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
 
 # %% ../nbs/lib/sandbox_sides.ipynb #a5e557b6
 def _wrong(error: BaseException, test: str, last: object) -> str:
-    step, line = error.__traceback__, ""
+    step = error.__traceback__
+    line = ""
     while step:
         if step.tb_frame.f_code.co_filename == "<test>":
             line = test.splitlines()[step.tb_lineno - 1].strip()[:200]
@@ -163,6 +210,7 @@ def _wrong(error: BaseException, test: str, last: object) -> str:
 # %% ../nbs/lib/sandbox_sides.ipynb #5d1e70c1
 class _Counts:
     "Which assertions of a test ran: what the `@` names of a prepared test call."
+
     def __init__(self) -> None:
         self.begun, self.held, self.each, self.left = set[int](), set[int](), set[int](), set[int]()
 
@@ -194,11 +242,23 @@ class _Counts:
         return self.holds(number, value) if number in self.each else bool(value)
 
     def names(self) -> "dict[str, Any]":
-        return {"@begins": self.begun.add, "@holds": self.holds, "@holds for each": self.holds_for_each, "@ran": self.ran,
-                "@each": self.element, "@every": self.every, "@some": self.some, "@left": self.left.add,
-                "@catches": _catches, "@change": _changing, "@type": _type, "@attribute": _attribute,
-                "@callable": _callable, "@isinstance": _isinstance,
-                "@is": lambda one, other: _inner(one) == _inner(other)}
+        return {
+            "@begins": self.begun.add,
+            "@holds": self.holds,
+            "@holds for each": self.holds_for_each,
+            "@ran": self.ran,
+            "@each": self.element,
+            "@every": self.every,
+            "@some": self.some,
+            "@left": self.left.add,
+            "@catches": _catches,
+            "@change": _changing,
+            "@type": _type,
+            "@attribute": _attribute,
+            "@callable": _callable,
+            "@isinstance": _isinstance,
+            "@is": lambda one, other: _inner(one) == _inner(other),
+        }
 
     def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:
         "Why a test that ran to its end has shown nothing; '' if it has."
@@ -207,9 +267,11 @@ class _Counts:
         idle = [number for block in sorted(self.left) for number in blocks[block] if number not in self.begun]
         return "wrong answer: an assertion in a loop or a with-block of the test never ran" if idle else ""
 
+
 def _inner(value: "Any") -> "Any":
     theirs = value.theirs if isinstance(value, Kept) else value
     return ("theirs", theirs._number) if isinstance(theirs, Remote) else id(value)
+
 
 def _changing(owner: "Any", field: str, method: str) -> "Any":
     "A method that changes a container in a field: of the program's own object, not of the copy that a test gets."
@@ -218,6 +280,7 @@ def _changing(owner: "Any", field: str, method: str) -> "Any":
     if not isinstance(theirs, Remote) or isinstance(container, Remote):
         return getattr(container, method)
     return lambda *args, **kwargs: theirs._link.ask("change", theirs, field, method, *args, **kwargs)
+
 
 def _catches(kinds: "Any") -> "Any":
     "What an `except` of the program's kinds catches: errors of theirs, never an assertion of the test that failed."
@@ -230,6 +293,7 @@ def _catches(kinds: "Any") -> "Any":
         return type(error)
     return tuple(part for part in parts if not isinstance(part, Remote))
 
+
 def _type(value: "Any") -> "Any":
     theirs = value.theirs if isinstance(value, Kept) else value
     if not isinstance(theirs, Remote):
@@ -237,11 +301,14 @@ def _type(value: "Any") -> "Any":
     kind = theirs._link.ask("getattr", theirs, "__class__")
     return kind if isinstance(kind, Remote) else Remote
 
+
 def _callable(value: "Any") -> "Any":
     return value._link.ask("callable", value) if isinstance(value, Remote) else callable(value)
 
+
 def _attribute(value: "Any", name: str) -> "Any":
     return value._link.ask("getattr", value, name) if isinstance(value, Remote) else getattr(value, name)
+
 
 def _isinstance(value: "Any", kinds: "Any") -> bool:
     if not isinstance(value, Remote) or isinstance(kinds, Remote):
@@ -255,8 +322,13 @@ def _isinstance(value: "Any", kinds: "Any") -> bool:
         return bool(value._link.ask("protocol", value, "types", _BUILT_IN_PROTOCOLS[kinds.__name__]))
     return isinstance(value, kinds)
 
-_BUILT_IN_PROTOCOLS = {"generator": "GeneratorType", "function": "FunctionType", "method": "MethodType",
-                       "builtin_function_or_method": "BuiltinFunctionType"}
+
+_BUILT_IN_PROTOCOLS = {
+    "generator": "GeneratorType",
+    "function": "FunctionType",
+    "method": "MethodType",
+    "builtin_function_or_method": "BuiltinFunctionType",
+}
 
 # %% ../nbs/lib/sandbox_sides.ipynb #25a6a80c
 def judge(
@@ -264,7 +336,9 @@ def judge(
     text: str,  # the test's source, for its lines
     test: "tuple[Any, ...]",  # the parts of a `PreparedTest`
     entry_point: str | None = None,  # the name that `check` is called with
-) -> tuple[str, str]:  # (status, reason); status "pass", "fail", "gone" where the program ended, "fault" where the test is at fault
+) -> tuple[
+    str, str
+]:  # (status, reason); status "pass", "fail", "gone" where the program ended, "fault" where the test is at fault
     "Run a test against the program on the other side."
     link = Link(channel, lambda operation, args: _permit_test(link, operation, args), error_kinds(), doubts=True)
     try:
@@ -280,9 +354,11 @@ def judge(
             return "fail", _wrong(error, text, link.last)
     return ("gone", link.broken) if link.broken else (status, why)
 
+
 def _guard_numpy(testing: bool) -> None:
     "Comparisons of numpy find that nothing is close to any one number, because they pair no elements. Here that is no match."
     import numpy
+
     def careful(compare: "Any", told: bool) -> "Any":
         def compared(one: "Any", other: "Any", *args: "Any", **kwargs: "Any") -> "Any":
             objects = isinstance(one, Remote) or isinstance(other, Remote)
@@ -291,21 +367,33 @@ def _guard_numpy(testing: bool) -> None:
                     raise AssertionError(f"{one!r:.80} is not {other!r:.80}")
                 return numpy.False_
             return compare(one, other, *args, **kwargs)
+
         return compared
+
     for name in ("allclose", "isclose", "array_equal", "array_equiv"):
         setattr(numpy, name, careful(getattr(numpy, name), False))
-    asserting = ("assert_allclose", "assert_almost_equal", "assert_array_almost_equal", "assert_array_equal", "assert_equal",
-                 "assert_array_less")
+    asserting = (
+        "assert_allclose",
+        "assert_almost_equal",
+        "assert_array_almost_equal",
+        "assert_array_equal",
+        "assert_equal",
+        "assert_array_less",
+    )
     for name in asserting if testing else ():  # its import takes longer than numpy's
         setattr(numpy.testing, name, careful(getattr(numpy.testing, name), True))
 
+
 def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
     import marshal
+
     code, wanted, modules, lines, blocks, packages, function = test
     if "numpy" in packages:
         _guard_numpy("testing" in text)
     given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
-    above: "Any" = lambda name: len(given[name][1][0]) if given[name][0] == "error" else 0  # a class comes before those under it
+    above: "Any" = lambda name: (
+        len(given[name][1][0]) if given[name][0] == "error" else 0
+    )  # a class comes before those under it
     ordered = sorted((name for name in wanted if name in given), key=above)
     counts = _Counts()
     space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
@@ -329,6 +417,7 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
 # %% ../nbs/lib/sandbox_sides.ipynb #e5e12278
 def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None) -> None:
     import resource
+
     for name, pair in limits.items():
         try:
             resource.setrlimit(getattr(resource, name), pair)
@@ -337,16 +426,20 @@ def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None)
                 raise
     if code:
         import ctypes
+
         class Program(ctypes.Structure):
             _fields_ = [("count", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
+
         prctl = ctypes.CDLL(None).prctl
         prctl(1, 9, 0, 0, 0)  # ends with the process that started it
         prctl(38, 1, 0, 0, 0)  # no new privileges
         prctl(22, 2, ctypes.byref(Program(len(code) // 8, code)), 0, 0)
 
+
 def main(file: "BinaryIO", end: int) -> None:
     "Run one side: its limits, then the program or the test, as the file says."
     import marshal, select
+
     role, text, entry_point, limits, walled, code, test, folders = marshal.load(file)
     file.close()
     sys.path += folders

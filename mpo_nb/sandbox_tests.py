@@ -25,6 +25,7 @@ from typing import cast
 @dataclass(frozen=True)
 class PreparedTest:
     "A test that can run by itself, compiled with its counters."
+
     code: bytes  # the compiled test, as `marshal` writes it
     wanted: tuple[str, ...]  # the names that the program is asked for
     modules: tuple[str, ...]  # modules that the test uses and leaves to others to import
@@ -37,12 +38,15 @@ class PreparedTest:
         "What the test's process is given, as data that `marshal` writes."
         return self.code, self.wanted, self.modules, self.lines, self.blocks, self.packages, self.function
 
+
 def global_names(
     text: str,  # Python source
 ) -> tuple[set[str], set[str]]:  # those that it reads, those that it binds itself
     "The global names of a module. SyntaxError where it does not compile."
     top = symtable.symtable(text, "<test>", "exec")
-    bound, read, tables = set[str](), set[str](), [top]
+    bound = set[str]()
+    read = set[str]()
+    tables = [top]
     while tables:
         table = tables.pop()
         tables += table.get_children()
@@ -59,6 +63,7 @@ def global_names(
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _DYNAMIC = {"globals", "locals", "vars", "dir", "getattr", "eval", "exec"}  # ways to call a function without its name
 
+
 def _outside(node: ast.AST) -> Iterator[ast.AST]:
     "A node and what is in it, save the bodies of functions and classes."
     yield node
@@ -68,13 +73,16 @@ def _outside(node: ast.AST) -> Iterator[ast.AST]:
     for part in inner:
         yield from _outside(part)
 
+
 def _reached(tree: ast.Module, roots: Iterable[str]) -> set[ast.AST]:
     "The functions and classes whose names are reached from the top of a test, or from `roots`."
     defined: dict[str, list[ast.AST]] = {}
     for node in ast.walk(tree):
         if isinstance(node, _DEFINITIONS):
             defined.setdefault(node.name, []).append(node)
-    found, todo, names = set[ast.AST](), list[ast.AST](tree.body), list(roots)
+    found = set[ast.AST]()
+    todo = list[ast.AST](tree.body)
+    names = list(roots)
     while todo or names:
         for node in defined.get(names.pop(), []) if names else []:
             if node not in found:
@@ -90,17 +98,23 @@ def _reached(tree: ast.Module, roots: Iterable[str]) -> set[ast.AST]:
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70d9
 _ANY_ERROR = {"AssertionError", "Exception", "BaseException"}
 
+
 def _called(node: ast.AST) -> str:
     "The last name of what a call calls; '' for another node."
     function = node.func if isinstance(node, ast.Call) else None
-    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    return (
+        function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    )
+
 
 _LAZY = {"map", "filter", "zip", "enumerate", "iter", "reversed"}  # built-in functions whose results are true
+
 
 def _depends(values: ast.expr) -> bool:
     "Whether what a comprehension goes through is the program's affair, not `range(3)` or `[(1, 2)]`."
     names = {part.id for part in ast.walk(values) if isinstance(part, ast.Name)}
     return bool(names - {"range", "zip", "enumerate"})
+
 
 def _says_nothing(condition: ast.expr) -> bool:
     "Whether a condition holds, or fails, whatever a program does."
@@ -118,24 +132,29 @@ def _says_nothing(condition: ast.expr) -> bool:
         return any(isinstance(part, ast.Constant) and part.value for part in condition.values)
     return not any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(condition))
 
+
 def _fails(node: ast.AST) -> bool:
     "Whether running this statement fails a test: `raise`, `assert False`, `self.fail()`, `sys.exit(1)`."
     if isinstance(node, ast.Assert):
         return isinstance(node.test, ast.Constant) and not node.test.value
     return isinstance(node, ast.Raise) or isinstance(node, ast.Expr) and _called(node.value) in ("fail", "exit", "quit")
 
+
 def _asserts(node: ast.AST, own: Container[str]) -> bool:
     "Whether an expression calls an assertion of a library: `self.assertEqual(...)`, `np.testing.assert_allclose(...)`."
     name = _called(node)
     return name.lower().startswith("assert") and name not in own
 
+
 def _raises(statement: ast.With | ast.AsyncWith, own: Container[str]) -> bool:
     return any(_asserts(item.context_expr, own) for item in statement.items)
+
 
 def _catches(handler: ast.ExceptHandler) -> bool:
     "Whether a handler catches failed assertions too."
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     return any(kind is None or isinstance(kind, ast.Name) and kind.id in _ANY_ERROR for kind in kinds)
+
 
 def _swallows(statement: ast.stmt) -> bool:
     "Whether a failed assertion in this statement's body is lost."
@@ -148,11 +167,13 @@ def _swallows(statement: ast.stmt) -> bool:
     caught = [handler for handler in getattr(statement, "handlers", []) if _catches(handler)]
     return any(all(map(quiet, ast.walk(handler))) for handler in caught)
 
+
 def _leaves(statement: ast.stmt) -> bool:
     "Whether no statement behind this one runs."
     if isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)):
         return True
     return isinstance(statement, ast.Expr) and _called(statement.value) in ("exit", "quit", "_exit")
+
 
 def _never(condition: ast.expr) -> bool:
     "Whether a branch is never taken: `if False`, `if TYPE_CHECKING`, `if __name__ == '__main__'`."
@@ -203,11 +224,15 @@ def _places(
             return
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70dc
-_CHANGES = frozenset("append extend insert remove clear sort reverse add update discard pop popitem setdefault "
-                     "appendleft popleft".split())
+_CHANGES = frozenset(
+    "append extend insert remove clear sort reverse add update discard pop popitem setdefault "
+    "appendleft popleft".split()
+)
+
 
 class _Counters(ast.NodeTransformer):
     "Puts counters into a test: `@` names, which no program and no test can write."
+
     def __init__(self, places: list[ast.AST], bound: Container[str]) -> None:
         self.numbers = {place: i for i, place in enumerate(places)}
         self.bound, self.blocks, self.inside = bound, dict[int, tuple[int, ...]](), set[int]()
@@ -222,7 +247,9 @@ class _Counters(ast.NodeTransformer):
         return ast.copy_location(ast.Expr(self.call(name, at, *args)), cast(ast.stmt, at))
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST | list[ast.stmt]:
-        number, quantified, whole = self.numbers.get(node), _quantified(node.test), _reduced(node.test)
+        number = self.numbers.get(node)
+        quantified = _quantified(node.test)
+        whole = _reduced(node.test)
         through = None if quantified else _gone_through(node.test)
         self.generic_visit(node)
         if number is None:
@@ -325,20 +352,24 @@ class _Counters(ast.NodeTransformer):
             return self.call("attribute", node, node.value, ast.Constant(node.attr))
         return node
 
+
 def _gone_through(condition: ast.expr) -> ast.Call | None:
     "The call of the built-in `all(...)`, or of `any(...)` behind a `not`."
     wanted = "all"
     if isinstance(condition, ast.UnaryOp) and isinstance(condition.op, ast.Not):
-        condition, wanted = condition.operand, "any"
+        condition = condition.operand
+        wanted = "any"
     if not isinstance(condition, ast.Call) or not isinstance(condition.func, ast.Name) or len(condition.args) != 1:
         return None
     return condition if condition.func.id == wanted else None
+
 
 def _quantified(condition: ast.expr) -> ast.GeneratorExp | ast.ListComp | None:
     "What `all(... for ...)` or `not any(... for ...)` goes through."
     call = _gone_through(condition)
     every = call.args[0] if call else None
     return every if isinstance(every, (ast.GeneratorExp, ast.ListComp)) else None
+
 
 def _reduced(condition: ast.expr) -> tuple[ast.AST, str] | None:
     "Where the array of `np.all(array)` or `array.all()` stands: a node, and its field."
@@ -347,6 +378,7 @@ def _reduced(condition: ast.expr) -> tuple[ast.AST, str] | None:
     if condition.func.attr != "all" or len(condition.args) > 1:
         return None
     return (condition, "args") if condition.args else (condition.func, "value")
+
 
 def _should_run(statement: ast.stmt) -> Iterator[ast.stmt]:
     "The assertions that run whenever the body of a loop or a with-block does."
@@ -359,22 +391,28 @@ def _should_run(statement: ast.stmt) -> Iterator[ast.stmt]:
             return
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70de
-LIBRARY = frozenset("math cmath collections itertools functools operator string datetime decimal fractions statistics random re "
-                    "heapq bisect json copy enum numbers uuid pathlib array textwrap calendar time "
-                    "sys os io contextlib types typing warnings".split())
+LIBRARY = frozenset(
+    "math cmath collections itertools functools operator string datetime decimal fractions statistics random re "
+    "heapq bisect json copy enum numbers uuid pathlib array textwrap calendar time "
+    "sys os io contextlib types typing warnings".split()
+)
 PACKAGES = ("numpy",)  # what a test may import beside the standard library, where it is installed
 # What tests compare with, and forget to import.
 _HELPERS = {"np", "numpy", "is_close", "almost_equal", "isclose", "allclose", "approx", "array_equal", "raises"}
 
+
 class UndefinedName(ValueError):
     "A test uses a name that neither it nor a right program defines."
+
 
 def _no_test(reason: str, remedy: str) -> ValueError:
     return ValueError(f"{reason}; {remedy}")
 
+
 def _imported(tree: ast.Module) -> tuple[str, ...]:
     "The packages that a test imports. ValueError for one that is not to be had."
-    spared, found = set[ast.AST](), dict[str, None]()
+    spared = set[ast.AST]()
+    found = dict[str, None]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Try) and any(_forgives(handler) for handler in node.handlers):
             spared.update(part for statement in node.body for part in ast.walk(statement))
@@ -386,15 +424,19 @@ def _imported(tree: ast.Module) -> tuple[str, ...]:
             if name in PACKAGES and importlib.util.find_spec(name):
                 found[name] = None
             elif name not in sys.stdlib_module_names and node not in spared:
-                raise _no_test(f"the test imports {name}, which is not to be had in the sandbox",
-                               f"install it if it is {' or '.join(PACKAGES)}, else write the test with the standard library; "
-                               "the names of the program are there without an import")
+                raise _no_test(
+                    f"the test imports {name}, which is not to be had in the sandbox",
+                    f"install it if it is {' or '.join(PACKAGES)}, else write the test with the standard library; "
+                    "the names of the program are there without an import",
+                )
     return tuple(found)
+
 
 def _forgives(handler: ast.ExceptHandler) -> bool:
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     forgiving = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
     return any(kind is None or isinstance(kind, ast.Name) and kind.id in forgiving for kind in kinds)
+
 
 def _impossible(tree: ast.Module, wanted: Container[str]) -> None:
     "ValueError for what a test in a process of its own cannot do."
@@ -418,6 +460,7 @@ def _impossible(tree: ast.Module, wanted: Container[str]) -> None:
             if what.strip("'\"").partition(".")[0] not in ("builtins", "sys"):
                 raise _no_test(f"the test patches {what}, which is not in the program's process", remedy)
 
+
 def _wanted(
     tree: ast.Module, read: set[str], bound: set[str], entry_point: str | None, called: str | None
 ) -> tuple[list[str], list[str]]:
@@ -433,8 +476,9 @@ def _wanted(
     wanted = [name for name in free if name not in modules]
     helpers = [name for name in wanted if name in _HELPERS or name.lower().startswith("assert")]
     if helpers and (entry_point or len(wanted) > 1):
-        raise UndefinedName(f"the test uses {helpers[0]}, which it does not define; "
-                            "let it import or define what it compares with")
+        raise UndefinedName(
+            f"the test uses {helpers[0]}, which it does not define; let it import or define what it compares with"
+        )
     if called and called in built_in and called not in bound:
         wanted.append(called)
     if wanted or entry_point:
@@ -442,21 +486,28 @@ def _wanted(
     calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     functions = sorted(name for name in calls & built_in - bound if not name[0].isupper())
     if len(functions) > 1:
-        raise _no_test(f"the test calls nothing but built-in functions ({', '.join(functions)})",
-                       "name the one that the program is to define: called=...")
+        raise _no_test(
+            f"the test calls nothing but built-in functions ({', '.join(functions)})",
+            "name the one that the program is to define: called=...",
+        )
     if not functions:
-        raise _no_test("the test asserts nothing of the program: it uses none of the program's names",
-                       "call the function that is to be tested")
+        raise _no_test(
+            "the test asserts nothing of the program: it uses none of the program's names",
+            "call the function that is to be tested",
+        )
     return functions, modules
 
 # %% ../nbs/lib/sandbox_tests.ipynb #5d1e70df
 _quiet = threading.Lock()
 
+
 @lru_cache(maxsize=1024)
 def prepare_test(
     test: str,  # Python source: defines check(candidate) if `entry_point` is given, else a script of assertions
     entry_point: str | None = None,  # the function that `check` is called with
-    called: str | None = None,  # the function that a program defines, if its name is a built-in one or begins like a class
+    called: (
+        str | None
+    ) = None,  # the function that a program defines, if its name is a built-in one or begins like a class
 ) -> PreparedTest:
     "Compile a test with its counters. ValueError, with the remedy, for one that asserts nothing or cannot run by itself."
     try:
@@ -466,7 +517,8 @@ def prepare_test(
             read, bound = global_names(test)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"the test does not compile: {error}") from None
-    packages, own = _imported(tree), {node.name for node in ast.walk(tree) if isinstance(node, _DEFINITIONS)}
+    packages = _imported(tree)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, _DEFINITIONS)}
     places = list(dict.fromkeys(_places(tree.body, _reached(tree, ["check"] if entry_point else []), own)))
     if entry_point and ("check" not in bound or not places and "check" not in own):
         raise ValueError("the test defines no function check(candidate)")
@@ -483,6 +535,7 @@ def prepare_test(
     found = marshal.dumps(code), tuple(wanted), tuple(modules), packages, tuple(lines), counters.blocks
     return PreparedTest(*found, function=called)
 
+
 def _ignores(tree: ast.Module) -> bool:
     "Whether `check` never looks at what it is to check."
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
@@ -490,16 +543,21 @@ def _ignores(tree: ast.Module) -> bool:
     used = {part.id for node in checks for part in ast.walk(node) if isinstance(part, ast.Name)}
     return bool(checks) and not used & set(names)
 
+
 def _why_nothing(tree: ast.Module, own: set[str]) -> tuple[str, str]:
     "Why a test asserts nothing, and what to do."
     reason = "the test asserts nothing, and would pass any program"
     idle = sorted(name for name in own if name.lower().startswith("test"))
     if idle:
-        return f"{reason}: nothing calls {idle[0]}", "call it at the end of the test; pytest and unittest are not run here"
+        return (
+            f"{reason}: nothing calls {idle[0]}",
+            "call it at the end of the test; pytest and unittest are not run here",
+        )
     if any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
         reason += ": its assertions hold for any program, are never reached, or are caught"
         return reason, "assert what the program returns, outside of try and __main__"
     return reason, "give assertions, or a function check(candidate) with some"
+
 
 def check_test(
     test: str,  # as in `prepare_test`
@@ -511,6 +569,8 @@ def check_test(
     prepared = prepare_test(test, entry_point, called)
     missing = set(prepared.wanted) - {entry_point, called} - set(prepared.wanted if defined is None else defined)
     if missing:
-        raise UndefinedName(f"the test uses {', '.join(sorted(missing))}, which neither the test nor a right program defines; "
-                            "let the test import or define it")
+        raise UndefinedName(
+            f"the test uses {', '.join(sorted(missing))}, which neither the test nor a right program defines; "
+            "let the test import or define it"
+        )
     return prepared

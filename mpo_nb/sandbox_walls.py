@@ -39,7 +39,8 @@ def _asked() -> tuple[list[str], list[str]]:
     return path, zones
 
 # %% ../nbs/lib/sandbox_walls.ipynb #86629904
-_ELF_64_LITTLE, _PT_INTERP = b"\x7fELF\2\1", 3
+_ELF_64_LITTLE = b"\x7fELF\2\1"
+_PT_INTERP = 3
 
 
 def _loader(program: str) -> str | None:
@@ -65,7 +66,8 @@ _RESOLVED = re.compile(r"^\s*(?:\S.* => )?(/.*) \(0x[0-9a-f]+\)$", re.MULTILINE)
 
 def _libraries(binaries: Iterable[str]) -> list[str]:
     "The library files that the loader maps for these binaries, at the paths where it looks for them."
-    loader, found = _loader(python_path()), dict[str, None]()
+    loader = _loader(python_path())
+    found = dict[str, None]()
     if loader is None:  # all is in the executable
         return []
     found[loader] = None
@@ -251,17 +253,76 @@ def wall_arguments(
 
 # %% ../nbs/lib/sandbox_walls.ipynb #7c22f3cf
 CALLS = {  # architecture: its number in the kernel's audit.h, then the refused calls by number
-    "x86_64": (0xC000003E, {
-        "clone": 56, "fork": 57, "vfork": 58, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "unshare": 272, "setns": 308,
-        "mount": 165, "umount2": 166, "pivot_root": 155, "memfd_create": 319, "shmget": 29, "shmat": 30, "semget": 64, "msgget": 68,
-        "mq_open": 240, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "add_key": 248, "request_key": 249, "keyctl": 250}),
-    "aarch64": (0xC00000B7, {
-        "clone": 220, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "unshare": 97, "setns": 268,
-        "mount": 40, "umount2": 39, "pivot_root": 41, "memfd_create": 279, "shmget": 194, "shmat": 196, "semget": 190, "msgget": 186,
-        "mq_open": 180, "bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "add_key": 217, "request_key": 218, "keyctl": 219}),
+    "x86_64": (
+        0xC000003E,
+        {
+            "clone": 56,
+            "fork": 57,
+            "vfork": 58,
+            "ptrace": 101,
+            "process_vm_readv": 310,
+            "process_vm_writev": 311,
+            "unshare": 272,
+            "setns": 308,
+            "mount": 165,
+            "umount2": 166,
+            "pivot_root": 155,
+            "memfd_create": 319,
+            "shmget": 29,
+            "shmat": 30,
+            "semget": 64,
+            "msgget": 68,
+            "mq_open": 240,
+            "bpf": 321,
+            "perf_event_open": 298,
+            "userfaultfd": 323,
+            "add_key": 248,
+            "request_key": 249,
+            "keyctl": 250,
+        },
+    ),
+    "aarch64": (
+        0xC00000B7,
+        {
+            "clone": 220,
+            "ptrace": 117,
+            "process_vm_readv": 270,
+            "process_vm_writev": 271,
+            "unshare": 97,
+            "setns": 268,
+            "mount": 40,
+            "umount2": 39,
+            "pivot_root": 41,
+            "memfd_create": 279,
+            "shmget": 194,
+            "shmat": 196,
+            "semget": 190,
+            "msgget": 186,
+            "mq_open": 180,
+            "bpf": 280,
+            "perf_event_open": 241,
+            "userfaultfd": 282,
+            "add_key": 217,
+            "request_key": 218,
+            "keyctl": 219,
+        },
+    ),
 }
-_EVERYWHERE = {"clone3": 435, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429,
-               "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "mount_setattr": 442, "memfd_secret": 447}
+_EVERYWHERE = {
+    "clone3": 435,
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "pidfd_getfd": 438,
+    "mount_setattr": 442,
+    "memfd_secret": 447,
+}
 SOCKETS = {  # allowed within a machine only
     "x86_64": {"socket": 41, "socketpair": 53},
     "aarch64": {"socket": 198, "socketpair": 199},
@@ -269,10 +330,20 @@ SOCKETS = {  # allowed within a machine only
 _STARTING = "clone", "fork", "vfork", "clone3"
 
 # %% ../nbs/lib/sandbox_walls.ipynb #7f7e713a
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # refused with EPERM
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # places in the kernel's struct seccomp_data
+_LOAD = 0x20
+_EQUAL = 0x15
+_AT_LEAST = 0x35
+_RETURN = 0x06
+# refused with EPERM
+_ALLOW = 0x7FFF0000
+_REFUSE = 0x00050001
+_KILL = 0x80000000
+# places in the kernel's struct seccomp_data
+_NUMBER = 0
+_ARCHITECTURE = 4
+_FIRST_ARGUMENT = 16
 _AF_UNIX = 1  # the kernel looks at the low 32 bits only, as the filter does
+
 
 @lru_cache
 def call_filter(
@@ -283,7 +354,8 @@ def call_filter(
     audit, calls = CALLS[machine]
     named = {**calls, **_EVERYWHERE}
     numbers = [number for name, number in named.items() if not (may_start and name in _STARTING)]
-    count, sockets = len(numbers), SOCKETS[machine]
+    count = len(numbers)
+    sockets = SOCKETS[machine]
     steps = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, audit), (_RETURN, 0, 0, _KILL)]
     steps += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, count + 5, 0, 1 << 30)]
     steps += [(_EQUAL, count + 4 - i, 0, number) for i, number in enumerate(numbers)]

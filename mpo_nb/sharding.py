@@ -19,47 +19,61 @@ from .recipes import Recipe
 # %% ../nbs/lib/sharding.ipynb #5ba7d014
 T = TypeVar("T")
 
+
 def wants_shards() -> bool:
     "Whether `accelerate launch --use_fsdp` started this process."
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
-def whole_tensor(x: Tensor, # whole, or in pieces on all processes, which must all ask
-                 processes: Processes, # those of the run
-                 ) -> Tensor:
+
+def whole_tensor(
+    x: Tensor,  # whole, or in pieces on all processes, which must all ask
+    processes: Processes,  # those of the run
+) -> Tensor:
     "A tensor put together."
-    if not hasattr(x, "full_tensor"): return x
-    pieces = cast(Any, x) # a DTensor, a class that is not to be imported where nothing is in pieces
-    return processes.gather(pieces.to_local()) if pieces.placements[0].is_shard(0) else cast(Tensor, pieces.full_tensor()) # or a sum, as a norm is
+    if not hasattr(x, "full_tensor"):
+        return x
+    pieces = cast(Any, x)  # a DTensor, a class that is not to be imported where nothing is in pieces
+    return (
+        processes.gather(pieces.to_local()) if pieces.placements[0].is_shard(0) else cast(Tensor, pieces.full_tensor())
+    )  # or a sum, as a norm is
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d017
 class Whole:
     "A model that is not in pieces."
-    sharded = False
-    def __init__(self,
-                 model: nn.Module | None, # a causal language model; None: there is none, as a run without a reference has none
-                 ) -> None: self.model = model
 
-    def through(self,
-                work: Callable[[], T], # a pass with a graph, whose outputs are returned
-                ) -> T:
+    sharded = False
+
+    def __init__(
+        self,
+        model: nn.Module | None,  # a causal language model; None: there is none, as a run without a reference has none
+    ) -> None:
+        self.model = model
+
+    def through(
+        self,
+        work: Callable[[], T],  # a pass with a graph, whose outputs are returned
+    ) -> T:
         "Run a pass of the update."
         return work()
 
-    def whole(self,
-              work: Callable[[], T], # any number of passes without a graph
-              ) -> T:
+    def whole(
+        self,
+        work: Callable[[], T],  # any number of passes without a graph
+    ) -> T:
         "Run passes for which every process must have the whole model."
         return work()
 
-    def gathered(self,
-                 optimizer: torch.optim.Optimizer, # of the model
-                 ) -> tuple[Any, Any]: # a model and an optimiser that `Run.save` can write
+    def gathered(
+        self,
+        optimizer: torch.optim.Optimizer,  # of the model
+    ) -> tuple[Any, Any]:  # a model and an optimiser that `Run.save` can write
         "What a checkpoint is made of."
         return self.model, optimizer
 
-    def place(self,
-              optimizer: torch.optim.Optimizer, # whose state was read from a checkpoint
-              ) -> None:
+    def place(
+        self,
+        optimizer: torch.optim.Optimizer,  # whose state was read from a checkpoint
+    ) -> None:
         "Cut a state as its parameters are cut."
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d020
@@ -67,82 +81,133 @@ def _fully_shard() -> Callable[..., Any]:
     "FSDP2. Raises ImportError where PyTorch is too old for it."
     try:
         from torch.distributed.fsdp import FSDPModule, fully_shard
+
         FSDPModule.set_reshard_after_forward
-    except (ImportError, AttributeError): raise ImportError(f"--use_fsdp with torch {torch.__version__}: sharding needs torch.distributed.fsdp.fully_shard and its set_reshard_after_forward, which this torch lacks; pip install -U torch, or launch with --multi_gpu") from None
+    except (ImportError, AttributeError):
+        raise ImportError(
+            f"--use_fsdp with torch {torch.__version__}: sharding needs torch.distributed.fsdp.fully_shard and its"
+            " set_reshard_after_forward, which this torch lacks; pip install -U torch, or launch with --multi_gpu"
+        ) from None
     return fully_shard
+
 
 class _Root(nn.Module):
     "Runs a piece of work as its forward pass."
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(); self.model = model
 
-    def forward(self, work: Callable[[], T]) -> T: return work()
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[], T]) -> T:
+        return work()
+
 
 class _Written:
     "Looks to `Run.save` like a model or an optimiser, and holds what was gathered of it."
-    def __init__(self, owner: Any, tensors: dict[Any, Any]) -> None:
-        self.owner, self.tensors = owner, tensors
-        if hasattr(owner, "peft_config"): self.peft_config = owner.peft_config
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> None: self.owner.save_pretrained(folder, state_dict=self.tensors, **options)
-    def state_dict(self) -> dict[str, Any]: return dict(state=self.tensors)
+    def __init__(self, owner: Any, tensors: dict[Any, Any]) -> None:
+        self.owner = owner
+        self.tensors = tensors
+        if hasattr(owner, "peft_config"):
+            self.peft_config = owner.peft_config
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        self.owner.save_pretrained(folder, state_dict=self.tensors, **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(state=self.tensors)
+
 
 class Shards(Whole):
     "A model in pieces over all processes. Raises ImportError where PyTorch is too old."
+
     sharded = True
     model: nn.Module
 
-    def __init__(self,
-                 model: nn.Module, # the same weights on every process; on the CPU or their device
-                 processes: Processes, # several
-                 ) -> None:
+    def __init__(
+        self,
+        model: nn.Module,  # the same weights on every process; on the CPU or their device
+        processes: Processes,  # several
+    ) -> None:
         fully_shard = _fully_shard()
         from torch.distributed.fsdp import FSDPModule
         from torch.distributed.device_mesh import init_device_mesh
-        super().__init__(model)
-        assert processes.device is not None # several have met, each with its own
-        mesh, layers = init_device_mesh(processes.device.type, (processes.world,)), set(getattr(model, "_no_split_modules", None) or ())
-        self.layers = [m for m in model.modules() if type(m).__name__ in layers]
-        self.root, self.processes = _Root(model), processes
-        for module in (*self.layers, self.root): fully_shard(module, mesh=mesh)
-        self.units = cast(list[FSDPModule], [self.root, *self.layers]) # which `fully_shard` has made of them
 
-    def through(self, work: Callable[[], T]) -> T: return cast(T, self.root(work))
+        super().__init__(model)
+        assert processes.device is not None  # several have met, each with its own
+        mesh = init_device_mesh(processes.device.type, (processes.world,))
+        layers = set(getattr(model, "_no_split_modules", None) or ())
+        self.layers = [m for m in model.modules() if type(m).__name__ in layers]
+        self.root = _Root(model)
+        self.processes = processes
+        for module in (*self.layers, self.root):
+            fully_shard(module, mesh=mesh)
+        self.units = cast(list[FSDPModule], [self.root, *self.layers])  # which `fully_shard` has made of them
+
+    def through(self, work: Callable[[], T]) -> T:
+        return cast(T, self.root(work))
 
     def whole(self, work: Callable[[], T]) -> T:
         def gathered() -> T:
-            for unit in self.units: unit.unshard()
+            for unit in self.units:
+                unit.unshard()
             return work()
-        for unit in self.units: unit.set_reshard_after_forward(False, recurse=False)
+
+        for unit in self.units:
+            unit.set_reshard_after_forward(False, recurse=False)
         try:
-            with torch.no_grad(): return cast(T, self.root(gathered))
+            with torch.no_grad():
+                return cast(T, self.root(gathered))
         finally:
-            for unit in self.units: unit.reshard()
-            for unit in self.units[1:]: unit.set_reshard_after_forward(True, recurse=False)
+            for unit in self.units:
+                unit.reshard()
+            for unit in self.units[1:]:
+                unit.set_reshard_after_forward(True, recurse=False)
 
     def gathered(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         put: Callable[[Tensor], Tensor] = lambda x: whole_tensor(x.detach(), self.processes).cpu()
         weights = {name: put(x) for name, x in self.model.state_dict().items()}
-        state = {i: {name: put(x) for name, x in entries.items()} for i, entries in optimizer.state_dict()["state"].items()}
+        state = {
+            i: {name: put(x) for name, x in entries.items()} for i, entries in optimizer.state_dict()["state"].items()
+        }
         return _Written(self.model, weights), _Written(optimizer, state)
 
     def place(self, optimizer: torch.optim.Optimizer) -> None:
         from torch.distributed.tensor import DTensor, distribute_tensor
+
         for p, entries in optimizer.state.items():
             for name, x in entries.items():
-                if x.shape == p.shape and not hasattr(x, "full_tensor"): entries[name] = distribute_tensor(x.to(p.device), cast(DTensor, p).device_mesh, cast(DTensor, p).placements)
+                if x.shape == p.shape and not hasattr(x, "full_tensor"):
+                    entries[name] = distribute_tensor(
+                        x.to(p.device), cast(DTensor, p).device_mesh, cast(DTensor, p).placements
+                    )
 
 # %% ../nbs/lib/sharding.ipynb #5ba7d022
-def check_shards(config: TrainConfig, # a run's
-                 recipe: Recipe, # what it trains with
-                 held_out: int = 1, # problems that there are to evaluate on
-                 processes: int = 1, # that share them
-                 ) -> None:
+def check_shards(
+    config: TrainConfig,  # a run's
+    recipe: Recipe,  # what it trains with
+    held_out: int = 1,  # problems that there are to evaluate on
+    processes: int = 1,  # that share them
+) -> None:
     "Raises ValueError for what a model in pieces cannot do, naming the remedy; ImportError where PyTorch is too old."
     _fully_shard()
-    why = dict(source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "", recipe="its critic stands outside the pieces" if recipe.critic else "",
-               quantization="packed weights are not cut into pieces" if config.quantization != "none" else "", precision="loss scaling is not supported on pieces; use precision='bfloat16'" if config.precision == "float16" else "")
+    why = dict(
+        source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "",
+        recipe="its critic stands outside the pieces" if recipe.critic else "",
+        quantization="packed weights are not cut into pieces" if config.quantization != "none" else "",
+        precision=(
+            "loss scaling is not supported on pieces; use precision='bfloat16'" if config.precision == "float16" else ""
+        ),
+    )
     for name, reason in why.items():
-        if reason: raise ValueError(f"{name}={getattr(config, name)!r} with --use_fsdp: {reason}; or launch with --multi_gpu, where each process holds the whole model")
+        if reason:
+            raise ValueError(
+                f"{name}={getattr(config, name)!r} with --use_fsdp: {reason}; or launch with --multi_gpu, where each"
+                " process holds the whole model"
+            )
     least = min(config.eval_problems, held_out)
-    if config.eval_every and least < processes: raise ValueError(f"eval_problems={least} with --use_fsdp and {processes} processes: all gather the model to sample; use at least {processes}, or eval_every=0")
+    if config.eval_every and least < processes:
+        raise ValueError(
+            f"eval_problems={least} with --use_fsdp and {processes} processes: all gather the model to sample; use at"
+            f" least {processes}, or eval_every=0"
+        )

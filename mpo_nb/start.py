@@ -24,81 +24,144 @@ from .rehearsal import meta_model, outline
 from .tasks import Task
 
 # %% ../nbs/lib/start.ipynb #57a40007
-def check_handed(config: TrainConfig, # what a Trainer was given
-                 model: CausalLM | None = None, # the same
-                 task: Task | None = None, # the same
-                 recipe: Recipe | None = None, # the same
-                 ) -> None:
+def check_handed(
+    config: TrainConfig,  # what a Trainer was given
+    model: CausalLM | None = None,  # the same
+    task: Task | None = None,  # the same
+    recipe: Recipe | None = None,  # the same
+) -> None:
     "Raises ValueError for an argument of another kind, such as a name where the thing belongs."
-    if not isinstance(config, TrainConfig): raise ValueError(f"config={config!r:.80} is of type {type(config).__name__}; pass a TrainConfig, e.g. TrainConfig(model='tiny')")
-    if model is not None: check_model("model", model)
-    if task is not None and not hasattr(task, "reward"): raise ValueError(f"task={task!r:.80} is of type {type(task).__name__}; pass a Task, e.g. load_task('gsm8k'), or name it in the configuration: TrainConfig(task='gsm8k')")
-    if recipe is not None and not isinstance(recipe, Recipe): raise ValueError(f"recipe={recipe!r:.80} is of type {type(recipe).__name__}; pass a Recipe, e.g. mpo_nb.recipes.recipe('grpo'), or name it in the configuration: TrainConfig(recipe='grpo')")
+    if not isinstance(config, TrainConfig):
+        raise ValueError(
+            f"config={config!r:.80} is of type {type(config).__name__}; pass a TrainConfig, e.g."
+            " TrainConfig(model='tiny')"
+        )
+    if model is not None:
+        check_model("model", model)
+    if task is not None and not hasattr(task, "reward"):
+        raise ValueError(
+            f"task={task!r:.80} is of type {type(task).__name__}; pass a Task, e.g. load_task('gsm8k'), or name it in"
+            " the configuration: TrainConfig(task='gsm8k')"
+        )
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"recipe={recipe!r:.80} is of type {type(recipe).__name__}; pass a Recipe, e.g."
+            " mpo_nb.recipes.recipe('grpo'), or name it in the configuration: TrainConfig(recipe='grpo')"
+        )
 
-def check_machine(config: TrainConfig, # with its precision decided
-                  device: torch.device, # where the run would be
-                  ) -> None:
+
+def check_machine(
+    config: TrainConfig,  # with its precision decided
+    device: torch.device,  # where the run would be
+) -> None:
     "Raises ValueError for a device that is not there or attention that it cannot do, ImportError for a package that is missing."
-    try: torch.empty(0, device=device)
+    try:
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device={config.device!r} is not to be had here ({str(error).splitlines()[0].partition('. ')[0]}); use device='auto', or one that this machine has") from None
+        raise ValueError(
+            f"device={config.device!r} is not to be had here ({str(error).splitlines()[0].partition('. ')[0]}); use"
+            " device='auto', or one that this machine has"
+        ) from None
     if config.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError(f"quantization={config.quantization!r} needs the package bitsandbytes; pip install bitsandbytes, or use quantization='none'")
+        raise ImportError(
+            f"quantization={config.quantization!r} needs the package bitsandbytes; pip install bitsandbytes, or use"
+            " quantization='none'"
+        )
     if config.attention == "flash_attention_2" and (device.type != "cuda" or config.precision == "float32"):
-        raise ValueError(f"attention='flash_attention_2' on {device} in {config.precision}: it needs a GPU and bfloat16 or float16; use attention='auto'")
+        raise ValueError(
+            f"attention='flash_attention_2' on {device} in {config.precision}: it needs a GPU and bfloat16 or float16;"
+            " use attention='auto'"
+        )
 
 # %% ../nbs/lib/start.ipynb #57a40009
-def check_weights(model: str | Path, # as for `load`
-                  ) -> None:
+def check_weights(
+    model: str | Path,  # as for `load`
+) -> None:
     "Raises OSError naming a file of weights that is missing or cut short, ValueError for adapters whose bases go in a circle. What lies on a hub is not looked at."
     while base := adapter_base(model):
         _check_safetensors(model, [Path(str(model)).expanduser() / "adapter_model.safetensors"])
         model = base
     name, packed = model_source(model)
     folder = Path(name)
-    if packed or not folder.is_dir(): return
+    if packed or not folder.is_dir():
+        return
     found = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("pytorch_model*.bin"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try: found = [folder / part for part in sorted(set(json.loads(index.read_text(encoding="utf8"))["weight_map"].values()))]
-        except (ValueError, KeyError, AttributeError, TypeError): raise OSError(f"model={str(model)!r} cannot be loaded: {index} is damaged; copy the model anew") from None
-    if not found: raise OSError(f"model={str(model)!r} holds no weights (model.safetensors or pytorch_model.bin); give a folder that save_pretrained wrote")
+        try:
+            found = [
+                folder / part
+                for part in sorted(set(json.loads(index.read_text(encoding="utf8"))["weight_map"].values()))
+            ]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise OSError(f"model={str(model)!r} cannot be loaded: {index} is damaged; copy the model anew") from None
+    if not found:
+        raise OSError(
+            f"model={str(model)!r} holds no weights (model.safetensors or pytorch_model.bin); give a folder that"
+            " save_pretrained wrote"
+        )
     _check_safetensors(model, found)
+
 
 def _check_safetensors(model: str | Path, files: list[Path]) -> None:
     for file in files:
-        if not file.is_file(): raise OSError(f"model={str(model)!r} cannot be loaded: {file} is missing; copy the model anew")
-        if file.suffix != ".safetensors": continue
+        if not file.is_file():
+            raise OSError(f"model={str(model)!r} cannot be loaded: {file} is missing; copy the model anew")
+        if file.suffix != ".safetensors":
+            continue
         try:
-            with safe_open(file, framework="pt"): pass
-        except (SafetensorError, OSError) as error: raise OSError(f"model={str(model)!r} cannot be loaded: {file} is damaged ({error}); copy the model anew") from None
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise OSError(
+                f"model={str(model)!r} cannot be loaded: {file} is damaged ({error}); copy the model anew"
+            ) from None
 
 # %% ../nbs/lib/start.ipynb #57a40012
-def check_shape(config: TrainConfig, # with its precision decided
-                shape: PretrainedConfig, # of the model
-                recipe: Recipe, # what the run does
-                ) -> None:
+def check_shape(
+    config: TrainConfig,  # with its precision decided
+    shape: PretrainedConfig,  # of the model
+    recipe: Recipe,  # what the run does
+) -> None:
     "Raises ValueError for what a model of this shape cannot do."
     model = _on_meta(config, shape)
-    if model is None: return
-    if config.lora_rank and config.lora_targets != "all-linear": _check_targets(config.lora_targets, model)
-    if config.decoding == "compiled": decoder_class(model, "compiled")
+    if model is None:
+        return
+    if config.lora_rank and config.lora_targets != "all-linear":
+        _check_targets(config.lora_targets, model)
+    if config.decoding == "compiled":
+        decoder_class(model, "compiled")
     if recipe.source == "mtp":
-        assert isinstance(recipe.actions, WindowActions) # a recipe that looks ahead has no others
-        if config.quantization != "none" and config.mtp_start == "copy": raise ValueError(f"mtp_start='copy' with quantization={config.quantization!r}: a packed layer cannot be copied; use mtp_start='random', or quantization='none'")
+        assert isinstance(recipe.actions, WindowActions)  # a recipe that looks ahead has no others
+        if config.quantization != "none" and config.mtp_start == "copy":
+            raise ValueError(
+                f"mtp_start='copy' with quantization={config.quantization!r}: a packed layer cannot be copied; use"
+                " mtp_start='random', or quantization='none'"
+            )
         MTPModules(model, recipe.actions.k, config.mtp_head, config.mtp_merge, config.mtp_start)
-    if recipe.critic: Critic(model, recipe.critic)
+    if recipe.critic:
+        Critic(model, recipe.critic)
+
 
 def _check_targets(targets: str, model: CausalLM) -> None:
     "Every name must be a layer's: of several, peft passes over one that is not there."
     layers = [name.replace(".base_layer", "") for name, _ in model.named_modules()]
     for target in (t.strip() for t in targets.split(",")):
-        if any(f".{name}".endswith(f".{target}") for name in layers): continue
-        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if hasattr(m, "lora_A")} - {"default"})
-        raise ValueError(f"lora_targets={targets!r}: the model has no layer {target!r}; it has {', '.join(linear)}, among others")
+        if any(f".{name}".endswith(f".{target}") for name in layers):
+            continue
+        linear = sorted(
+            {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if hasattr(m, "lora_A")} - {"default"}
+        )
+        raise ValueError(
+            f"lora_targets={targets!r}: the model has no layer {target!r}; it has {', '.join(linear)}, among others"
+        )
+
 
 def _on_meta(config: TrainConfig, shape: PretrainedConfig) -> CausalLM | None:
     "The model without numbers, adapters included; None where an architecture cannot be built so, which says nothing against it. Raises ValueError for what is no causal language model, or layers that are not there."
-    try: return meta_model(outline(config, shape))
-    except ValueError: raise
-    except Exception: return None
+    try:
+        return meta_model(outline(config, shape))
+    except ValueError:
+        raise
+    except Exception:
+        return None

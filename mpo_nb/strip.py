@@ -25,34 +25,49 @@ from .traces import Trace
 _marks = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 _unsafe = {"Cc", "Cs", "Cn", "Co", "Zl", "Zp"}
 
+
 def _character(c: str, alone: bool) -> str:
     "One character as HTML; a code point for what has no shape, or turns the direction of writing."
-    if c in _marks: return f'<i>{_marks[c]}</i>'
+    if c in _marks:
+        return f"<i>{_marks[c]}</i>"
     turning = c in "\u200e\u200f\u061c" or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
-    if unicodedata.category(c) in _unsafe or turning or (alone and unicodedata.category(c) == "Cf"): return f"<i>U+{ord(c):04X}</i>"
+    if unicodedata.category(c) in _unsafe or turning or (alone and unicodedata.category(c) == "Cf"):
+        return f"<i>U+{ord(c):04X}</i>"
     return escape(c)
 
-def visible_html(text: str, # of one token
-                 ) -> str: # HTML in which nothing of the text is markup
+
+def visible_html(
+    text: str,  # of one token
+) -> str:  # HTML in which nothing of the text is markup
     "A token's text with its invisible characters made visible."
     return "".join(_character(c, len(text) == 1) for c in text) or "<i>□</i>"
 
 # %% ../nbs/lib/strip.ipynb #7e964e07
-_up, _down = "0,114,178", "213,94,0"
+_up = "0,114,178"
+_down = "213,94,0"
 
-def value_style(value: float, # what colours the token
-                limit: float, # the value drawn at full strength
-                ) -> str: # inline CSS
+
+def value_style(
+    value: float,  # what colours the token
+    limit: float,  # the value drawn at full strength
+) -> str:  # inline CSS
     "Background and underline for a value: blue and solid above 0, vermilion and dashed below, nothing at 0 or when unknown."
-    if not math.isfinite(value) or value == 0 or not limit > 0: return ""
+    if not math.isfinite(value) or value == 0 or not limit > 0:
+        return ""
     colour, line = (_up, "solid") if value > 0 else (_down, "dashed")
-    return f"background-color:rgba({colour},{0.6 * min(1.0, abs(value) / limit):.3f});border-bottom:2px {line} rgb({colour})"
+    return (
+        f"background-color:rgba({colour},{0.6 * min(1.0, abs(value) / limit):.3f});border-bottom:2px {line}"
+        f" rgb({colour})"
+    )
 
-def signed(x: float, # any number
-           digits: int = 2, # after the point
-           ) -> str:
+
+def signed(
+    x: float,  # any number
+    digits: int = 2,  # after the point
+) -> str:
     "A number with its sign, a real minus; '0' for what rounds to nothing, an en dash for what is unknown."
-    if x is None or not math.isfinite(x): return "–"
+    if x is None or not math.isfinite(x):
+        return "–"
     text = f"{x:+.{digits}f}"
     return "0" if float(text) == 0 else text.replace("-", "−")
 
@@ -84,95 +99,194 @@ strip_style = """<style>
 @dataclass(frozen=True)
 class TokenStrip:
     "A strip as HTML; shows itself in a notebook."
-    html: str # without the style sheet
-    text: str # what it shows, for places without HTML
 
-    def _repr_html_(self) -> str: return strip_style + self.html
-    def __repr__(self) -> str: return f"TokenStrip({self.text!r})"
+    html: str  # without the style sheet
+    text: str  # what it shows, for places without HTML
 
-Values: TypeAlias = Tensor | Sequence[Any] # one per token
+    def _repr_html_(self) -> str:
+        return strip_style + self.html
+
+    def __repr__(self) -> str:
+        return f"TokenStrip({self.text!r})"
+
+
+Values: TypeAlias = Tensor | Sequence[Any]  # one per token
+
 
 def _row(x: Values | None, T: int, name: str, unknown: Any) -> list[Any]:
     "A list of T plain values from a list, a tensor (T,) or (1, T), or nothing."
-    if x is None: return [unknown] * T
+    if x is None:
+        return [unknown] * T
     values = x.detach().reshape(-1).tolist() if isinstance(x, Tensor) else list(x)
-    if len(values) != T: raise ValueError(f"{name} has {len(values)} values for {T} tokens; pass one per token")
+    if len(values) != T:
+        raise ValueError(f"{name} has {len(values)} values for {T} tokens; pass one per token")
     return values
+
 
 def _info(trace: Trace, i: int, value: float, label: str, block: int, ratio: float, clipped: bool) -> str:
     "What is known of token i, in one line of plain text."
-    known = [("id", trace.token_ids[i], trace.token_ids[i] >= 0, "{}"), ("log-probability", trace.logps[i], math.isfinite(trace.logps[i]), "{:.3f} nats"),
-             ("entropy", trace.entropies[i], math.isfinite(trace.entropies[i]), "{:.3f} nats"), ("ratio", ratio, math.isfinite(ratio), "{:.3f}")]
+    known = [
+        ("id", trace.token_ids[i], trace.token_ids[i] >= 0, "{}"),
+        ("log-probability", trace.logps[i], math.isfinite(trace.logps[i]), "{:.3f} nats"),
+        ("entropy", trace.entropies[i], math.isfinite(trace.entropies[i]), "{:.3f} nats"),
+        ("ratio", ratio, math.isfinite(ratio), "{:.3f}"),
+    ]
     parts = [f"{name} {form.format(x)}" for name, x, shown, form in known if shown] + (["clipped"] if clipped else [])
-    if block >= 0: parts.append(f"block {block + 1}")
-    if not trace.mask[i]: parts.append("not the policy's own")
-    return f"token {i + 1}, {trace.tokens[i]!r}: " + ", ".join(parts + ([f"{label} {signed(value, 3)}"] if math.isfinite(value) else []))
+    if block >= 0:
+        parts.append(f"block {block + 1}")
+    if not trace.mask[i]:
+        parts.append("not the policy's own")
+    return f"token {i + 1}, {trace.tokens[i]!r}: " + ", ".join(
+        parts + ([f"{label} {signed(value, 3)}"] if math.isfinite(value) else [])
+    )
 
 # %% ../nbs/lib/strip.ipynb #0f15c90f
-def _token(trace: Trace, i: int, value: float, limit: float, label: str, block: int, first: bool, ratio: float, clipped: bool, numbers: bool) -> str:
+def _token(
+    trace: Trace,
+    i: int,
+    value: float,
+    limit: float,
+    label: str,
+    block: int,
+    first: bool,
+    ratio: float,
+    clipped: bool,
+    numbers: bool,
+) -> str:
     "One token as HTML."
     info = escape(_info(trace, i, value, label, block, ratio, clipped), quote=True)
-    classes = ["mpo-token"] + [name for name, on in (("mpo-first", first), ("mpo-odd", block % 2 == 1), ("mpo-clipped", clipped), ("mpo-outside", not trace.mask[i])) if on]
+    classes = ["mpo-token"] + [
+        name
+        for name, on in (
+            ("mpo-first", first),
+            ("mpo-odd", block % 2 == 1),
+            ("mpo-clipped", clipped),
+            ("mpo-outside", not trace.mask[i]),
+        )
+        if on
+    ]
     number = f'<span class="mpo-number" aria-hidden="true">{signed(value)}</span>' if numbers else ""
-    return (f'<span class="{" ".join(classes)}" role="listitem" tabindex="0" data-token="{i}" data-block="{block}" aria-label="{info}">'
-            f'<span class="mpo-text" style="{value_style(value, limit)}">{visible_html(trace.tokens[i])}</span>{number}</span>' + ("<br>" if "\n" in trace.tokens[i] else ""))
+    return (
+        f'<span class="{" ".join(classes)}" role="listitem" tabindex="0" data-token="{i}" data-block="{block}"'
+        f' aria-label="{info}"><span class="mpo-text"'
+        f' style="{value_style(value, limit)}">{visible_html(trace.tokens[i])}</span>{number}</span>'
+        + ("<br>" if "\n" in trace.tokens[i] else "")
+    )
 
-_hint = '<div class="mpo-hint" aria-hidden="true">Point at a token, or move to it with the keyboard, for its numbers.</div>'
+
+_hint = (
+    '<div class="mpo-hint" aria-hidden="true">Point at a token, or move to it with the keyboard, for its numbers.</div>'
+)
+
 
 def _legend(label: str, limit: float, blocks: bool, clipped: bool) -> str:
     "What the colours and marks mean, with the scale's ends."
-    parts = [f'<span><b style="{value_style(sign, 1.)}">{signed(sign * limit)}</b> {label}{", pushed " + way if label == "credit" else ""}</span>' for sign, way in ((1., "up"), (-1., "down"))] if limit > 0 else []
-    if blocks: parts.append("<span>a gap and a change of the bar above: the next block</span>")
-    if clipped: parts.append('<span><b class="mpo-hatch">&nbsp;&nbsp;</b> clipped: the action that starts or lies here has no gradient</span>')
+    parts = (
+        [
+            f'<span><b style="{value_style(sign, 1.0)}">{signed(sign * limit)}</b>'
+            f" {label}{', pushed ' + way if label == 'credit' else ''}</span>"
+            for sign, way in ((1.0, "up"), (-1.0, "down"))
+        ]
+        if limit > 0
+        else []
+    )
+    if blocks:
+        parts.append("<span>a gap and a change of the bar above: the next block</span>")
+    if clipped:
+        parts.append(
+            '<span><b class="mpo-hatch">&nbsp;&nbsp;</b> clipped: the action that starts or lies here has no'
+            " gradient</span>"
+        )
     return f'<div class="mpo-legend">{"".join(parts)}</div>' if parts else ""
 
 # %% ../nbs/lib/strip.ipynb #7c2f02f2
-def token_strip(trace: Trace, # the response
-                values: Values | None = None, # T numbers that colour the tokens, list or tensor; None for no colour
-                blocks: Values | None = None, # T block ids, -1 outside, list or tensor (T,) or (1, T); None for one block
-                ratio: Values | None = None, # T importance ratios, of each token's action
-                clipped: Values | None = None, # T bools
-                label: str = "credit", # what the values are
-                limit: float | None = None, # the value drawn at full strength; default: the largest in the response
-                title: str = "", # above the strip
-                numbers: bool | None = None, # print each value under its token; default: up to 64 tokens
-                legend: bool = True, # explain the marks below
-                ) -> TokenStrip:
+def token_strip(
+    trace: Trace,  # the response
+    values: Values | None = None,  # T numbers that colour the tokens, list or tensor; None for no colour
+    blocks: Values | None = None,  # T block ids, -1 outside, list or tensor (T,) or (1, T); None for one block
+    ratio: Values | None = None,  # T importance ratios, of each token's action
+    clipped: Values | None = None,  # T bools
+    label: str = "credit",  # what the values are
+    limit: float | None = None,  # the value drawn at full strength; default: the largest in the response
+    title: str = "",  # above the strip
+    numbers: bool | None = None,  # print each value under its token; default: up to 64 tokens
+    legend: bool = True,  # explain the marks below
+) -> TokenStrip:
     "A response as a strip of tokens in blocks, coloured by one number each. Raises ValueError for lists that do not fit the tokens."
     T = len(trace.tokens)
-    value, ratio_row, block = _row(values, T, "values", math.nan), _row(ratio, T, "ratio", math.nan), [int(b) for b in _row(blocks, T, "blocks", 0)]
+    value = _row(values, T, "values", math.nan)
+    ratio_row = _row(ratio, T, "ratio", math.nan)
+    block = [int(b) for b in _row(blocks, T, "blocks", 0)]
     cut = [bool(c) for c in _row(clipped, T, "clipped", False)]
     limit = max((abs(v) for v in value if math.isfinite(v)), default=0.0) if limit is None else limit
     numbers = values is not None and T <= 64 if numbers is None else numbers
-    items = "".join(_token(trace, i, value[i], limit, label, block[i], i > 0 and block[i] != block[i - 1], ratio_row[i], cut[i], numbers) for i in range(T))
+    items = "".join(
+        _token(
+            trace,
+            i,
+            value[i],
+            limit,
+            label,
+            block[i],
+            i > 0 and block[i] != block[i - 1],
+            ratio_row[i],
+            cut[i],
+            numbers,
+        )
+        for i in range(T)
+    )
     head = f'<div class="mpo-title">{escape(title)}</div>' if title else ""
-    body = f'<div class="mpo-tokens" role="list" aria-label="{escape(title or "response")}, {T} tokens">{items}</div>' if T else "<p>The response has no tokens.</p>"
-    return TokenStrip(f'<div class="mpo-strip">{head}{body}{_legend(escape(label), limit, blocks is not None, any(cut)) if legend else ""}{_hint if T else ""}</div>', trace.text)
+    body = (
+        f'<div class="mpo-tokens" role="list" aria-label="{escape(title or "response")}, {T} tokens">{items}</div>'
+        if T
+        else "<p>The response has no tokens.</p>"
+    )
+    return TokenStrip(
+        "<div"
+        f' class="mpo-strip">{head}{body}{_legend(escape(label), limit, blocks is not None, any(cut)) if legend else ""}{_hint if T else ""}</div>',
+        trace.text,
+    )
 
 # %% ../nbs/lib/strip.ipynb #74b3947d
-def trace_loss(trace: Trace, # with log-probabilities and an advantage
-               recipe: Recipe, # action space, surrogate and clip range
-               ) -> tuple[PolicyLoss, ActionSpace]: # tensors (1, T); credit in units of the advantage
+def trace_loss(
+    trace: Trace,  # with log-probabilities and an advantage
+    recipe: Recipe,  # action space, surrogate and clip range
+) -> tuple[PolicyLoss, ActionSpace]:  # tensors (1, T); credit in units of the advantage
     "The policy term of a recipe's loss for one response, summed over tokens. Raises ValueError when log-probabilities are unknown."
     plain = replace(recipe, aggregate="seq-mean-token-sum", kl=0.0, entropy=0.0)
     batch: dict[str, Any] = dict(trace.batch())
     batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens], batch["old_logps"])
     return plain.loss(batch), plain.action_space(batch)
 
-def action_blocks(actions: ActionSpace, # of a recipe
-                  mask: Tensor, # (B, T)
-                  ) -> Tensor: # (B, T) long, -1 where the mask is 0
+
+def action_blocks(
+    actions: ActionSpace,  # of a recipe
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T) long, -1 where the mask is 0
     "The blocks to draw for an action space; windows slide, so theirs are groups of K to count by."
-    if isinstance(actions, TokenGradient): return action_blocks(actions.actions, mask)
-    if isinstance(actions, BlockActions): return actions.ids(mask)
-    if isinstance(actions, WindowActions): return fixed_blocks(mask, actions.k)
+    if isinstance(actions, TokenGradient):
+        return action_blocks(actions.actions, mask)
+    if isinstance(actions, BlockActions):
+        return actions.ids(mask)
+    if isinstance(actions, WindowActions):
+        return fixed_blocks(mask, actions.k)
     return sequence_block(mask) if isinstance(actions, SequenceActions) else token_blocks(mask)
 
-def credit_strip(trace: Trace, # with log-probabilities and an advantage
-                 recipe: Recipe, # whose credit is drawn
-                 title: str = "", # above the strip; default: the recipe's name
-                 **options: Any, # of `token_strip`, e.g. limit
-                 ) -> TokenStrip:
+
+def credit_strip(
+    trace: Trace,  # with log-probabilities and an advantage
+    recipe: Recipe,  # whose credit is drawn
+    title: str = "",  # above the strip; default: the recipe's name
+    **options: Any,  # of `token_strip`, e.g. limit
+) -> TokenStrip:
     "The exact credit of each token under a recipe, in blocks, with the clipped actions hatched. Raises ValueError when log-probabilities are unknown."
     out, actions = trace_loss(trace, recipe)
-    return token_strip(trace, out.credit, action_blocks(actions, trace.mask_tensor), out.ratio, out.clipped, title=title or recipe.name, **options)
+    return token_strip(
+        trace,
+        out.credit,
+        action_blocks(actions, trace.mask_tensor),
+        out.ratio,
+        out.clipped,
+        title=title or recipe.name,
+        **options,
+    )

@@ -27,140 +27,199 @@ from .locks import WriteLock
 from .processes import launched
 
 # %% ../nbs/lib/sweep.ipynb #cb30ee55
-def finished(config: TrainConfig, # of a run
-             ) -> bool:
+def finished(
+    config: TrainConfig,  # of a run
+) -> bool:
     "Whether the run's folder holds its last step."
     rows = Run(config.output).metrics
     return bool(rows) and rows[-1]["step"] >= config.steps
 
-def _train(config: TrainConfig) -> str | None: # what went wrong
+
+def _train(config: TrainConfig) -> str | None:  # what went wrong
     "One run; what it says goes to log.txt in its folder."
     from mpo_nb.trainer import Trainer
+
     Path(config.output).mkdir(parents=True, exist_ok=True)
-    with open(Path(config.output) / "log.txt", "a", encoding="utf8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        try: Trainer(replace(config, progress=False)).fit()
-        except Exception as error: return f"{type(error).__name__}: {error}"
-        except KeyboardInterrupt: return "it was interrupted, and goes on from its last checkpoint"
+    with (
+        open(Path(config.output) / "log.txt", "a", encoding="utf8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            Trainer(replace(config, progress=False)).fit()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        except KeyboardInterrupt:
+            return "it was interrupted, and goes on from its last checkpoint"
     return None
 
 # %% ../nbs/lib/sweep.ipynb #5e3ee002
-grace_seconds = 30.0 # from SIGTERM to SIGKILL, as launchers and schedulers have it
+grace_seconds = 30.0  # from SIGTERM to SIGKILL, as launchers and schedulers have it
+
 
 def _end_with_parent() -> None:
     "In a worker, a thread: when the sweep is gone, end as it would have ended this process."
     parent = multiprocessing.parent_process()
-    assert parent is not None # this is a child
+    assert parent is not None  # this is a child
     connection.wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_seconds)
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
+
 def _work(messages: "connection.Connection[str | None, TrainConfig | None]", threads: int) -> None:
     "What a worker does."
-    signal.signal(signal.SIGINT, signal.SIG_IGN) # a terminal's Ctrl-C reaches the sweep too, which sends SIGTERM
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the sweep too, which sends SIGTERM
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    while (config := messages.recv()) is not None: messages.send(_train(config))
+    while (config := messages.recv()) is not None:
+        messages.send(_train(config))
+
 
 @dataclass
 class _Worker:
     "A worker as the sweep sees it."
+
     process: SpawnProcess
     messages: "connection.Connection[TrainConfig | None, str | None]"
     busy: bool = False
-    run: str = "" # the name of the one it is at, or was
+    run: str = ""  # the name of the one it is at, or was
+
 
 def _started(context: SpawnContext, threads: int) -> _Worker:
     "A new worker."
-    from mpo_nb.sweep import _work # by the name under which a child process finds it, in a notebook too
+    from mpo_nb.sweep import _work  # by the name under which a child process finds it, in a notebook too
+
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, threads))
     process.start()
     theirs.close()
     return _Worker(process, ours)
 
+
 def _result(worker: _Worker) -> str | None:
     "What a worker that has something to say says of its run; the end of its process says something too."
     try:
-        if worker.messages.poll(): return worker.messages.recv()
-    except (EOFError, OSError): pass
+        if worker.messages.poll():
+            return worker.messages.recv()
+    except (EOFError, OSError):
+        pass
     worker.process.join(1)
     return f"its process died (exit code {worker.process.exitcode}), perhaps for want of memory"
 
+
 def _stop(workers: list[_Worker]) -> None:
     "Let every worker save its run and end; kill those that do not."
-    for worker in workers: worker.process.terminate()
+    for worker in workers:
+        worker.process.terminate()
     deadline = time.monotonic() + grace_seconds
     try:
-        for worker in workers: worker.process.join(max(0.0, deadline - time.monotonic()))
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
     finally:
         for worker in workers:
-            if worker.process.is_alive(): worker.process.kill()
+            if worker.process.is_alive():
+                worker.process.kill()
             worker.process.join()
             worker.messages.close()
 
 # %% ../nbs/lib/sweep.ipynb #112b0b0e
 def _check(configs: Mapping[str, TrainConfig], workers: int, threads: int) -> None:
     "Raise ValueError for what cannot be swept."
-    if launched(): raise ValueError("sweep under a launcher of several processes: a sweep starts runs of one process each, side by side; start it with plain python")
-    if not isinstance(configs, Mapping): raise ValueError(f"configs is a {type(configs).__name__}; give a dict with a name and a TrainConfig for each run")
-    if not configs: raise ValueError("configs is empty; give a name and a TrainConfig for each run")
+    if launched():
+        raise ValueError(
+            "sweep under a launcher of several processes: a sweep starts runs of one process each, side by side; start"
+            " it with plain python"
+        )
+    if not isinstance(configs, Mapping):
+        raise ValueError(
+            f"configs is a {type(configs).__name__}; give a dict with a name and a TrainConfig for each run"
+        )
+    if not configs:
+        raise ValueError("configs is empty; give a name and a TrainConfig for each run")
     for name, value in (("workers", workers), ("threads", threads)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1")
     seen: dict[Path, str] = {}
     for name, config in configs.items():
-        if not isinstance(config, TrainConfig): raise ValueError(f"configs[{name!r}] is a {type(config).__name__}; give a TrainConfig")
+        if not isinstance(config, TrainConfig):
+            raise ValueError(f"configs[{name!r}] is a {type(config).__name__}; give a TrainConfig")
         folder = Path(config.output).resolve()
-        if folder in seen: raise ValueError(f"configs {seen[folder]!r} and {name!r} both write to {config.output!r}; give each run a folder of its own")
+        if folder in seen:
+            raise ValueError(
+                f"configs {seen[folder]!r} and {name!r} both write to {config.output!r}; give each run a folder of"
+                " its own"
+            )
         seen[folder] = name
     for folder, name in seen.items():
         above = next((p for p in folder.parents if p in seen), None)
-        if above is not None: raise ValueError(f"configs[{name!r}] has output={configs[name].output!r}, which lies in the folder of {seen[above]!r}; give each run a folder of its own")
+        if above is not None:
+            raise ValueError(
+                f"configs[{name!r}] has output={configs[name].output!r}, which lies in the folder of {seen[above]!r};"
+                " give each run a folder of its own"
+            )
+
 
 def _decided(config: TrainConfig) -> TrainConfig:
     "The configuration with precision='auto' decided, once for the sweep; a run that was begun keeps what it was begun with."
-    if config.precision != "auto" or Run(config.output).config is not None: return config
-    from mpo_nb.models import resolve_device # which imports peft
+    if config.precision != "auto" or Run(config.output).config is not None:
+        return config
+    from mpo_nb.models import resolve_device  # which imports peft
+
     return replace(config, precision=choose_precision(resolve_device(config.device)))
 
-def _train_all(wanted: Mapping[str, TrainConfig], count: int, threads: int, bar: "tqdm[Any]") -> dict[str, str]: # name -> what went wrong
+
+def _train_all(
+    wanted: Mapping[str, TrainConfig], count: int, threads: int, bar: "tqdm[Any]"
+) -> dict[str, str]:  # name -> what went wrong
     "Keep `count` workers busy until every run is through."
-    context, waiting, failed = multiprocessing.get_context("spawn"), list(wanted), dict[str, str]() # spawn: a forked child would inherit torch's threads in a state that nobody knows
+    # spawn: a forked child would inherit torch's threads in a state that nobody knows
+    context = multiprocessing.get_context("spawn")
+    waiting = list(wanted)
+    failed = dict[str, str]()
     workers: list[_Worker] = []
     try:
         while waiting or any(w.busy for w in workers):
             while waiting and sum(w.busy for w in workers) < count:
                 idle = next((w for w in workers if not w.busy), None)
-                if idle is None: workers.append(idle := _started(context, threads))
+                if idle is None:
+                    workers.append(idle := _started(context, threads))
                 idle.busy, idle.run = True, waiting.pop(0)
-                with contextlib.suppress(OSError): idle.messages.send(wanted[idle.run]) # it may have died between two runs, which shows below
+                with contextlib.suppress(OSError):
+                    idle.messages.send(wanted[idle.run])  # it may have died between two runs, which shows below
             busy = [w for w in workers if w.busy]
             ready = connection.wait([x for w in busy for x in (w.messages, w.process.sentinel)])
             for worker in [w for w in busy if w.messages in ready or w.process.sentinel in ready]:
                 said = _result(worker)
-                if said is not None: failed[worker.run] = said
+                if said is not None:
+                    failed[worker.run] = said
                 worker.busy = False
                 if not worker.process.is_alive():
                     worker.messages.close()
                     workers.remove(worker)
                 bar.update()
         for worker in workers:
-            with contextlib.suppress(OSError): worker.messages.send(None)
+            with contextlib.suppress(OSError):
+                worker.messages.send(None)
     except BaseException:
         _stop(workers)
         raise
-    for worker in workers: worker.process.join()
+    for worker in workers:
+        worker.process.join()
     return failed
 
-def sweep(configs: Mapping[str, TrainConfig], # by any name; each with an output of its own
-          workers: int | None = None, # runs at a time; default: one for each processor
-          threads: int = 1, # of each run
-          progress: bool = True, # whether to draw a bar
-          ) -> dict[str, list[dict[str, Any]]]: # name -> metrics, as `Trainer.fit` gives them
+
+def sweep(
+    configs: Mapping[str, TrainConfig],  # by any name; each with an output of its own
+    workers: int | None = None,  # runs at a time; default: one for each processor
+    threads: int = 1,  # of each run
+    progress: bool = True,  # whether to draw a bar
+) -> dict[str, list[dict[str, Any]]]:  # name -> metrics, as `Trainer.fit` gives them
     "Train every configuration that is not finished. Raises ValueError before any of them starts, also where another process is at one of them; RuntimeError that names the runs that failed after all the others."
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check(configs, workers, threads)
-    wanted, failed = {name: c for name, c in configs.items() if not finished(c)}, dict[str, str]()
+    wanted = {name: c for name, c in configs.items() if not finished(c)}
+    failed = dict[str, str]()
     wanted = {name: _decided(c) for name, c in wanted.items()}
     interrupt = Interruptible()
     try:
@@ -168,13 +227,29 @@ def sweep(configs: Mapping[str, TrainConfig], # by any name; each with an output
             for name, c in wanted.items():
                 stack.enter_context(WriteLock(c.output, f"configs[{name!r}].output", mark="sweep"))
                 WriteLock(c.output, f"configs[{name!r}].output").check()
-            bar = stack.enter_context(tqdm(total=len(configs), initial=len(configs) - len(wanted), desc="sweep", unit="run", disable=not progress))
-            with interrupt.watch(): failed = _train_all(wanted, workers, threads, bar)
+            bar = stack.enter_context(
+                tqdm(
+                    total=len(configs),
+                    initial=len(configs) - len(wanted),
+                    desc="sweep",
+                    unit="run",
+                    disable=not progress,
+                )
+            )
+            with interrupt.watch():
+                failed = _train_all(wanted, workers, threads, bar)
     except KeyboardInterrupt:
-        tqdm.write("Stopped; finished runs stay, the others have saved their last whole step, and the same call goes on from there.")
+        tqdm.write(
+            "Stopped; finished runs stay, the others have saved their last whole step, and the same call goes on from"
+            " there."
+        )
         raise
-    finally: interrupt.pass_on()
+    finally:
+        interrupt.pass_on()
     if failed:
         listed = "\n".join(f"  {name} ({configs[name].output}): {said}" for name, said in failed.items())
-        raise RuntimeError(f"{len(failed)} of {len(configs)} runs failed; the others are finished, and the same call tries these again:\n{listed}")
+        raise RuntimeError(
+            f"{len(failed)} of {len(configs)} runs failed; the others are finished, and the same call tries these"
+            f" again:\n{listed}"
+        )
     return {name: Run(c.output).metrics for name, c in configs.items()}

@@ -22,68 +22,121 @@ from .traces import Trace
 @dataclass
 class Response:
     "A recorded response among the others of its step."
-    number: int # within the step, from 1, as sampled
-    trace: Trace
-    dead: bool # all rewards of its group are equal
-    clipped: int | None # actions clipped under the run's recipe; None where log-probabilities are unknown
 
-def clipped_actions(trace: Trace, # a response
-                    recipe: Recipe, # whose actions and clip range
-                    ) -> int | None: # None where log-probabilities are unknown
+    number: int  # within the step, from 1, as sampled
+    trace: Trace
+    dead: bool  # all rewards of its group are equal
+    clipped: int | None  # actions clipped under the run's recipe; None where log-probabilities are unknown
+
+
+def clipped_actions(
+    trace: Trace,  # a response
+    recipe: Recipe,  # whose actions and clip range
+) -> int | None:  # None where log-probabilities are unknown
     "How many actions of a response are clipped."
-    if not trace.tokens or not math.isfinite(trace.advantage) or bool(trace.delta[trace.mask_tensor].isnan().any()): return None
+    if not trace.tokens or not math.isfinite(trace.advantage) or bool(trace.delta[trace.mask_tensor].isnan().any()):
+        return None
     return int(trace_loss(trace, recipe)[0].clipped.sum())
 
-def step_responses(traces: Sequence[Trace], # of one step
-                   recipe: Recipe, # of the run
-                   ) -> list[Response]: # group by group, as sampled
+
+def step_responses(
+    traces: Sequence[Trace],  # of one step
+    recipe: Recipe,  # of the run
+) -> list[Response]:  # group by group, as sampled
     "The responses of a step with what their groups say about them."
     groups: dict[int, list[float]]
-    ordered, groups = sorted(traces, key=lambda t: (t.group, t.index)), {}
-    for t in ordered: groups.setdefault(t.group, []).append(t.reward)
-    dead = {g: len(r) > 1 and all(x == r[0] for x in r) for g, r in groups.items()} # NaN is equal to nothing
+    ordered = sorted(traces, key=lambda t: (t.group, t.index))
+    groups = {}
+    for t in ordered:
+        groups.setdefault(t.group, []).append(t.reward)
+    dead = {g: len(r) > 1 and all(x == r[0] for x in r) for g, r in groups.items()}  # NaN is equal to nothing
     return [Response(i + 1, t, dead[t.group], clipped_actions(t, recipe)) for i, t in enumerate(ordered)]
 
 # %% ../nbs/lib/tables.ipynb #b8c437e5
-filters = {"all responses": "all", "right": "right", "wrong": "wrong", "dead groups": "dead", "groups that differ": "alive", "cut off at the limit": "cut"}
-orders = {"as sampled": "sampled", "highest reward first": "reward", "highest advantage first": "advantage", "lowest advantage first": "low", "longest first": "longest", "most clipped first": "clipped"}
+filters = {
+    "all responses": "all",
+    "right": "right",
+    "wrong": "wrong",
+    "dead groups": "dead",
+    "groups that differ": "alive",
+    "cut off at the limit": "cut",
+}
+orders = {
+    "as sampled": "sampled",
+    "highest reward first": "reward",
+    "highest advantage first": "advantage",
+    "lowest advantage first": "low",
+    "longest first": "longest",
+    "most clipped first": "clipped",
+}
 
-def choose_responses(responses: Sequence[Response], # of a step
-                     show: str = "all", # one of `filters`' values
-                     order: str = "sampled", # one of `orders`' values
-                     search: str = "", # text in the response, its prompt or its answer; case does not matter
-                     ) -> list[Response]:
+
+def choose_responses(
+    responses: Sequence[Response],  # of a step
+    show: str = "all",  # one of `filters`' values
+    order: str = "sampled",  # one of `orders`' values
+    search: str = "",  # text in the response, its prompt or its answer; case does not matter
+) -> list[Response]:
     "The responses that fit, in order; what is unknown comes last. Raises ValueError for an unknown filter or order."
-    fits: dict[str, Callable[[Response], bool]] = {"all": lambda r: True, "right": lambda r: r.trace.correct is True, "wrong": lambda r: r.trace.correct is False, "dead": lambda r: r.dead, "alive": lambda r: not r.dead, "cut": lambda r: not r.trace.finished}
-    def last(x: float | None, sign: int = -1) -> tuple[bool, float]: return (x is None or not math.isfinite(x), sign * (x or 0.0))
-    keys: dict[str, Callable[[Response], Any]] = {"sampled": lambda r: r.number, "reward": lambda r: last(r.trace.reward), "advantage": lambda r: last(r.trace.advantage), "low": lambda r: last(r.trace.advantage, 1), "longest": lambda r: -sum(r.trace.mask), "clipped": lambda r: last(r.clipped)}
+    fits: dict[str, Callable[[Response], bool]] = {
+        "all": lambda r: True,
+        "right": lambda r: r.trace.correct is True,
+        "wrong": lambda r: r.trace.correct is False,
+        "dead": lambda r: r.dead,
+        "alive": lambda r: not r.dead,
+        "cut": lambda r: not r.trace.finished,
+    }
+
+    def last(x: float | None, sign: int = -1) -> tuple[bool, float]:
+        return (x is None or not math.isfinite(x), sign * (x or 0.0))
+
+    keys: dict[str, Callable[[Response], Any]] = {
+        "sampled": lambda r: r.number,
+        "reward": lambda r: last(r.trace.reward),
+        "advantage": lambda r: last(r.trace.advantage),
+        "low": lambda r: last(r.trace.advantage, 1),
+        "longest": lambda r: -sum(r.trace.mask),
+        "clipped": lambda r: last(r.clipped),
+    }
     for name, value, known in (("show", show, fits), ("order", order, keys)):
-        if value not in known: raise ValueError(f"{name}={value!r}; choose one of {', '.join(known)}")
-    def found(r: Response) -> bool: return not search or any(_match(text, search) for text in (r.trace.text, r.trace.prompt, r.trace.answer or ""))
+        if value not in known:
+            raise ValueError(f"{name}={value!r}; choose one of {', '.join(known)}")
+
+    def found(r: Response) -> bool:
+        return not search or any(_match(text, search) for text in (r.trace.text, r.trace.prompt, r.trace.answer or ""))
+
     return sorted((r for r in responses if fits[show](r) and found(r)), key=keys[order])
 
-def _match(text: str, search: str) -> re.Match[str] | None: return re.search(re.escape(search), text, re.IGNORECASE)
+
+def _match(text: str, search: str) -> re.Match[str] | None:
+    return re.search(re.escape(search), text, re.IGNORECASE)
 
 # %% ../nbs/lib/tables.ipynb #d84c05fc
 def _seen(text: str) -> str:
     "Text as HTML, spaces left as they are."
     return " ".join(visible_html(part) if part else "" for part in text.split(" "))
 
-def snippet_html(text: str, # of a response
-                 search: str = "", # marked where it stands
-                 length: int = 110, # characters shown
-                 ) -> str: # HTML in which nothing of the text is markup
+
+def snippet_html(
+    text: str,  # of a response
+    search: str = "",  # marked where it stands
+    length: int = 110,  # characters shown
+) -> str:  # HTML in which nothing of the text is markup
     "The beginning of a text, or what stands around the match."
     m = _match(text, search) if search else None
     start = max(0, m.start() - length // 3) if m and m.end() > length else 0
     end = max(start + length, m.end() if m else 0)
-    parts = [text[start:end]] if m is None else [text[start : m.start()], text[m.start() : m.end()], text[m.end() : end]]
+    parts = (
+        [text[start:end]] if m is None else [text[start : m.start()], text[m.start() : m.end()], text[m.end() : end]]
+    )
     shown = [_seen(p) for p in parts]
     body = shown[0] if m is None else f"{shown[0]}<mark>{shown[1]}</mark>{shown[2]}"
     return ("…" if start else "") + body + ("…" if end < len(text) else "")
 
-def plain_text(text: str, # of anyone
-               ) -> str:
+
+def plain_text(
+    text: str,  # of anyone
+) -> str:
     "Text whose control characters and marks of direction are written as code points."
     return "".join(c if c.isprintable() else "↵" if c == "\n" else f"U+{ord(c):04X}" for c in text)
 
@@ -95,43 +148,90 @@ table_style = """<style>.mpo-table{overflow:auto;font:14px/1.45 system-ui,sans-s
 .mpo-rollouts th[colspan]{white-space:normal;font-weight:600;padding-top:.8em}.mpo-rollouts i{font-style:normal;opacity:.6}.mpo-rollouts mark{background:rgba(230,159,0,.45);color:inherit;text-decoration:underline}
 .mpo-rollouts button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:4px;min-width:2.6em;padding:.05em .5em;cursor:pointer}.mpo-table :focus-visible,.mpo-table:focus-visible{outline:2px solid currentColor;outline-offset:1px}</style>"""
 
-def numbers_table(heads: Sequence[str], # of the columns, the first one names the rows
-                  rows: Sequence[Sequence[object]], # cells, as they are to be read
-                  label: str, # what the table is, for those who do not see it
-                  ) -> str: # HTML in which nothing of the cells is markup
+
+def numbers_table(
+    heads: Sequence[str],  # of the columns, the first one names the rows
+    rows: Sequence[Sequence[object]],  # cells, as they are to be read
+    label: str,  # what the table is, for those who do not see it
+) -> str:  # HTML in which nothing of the cells is markup
     "A table of numbers."
     head = "".join(f'<th scope="col">{escape(h)}</th>' for h in check_texts("heads", heads, blank=True))
-    body = "".join(f'<tr><th scope="row">{escape(str(first))}</th>' + "".join(f"<td>{escape(str(c))}</td>" for c in rest) + "</tr>" for first, *rest in rows)
-    return f'{table_style}<div class="mpo-table" tabindex="0" role="region" aria-label="{escape(label, quote=True)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join(
+        f'<tr><th scope="row">{escape(str(first))}</th>' + "".join(f"<td>{escape(str(c))}</td>" for c in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'{table_style}<div class="mpo-table" tabindex="0" role="region"'
+        f' aria-label="{escape(label, quote=True)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 # %% ../nbs/lib/tables.ipynb #23aa223b
-def _verdict(t: Trace) -> str: return "–" if t.correct is None else "✓ right" if t.correct else "✗ wrong"
-def _number(x: float | None) -> str: return "–" if x is None or not math.isfinite(x) else f"{x:.3g}".replace("-", "−")
+def _verdict(t: Trace) -> str:
+    return "–" if t.correct is None else "✓ right" if t.correct else "✗ wrong"
+
+
+def _number(x: float | None) -> str:
+    return "–" if x is None or not math.isfinite(x) else f"{x:.3g}".replace("-", "−")
+
 
 def _group_row(group: list[Response]) -> str:
     "The heading of a group."
-    t, rewards = group[0].trace, [r.trace.reward for r in group if math.isfinite(r.trace.reward)]
-    told = [f"mean reward {sum(rewards) / len(rewards):.3g}" if rewards else "no rewards"] + (["dead: all rewards are equal, so no advantage"] if group[0].dead else [])
+    t = group[0].trace
+    rewards = [r.trace.reward for r in group if math.isfinite(r.trace.reward)]
+    told = [f"mean reward {sum(rewards) / len(rewards):.3g}" if rewards else "no rewards"] + (
+        ["dead: all rewards are equal, so no advantage"] if group[0].dead else []
+    )
     answer = f", answer <code>{snippet_html(t.answer, length=60)}</code>" if t.answer is not None else ""
-    return f'<tr><th colspan="8" scope="rowgroup">Group {t.group + 1}: <code>{snippet_html(t.prompt, length=160)}</code>{answer}; {", ".join(told)}</th></tr>'
+    return (
+        f'<tr><th colspan="8" scope="rowgroup">Group {t.group + 1}:'
+        f" <code>{snippet_html(t.prompt, length=160)}</code>{answer}; {', '.join(told)}</th></tr>"
+    )
 
-def rollouts_table(chosen: Sequence[Response], # in order
-                   search: str = "", # marked in the texts
-                   grouped: bool = True, # a heading over each group
-                   most: int = 200, # rows shown
-                   buttons: int | None = None, # the largest number that can be opened; None for all
-                   ) -> str: # HTML
+
+def rollouts_table(
+    chosen: Sequence[Response],  # in order
+    search: str = "",  # marked in the texts
+    grouped: bool = True,  # a heading over each group
+    most: int = 200,  # rows shown
+    buttons: int | None = None,  # the largest number that can be opened; None for all
+) -> str:  # HTML
     "Responses as a table; the button of a row opens it."
-    rows, before = [], None
+    rows = []
+    before = None
     for r in chosen[:most]:
-        t, n = r.trace, sum(r.trace.mask)
-        if grouped and t.group != before: rows.append(_group_row([x for x in chosen if x.trace.group == t.group])); before = t.group
+        t = r.trace
+        n = sum(r.trace.mask)
+        if grouped and t.group != before:
+            rows.append(_group_row([x for x in chosen if x.trace.group == t.group]))
+            before = t.group
         name = escape(f"open response {r.number}, group {t.group + 1}, {_verdict(t)}", quote=True)
         clipped = "–" if r.clipped is None else f"{r.clipped} ({r.clipped / max(1, n):.0%})" if r.clipped else "0"
-        button = f'<button type="button" data-pick="{r.number}" aria-label="{name}">{r.number}</button>' if buttons is None or r.number <= buttons else str(r.number)
-        cells = [button, str(t.group + 1), _verdict(t), _number(t.reward), signed(t.advantage), f"{n}{'' if t.finished else ', cut off'}", clipped, snippet_html(t.text, search)]
+        button = (
+            f'<button type="button" data-pick="{r.number}" aria-label="{name}">{r.number}</button>'
+            if buttons is None or r.number <= buttons
+            else str(r.number)
+        )
+        cells = [
+            button,
+            str(t.group + 1),
+            _verdict(t),
+            _number(t.reward),
+            signed(t.advantage),
+            f"{n}{'' if t.finished else ', cut off'}",
+            clipped,
+            snippet_html(t.text, search),
+        ]
         rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    if not rows: return ""
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("open", "group", "answer", "reward", "advantage", "tokens", "clipped", "text"))
-    more = f"<p>{len(chosen) - most:,} more responses fit; filter or search to see them.</p>" if len(chosen) > most else ""
-    return f'{table_style}<div class="mpo-table mpo-rollouts" tabindex="0" role="region" aria-label="Responses"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>{more}</div>'
+    if not rows:
+        return ""
+    heads = "".join(
+        f'<th scope="col">{h}</th>'
+        for h in ("open", "group", "answer", "reward", "advantage", "tokens", "clipped", "text")
+    )
+    more = (
+        f"<p>{len(chosen) - most:,} more responses fit; filter or search to see them.</p>" if len(chosen) > most else ""
+    )
+    return (
+        f'{table_style}<div class="mpo-table mpo-rollouts" tabindex="0" role="region"'
+        f' aria-label="Responses"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>{more}</div>'
+    )

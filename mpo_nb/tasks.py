@@ -19,6 +19,7 @@ from .checks import check_hints, check_options, check_texts, check_whole, checke
 # %% ../nbs/lib/tasks.ipynb #5178b56c
 _roles = ("system", "developer", "user", "assistant", "tool")
 
+
 def prompt_turns(
     prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages with "role" and "content"
 ) -> list[dict[str, str]]:  # the turns in order, each with exactly "role" and "content"
@@ -26,23 +27,24 @@ def prompt_turns(
     if isinstance(prompt, str):
         return [dict(role="user", content=prompt)]
     if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise ValueError(f"the prompt is {prompt!r:.100}; it must be a text, or a list of messages "
-                         "such as [{'role': 'user', 'content': '1+1?'}]")
+        raise ValueError(
+            f"the prompt is {prompt!r:.100}; it must be a text, or a list of messages "
+            "such as [{'role': 'user', 'content': '1+1?'}]"
+        )
     turns = [_turn(i, message) for i, message in enumerate(prompt)]
     for i, turn in enumerate(turns):
         if i and turn["role"] in ("system", "developer"):
             raise ValueError(
-                f"message {i} of the prompt is a turn of {turn['role']!r}; "
-                "only the first message can be one"
+                f"message {i} of the prompt is a turn of {turn['role']!r}; only the first message can be one"
             )
     if turns[-1]["role"] not in ("user", "tool"):
         raise ValueError(
-            f"the prompt ends with a turn of {turns[-1]['role']!r}; "
-            "the model answers the user's, so end with that"
+            f"the prompt ends with a turn of {turns[-1]['role']!r}; the model answers the user's, so end with that"
         )
     if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
         raise ValueError(f"message {len(turns) - 1} of the prompt is a turn of the user without text; fill it")
     return turns
+
 
 def _turn(i: int, message: Any) -> dict[str, str]:
     "Message number i with a role and a text."
@@ -50,8 +52,7 @@ def _turn(i: int, message: Any) -> dict[str, str]:
         raise ValueError(f"message {i} of the prompt is {message!r:.100}; it must be a dict with 'role' and 'content'")
     if message.get("role") not in _roles:
         raise ValueError(
-            f"message {i} of the prompt has role={message.get('role')!r:.100}; "
-            f"choose one of {', '.join(_roles)}"
+            f"message {i} of the prompt has role={message.get('role')!r:.100}; choose one of {', '.join(_roles)}"
         )
     # Tables give every message the keys of all the others, with nothing in them.
     more = [key for key, value in message.items() if key not in ("role", "content") and value not in (None, "", [], {})]
@@ -64,15 +65,16 @@ def _turn(i: int, message: Any) -> dict[str, str]:
         raise ValueError(f"message {i} of the prompt has content={content!r:.100}; it must be a text")
     return dict(role=message["role"], content=content)
 
+
 def _part(i: int, part: Any) -> str:
     "The text of a part of message number i."
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return cast(str, part["text"])
     kind = part.get("type") if isinstance(part, Mapping) else part
     raise ValueError(
-        f"message {i} of the prompt has a part {kind!r:.100}; "
-        "only parts of the type 'text' can be rendered"
+        f"message {i} of the prompt has a part {kind!r:.100}; only parts of the type 'text' can be rendered"
     )
+
 
 def prompt_text(
     prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages
@@ -88,16 +90,23 @@ def prompt_text(
 @dataclass
 class Task:
     "Problems and their reward. Raises ValueError for a field of the wrong type, or the first problem that will not do."
+
     name: str  # what tables, run folders and error messages call it
-    train: Sequence[dict[str, Any]]  # problems to learn from: dicts with "prompt" and "answer", or a `datasets.Dataset` of them
+    train: Sequence[
+        dict[str, Any]
+    ]  # problems to learn from: dicts with "prompt" and "answer", or a `datasets.Dataset` of them
     test: Sequence[dict[str, Any]]  # held-out problems, in the same form; never sampled from in training
-    reward: Callable[..., Any]  # reward(problem, response) -> float; with batched=True reward(problems, responses) -> floats
+    reward: Callable[
+        ..., Any
+    ]  # reward(problem, response) -> float; with batched=True reward(problems, responses) -> floats
     batched: bool = False  # whether `reward` takes all problems and responses at once
     description: str = ""  # one sentence for reports
     pass_mark: float = 1.0  # a response counts as correct when its reward is at least this
     plain: str = "{prompt}"  # what a model without a chat template reads; {prompt} stands for the problem's prompt
     stop: tuple[str, ...] = ()  # texts at which such a model's response ends, as it goes on with a problem of its own
-    formatted: Callable[[dict[str, Any], str], bool] | None = None  # formatted(problem, response) -> whether the answer is in the form that was asked for
+    formatted: Callable[[dict[str, Any], str], bool] | None = (
+        None  # formatted(problem, response) -> whether the answer is in the form that was asked for
+    )
     max_new_tokens: int | None = None  # room that a response needs, in tokens, where the user sets none
 
     def __post_init__(self) -> None:
@@ -105,8 +114,7 @@ class Task:
             raise ValueError(f"name={self.name!r} of a task; it must be a text that is not empty")
         if not callable(self.reward):
             raise ValueError(
-                f"reward of task {self.name!r} is {self.reward!r}; "
-                "give a function reward(problem, response)"
+                f"reward of task {self.name!r} is {self.reward!r}; give a function reward(problem, response)"
             )
         self.stop = check_texts("stop", self.stop)
         plain_fields = ("batched", "description", "pass_mark", "plain", "formatted", "max_new_tokens")
@@ -118,7 +126,8 @@ class Task:
             check_whole("max_new_tokens", self.max_new_tokens)
         if "{prompt}" not in self.plain:
             raise ValueError(
-                f"plain={self.plain!r} of task {self.name!r} has no place for the problem; write {{prompt}} where it goes"
+                f"plain={self.plain!r} of task {self.name!r} has no place for the problem; write {{prompt}} where it"
+                " goes"
             )
         for split in ("train", "test"):
             _check_problems(self.name, split, getattr(self, split))
@@ -129,8 +138,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
     indexed = hasattr(problems, "__len__") and hasattr(problems, "__getitem__")
     if not indexed or isinstance(problems, (str, bytes, Mapping)):
         raise ValueError(
-            f"{split} of task {name!r} is a {type(problems).__name__}; "
-            "give a list of problems, or a `datasets.Dataset`"
+            f"{split} of task {name!r} is a {type(problems).__name__}; give a list of problems, or a `datasets.Dataset`"
         )
     if len(problems) == 0:
         raise ValueError(f"{split} of task {name!r} is empty; give at least one problem")
@@ -144,13 +152,12 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
         missing = next((key for key in keys if key not in problem), None)
         if missing in ("prompt", "answer"):
             raise ValueError(
-                f"{where} has no {missing!r}: {problem!r:.200}; "
-                "a problem is a dict with 'prompt' and 'answer'"
+                f"{where} has no {missing!r}: {problem!r:.200}; a problem is a dict with 'prompt' and 'answer'"
             )
         if missing is not None:
             raise ValueError(
-                f"{where} has no {missing!r}, which {split}[0] has; the reward may read it: give all problems of a split "
-                "the same keys, with None where there is nothing"
+                f"{where} has no {missing!r}, which {split}[0] has; the reward may read it: give all problems of a"
+                " split the same keys, with None where there is nothing"
             )
         if not isinstance(problem["answer"], str):
             raise ValueError(f"{where} has answer={problem['answer']!r:.100}; it must be a text")
@@ -159,6 +166,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
             prompt_text(problem["prompt"]).encode()
         except ValueError as error:
             raise ValueError(f"{where} has a prompt that cannot be read: {error}") from None
+
 
 def _each(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     "Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may not walk at all."
@@ -174,17 +182,23 @@ def score(
     if isinstance(responses, str):
         raise ValueError(f"responses={responses!r:.80} is one text; give a list of texts, one for each problem")
     if len(problems) != len(responses):
-        raise ValueError(f"{len(problems)} problems for {len(responses)} responses; score needs one problem per response")
+        raise ValueError(
+            f"{len(problems)} problems for {len(responses)} responses; score needs one problem per response"
+        )
     if not task.batched:
         return [_one(task, i, p, r) for i, (p, r) in enumerate(zip(problems, responses))]
     try:
         values = list(task.reward(problems, responses))
     except Exception as error:
-        raise RuntimeError(f"the batched reward of task {task.name!r} raised {type(error).__name__}: {error} "
-                           f"on {len(responses)} responses") from error
+        raise RuntimeError(
+            f"the batched reward of task {task.name!r} raised {type(error).__name__}: {error} "
+            f"on {len(responses)} responses"
+        ) from error
     if len(values) != len(responses):
-        raise ValueError(f"the batched reward of task {task.name!r} returned {len(values)} numbers for "
-                         f"{len(responses)} responses; return one number per response, in order")
+        raise ValueError(
+            f"the batched reward of task {task.name!r} returned {len(values)} numbers for "
+            f"{len(responses)} responses; return one number per response, in order"
+        )
     return [_number(task, i, r, v) for i, (r, v) in enumerate(zip(responses, values))]
 
 # %% ../nbs/lib/tasks.ipynb #dbf4a9e4
@@ -192,9 +206,12 @@ def _one(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
     try:
         value = task.reward(problem, response)
     except Exception as error:
-        raise RuntimeError(f"the reward of task {task.name!r} raised {type(error).__name__}: {error} "
-                           f"on response {i}, {response[:80]!r}") from error
+        raise RuntimeError(
+            f"the reward of task {task.name!r} raised {type(error).__name__}: {error} "
+            f"on response {i}, {response[:80]!r}"
+        ) from error
     return _number(task, i, response, value)
+
 
 def _number(task: Task, i: int, response: str, value: Any) -> float:
     try:
@@ -202,14 +219,22 @@ def _number(task: Task, i: int, response: str, value: Any) -> float:
     except Exception:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"the reward of task {task.name!r} is {value!r} for response {i}, {response[:80]!r}; "
-                         "return a finite number, such as 1.0 for right and 0.0 for wrong")
+        raise ValueError(
+            f"the reward of task {task.name!r} is {value!r} for response {i}, {response[:80]!r}; "
+            "return a finite number, such as 1.0 for right and 0.0 for wrong"
+        )
     return number
 
 # %% ../nbs/lib/tasks.ipynb #c5073b20
 _builders: dict[str, Callable[..., Task]] = {}
-_shipped = {name: f"mpo_nb.{module}:{name}" for module, names in dict(
-    chain_sum="chain_sum", math_tasks="gsm8k math", code_tasks="humaneval mbpp", game_tasks="countdown gym").items() for name in names.split()}  # imported when they are asked for
+_shipped = {
+    name: f"mpo_nb.{module}:{name}"
+    for module, names in dict(
+        chain_sum="chain_sum", math_tasks="gsm8k math", code_tasks="humaneval mbpp", game_tasks="countdown gym"
+    ).items()
+    for name in names.split()
+}  # imported when they are asked for
+
 
 def register_task(
     name: str,  # what `load_task` will know it by; an existing name is replaced
@@ -221,6 +246,7 @@ def register_task(
     if not callable(builder):
         raise ValueError(f"builder={builder!r} of task {name!r}: give a function that returns a Task")
     _builders[name] = builder
+
 
 def task_names() -> list[str]:  # in alphabetical order
     "The names that `load_task` knows."
@@ -248,16 +274,19 @@ def load_task(
         raise TypeError(f"the builder of task {name!r} returned {type(task).__name__}; return a mpo_nb.tasks.Task")
     return task
 
+
 def _import_builder(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     if not function:
         raise ValueError(
-            f"unknown task {name!r}; "
-            f"there are {', '.join(task_names())}, or give 'module:function' for your own"
+            f"unknown task {name!r}; there are {', '.join(task_names())}, or give 'module:function' for your own"
         )
     if not all(part.isidentifier() for part in module.split(".")):
         stem = PurePath(module).stem
-        raise ValueError(f"task {name!r}: {module!r} is no name of a module; write {stem + ':' + function!r}, with the module's folder on PYTHONPATH")
+        raise ValueError(
+            f"task {name!r}: {module!r} is no name of a module; write {stem + ':' + function!r}, with the module's"
+            " folder on PYTHONPATH"
+        )
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -267,7 +296,16 @@ def _import_builder(name: str) -> Callable[..., Any]:
     return cast(Callable[..., Any], found)
 
 # %% ../nbs/lib/tasks.ipynb #7a5c0002
-response_limits = {"chain_sum": 48, "gsm8k": 256, "math": 512, "humaneval": 512, "mbpp": 512, "countdown": 256, "gym": 256}  # tokens, of the package's own tasks
+response_limits = {
+    "chain_sum": 48,
+    "gsm8k": 256,
+    "math": 512,
+    "humaneval": 512,
+    "mbpp": 512,
+    "countdown": 256,
+    "gym": 256,
+}  # tokens, of the package's own tasks
+
 
 def own_response_limit(
     name: str,  # as `load_task` takes it
@@ -280,6 +318,7 @@ def own_response_limit(
         return known
     return load_task(name, **options).max_new_tokens
 
+
 def response_limit(
     asked: int,  # by the user, in tokens; 0 for none
     own: int | None,  # the task's
@@ -289,7 +328,16 @@ def response_limit(
     return asked or own or min(256, (context or 512) // 2)
 
 # %% ../nbs/lib/tasks.ipynb #c84f2a11
-_all_ = ["is_held_out", "chain_problems", "chain_reward", "chain_sum", "demonstration", "char_tokenizer", "tiny_model_path"]
+_all_ = [
+    "is_held_out",
+    "chain_problems",
+    "chain_reward",
+    "chain_sum",
+    "demonstration",
+    "char_tokenizer",
+    "tiny_model_path",
+]
+
 
 def __getattr__(name: str) -> Any:
     if name not in _all_:

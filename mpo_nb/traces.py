@@ -36,84 +36,139 @@ def _texts(decode: Callable[[list[int]], str], ids: list[int], start: int, stop:
     return [around[a:b] for a, b in pairwise(ends)]
 
 # %% ../nbs/lib/traces.ipynb #a1e44618
-def token_texts(tokenizer: PreTrainedTokenizerBase, # any tokenizer of transformers, or an object with its `decode`
-                ids: list[int], # token ids of one response
-                ) -> list[str]: # one string per token; joined, they are the decoded text
+def token_texts(
+    tokenizer: PreTrainedTokenizerBase,  # any tokenizer of transformers, or an object with its `decode`
+    ids: list[int],  # token ids of one response
+) -> list[str]:  # one string per token; joined, they are the decoded text
     "The piece of the text that each token brings; a character split over several tokens belongs to the last of them."
-    def decode(part: list[int]) -> str: return cast(str, tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def decode(part: list[int]) -> str:
+        return cast(str, tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     ids = [int(i) for i in ids]
-    if not ids: return []
-    n, whole, alone = len(ids), decode(ids), {i: decode([i]) for i in set(ids)}
+    if not ids:
+        return []
+    n = len(ids)
+    whole = decode(ids)
+    alone = {i: decode([i]) for i in set(ids)}
     texts: Callable[[], list[str]]
-    for texts in (lambda: [alone[i] for i in ids],
-                  lambda: [x for a in range(0, n, 16) for x in _texts(decode, ids, a, min(a + 16, n), 8)]):
+    for texts in (
+        lambda: [alone[i] for i in ids],
+        lambda: [x for a in range(0, n, 16) for x in _texts(decode, ids, a, min(a + 16, n), 8)],
+    ):
         found = texts()
-        if "".join(found) == whole: return found
+        if "".join(found) == whole:
+            return found
     return _texts(decode, ids, 0, n, 0)
 
 # %% ../nbs/lib/traces.ipynb #e38dd2cc
 _per_token = ("token_ids", "mask", "logps", "old_logps", "entropies")
-def _number(x: float | None) -> float: return math.nan if x is None else float(x)
 
-def writable(text: str, # of anyone
-             ) -> str:
+
+def _number(x: float | None) -> float:
+    return math.nan if x is None else float(x)
+
+
+def writable(
+    text: str,  # of anyone
+) -> str:
     "A text that every file can hold: half of a surrogate pair, as a text cut amid a character may leave it, becomes U+FFFD."
-    try: text.encode()
-    except UnicodeEncodeError: return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
 
 @checked_names()
 @dataclass
 class _Record:
-    tokens: list[str] # T texts; joined, they are the response
-    token_ids: list[int] = field(default_factory=list) # T ids; left out: -1, unknown
-    mask: list[int] = field(default_factory=list) # T, 1 on tokens that the policy produced; left out: all of them
-    logps: list[float] = field(default_factory=list) # T, log pi_theta in nats, the policy as it is; left out: NaN, unknown
-    old_logps: list[float] = field(default_factory=list) # T, log pi_old in nats, the policy that sampled; left out: equal to logps
-    entropies: list[float] = field(default_factory=list) # T, entropy of the policy at each position, in nats; left out: NaN
-    prompt: str = "" # what the response answers
-    step: int = 0 # training step
-    group: int = 0 # number of the prompt within the step
-    index: int = 0 # number of the response within its group
-    reward: float = math.nan # from the task
-    advantage: float = 0.0 # relative to its group
-    finished: bool = True # ended by itself, within the limit
-    answer: str | None = None # the right answer, where the task has one
-    correct: bool | None = None # whether the response is right, where that is known
-    note: str = "" # where the numbers come from, when not from a run
+    tokens: list[str]  # T texts; joined, they are the response
+    token_ids: list[int] = field(default_factory=list)  # T ids; left out: -1, unknown
+    mask: list[int] = field(default_factory=list)  # T, 1 on tokens that the policy produced; left out: all of them
+    logps: list[float] = field(
+        default_factory=list
+    )  # T, log pi_theta in nats, the policy as it is; left out: NaN, unknown
+    old_logps: list[float] = field(
+        default_factory=list
+    )  # T, log pi_old in nats, the policy that sampled; left out: equal to logps
+    entropies: list[float] = field(
+        default_factory=list
+    )  # T, entropy of the policy at each position, in nats; left out: NaN
+    prompt: str = ""  # what the response answers
+    step: int = 0  # training step
+    group: int = 0  # number of the prompt within the step
+    index: int = 0  # number of the response within its group
+    reward: float = math.nan  # from the task
+    advantage: float = 0.0  # relative to its group
+    finished: bool = True  # ended by itself, within the limit
+    answer: str | None = None  # the right answer, where the task has one
+    correct: bool | None = None  # whether the response is right, where that is known
+    note: str = ""  # where the numbers come from, when not from a run
 
     def __post_init__(self) -> None:
         if isinstance(self.tokens, str) or not isinstance(self.tokens, Sequence):
-            raise ValueError(f"tokens={repr(self.tokens)[:60]} is of type {type(self.tokens).__name__}; pass a list with the text of each token, or use Trace.from_text(text)")
-        n, unknown = len(self.tokens), [math.nan] * len(self.tokens)
+            raise ValueError(
+                f"tokens={repr(self.tokens)[:60]} is of type {type(self.tokens).__name__}; pass a list with the text of"
+                " each token, or use Trace.from_text(text)"
+            )
+        n = len(self.tokens)
+        unknown = [math.nan] * len(self.tokens)
         odd = next((i for i, t in enumerate(self.tokens) if not isinstance(t, str)), None)
-        if odd is not None: raise ValueError(f"tokens[{odd}]={self.tokens[odd]!r} is not a string; pass the text of each token, see token_texts")
+        if odd is not None:
+            raise ValueError(
+                f"tokens[{odd}]={self.tokens[odd]!r} is not a string; pass the text of each token, see token_texts"
+            )
         self.tokens = list(map(writable, self.tokens))
         for name in ("prompt", "answer"):
             text = getattr(self, name)
-            if isinstance(text, str): setattr(self, name, writable(text))
-        defaults: dict[str, list[Any]] = dict(token_ids=[-1] * n, mask=[1] * n, logps=unknown, old_logps=self.logps or unknown, entropies=unknown)
+            if isinstance(text, str):
+                setattr(self, name, writable(text))
+        defaults: dict[str, list[Any]] = dict(
+            token_ids=[-1] * n, mask=[1] * n, logps=unknown, old_logps=self.logps or unknown, entropies=unknown
+        )
         for name in _per_token:
             values = list(getattr(self, name)) or list(defaults[name])
-            if len(values) != n: raise ValueError(f"{name} has {len(values)} values for {n} tokens; pass one per token, or leave it out")
-            if name == "mask" and not set(values) <= {0, 1}: raise ValueError(f"mask={str(values)[:80]} holds values other than 0 and 1; it is 1 on tokens that the policy produced")
-            try: setattr(self, name, [int(x) for x in values] if name in _per_token[:2] else [_number(x) for x in values])
-            except (TypeError, ValueError): raise ValueError(f"{name}={str(values)[:80]} holds what is no number; pass one number per token") from None
-        if not set(self.mask) <= {0, 1}: raise ValueError(f"mask={self.mask} holds values other than 0 and 1; it is 1 on tokens that the policy produced")
+            if len(values) != n:
+                raise ValueError(f"{name} has {len(values)} values for {n} tokens; pass one per token, or leave it out")
+            if name == "mask" and not set(values) <= {0, 1}:
+                raise ValueError(
+                    f"mask={str(values)[:80]} holds values other than 0 and 1; it is 1 on tokens that the policy"
+                    " produced"
+                )
+            try:
+                setattr(
+                    self, name, [int(x) for x in values] if name in _per_token[:2] else [_number(x) for x in values]
+                )
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{name}={str(values)[:80]} holds what is no number; pass one number per token"
+                ) from None
+        if not set(self.mask) <= {0, 1}:
+            raise ValueError(
+                f"mask={self.mask} holds values other than 0 and 1; it is 1 on tokens that the policy produced"
+            )
         for name in ("reward", "advantage"):
-            try: setattr(self, name, _number(getattr(self, name)))
-            except (TypeError, ValueError): raise ValueError(f"{name}={getattr(self, name)!r:.80}; it must be a number") from None
+            try:
+                setattr(self, name, _number(getattr(self, name)))
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}={getattr(self, name)!r:.80}; it must be a number") from None
         for name in ("step", "group", "index"):
-            if not isinstance(getattr(self, name), Integral): raise ValueError(f"{name}={getattr(self, name)!r:.80}; it must be a whole number, e.g. 0")
+            if not isinstance(getattr(self, name), Integral):
+                raise ValueError(f"{name}={getattr(self, name)!r:.80}; it must be a whole number, e.g. 0")
 
 # %% ../nbs/lib/traces.ipynb #a69bcf4e
 def _plain(x: Any) -> Any:
     "A value as JSON holds it: six significant digits, None for what is not finite."
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
-    if not isinstance(x, float): return x
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if not isinstance(x, float):
+        return x
     return float(f"{x:.6g}") if math.isfinite(x) else None
 
+
 _Made = TypeVar("_Made", bound="_Views")
+
 
 class _Views(_Record):
     @property
@@ -128,70 +183,105 @@ class _Views(_Record):
     @classmethod
     def from_dict(cls: type[_Made], row: dict[str, Any]) -> _Made:
         "A record read back; keys of later versions are left out. Raises ValueError when there are no tokens."
-        if not isinstance(row, dict) or not isinstance(row.get("tokens"), list): raise ValueError(f"tokens is missing in {str(row)[:60]!r}; a trace is an object with at least a list of strings named tokens")
+        if not isinstance(row, dict) or not isinstance(row.get("tokens"), list):
+            raise ValueError(
+                f"tokens is missing in {str(row)[:60]!r}; a trace is an object with at least a list of strings named"
+                " tokens"
+            )
         return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
 
     @property
-    def mask_tensor(self) -> Tensor: # (1, T) bool
+    def mask_tensor(self) -> Tensor:  # (1, T) bool
         "The mask as a batch of one."
         return torch.tensor([self.mask], dtype=torch.bool)
 
     @property
-    def delta(self) -> Tensor: # (1, T) float64, nats; NaN where a log-probability is unknown
+    def delta(self) -> Tensor:  # (1, T) float64, nats; NaN where a log-probability is unknown
         "log pi_theta - log pi_old of each token, as a batch of one."
         return torch.tensor([self.logps], dtype=torch.double) - torch.tensor([self.old_logps], dtype=torch.double)
 
-    def batch(self) -> dict[str, Tensor]: # logps, old_logps (1, T) float64, advantages (1,), mask (1, T) bool
+    def batch(self) -> dict[str, Tensor]:  # logps, old_logps (1, T) float64, advantages (1,), mask (1, T) bool
         "What `Recipe.loss` takes. Raises ValueError when a kept token's log-probability is unknown."
-        if bool(self.delta[self.mask_tensor].isnan().any()): raise ValueError("logps or old_logps is unknown for some token of this trace; make it with Trace.from_model, or with Trace.from_text for made-up numbers")
-        logps, old, A = (torch.tensor(x, dtype=torch.double) for x in ([self.logps], [self.old_logps], [self.advantage]))
+        if bool(self.delta[self.mask_tensor].isnan().any()):
+            raise ValueError(
+                "logps or old_logps is unknown for some token of this trace; make it with Trace.from_model, or with"
+                " Trace.from_text for made-up numbers"
+            )
+        logps, old, A = (
+            torch.tensor(x, dtype=torch.double) for x in ([self.logps], [self.old_logps], [self.advantage])
+        )
         return dict(logps=logps, old_logps=old, advantages=A, mask=self.mask_tensor)
 
 # %% ../nbs/lib/traces.ipynb #a57f8595
-def _scores(model: CausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], temperature: float) -> list[list[float]]:
+def _scores(
+    model: CausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], temperature: float
+) -> list[list[float]]:
     "Log-probabilities and entropies of `ids` after the prompt, each a list of T floats."
-    device, context = next(model.parameters()).device, getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    device = next(model.parameters()).device
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     prompt_ids, prompt_mask = (x.to(device) for x in encode_prompts(tokenizer, [prompt], len(ids), context))
-    response, training = torch.tensor([ids], dtype=torch.long, device=device), model.training
+    response = torch.tensor([ids], dtype=torch.long, device=device)
+    training = model.training
     model.eval()
     try:
-        with torch.no_grad(): found = response_logps(model, prompt_ids, prompt_mask, response, torch.ones_like(response), temperature)
-    finally: model.train(training)
+        with torch.no_grad():
+            found = response_logps(model, prompt_ids, prompt_mask, response, torch.ones_like(response), temperature)
+    finally:
+        model.train(training)
     return [x[0].tolist() for x in found]
+
 
 def _check_text(name: str, value: object) -> None:
     "Raises ValueError for what is no text."
-    if not isinstance(value, str): raise ValueError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}; pass one text")
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}; pass one text")
+
 
 def _check_real(name: str, value: object, whole: bool = False) -> None:
     "Raises ValueError for what is no number."
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise ValueError(f"{name}={value!r} is of type {type(value).__name__}; pass a {'whole ' if whole else ''}number")
+        raise ValueError(
+            f"{name}={value!r} is of type {type(value).__name__}; pass a {'whole ' if whole else ''}number"
+        )
 
-def _check_scoring(model: object, tokenizer: object, prompt: object, response: object, old_model: object, temperature: object) -> None:
+
+def _check_scoring(
+    model: object, tokenizer: object, prompt: object, response: object, old_model: object, temperature: object
+) -> None:
     "Raises ValueError naming the first argument that is of another kind."
     for name, value in (("model", model), ("old_model", old_model)):
-        if isinstance(value, nn.Module) or name == "old_model" and value is None: continue
-        raise ValueError(f"{name}={repr(value)[:60]} is of type {type(value).__name__}; pass a model, e.g. the first of mpo_nb.models.load('tiny')")
+        if isinstance(value, nn.Module) or name == "old_model" and value is None:
+            continue
+        raise ValueError(
+            f"{name}={repr(value)[:60]} is of type {type(value).__name__}; pass a model, e.g. the first of"
+            " mpo_nb.models.load('tiny')"
+        )
     if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
-        raise ValueError(f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g. the second of mpo_nb.models.load('tiny')")
+        raise ValueError(
+            f"tokenizer={repr(tokenizer)[:60]} is of type {type(tokenizer).__name__}; pass the model's tokenizer, e.g."
+            " the second of mpo_nb.models.load('tiny')"
+        )
     _check_text("prompt", prompt)
     _check_text("response", response)
     _check_real("temperature", temperature)
-    if not 0 < cast(float, temperature) < math.inf: raise ValueError(f"temperature={temperature!r}; it must be a positive number")
+    if not 0 < cast(float, temperature) < math.inf:
+        raise ValueError(f"temperature={temperature!r}; it must be a positive number")
+
 
 class Trace(_Views):
     "One response and what is known of it, one number per token. Raises ValueError naming the field that does not fit."
+
     @classmethod
-    def from_model(cls,
-                   model: CausalLM, # any causal language model of transformers
-                   tokenizer: PreTrainedTokenizerBase, # its tokenizer
-                   prompt: str, # the text before the response
-                   response: str, # the text to be scored
-                   old_model: CausalLM | None = None, # the policy for old_logps; default: `model` itself, so that ratios are 1
-                   temperature: float = 1.0, # of the distribution
-                   **more: Any, # further fields, e.g. reward, advantage, answer, correct
-                   ) -> "Trace":
+    def from_model(
+        cls,
+        model: CausalLM,  # any causal language model of transformers
+        tokenizer: PreTrainedTokenizerBase,  # its tokenizer
+        prompt: str,  # the text before the response
+        response: str,  # the text to be scored
+        old_model: CausalLM | None = None,  # the policy for old_logps; default: `model` itself, so that ratios are 1
+        temperature: float = 1.0,  # of the distribution
+        **more: Any,  # further fields, e.g. reward, advantage, answer, correct
+    ) -> "Trace":
         "Score a text. Raises ValueError for a prompt without tokens, text longer than the context, or an argument of another kind."
         _check_scoring(model, tokenizer, prompt, response, old_model, temperature)
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
@@ -200,47 +290,68 @@ class Trace(_Views):
         return cls(token_texts(tokenizer, ids), ids, [1] * len(ids), logps, old, entropies, prompt, **more)
 
     @classmethod
-    def from_text(cls,
-                  text: str, # the response
-                  prompt: str = "", # what it answers
-                  moved: float = 0.15, # standard deviation of the made-up log-ratios, in nats
-                  advantage: float = 1.0, # made up too
-                  seed: int = 0, # another seed, other numbers
-                  **more: Any, # further fields, e.g. answer, correct
-                  ) -> "Trace":
+    def from_text(
+        cls,
+        text: str,  # the response
+        prompt: str = "",  # what it answers
+        moved: float = 0.15,  # standard deviation of the made-up log-ratios, in nats
+        advantage: float = 1.0,  # made up too
+        seed: int = 0,  # another seed, other numbers
+        **more: Any,  # further fields, e.g. answer, correct
+    ) -> "Trace":
         "A trace with made-up numbers: the same text and seed give the same ones. Raises ValueError for an argument of another kind."
         _check_text("text", text)
         _check_text("prompt", prompt)
-        for name, value in (("moved", moved), ("advantage", advantage), ("seed", seed)): _check_real(name, value, whole=name == "seed")
-        if not math.isfinite(moved) or moved < 0: raise ValueError(f"moved={moved!r}; it is a standard deviation in nats: a finite number of at least 0")
+        for name, value in (("moved", moved), ("advantage", advantage), ("seed", seed)):
+            _check_real(name, value, whole=name == "seed")
+        if not math.isfinite(moved) or moved < 0:
+            raise ValueError(f"moved={moved!r}; it is a standard deviation in nats: a finite number of at least 0")
         check_seed("seed", seed)
         text = writable(text)
         tokens = re.findall(r"[^\S\n]?[^\W\d]+|[^\S\n]?\d|[^\S\n]?[^\w\s]|\s", text)
         g = torch.Generator().manual_seed((zlib.crc32(text.encode()) + seed) % 2**63)
         old, entropies = (torch.empty(len(tokens)).exponential_(2.0, generator=g) for _ in range(2))
         delta = moved * torch.randn(len(tokens), generator=g)
-        return cls(tokens, [], [], torch.min(delta - old, torch.zeros(())).tolist(), (-old).tolist(), entropies.tolist(), prompt, advantage=advantage, note="made-up numbers", **more)
+        return cls(
+            tokens,
+            [],
+            [],
+            torch.min(delta - old, torch.zeros(())).tolist(),
+            (-old).tolist(),
+            entropies.tolist(),
+            prompt,
+            advantage=advantage,
+            note="made-up numbers",
+            **more,
+        )
 
 # %% ../nbs/lib/traces.ipynb #683c98ad
 @dataclass
 class _Step:
     "Where the records of a step lie."
-    spans: list[list[int]] # [from, to) in bytes; one span for a step that was written in one go
-    count: int # records
+
+    spans: list[list[int]]  # [from, to) in bytes; one span for a step that was written in one go
+    count: int  # records
+
 
 class TraceFile:
     "A traces.jsonl by step. The file may grow, or be cut and grow again."
-    def __init__(self,
-                 path: str | Path, # the file; need not exist yet
-                 ) -> None:
+
+    def __init__(
+        self,
+        path: str | Path,  # the file; need not exist yet
+    ) -> None:
         self.path = Path(path)
         self._restart(None)
 
     def _restart(self, inode: int | None) -> None:
-        self.inode, self.offset, self.tail, self.unread = inode, 0, b"", 0
+        self.inode = inode
+        self.offset = 0
+        self.tail = b""
+        self.unread = 0
         self.found: dict[int, _Step] = {}
 
-    def read(self) -> bool: # whether there was anything new
+    def read(self) -> bool:  # whether there was anything new
         "Take note of what was added. A line that is no record is counted in `unread`. Raises ValueError for UTF-16."
         if not self.path.exists():
             there = self.inode is not None
@@ -250,13 +361,16 @@ class TraceFile:
         with open(self.path, "rb") as f:
             f.seek(max(0, self.offset - len(self.tail)))
             again = stat.st_ino != self.inode or stat.st_size < self.offset or f.read(len(self.tail)) != self.tail
-            if again: self._restart(stat.st_ino)
+            if again:
+                self._restart(stat.st_ino)
             f.seek(self.offset)
-            if not self.offset: check_utf8(f.read(4), self.path)
+            if not self.offset:
+                check_utf8(f.read(4), self.path)
             f.seek(self.offset)
             start = self.offset
             for line in f:
-                if not line.endswith(b"\n"): break
+                if not line.endswith(b"\n"):
+                    break
                 self._note(line)
                 self.offset += len(line)
                 self.tail = line[-256:]
@@ -264,15 +378,18 @@ class TraceFile:
 
     def _note(self, line: bytes) -> None:
         "One line, which begins at `offset`."
-        if not line.strip(b"\0 \t\r\n"): return
+        if not line.strip(b"\0 \t\r\n"):
+            return
         step = line_step(line, default=0)
         if step is None:
             self.unread += 1
             return
         known = self.found.setdefault(step, _Step([], 0))
         known.count += 1
-        if known.spans and known.spans[-1][1] == self.offset: known.spans[-1][1] += len(line)
-        else: known.spans.append([self.offset, self.offset + len(line)])
+        if known.spans and known.spans[-1][1] == self.offset:
+            known.spans[-1][1] += len(line)
+        else:
+            known.spans.append([self.offset, self.offset + len(line)])
 
     @property
     def steps(self) -> list[int]:
@@ -289,15 +406,17 @@ class TraceFile:
         "Records of the step that has most of them."
         return max((s.count for s in self.found.values()), default=0)
 
-    def size(self,
-             step: int, # one of `steps`
-             ) -> int: # bytes
+    def size(
+        self,
+        step: int,  # one of `steps`
+    ) -> int:  # bytes
         "How much there is of a step."
         return sum(end - start for start, end in self.found[step].spans)
 
-    def traces(self,
-               step: int, # one of `steps`
-               ) -> list[Trace]: # in the order they were recorded
+    def traces(
+        self,
+        step: int,  # one of `steps`
+    ) -> list[Trace]:  # in the order they were recorded
         "The responses of a step. Raises ValueError for a line that is no trace."
         found: list[Trace] = []
         with open(self.path, "rb") as f:
@@ -305,109 +424,191 @@ class TraceFile:
                 f.seek(start)
                 while f.tell() < end:
                     place = f.tell()
-                    try: row = parse_line(f.readline())
-                    except ValueError: raise ValueError(f"{self.path} holds a line that is not JSON (at byte {place:,}, of step {step}); mend that line, or delete it") from None
-                    if row is None: continue
-                    try: found.append(Trace.from_dict(row))
-                    except (ValueError, TypeError) as e: raise ValueError(f"the record at byte {place:,} of {self.path} is no trace: {e}") from None
+                    try:
+                        row = parse_line(f.readline())
+                    except ValueError:
+                        raise ValueError(
+                            f"{self.path} holds a line that is not JSON (at byte {place:,}, of step {step}); mend that"
+                            " line, or delete it"
+                        ) from None
+                    if row is None:
+                        continue
+                    try:
+                        found.append(Trace.from_dict(row))
+                    except (ValueError, TypeError) as e:
+                        raise ValueError(f"the record at byte {place:,} of {self.path} is no trace: {e}") from None
         return found
 
 # %% ../nbs/lib/traces.ipynb #7ace0001
-def own_traces(path: Path, # a folder or a file
-               ) -> Path | None: # the traces.jsonl; None where there is none, or where TRL or verl wrote
+def own_traces(
+    path: Path,  # a folder or a file
+) -> Path | None:  # the traces.jsonl; None where there is none, or where TRL or verl wrote
     "The file of traces of a run of this library."
     file = path / "traces.jsonl" if path.is_dir() else path
-    if not file.is_file(): return None
-    if file.name == "traces.jsonl": return file
-    if file.suffix != ".jsonl": return None
-    with open(file, "rb") as f: first = f.readline()
-    try: row = parse_line(first)
-    except ValueError: return None
+    if not file.is_file():
+        return None
+    if file.name == "traces.jsonl":
+        return file
+    if file.suffix != ".jsonl":
+        return None
+    with open(file, "rb") as f:
+        first = f.readline()
+    try:
+        row = parse_line(first)
+    except ValueError:
+        return None
     return file if isinstance(row, dict) and "tokens" in row else None
+
 
 def _wanted(steps: int | Iterable[int] | None) -> set[int] | None:
     "The steps that are asked for. Raises ValueError for what is none."
-    if steps is None: return None
-    wanted: list[Any] = [steps] if isinstance(steps, (int, str, float)) or not isinstance(steps, Iterable) else list(steps)
+    if steps is None:
+        return None
+    wanted: list[Any] = (
+        [steps] if isinstance(steps, (int, str, float)) or not isinstance(steps, Iterable) else list(steps)
+    )
     odd = next((s for s in wanted if isinstance(s, bool) or not isinstance(s, Integral)), None)
-    if odd is not None or not wanted: raise ValueError(f"steps={steps!r}: pass a step, or a list of steps, as whole numbers; None for all")
+    if odd is not None or not wanted:
+        raise ValueError(f"steps={steps!r}: pass a step, or a list of steps, as whole numbers; None for all")
     return {int(s) for s in wanted}
+
 
 def _absent(path: Path, argument: object) -> FileNotFoundError:
     "What to say of a path without traces."
     if not path.exists():
-        return FileNotFoundError(f"path={str(argument)!r}: there is no such file; pass a run folder, e.g. runs/tour/mpo, or a traces.jsonl{did_you_mean(path)}")
+        return FileNotFoundError(
+            f"path={str(argument)!r}: there is no such file; pass a run folder, e.g. runs/tour/mpo, or a"
+            f" traces.jsonl{did_you_mean(path)}"
+        )
     inside = sorted(p.parent.name for p in path.glob("*/traces.jsonl"))
-    several = f"; it holds the runs {', '.join(inside[:6])}: pass one of them, e.g. {str(path / inside[0])!r}" if inside else ""
-    return FileNotFoundError(f"path={str(argument)!r}: that folder holds no traces.jsonl: the run recorded none (trace_every=0), or has not finished a step; nor does it hold TRL's completions or verl's rollouts{several}")
+    several = (
+        f"; it holds the runs {', '.join(inside[:6])}: pass one of them, e.g. {str(path / inside[0])!r}"
+        if inside
+        else ""
+    )
+    return FileNotFoundError(
+        f"path={str(argument)!r}: that folder holds no traces.jsonl: the run recorded none (trace_every=0), or has not"
+        f" finished a step; nor does it hold TRL's completions or verl's rollouts{several}"
+    )
 
-def load_traces(path: str | Path, # a run folder or a traces.jsonl; or what TRL or verl logged, see `mpo_nb.completions`
-                steps: int | Iterable[int] | None = None, # only those of a step, or of several; None: of all
-                ) -> list[Trace]: # in the order they were recorded
+
+def load_traces(
+    path: str | Path,  # a run folder or a traces.jsonl; or what TRL or verl logged, see `mpo_nb.completions`
+    steps: int | Iterable[int] | None = None,  # only those of a step, or of several; None: of all
+) -> list[Trace]:  # in the order they were recorded
     "The traces of a run. Raises FileNotFoundError where there is no file, ValueError for a line that is no trace, or a step that was not recorded."
-    given, wanted = given_path(path, "path", "'runs/tour/mpo'"), _wanted(steps)
+    given = given_path(path, "path", "'runs/tour/mpo'")
+    wanted = _wanted(steps)
     file = own_traces(given)
     if file is None:
         from mpo_nb.completions import load_logged
+
         logged = load_logged(given)
         if logged is not None:
             _check_recorded(wanted, {t.step for t in logged}, path)
             return logged if wanted is None else [t for t in logged if t.step in wanted]
         file = given / "traces.jsonl" if given.is_dir() else given
-        if not file.is_file(): raise _absent(given, path)
-        if file.suffix != ".jsonl": raise ValueError(f"path={str(path)!r} is no file of traces; pass a run folder, e.g. runs/tour/mpo, or a traces.jsonl")
-    if wanted is None: return _all_traces(file)
+        if not file.is_file():
+            raise _absent(given, path)
+        if file.suffix != ".jsonl":
+            raise ValueError(
+                f"path={str(path)!r} is no file of traces; pass a run folder, e.g. runs/tour/mpo, or a traces.jsonl"
+            )
+    if wanted is None:
+        return _all_traces(file)
     index = TraceFile(file)
     index.read()
     _check_recorded(wanted, set(index.steps), path)
     return [t for step in sorted(wanted) for t in index.traces(step)]
 
+
 def _all_traces(file: Path) -> list[Trace]:
     "Every trace of a file."
     lines = json_lines(file)
-    if lines.broken: raise ValueError(f"{file} holds a line that is not JSON (line {lines.broken[0]}); it was changed by something other than a run: mend that line, or delete it")
+    if lines.broken:
+        raise ValueError(
+            f"{file} holds a line that is not JSON (line {lines.broken[0]}); it was changed by something other than a"
+            " run: mend that line, or delete it"
+        )
     found = []
     for n, row in enumerate(lines.rows):
-        try: found.append(Trace.from_dict(row))
-        except (ValueError, TypeError) as e: raise ValueError(f"record {n + 1} of {file} is no trace: {e}") from None
+        try:
+            found.append(Trace.from_dict(row))
+        except (ValueError, TypeError) as e:
+            raise ValueError(f"record {n + 1} of {file} is no trace: {e}") from None
     return found
+
 
 def _check_recorded(wanted: set[int] | None, there: set[int], path: object) -> None:
     "Raises ValueError for steps without traces."
     missing = sorted((wanted or set()) - there)
-    if not missing: return
-    known = f"steps {min(there)} to {max(there)}, {len(there):,} in all, were" if len(there) > 1 else f"only step {min(there)} was" if there else "none was"
-    raise ValueError(f"steps={missing[:5]}: {str(path)!r} recorded no responses at {'that step' if len(missing) == 1 else 'those steps'}; {known}")
+    if not missing:
+        return
+    known = (
+        f"steps {min(there)} to {max(there)}, {len(there):,} in all, were"
+        if len(there) > 1
+        else f"only step {min(there)} was"
+        if there
+        else "none was"
+    )
+    raise ValueError(
+        f"steps={missing[:5]}: {str(path)!r} recorded no responses at"
+        f" {'that step' if len(missing) == 1 else 'those steps'}; {known}"
+    )
 
-def load_spaced(path: str | Path, # as for `load_traces`
-                most: int = 2**25, # bytes of the file to read at most, but one step at least
-                ) -> tuple[list[Trace], str]: # traces; a sentence that says which, where not all were read
+
+def load_spaced(
+    path: str | Path,  # as for `load_traces`
+    most: int = 2**25,  # bytes of the file to read at most, but one step at least
+) -> tuple[list[Trace], str]:  # traces; a sentence that says which, where not all were read
     "Traces of steps that are evenly spaced, so that a long run is looked at in seconds. Raises what `load_traces` raises."
     file = own_traces(given_path(path, "path", "'runs/tour/mpo'"))
-    if file is None or file.stat().st_size <= most: return load_traces(path), ""
+    if file is None or file.stat().st_size <= most:
+        return load_traces(path), ""
     index = TraceFile(file)
     index.read()
     steps = index.steps
     n = max(1, len(steps) * most // max(1, sum(map(index.size, steps))))
-    if n >= len(steps): chosen = steps
-    else: chosen = sorted({steps[round((i + 0.5) * len(steps) / n - 0.5)] for i in range(n)})
-    told = f"of {len(steps):,} recorded steps ({file.stat().st_size / 2**20:,.0f} MiB), {len(chosen):,} evenly spaced ones are used" if len(chosen) < len(steps) else ""
+    if n >= len(steps):
+        chosen = steps
+    else:
+        chosen = sorted({steps[round((i + 0.5) * len(steps) / n - 0.5)] for i in range(n)})
+    told = (
+        f"of {len(steps):,} recorded steps ({file.stat().st_size / 2**20:,.0f} MiB), {len(chosen):,} evenly spaced ones"
+        " are used"
+        if len(chosen) < len(steps)
+        else ""
+    )
     return [t for step in chosen for t in index.traces(step)], told
 
-def check_trace(trace: object, # what a user passed
-                ) -> Trace:
+
+def check_trace(
+    trace: object,  # what a user passed
+) -> Trace:
     "The trace itself. Raises ValueError for anything else."
-    if isinstance(trace, Trace): return trace
-    remedy = "Trace.from_text(text)" if isinstance(trace, str) else "one of load_traces('runs/tour/mpo'), or Trace.from_text('7+5=12')"
+    if isinstance(trace, Trace):
+        return trace
+    remedy = (
+        "Trace.from_text(text)"
+        if isinstance(trace, str)
+        else "one of load_traces('runs/tour/mpo'), or Trace.from_text('7+5=12')"
+    )
     raise ValueError(f"trace={repr(trace)[:60]} is of type {type(trace).__name__}; pass a Trace, e.g. {remedy}")
 
-def sample_traces(name: str | None = None, # one of those that ship with the package; None lists them
-                  folder: Path | None = None, # where to look instead
-                  ) -> list[Trace] | list[str]:
+
+def sample_traces(
+    name: str | None = None,  # one of those that ship with the package; None lists them
+    folder: Path | None = None,  # where to look instead
+) -> list[Trace] | list[str]:
     "Traces that come with the package, or their names. Raises ValueError for an unknown name, and says what there is."
-    place: Any # a folder of files, or of what an archive holds
+    place: Any  # a folder of files, or of what an archive holds
     place = folder or files("mpo_nb") / "assets" / "traces"
     names = sorted(p.name[:-6] for p in place.iterdir() if p.name.endswith(".jsonl")) if place.is_dir() else []
-    if name is None: return names
-    if name not in names: raise ValueError(f"name={name!r}: there are no such sample traces; there are {', '.join(names) or 'none in this installation'}")
+    if name is None:
+        return names
+    if name not in names:
+        raise ValueError(
+            f"name={name!r}: there are no such sample traces; there are"
+            f" {', '.join(names) or 'none in this installation'}"
+        )
     return load_traces(Path(str(place / f"{name}.jsonl")))

@@ -29,77 +29,187 @@ def _place(number: int) -> dict[str, Any]:
     "The axes of a panel; the first has no number, as plotly.js knows no x1."
     return dict(xaxis=f"x{number if number > 1 else ''}", yaxis=f"y{number if number > 1 else ''}")
 
+
 def _line(x: Any, y: Any, number: int, look: dict[str, Any], name: str = "", **more: Any) -> dict[str, Any]:
     "A curve of at most a thousand points, in panel `number`; with no points it is still a trace, so that it can grow in place."
-    every = max(1, -(-len(x) // 1000)); kept = sorted({*range(0, len(x), every), *([len(x) - 1] if len(x) else [])})
-    return dict(type="scatter", x=np.asarray(x, float)[kept], y=np.asarray(y, float)[kept], name=name, mode="lines+markers" if 0 < len(kept) < 40 else "lines", **_place(number)) | look | more
+    every = max(1, -(-len(x) // 1000))
+    kept = sorted({*range(0, len(x), every), *([len(x) - 1] if len(x) else [])})
+    return (
+        dict(
+            type="scatter",
+            x=np.asarray(x, float)[kept],
+            y=np.asarray(y, float)[kept],
+            name=name,
+            mode="lines+markers" if 0 < len(kept) < 40 else "lines",
+            **_place(number),
+        )
+        | look
+        | more
+    )
+
 
 def _band(x: Any, low: Any, high: Any, number: int, colour: str) -> dict[str, Any]:
     "The interval around a curve."
-    every = max(1, -(-len(x) // 1000)); x, low, high = (np.asarray(v, float)[::every] for v in (x, low, high))
-    return dict(type="scatter", x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), mode="lines", fill="toself", fillcolor=f"rgba({colour},.16)", line=dict(width=0), hoverinfo="skip", showlegend=False, **_place(number))
+    every = max(1, -(-len(x) // 1000))
+    x, low, high = (np.asarray(v, float)[::every] for v in (x, low, high))
+    return dict(
+        type="scatter",
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([low, high[::-1]]),
+        mode="lines",
+        fill="toself",
+        fillcolor=f"rgba({colour},.16)",
+        line=dict(width=0),
+        hoverinfo="skip",
+        showlegend=False,
+        **_place(number),
+    )
 
-def _group_traces(i: int, name: str, members: list[LiveRun], key: str, smooth: int, number: int, mean: bool) -> list[dict[str, Any]]:
+
+def _group_traces(
+    i: int, name: str, members: list[LiveRun], key: str, smooth: int, number: int, mean: bool
+) -> list[dict[str, Any]]:
     "What one configuration adds to a panel: its runs, and over seeds the mean with its interval."
-    curves, look, traces = [metric_curve(m.points, key, smooth) for m in members], _look(i), []
+    curves = [metric_curve(m.points, key, smooth) for m in members]
+    look = _look(i)
+    traces = []
     shared = dict(legendgroup=str(i), hovertemplate="%{y:.4~g}")
     if len(members) == 1:
         rows = [p for p in members[0].points if p.get(f"{key}_low") is not None]
-        return [_band([p["step"] for p in rows], [p[f"{key}_low"] for p in rows], [p[f"{key}_high"] for p in rows], number, _colours[i % 6]), _line(list(curves[0]), list(curves[0].values()), number, look, escape(name), showlegend=number == 1, **shared)]
-    thin = dict(line=look["line"] | dict(width=1 if mean else 1.8, dash="solid" if mean else look["line"]["dash"]), opacity=.55 if mean else 1)
-    for m, c in zip(members, curves): traces.append(_line(list(c), list(c.values()), number, thin | dict(mode="lines"), escape(m.label), showlegend=not mean and number == 1, **shared))
-    if not mean: return traces
+        return [
+            _band(
+                [p["step"] for p in rows],
+                [p[f"{key}_low"] for p in rows],
+                [p[f"{key}_high"] for p in rows],
+                number,
+                _colours[i % 6],
+            ),
+            _line(
+                list(curves[0]), list(curves[0].values()), number, look, escape(name), showlegend=number == 1, **shared
+            ),
+        ]
+    thin = dict(
+        line=look["line"] | dict(width=1 if mean else 1.8, dash="solid" if mean else look["line"]["dash"]),
+        opacity=0.55 if mean else 1,
+    )
+    for m, c in zip(members, curves):
+        traces.append(
+            _line(
+                list(c),
+                list(c.values()),
+                number,
+                thin | dict(mode="lines"),
+                escape(m.label),
+                showlegend=not mean and number == 1,
+                **shared,
+            )
+        )
+    if not mean:
+        return traces
     steps, centre, half = seed_mean(curves)
-    return [_band(steps, centre - half, centre + half, number, _colours[i % 6])] + traces + [_line(steps, centre, number, look, escape(name), showlegend=number == 1, **shared)]
+    return (
+        [_band(steps, centre - half, centre + half, number, _colours[i % 6])]
+        + traces
+        + [_line(steps, centre, number, look, escape(name), showlegend=number == 1, **shared)]
+    )
 
 # %% ../nbs/lib/training_monitor.ipynb #1eeef821
 def _span(traces: list[dict[str, Any]]) -> list[float] | None:
     "The range of a panel: all of its curves, and as much of the bands as half the curves' height on each side."
+
     def ends(kept: list[dict[str, Any]]) -> tuple[float, float] | None:
         values = np.concatenate([t["y"][np.isfinite(t["y"])] for t in kept] or [np.zeros(0)])
         return (float(values.min()), float(values.max())) if len(values) else None
-    curves, bands = ends([t for t in traces if "fill" not in t]), ends([t for t in traces if "fill" in t])
-    if curves is None: return None
-    height = curves[1] - curves[0] or max(abs(curves[1]), 1e-3) * .2
-    low, high = (curves if bands is None else (max(min(curves[0], bands[0]), curves[0] - .5 * height), min(max(curves[1], bands[1]), curves[1] + .5 * height)))
-    pad = .04 * max(high - low, height)
+
+    curves = ends([t for t in traces if "fill" not in t])
+    bands = ends([t for t in traces if "fill" in t])
+    if curves is None:
+        return None
+    height = curves[1] - curves[0] or max(abs(curves[1]), 1e-3) * 0.2
+    low, high = (
+        curves
+        if bands is None
+        else (
+            max(min(curves[0], bands[0]), curves[0] - 0.5 * height),
+            min(max(curves[1], bands[1]), curves[1] + 0.5 * height),
+        )
+    )
+    pad = 0.04 * max(high - low, height)
     return [low - pad, high + pad]
+
 
 def _monitor_layout(panels: list[tuple[str, list[dict[str, Any]]]], reach: int) -> dict[str, Any]:
     "One panel under the other, each with its metric as the title."
     parts: dict[str, Any]
-    n, parts = len(panels), {}
+    n = len(panels)
+    parts = {}
     for i, (name, traces) in enumerate(panels):
-        top, percent = 1 - i * .55, name.startswith(("accuracy", "clip fraction", "dead groups"))
+        top = 1 - i * 0.55
+        percent = name.startswith(("accuracy", "clip fraction", "dead groups"))
         x, y = _place(i + 1).values()
-        parts[x.replace("x", "xaxis")] = axis("training step" if i == n - 1 else "", anchor=y, range=[-.02 * reach, 1.02 * reach], nticks=8)
-        parts[y.replace("y", "yaxis")] = axis(anchor=x, domain=[max(0, top - (.45 if n > 1 else 1)), top], range=_span(traces), nticks=8, tickformat=".3~%" if percent else ".4~g")
-        parts.setdefault("annotations", []).append(dict(text=f"<b>{escape(name[0].upper() + name[1:])}</b>", x=0, xref="paper", xanchor="left", y=top, yref="paper", yanchor="bottom", showarrow=False))
-    return figure_layout(300 * n + 60, margin=dict(l=10, r=14, t=70, b=10), hovermode="x unified", **parts) | dict(legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top"))
+        parts[x.replace("x", "xaxis")] = axis(
+            "training step" if i == n - 1 else "", anchor=y, range=[-0.02 * reach, 1.02 * reach], nticks=8
+        )
+        parts[y.replace("y", "yaxis")] = axis(
+            anchor=x,
+            domain=[max(0, top - (0.45 if n > 1 else 1)), top],
+            range=_span(traces),
+            nticks=8,
+            tickformat=".3~%" if percent else ".4~g",
+        )
+        parts.setdefault("annotations", []).append(
+            dict(
+                text=f"<b>{escape(name[0].upper() + name[1:])}</b>",
+                x=0,
+                xref="paper",
+                xanchor="left",
+                y=top,
+                yref="paper",
+                yanchor="bottom",
+                showarrow=False,
+            )
+        )
+    return figure_layout(300 * n + 60, margin=dict(l=10, r=14, t=70, b=10), hovermode="x unified", **parts) | dict(
+        legend=dict(orientation="h", x=0, y=1, yref="container", yanchor="top")
+    )
 
 # %% ../nbs/lib/training_monitor.ipynb #44971a20
 class Pulse(anywidget.AnyWidget):
     "Sent behind a frame, it comes back when the browser has painted it."
-    _esm = "export default {render({model}) { const back = () => requestAnimationFrame(() => setTimeout(() => { model.set('seen', model.get('sent')); model.save_changes() })); model.on('change:sent', back); back(); return () => model.off('change:sent', back) }}"
+
+    _esm = (
+        "export default {render({model}) { const back = () => requestAnimationFrame(() => setTimeout(() => {"
+        " model.set('seen', model.get('sent')); model.save_changes() })); model.on('change:sent', back); back(); return"
+        " () => model.off('change:sent', back) }}"
+    )
     sent = traitlets.Int(0).tag(sync=True)
     seen = traitlets.Int(-1).tag(sync=True)
-    patience = 4.0 # seconds after which the next frame goes out all the same
+    patience = 4.0  # seconds after which the next frame goes out all the same
     last = -math.inf
 
     @property
-    def ready(self) -> bool: return self.seen == self.sent or time.monotonic() - self.last > self.patience
-    def send_frame(self) -> None: self.sent, self.last = self.sent + 1, time.monotonic()
+    def ready(self) -> bool:
+        return self.seen == self.sent or time.monotonic() - self.last > self.patience
+
+    def send_frame(self) -> None:
+        self.sent, self.last = self.sent + 1, time.monotonic()
 
 # %% ../nbs/lib/training_monitor.ipynb #d8fb801e
 class _Reading(Explorer):
     "Reads run folders when it is asked what there is to see."
-    watched: list[LiveRun]; _lock: Any; _thread: threading.Thread | None; _stop: threading.Event; pending: bool
 
-    every = 2.0 # seconds between reads
+    watched: list[LiveRun]
+    _lock: Any
+    _thread: threading.Thread | None
+    _stop: threading.Event
+    pending: bool
 
-    def read(self) -> bool: # whether there was anything new
+    every = 2.0  # seconds between reads
+
+    def read(self) -> bool:  # whether there was anything new
         "Read what was added to the run folders."
-        with self._lock: return any([w.read() for w in self.watched])
+        with self._lock:
+            return any([w.read() for w in self.watched])
 
     def picture(self, **values: Any) -> View:
         "The curves as they stand on disk, as data. Raises ValueError for a name or a value that no control takes."
@@ -114,21 +224,27 @@ class _Reading(Explorer):
 # %% ../nbs/lib/training_monitor.ipynb #41a5af23
 _Made = TypeVar("_Made", bound="_Following")
 
+
 class _Following(_Reading):
     "Reads them again and again, in a thread of its own."
+
     def refresh(self) -> None:
         "Read what was added, and draw it; starts or stops the following thread as the switch says."
         with self._lock:
             self.read()
-            if not self.live: return
+            if not self.live:
+                return
             super().refresh()
             self.pulse.send_frame()
             self.pending = False
             if self.values["follow"] and not self.following:
                 self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._follow, args=(self._stop,), name="mpo_nb training monitor", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._follow, args=(self._stop,), name="mpo_nb training monitor", daemon=True
+                )
                 self._thread.start()
-            if not self.values["follow"]: self._stop.set()
+            if not self.values["follow"]:
+                self._stop.set()
 
     @property
     def following(self) -> bool:
@@ -138,10 +254,13 @@ class _Following(_Reading):
     def _follow(self, stop: threading.Event) -> None:
         while not stop.wait(self.every) and self.panel.comm is not None:
             with self._lock:
-                if stop.is_set(): return
+                if stop.is_set():
+                    return
                 self.pending |= self.read()
-                if all(w.finished for w in self.watched): self.set(follow=False)
-                elif self.pending and self.pulse.ready: self.refresh()
+                if all(w.finished for w in self.watched):
+                    self.set(follow=False)
+                elif self.pending and self.pulse.ready:
+                    self.refresh()
 
     def _build(self) -> ipywidgets.VBox:
         box = super()._build()
@@ -151,70 +270,153 @@ class _Following(_Reading):
 
     def set(self: _Made, **values: Any) -> _Made:
         "Move the controls from code. Raises ValueError for a name or a value that no control takes."
-        with self._lock: return super().set(**values)
+        with self._lock:
+            return super().set(**values)
 
     def _moved(self, name: str, value: object) -> None:
-        with self._lock: super()._moved(name, value)
+        with self._lock:
+            super()._moved(name, value)
 
 # %% ../nbs/lib/training_monitor.ipynb #f7ee773a
 class TrainingMonitor(_Following):
     "Curves of runs, live while they train and afterwards. Raises ValueError for no run, or two of the same name."
-    title, main = "Training", "metric"
-    def __init__(self,
-                 runs: Runs, # label -> run folder, run folders, or one; a folder of run folders means all of them
-                 **settings: Any, # metric, second, seeds, smooth, follow
-                 ) -> None:
-        self.watched, self._lock, self._thread, self._stop, self.pending = live_runs(runs), threading.RLock(), None, threading.Event(), False
+
+    title = "Training"
+    main = "metric"
+
+    def __init__(
+        self,
+        runs: Runs,  # label -> run folder, run folders, or one; a folder of run folders means all of them
+        **settings: Any,  # metric, second, seeds, smooth, follow
+    ) -> None:
+        self.watched, self._lock, self._thread, self._stop, self.pending = (
+            live_runs(runs),
+            threading.RLock(),
+            None,
+            threading.Event(),
+            False,
+        )
         self.read()
         recorded = {k for w in self.watched for p in w.points for k, v in p.items() if isinstance(v, (int, float))}
-        others = {k: k for k in sorted(recorded - set(metric_names.values()) - {"step"}) if not k.startswith("accuracy")}
+        others = {
+            k: k for k in sorted(recorded - set(metric_names.values()) - {"step"}) if not k.startswith("accuracy")
+        }
         second = "accuracy_sampled" if "accuracy_sampled" in recorded else "clip_fraction"
-        super().__init__(Control("metric", "metric", "reward", metric_names | others), Control("second", "second metric", second, {"none": "none"} | metric_names | others),
-                         Control("seeds", "seeds of one configuration", "mean", {"mean and 95% interval": "mean", "each run": "each"}), Control("smooth", "mean over the last steps", 1, low=1, high=20),
-                         Control("follow", f"follow (reads every {self.every:g} s; untick to stop)", not all(w.finished for w in self.watched)), **settings)
+        super().__init__(
+            Control("metric", "metric", "reward", metric_names | others),
+            Control("second", "second metric", second, {"none": "none"} | metric_names | others),
+            Control(
+                "seeds", "seeds of one configuration", "mean", {"mean and 95% interval": "mean", "each run": "each"}
+            ),
+            Control("smooth", "mean over the last steps", 1, low=1, high=20),
+            Control(
+                "follow",
+                f"follow (reads every {self.every:g} s; untick to stop)",
+                not all(w.finished for w in self.watched),
+            ),
+            **settings,
+        )
 
     @cached_property
-    def _labels(self) -> dict[str, str]: return {key: label for label, key in (self.controls["second"].options or {}).items()}
+    def _labels(self) -> dict[str, str]:
+        return {key: label for label, key in (self.controls["second"].options or {}).items()}
 
     def view(self, values: Mapping[str, Any]) -> View:
         with self._lock:
             panels: list[tuple[str, list[dict[str, Any]]]]
-            groups, panels = seed_groups(self.watched), []
+            groups = seed_groups(self.watched)
+            panels = []
             for key in dict.fromkeys((values["metric"], values["second"])):
-                if key == "none": continue
+                if key == "none":
+                    continue
                 mean = values["seeds"] == "mean"
-                panels.append((self._labels[key], [t for i, (name, members) in enumerate(groups) for t in _group_traces(i, name, members, key, values["smooth"], len(panels) + 1, mean)]))
-            summary, reach = self._told(groups, panels, values), max([1] + [max(w.tail.rows, default=0) for w in self.watched])
+                panels.append(
+                    (
+                        self._labels[key],
+                        [
+                            t
+                            for i, (name, members) in enumerate(groups)
+                            for t in _group_traces(i, name, members, key, values["smooth"], len(panels) + 1, mean)
+                        ],
+                    )
+                )
+            summary = self._told(groups, panels, values)
+            reach = max([1] + [max(w.tail.rows, default=0) for w in self.watched])
             shown = any(len(t["x"]) for _, traces in panels for t in traces)
-            alt = f"Curves over training steps: {' and '.join(name for name, _ in panels)}, for {', '.join(name for name, _ in groups)}."
-            return View(None, [], [t for _, traces in panels for t in traces] if shown else [], _monitor_layout(panels, reach), summary, _runs_table(self.watched), alt)
+            alt = (
+                f"Curves over training steps: {' and '.join(name for name, _ in panels)}, for"
+                f" {', '.join(name for name, _ in groups)}."
+            )
+            return View(
+                None,
+                [],
+                [t for _, traces in panels for t in traces] if shown else [],
+                _monitor_layout(panels, reach),
+                summary,
+                _runs_table(self.watched),
+                alt,
+            )
 
-    def _told(self, groups: list[tuple[str, list[LiveRun]]], panels: list[tuple[str, list[dict[str, Any]]]], values: Mapping[str, Any]) -> str:
+    def _told(
+        self,
+        groups: list[tuple[str, list[LiveRun]]],
+        panels: list[tuple[str, list[dict[str, Any]]]],
+        values: Mapping[str, Any],
+    ) -> str:
         "Where the runs stand, what is missing, and what the bands are."
         told = [w.told() for w in self.watched]
-        told += [f"No run has recorded “{name}” yet." for name, traces in panels if not any(len(t["x"]) for t in traces)]
-        if any(len(m) > 1 for _, m in groups) and values["seeds"] == "mean": told.append("Thick lines are means over the seeds of a configuration, shaded with Student's 95% interval of that mean; thin lines are the single runs.")
-        if any(key.startswith("accuracy") for key in (values["metric"], values["second"])) and any(len(m) == 1 for _, m in groups): told.append("Shading around the accuracy of one run is Wilson's 95% interval over the held-out problems: it says how well this policy is known, not how another seed would end.")
+        told += [
+            f"No run has recorded “{name}” yet." for name, traces in panels if not any(len(t["x"]) for t in traces)
+        ]
+        if any(len(m) > 1 for _, m in groups) and values["seeds"] == "mean":
+            told.append(
+                "Thick lines are means over the seeds of a configuration, shaded with Student's 95% interval of that"
+                " mean; thin lines are the single runs."
+            )
+        if any(key.startswith("accuracy") for key in (values["metric"], values["second"])) and any(
+            len(m) == 1 for _, m in groups
+        ):
+            told.append(
+                "Shading around the accuracy of one run is Wilson's 95% interval over the held-out problems: it says"
+                " how well this policy is known, not how another seed would end."
+            )
         return " ".join(told)
 
     def page_axes(self) -> Mapping[str, Sequence[Any]]:
         recorded = {k for w in self.watched for p in w.points for k, v in p.items() if isinstance(v, (int, float))}
-        keys = [k for k in (self.controls["metric"].options or {}).values() if k in recorded or k == self.values["metric"]]
+        keys = [
+            k for k in (self.controls["metric"].options or {}).values() if k in recorded or k == self.values["metric"]
+        ]
         several = any(len(m) > 1 for _, m in seed_groups(self.watched))
         return {"metric": keys} | ({"seeds": ["mean", "each"]} if several else {})
 
     @property
-    def subject(self) -> str: return ", ".join(f"{name}" for name, _ in seed_groups(self.watched))
+    def subject(self) -> str:
+        return ", ".join(f"{name}" for name, _ in seed_groups(self.watched))
 
 # %% ../nbs/lib/training_monitor.ipynb #54163c3f
 def _runs_table(watched: list[LiveRun]) -> str:
     "Where each run stands, in numbers."
-    def number(row: dict[str, Any], key: str, form: str) -> str: return form.format(row[key]) if isinstance(row.get(key), (int, float)) else "–"
+
+    def number(row: dict[str, Any], key: str, form: str) -> str:
+        return form.format(row[key]) if isinstance(row.get(key), (int, float)) else "–"
+
     rows = []
     for w in watched:
         last = w.points[-1] if w.tail.rows else {}
         evaluated: dict[str, Any] = next((p for p in reversed(w.points) if p.get("accuracy_sampled") is not None), {})
         at = f" at step {evaluated['step']}" if evaluated else ""
-        cells = [w.config.get("seed", "–"), f"{last.get('step', 0)} of {w.config.get('steps', '?')}", number(last, "reward", "{:.3f}"), _accuracy(evaluated) + at, number(last, "clip_fraction", "{:.2%}"), number(last, "seconds", "{:.0f} s")]
+        cells = [
+            w.config.get("seed", "–"),
+            f"{last.get('step', 0)} of {w.config.get('steps', '?')}",
+            number(last, "reward", "{:.3f}"),
+            _accuracy(evaluated) + at,
+            number(last, "clip_fraction", "{:.2%}"),
+            number(last, "seconds", "{:.0f} s"),
+        ]
         rows.append([w.label, *cells])
-    return numbers_table(["run", "seed", "step", "reward", "accuracy (95%)", "clip fraction", "training time"], rows, "The runs in numbers")
+    return numbers_table(
+        ["run", "seed", "step", "reward", "accuracy (95%)", "clip fraction", "training time"],
+        rows,
+        "The runs in numbers",
+    )

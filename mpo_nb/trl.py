@@ -16,49 +16,85 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, place_in_turn, sentence_blocks, spread, turn_blocks
+from mpo_nb.blocks import (
+    block_sizes,
+    check_gaps,
+    check_mask,
+    check_positive_int,
+    place_in_turn,
+    sentence_blocks,
+    spread,
+    turn_blocks,
+)
 from .checks import checked_names
 from .traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
-trl_versions = ("0.29", "1.16") # lowest and highest release of TRL that the tests run
+trl_versions = ("0.29", "1.16")  # lowest and highest release of TRL that the tests run
 
-def _release(version: str) -> tuple[int, ...]: return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
 
-def installed_trl() -> str | None: # such as "1.16.0"
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+
+
+def installed_trl() -> str | None:  # such as "1.16.0"
     "The version of TRL that is installed, None where there is none."
-    try: return importlib.metadata.version("trl")
-    except importlib.metadata.PackageNotFoundError: return None
+    try:
+        return importlib.metadata.version("trl")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
-def check_trl(version: str | None, # as `installed_trl` gives it
-              ) -> None:
+
+def check_trl(
+    version: str | None,  # as `installed_trl` gives it
+) -> None:
     "Raise ImportError where TRL is missing or older than the lowest of `trl_versions`; warn where it is newer than the highest."
     low, high = trl_versions
-    if version is None: raise ImportError(f"mpo_nb.trl needs TRL, which is not installed; run: pip install 'trl>={low}'")
-    if _release(version) < _release(low): raise ImportError(f"mpo_nb.trl needs TRL {low} or newer, and {version} is installed; run: pip install -U 'trl>={low}'")
-    if _release(version) > _release(high): warnings.warn(f"mpo_nb.trl is tested with TRL {low} to {high}, and {version} is installed; if it fails, run: pip install 'trl=={high}.*'", stacklevel=3)
+    if version is None:
+        raise ImportError(f"mpo_nb.trl needs TRL, which is not installed; run: pip install 'trl>={low}'")
+    if _release(version) < _release(low):
+        raise ImportError(
+            f"mpo_nb.trl needs TRL {low} or newer, and {version} is installed; run: pip install -U 'trl>={low}'"
+        )
+    if _release(version) > _release(high):
+        warnings.warn(
+            f"mpo_nb.trl is tested with TRL {low} to {high}, and {version} is installed; if it fails, run: pip install"
+            f" 'trl=={high}.*'",
+            stacklevel=3,
+        )
 
 # %% ../nbs/lib/trl.ipynb #57c13478
 class _Missing:
     "Stands where a class of TRL's would: making one raises ImportError."
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Missing": check_trl(installed_trl()); raise ImportError(f"TRL came after {__name__} was imported; start Python anew")
 
-def trl_classes(version: str | None, # as `installed_trl` gives it
-                ) -> tuple[type, type]: # GRPOConfig and GRPOTrainer, or what stands in for them
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Missing":
+        check_trl(installed_trl())
+        raise ImportError(f"TRL came after {__name__} was imported; start Python anew")
+
+
+def trl_classes(
+    version: str | None,  # as `installed_trl` gives it
+) -> tuple[type, type]:  # GRPOConfig and GRPOTrainer, or what stands in for them
     "TRL's two classes. Raises what importing them raises."
-    if version is None or _release(version) < _release(trl_versions[0]): return _Missing, _Missing
-    trl = importlib.import_module("trl") # the package, not this module: names of packages are absolute
+    if version is None or _release(version) < _release(trl_versions[0]):
+        return _Missing, _Missing
+    trl = importlib.import_module("trl")  # the package, not this module: names of packages are absolute
     return trl.GRPOConfig, trl.GRPOTrainer
 
-GRPOConfig: Any; GRPOTrainer: Any
+
+GRPOConfig: Any
+GRPOTrainer: Any
 GRPOConfig, GRPOTrainer = trl_classes(installed_trl())
 
 # %% ../nbs/lib/trl.ipynb #1933bcfb
-def moved_old_logps(logps: Tensor, # (B, T) log pi_theta, in nats, with its graph
-                    old_logps: Tensor, # (B, T) log pi_old
-                    mask: Tensor, # (B, T)
-                    actions: ActionSpace, # granularity of the ratio
-                    ) -> tuple[Tensor, Tensor, Tensor]: # (B, T) each: old log-probabilities moved so that logps minus them is W delta; delta; W delta
+def moved_old_logps(
+    logps: Tensor,  # (B, T) log pi_theta, in nats, with its graph
+    old_logps: Tensor,  # (B, T) log pi_old
+    mask: Tensor,  # (B, T)
+    actions: ActionSpace,  # granularity of the ratio
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # (B, T) each: old log-probabilities moved so that logps minus them is W delta; delta; W delta
     "Old log-probabilities whose distance to `logps` is the action's log-ratio; as they were where the mask is 0. Raises ValueError when shapes differ."
     m = check_mask(mask, logps=logps, old_logps=old_logps)
     dtype = torch.promote_types(logps.dtype, torch.float32)
@@ -69,103 +105,184 @@ def moved_old_logps(logps: Tensor, # (B, T) log pi_theta, in nats, with its grap
 # %% ../nbs/lib/trl.ipynb #4659d14a
 class TokenRows:
     "Token ids to texts, a list for each row, remembered by token id."
-    def __init__(self,
-                 tokenizer: Any, # of transformers, or a processor that has one
-                 ) -> None:
+
+    def __init__(
+        self,
+        tokenizer: Any,  # of transformers, or a processor that has one
+    ) -> None:
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.texts: dict[int, str] = {}
 
-    def __call__(self,
-                 ids: Tensor, # (B, T) token ids
-                 mask: Tensor, # (B, T)
-                 ) -> list[list[str]]: # B lists of T texts, "" where the mask is 0
+    def __call__(
+        self,
+        ids: Tensor,  # (B, T) token ids
+        mask: Tensor,  # (B, T)
+    ) -> list[list[str]]:  # B lists of T texts, "" where the mask is 0
         "The text of each kept token. Raises ValueError when the shapes differ."
-        return [self._row([i for i, kept in zip(*row) if kept], row[1]) for row in zip(ids.tolist(), check_mask(mask, ids=ids).tolist())]
+        return [
+            self._row([i for i, kept in zip(*row) if kept], row[1])
+            for row in zip(ids.tolist(), check_mask(mask, ids=ids).tolist())
+        ]
 
     def _row(self, ids: list[int], mask: list[bool]) -> list[str]:
-        for i in set(ids) - self.texts.keys(): self.texts[i] = token_texts(self.tokenizer, [i])[0]
+        for i in set(ids) - self.texts.keys():
+            self.texts[i] = token_texts(self.tokenizer, [i])[0]
         texts = [self.texts[i] for i in ids]
-        if any("\ufffd" in t for t in texts): texts = token_texts(self.tokenizer, ids)
+        if any("\ufffd" in t for t in texts):
+            texts = token_texts(self.tokenizer, ids)
         left = iter(texts)
         return [next(left) if kept else "" for kept in mask]
 
 # %% ../nbs/lib/trl.ipynb #a0febfca
-_takes: dict[str, tuple[str, ...]] = {"token": (), "window": ("k", "future", "gaps"), "block": ("k", "reduce", "gaps"), "sentence": ("reduce", "gaps"), "sequence": ()}
+_takes: dict[str, tuple[str, ...]] = {
+    "token": (),
+    "window": ("k", "future", "gaps"),
+    "block": ("k", "reduce", "gaps"),
+    "sentence": ("reduce", "gaps"),
+    "sequence": (),
+}
 _losses = ("grpo", "bnpo", "dr_grpo", "dapo")
 
-def make_actions(args: Any, # a BlockGRPOConfig
-                 mask: Tensor, # (B, T)
-                 tokens: list[list[str]] | None = None, # decoded text of each token, for sentences
-                 ) -> ActionSpace:
+
+def make_actions(
+    args: Any,  # a BlockGRPOConfig
+    mask: Tensor,  # (B, T)
+    tokens: list[list[str]] | None = None,  # decoded text of each token, for sentences
+) -> ActionSpace:
     "The action space that the settings name. Raises ValueError for sentences without their texts."
-    gaps = getattr(args, "gaps", None) or "skip" # a BlockGRPOConfig has it filled in
-    if args.action_space == "window": return WindowActions(args.k, args.future, gaps=gaps)
-    if args.action_space == "block": return BlockActions(args.k, args.reduce, gaps)
-    if args.action_space != "sentence": return TokenActions() if args.action_space == "token" else SequenceActions()
-    if tokens is None: raise ValueError("tokens=None; action_space='sentence' finds its boundaries in the tokens' texts: pass TokenRows(tokenizer)(ids, mask)")
+    gaps = getattr(args, "gaps", None) or "skip"  # a BlockGRPOConfig has it filled in
+    if args.action_space == "window":
+        return WindowActions(args.k, args.future, gaps=gaps)
+    if args.action_space == "block":
+        return BlockActions(args.k, args.reduce, gaps)
+    if args.action_space != "sentence":
+        return TokenActions() if args.action_space == "token" else SequenceActions()
+    if tokens is None:
+        raise ValueError(
+            "tokens=None; action_space='sentence' finds its boundaries in the tokens' texts: pass"
+            " TokenRows(tokenizer)(ids, mask)"
+        )
     return BlockActions(sentence_blocks(mask, tokens, gaps), args.reduce)
 
 # %% ../nbs/lib/trl.ipynb #d3581b72
 def _check_settings(s: Any) -> None:
     "Raise ValueError, naming argument, value and remedy, for settings that do not go together."
-    space, level = s.action_space, s.importance_sampling_level
-    if not isinstance(space, str) or space not in _takes: raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
+    space = s.action_space
+    level = s.importance_sampling_level
+    if not isinstance(space, str) or space not in _takes:
+        raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
     for name in ("k", "future", "reduce", "gaps"):
         if getattr(s, name) is not None and name not in _takes[space]:
-            raise ValueError(f"{name}={getattr(s, name)!r} means nothing to action_space={space!r}; leave it out, or choose {' or '.join(a for a, takes in _takes.items() if name in takes)}")
+            raise ValueError(
+                f"{name}={getattr(s, name)!r} means nothing to action_space={space!r}; leave it out, or choose"
+                f" {' or '.join(a for a, takes in _takes.items() if name in takes)}"
+            )
     if "k" in _takes[space]:
-        if s.k is None: raise ValueError(f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)")
+        if s.k is None:
+            raise ValueError(
+                f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)"
+            )
         check_positive_int("k", s.k)
-    if space == "window": WindowActions(s.k, s.future if s.future is not None else 0.2) # raises for a share outside [0, 1)
-    if s.gaps is not None: check_gaps(s.gaps)
-    if s.reduce not in (None, "mean", "sum"): raise ValueError(f"reduce={s.reduce!r}; choose 'mean' (geometric mean over the block) or 'sum' (joint ratio)")
-    if level not in ("token", "sequence"): raise ValueError(f"importance_sampling_level={level!r}; leave it out: action_space={space!r} sets it")
-    if level == "sequence" and space != "sequence": raise ValueError(f"importance_sampling_level='sequence' contradicts action_space={space!r}; leave it out, or say action_space='sequence'")
-    if space in ("token", "sequence"): return
-    if s.loss_type not in _losses: raise ValueError(f"loss_type={s.loss_type!r} has no form for action_space={space!r}; choose {', '.join(_losses)}, or action_space='token' or 'sequence'")
-    if s.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"): # goes when the lowest TRL is 1.14
-        raise ValueError(f"use_liger_kernel=True replaces the loss by a fused one of tokens, so action_space={space!r} would be ignored; leave it out, or use TRL 1.14 or newer, where it touches the model's layers only")
+    if space == "window":
+        WindowActions(s.k, s.future if s.future is not None else 0.2)  # raises for a share outside [0, 1)
+    if s.gaps is not None:
+        check_gaps(s.gaps)
+    if s.reduce not in (None, "mean", "sum"):
+        raise ValueError(f"reduce={s.reduce!r}; choose 'mean' (geometric mean over the block) or 'sum' (joint ratio)")
+    if level not in ("token", "sequence"):
+        raise ValueError(f"importance_sampling_level={level!r}; leave it out: action_space={space!r} sets it")
+    if level == "sequence" and space != "sequence":
+        raise ValueError(
+            f"importance_sampling_level='sequence' contradicts action_space={space!r}; leave it out, or say"
+            " action_space='sequence'"
+        )
+    if space in ("token", "sequence"):
+        return
+    if s.loss_type not in _losses:
+        raise ValueError(
+            f"loss_type={s.loss_type!r} has no form for action_space={space!r}; choose {', '.join(_losses)}, or"
+            " action_space='token' or 'sequence'"
+        )
+    if s.use_liger_kernel and hasattr(GRPOTrainer, "compute_liger_loss"):  # goes when the lowest TRL is 1.14
+        raise ValueError(
+            f"use_liger_kernel=True replaces the loss by a fused one of tokens, so action_space={space!r} would be"
+            " ignored; leave it out, or use TRL 1.14 or newer, where it touches the model's layers only"
+        )
 
 # %% ../nbs/lib/trl.ipynb #e37819c6
 @checked_names()
 @dataclass
-class BlockGRPOConfig(GRPOConfig): # type: ignore[misc]  # TRL's class, known at run time only
+class BlockGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL's class, known at run time only
     "TRL's GRPOConfig with an action space. Raises ValueError for settings that do not go together, ImportError without TRL."
-    action_space: str = field(default="token", metadata=dict(help="What the importance ratio belongs to: token, window, block, sentence or sequence.")) # "token" | "window" | "block" | "sentence" | "sequence"
-    k: int | None = field(default=None, metadata=dict(help="Tokens per window or block.")) # at least 1
-    future: float | None = field(default=None, metadata=dict(help="Window only: share of the later tokens, in [0, 1); 0.2 where it is left out.")) # None: 0.2
-    reduce: str | None = field(default=None, metadata=dict(help="Block and sentence: mean (geometric mean over the block) or sum (joint ratio).")) # None: "mean"
 
-    gaps: str | None = field(default=None, metadata=dict(help="Window, block and sentence, where a tool's reply interrupts a completion: end (an action ends there) or skip (it reaches across).")) # None: "end"
+    action_space: str = field(
+        default="token",
+        metadata=dict(help="What the importance ratio belongs to: token, window, block, sentence or sequence."),
+    )  # "token" | "window" | "block" | "sentence" | "sequence"
+    k: int | None = field(default=None, metadata=dict(help="Tokens per window or block."))  # at least 1
+    future: float | None = field(
+        default=None, metadata=dict(help="Window only: share of the later tokens, in [0, 1); 0.2 where it is left out.")
+    )  # None: 0.2
+    reduce: str | None = field(
+        default=None,
+        metadata=dict(help="Block and sentence: mean (geometric mean over the block) or sum (joint ratio)."),
+    )  # None: "mean"
+
+    gaps: str | None = field(
+        default=None,
+        metadata=dict(
+            help=(
+                "Window, block and sentence, where a tool's reply interrupts a completion: end (an action ends there)"
+                " or skip (it reaches across)."
+            )
+        ),
+    )  # None: "end"
 
     def __post_init__(self) -> None:
         _check_settings(self)
-        if self.action_space == "window" and self.future is None: self.future = 0.2
-        if "gaps" in _takes[self.action_space] and self.gaps is None: self.gaps = "end"
-        if "reduce" in _takes[self.action_space] and self.reduce is None: self.reduce = "mean"
-        if self.action_space == "sequence": self.importance_sampling_level = "sequence"
+        if self.action_space == "window" and self.future is None:
+            self.future = 0.2
+        if "gaps" in _takes[self.action_space] and self.gaps is None:
+            self.gaps = "end"
+        if "reduce" in _takes[self.action_space] and self.reduce is None:
+            self.reduce = "mean"
+        if self.action_space == "sequence":
+            self.importance_sampling_level = "sequence"
         super().__post_init__()
 
 # %% ../nbs/lib/trl.ipynb #a4111ceb
-def action_lengths(actions: ActionSpace, # windows or blocks
-                   mask: Tensor, # (B, T)
-                   ) -> tuple[Tensor, Tensor]: # scalars: tokens in all actions, number of actions
+def action_lengths(
+    actions: ActionSpace,  # windows or blocks
+    mask: Tensor,  # (B, T)
+) -> tuple[Tensor, Tensor]:  # scalars: tokens in all actions, number of actions
     "What the mean length of an action is made of; a window at the end of a response, or of a turn, is shorter."
     m = check_mask(mask)
-    if not isinstance(actions, WindowActions): return m.sum(), (block_sizes(cast(BlockActions, actions).ids(m)) > 0).sum()
+    if not isinstance(actions, WindowActions):
+        return m.sum(), (block_sizes(cast(BlockActions, actions).ids(m)) > 0).sum()
     if actions.gaps == "end":
         turns = turn_blocks(m)
         left = spread(block_sizes(turns), turns) - place_in_turn(m)
-    else: left = m.flip(1).cumsum(1).flip(1)
+    else:
+        left = m.flip(1).cumsum(1).flip(1)
     return (left.clamp(max=actions.k) * m).sum(), m.sum()
 
 # %% ../nbs/lib/trl.ipynb #52bdd22c
-class BlockGRPOTrainer(GRPOTrainer): # type: ignore[misc]  # TRL's class, known at run time only
+class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known at run time only
     "TRL's GRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless `args` is a BlockGRPOConfig, ImportError without TRL."
-    def __init__(self, model: Any, reward_funcs: Any = None, args: BlockGRPOConfig | None = None, *rest: Any, **kwargs: Any) -> None:
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: BlockGRPOConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
         check_trl(installed_trl())
-        if not isinstance(args, BlockGRPOConfig): raise TypeError(f"args is a {type(args).__name__}; pass BlockGRPOConfig(action_space=...), which takes all that GRPOConfig takes")
-        self._handed: dict[str, Any] | None = None; self._moved: Tensor | None = None; self._read = False; self._computed = False
+        if not isinstance(args, BlockGRPOConfig):
+            raise TypeError(
+                f"args is a {type(args).__name__}; pass BlockGRPOConfig(action_space=...), which takes all that"
+                " GRPOConfig takes"
+            )
+        self._handed: dict[str, Any] | None = None
+        self._moved: Tensor | None = None
+        self._read = False
+        self._computed = False
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._rows = TokenRows(self.processing_class)
 
@@ -173,27 +290,35 @@ class BlockGRPOTrainer(GRPOTrainer): # type: ignore[misc]  # TRL's class, known 
         "TRL's, and a RuntimeError unless the loss came through `_compute_loss`: before the first update, so that nothing is trained token by token under another name."
         self._computed = False
         loss = super().training_step(*args, **kwargs)
-        if not self._computed and self.args.action_space not in ("token", "sequence"): raise RuntimeError(self._elsewhere())
+        if not self._computed and self.args.action_space not in ("token", "sequence"):
+            raise RuntimeError(self._elsewhere())
         return loss
 
     def _elsewhere(self) -> str:
         theirs = next(c for c in type(self).__mro__ if "compute_loss" in vars(c))
-        return (f"action_space={self.args.action_space!r} does not reach the loss: {theirs.__module__}.{theirs.__qualname__} computes it without TRL's `_compute_loss`, where the action space goes in. "
-                "Something has replaced TRL's trainer, as `import unsloth` does; import mpo_nb.trl in a process without it, or choose action_space='token'")
+        return (
+            f"action_space={self.args.action_space!r} does not reach the loss:"
+            f" {theirs.__module__}.{theirs.__qualname__} computes it without TRL's `_compute_loss`, where the action"
+            " space goes in. Something has replaced TRL's trainer, as `import unsloth` does; import mpo_nb.trl in a"
+            " process without it, or choose action_space='token'"
+        )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._computed = True
-        if self.args.action_space in ("token", "sequence"): return cast(Tensor, super()._compute_loss(model, inputs))
-        self._handed = dict(inputs) # a batch is used more than once, so its own dictionary stays as it is
+        if self.args.action_space in ("token", "sequence"):
+            return cast(Tensor, super()._compute_loss(model, inputs))
+        self._handed = dict(inputs)  # a batch is used more than once, so its own dictionary stays as it is
         try:
             loss: Tensor = super()._compute_loss(model, self._handed)
             self._check_read(loss)
             return loss
-        finally: self._handed = self._moved = None
+        finally:
+            self._handed = self._moved = None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._handed is not None: self._hand_over(self._handed, out[0])
+        if self._handed is not None:
+            self._hand_over(self._handed, out[0])
         return out
 
     def _hand_over(self, inputs: dict[str, Any], logps: Tensor) -> None:
@@ -204,20 +329,39 @@ class BlockGRPOTrainer(GRPOTrainer): # type: ignore[misc]  # TRL's class, known 
         texts = self._rows(inputs["completion_ids"], mask) if self.args.action_space == "sentence" else None
         actions = make_actions(self.args, mask, texts)
         self._moved, delta, log_ratio = moved_old_logps(logps, old, mask, actions)
-        inputs.setdefault("sampling_per_token_logps", old) # what TRL's off-policy mask compares with
+        inputs.setdefault("sampling_per_token_logps", old)  # what TRL's off-policy mask compares with
         inputs["old_per_token_logps"] = self._moved
         self._log_actions(actions, mask, delta.detach(), log_ratio.detach())
 
     def _log_actions(self, actions: ActionSpace, mask: Tensor, delta: Tensor, log_ratio: Tensor) -> None:
         "Three metrics, from sums over all processes."
-        sums = [*action_lengths(actions, mask), torch.where(mask, log_ratio, 0).square().sum(), torch.where(mask, delta, 0).square().sum(), mask.sum()]
-        tokens, count, ratio, token, kept = self.accelerator.reduce(torch.stack([s.float() for s in sums]), reduction="sum").tolist()
+        sums = [
+            *action_lengths(actions, mask),
+            torch.where(mask, log_ratio, 0).square().sum(),
+            torch.where(mask, delta, 0).square().sum(),
+            mask.sum(),
+        ]
+        tokens, count, ratio, token, kept = self.accelerator.reduce(
+            torch.stack([s.float() for s in sums]), reduction="sum"
+        ).tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
-        for name, value in dict(mean_length=tokens / max(1, count), log_ratio_rms=(ratio / max(1, kept)) ** .5, token_log_ratio_rms=(token / max(1, kept)) ** .5).items(): metrics[f"actions/{name}"].append(value)
+        for name, value in dict(
+            mean_length=tokens / max(1, count),
+            log_ratio_rms=(ratio / max(1, kept)) ** 0.5,
+            token_log_ratio_rms=(token / max(1, kept)) ** 0.5,
+        ).items():
+            metrics[f"actions/{name}"].append(value)
 
     def _check_read(self, loss: Tensor) -> None:
         "Once, on the first loss: RuntimeError unless it depends on the log-probabilities that were handed over."
-        if self._read or not loss.requires_grad: return
-        if self._moved is None or torch.autograd.grad(loss, self._moved, retain_graph=True, allow_unused=True)[0] is None:
-            raise RuntimeError(f"TRL {installed_trl()} computes its loss in another way, and action_space={self.args.action_space!r} does not reach it; run: pip install 'trl=={trl_versions[1]}.*'")
+        if self._read or not loss.requires_grad:
+            return
+        if (
+            self._moved is None
+            or torch.autograd.grad(loss, self._moved, retain_graph=True, allow_unused=True)[0] is None
+        ):
+            raise RuntimeError(
+                f"TRL {installed_trl()} computes its loss in another way, and action_space={self.args.action_space!r}"
+                f" does not reach it; run: pip install 'trl=={trl_versions[1]}.*'"
+            )
         self._read = True

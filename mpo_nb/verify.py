@@ -35,16 +35,21 @@ from .answers import algebra, same_answer
 # %% ../nbs/lib/verify.ipynb #ae3e4c7e
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
+
 def _boxed(text: str) -> str | None:
-    opened: list[tuple[int, bool]]; content: str | None
-    opened, last, content = [], -1, None
+    opened: list[tuple[int, bool]]
+    content: str | None
+    opened = []
+    last = -1
+    content = None
     for brace in _BRACE.finditer(text):
         if brace[0] == "{" or brace[0].startswith(r"\boxed"):
             opened.append((brace.end(), brace[0] != "{"))
         elif brace[0] == "}" and opened:
             start, is_box = opened.pop()
-            if is_box and start > last and text[start:brace.start()].strip():
-                last, content = start, text[start:brace.start()].strip()
+            if is_box and start > last and text[start : brace.start()].strip():
+                last = start
+                content = text[start : brace.start()].strip()
     return content
 
 # %% ../nbs/lib/verify.ipynb #ffaee705
@@ -58,11 +63,13 @@ _NUMBER = rf"{_SIGN}(?<![A-Za-z0-9_])(?P<size>(?:{_FRACTION}|{_RATIO}|{_DIGITS})
 _LAST_NUMBER = re.compile(_NUMBER)
 _HASHES = re.compile(rf"####[ \t]*{_NUMBER}[ \t.]*$", re.MULTILINE)
 
+
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     found: re.Match[str] | None = None
     for found in pattern.finditer(text):
         pass
     return found
+
 
 def _signed(number: re.Match[str]) -> str:
     return ("-" if number["sign"] else "") + number["size"]
@@ -70,15 +77,18 @@ def _signed(number: re.Match[str]) -> str:
 # %% ../nbs/lib/verify.ipynb #041c8557
 _FORMULA = re.compile(
     r"(?<![\\\w$])\$(?![\s$])(?P<inline>(?:\\\$|[^$\n]){1,300}?)(?<![\s\\])\$(?![\w$])|\$\$(?P<display>[^$]{1,500})\$\$"
-    r"|\\\((?P<round>.{1,300}?)\\\)|\\\[(?P<square>.{1,500}?)\\\]", re.DOTALL
+    r"|\\\((?P<round>.{1,300}?)\\\)|\\\[(?P<square>.{1,500}?)\\\]",
+    re.DOTALL,
 )
 _RELATION = re.compile(r"[<>\u2260\u2264\u2265]|\\(?:[lg]eq?|[lg]t|neq?|sim|in|equiv|to)(?![A-Za-z])")
 _EQUALS = re.compile(r"=|\u2248|\\approx(?![A-Za-z])")
+
 
 def _balanced(text: str) -> bool:
     bare = re.sub(r"\\[{}]", "", text)
     opened, closed = (sum(map(text.count, brackets)) for brackets in ("([", ")]"))
     return opened == closed and bare.count("{") == bare.count("}")
+
 
 def _right_side(formula: str) -> str | None:
     "What a formula says: all of it, or the last side of an equation with a digit; a lone number without its currency."
@@ -129,13 +139,16 @@ _RUN = re.compile(rf"{_ATOM}(?:[ \t]*{_ATOM})*", re.VERBOSE)
 _OPENED = re.compile(r"(?<![\w}])[(\[][^()\[\]\n]*,\s*$")
 _CLOSED = re.compile(r"[^()\[\]\n,]*[)\]]")
 
+
 def _tuple(before: str, after: str) -> str | None:
     "The tuple or interval, written without dollar signs, whose last entry a number is or begins."
-    opened, closed = _OPENED.search(before), _CLOSED.match(after)
+    opened = _OPENED.search(before)
+    closed = _CLOSED.match(after)
     if not opened or not closed:
         return None
     whole = opened[0] + closed[0]
     return whole if all(_RUN.fullmatch(entry.strip()) for entry in whole[1:-1].split(",")) else None
+
 
 def _last_number(text: str) -> str | None:
     "The last number, or the whole expression that it is a piece of; None where the expression's ends are not clear."
@@ -181,6 +194,7 @@ def _reply(line: str) -> str:
     faulthandler.cancel_dump_traceback_later()
     return json.dumps([number, equal]) + "\n"
 
+
 def _work(channel: socket.socket) -> None:
     "The life of a worker."
     try:
@@ -192,6 +206,7 @@ def _work(channel: socket.socket) -> None:
     for line in channel.makefile("r"):
         channel.sendall(_reply(line).encode())
 
+
 def _used(process: int) -> float:
     "Processor seconds of a process; where the system does not say, the time of day."
     try:
@@ -199,6 +214,7 @@ def _used(process: int) -> float:
             return int(file.read().split()[0]) / 1e9
     except OSError:
         return time.monotonic()
+
 
 def _fork(workers: dict[socket.socket, int]) -> None:
     "One more worker; it holds no end of another's channel, and none of the pipes to the process that asks."
@@ -226,6 +242,7 @@ def _dismiss(workers: dict[socket.socket, int], channel: socket.socket, alive: b
     _, status = os.waitpid(process, 0)
     return os.WIFSIGNALED(status)
 
+
 def _hand_out(
     waiting: deque[str],
     workers: dict[socket.socket, int],
@@ -244,6 +261,7 @@ def _hand_out(
             busy[idle] = waiting.popleft(), _used(workers[idle])
         except OSError:  # it ended while it had nothing to do
             _dismiss(workers, idle, alive=False)
+
 
 def _collect(
     ready: socket.socket,
@@ -310,6 +328,7 @@ class _Question:
     reply: "Future[bool]"
     starts: int = 0  # of a process, since it was asked
 
+
 def _folders() -> list[str]:
     "Where the packages lie that the checker imports, by their metadata: no file of the current folder can pose as one."
     found = []
@@ -319,6 +338,7 @@ def _folders() -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             pass
     return [os.path.abspath(folder) for folder in dict.fromkeys(found)]
+
 
 _PROGRAM = """
 import faulthandler, gc, importlib.util, json, os, select, signal, socket, sys, time
@@ -339,6 +359,7 @@ for example in examples:
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
 gc.freeze()
 """
+
 
 def _launch() -> "subprocess.Popen[bytes]":
     kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TMPDIR")
@@ -371,7 +392,8 @@ class _Checker:
         self.closed = False
 
     def ask(self, found: str, gold: str, limit: float | None) -> "Future[bool]":
-        number, reply = next(self.numbers), Future[bool]()
+        number = next(self.numbers)
+        reply = Future[bool]()
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 self.start()
@@ -436,16 +458,20 @@ class _Checker:
 # %% ../nbs/lib/verify.ipynb #3440d3a1
 _checker = _Checker()
 
+
 def _stop() -> None:
     _checker.stop()
 
+
 def _forget() -> None:
     global _checker
-    parents, _checker = _checker.process, _Checker()
+    parents = _checker.process
+    _checker = _Checker()
     _compared.cache_clear()
     for pipe in (parents.stdin, parents.stdout) if parents else ():
         assert pipe is not None
         pipe.close()  # the child's copies: the process ends with the parent, not with its last child
+
 
 atexit.register(_stop)
 if hasattr(os, "register_at_fork"):
@@ -455,8 +481,10 @@ if hasattr(os, "register_at_fork"):
 class _Undecided(Exception):
     pass
 
+
 def _no_algebra(kind: str, first: str, second: str) -> bool:
     raise _Undecided
+
 
 @lru_cache(maxsize=65536)
 def _compared(found: str, gold: str, limit: float | None) -> "Future[bool]":
@@ -476,6 +504,7 @@ def _limit(timeout: float) -> float | None:
         raise ValueError(f"timeout={timeout!r}; give a positive number of seconds, or math.inf for no limit")
     return None if timeout > 10**6 else max(float(timeout), 1e-3)  # eleven days are no limit
 
+
 def _asked(response: str, answer: str, limit: float | None) -> "Future[bool]":
     if not isinstance(response, str):
         raise ValueError(f"response={response!r:.80} is no text; give what the model wrote as a string")
@@ -484,6 +513,7 @@ def _asked(response: str, answer: str, limit: float | None) -> "Future[bool]":
     hashed = _last(_HASHES, answer)
     gold = _boxed(answer) or (hashed and _signed(hashed)) or answer
     return _compared((extract_answer(response) or "").strip(), gold.strip(), limit)
+
 
 def _settled(reply: "Future[bool]") -> bool:
     try:
@@ -501,6 +531,7 @@ def math_equal(
     "Whether a response's answer equals the right one, from any thread. ValueError on an empty answer, a bad timeout."
     return _settled(_asked(response, answer, _limit(timeout)))
 
+
 def math_equal_each(
     responses: Sequence[str],  # what the model wrote
     answers: Sequence[str],  # the right answer of each
@@ -516,4 +547,4 @@ def math_equal_each(
 # %% ../nbs/lib/verify.ipynb #b61e4713
 from .sandbox import CodeResult, code_passes
 
-_all_ = ["CodeResult", "code_passes"] # importable from here, beside the check of an answer
+_all_ = ["CodeResult", "code_passes"]  # importable from here, beside the check of an answer

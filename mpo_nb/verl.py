@@ -27,159 +27,287 @@ from .traces import token_texts
 try:
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
     from verl.workers.config import PolicyLossConfig
+
     _missing = None
-except Exception as e: # verl itself stops with other errors too, over a package of the wrong version for one
-    PolicyLossConfig, _missing = object, e
-    if find_spec("verl"): warnings.warn(f"verl is installed, but its policy losses cannot be imported, so mpo_nb.verl registers nothing: {type(e).__name__}: {e}")
+except Exception as e:  # verl itself stops with other errors too, over a package of the wrong version for one
+    PolicyLossConfig = object
+    _missing = e
+    if find_spec("verl"):
+        warnings.warn(
+            "verl is installed, but its policy losses cannot be imported, so mpo_nb.verl registers nothing:"
+            f" {type(e).__name__}: {e}"
+        )
 
 # %% ../nbs/lib/verl.ipynb #232a02c2
-loss_agg_modes = {"token-mean": "token-mean", "token-sum": "token-mean", "seq-mean-token-sum": "seq-mean-token-sum", "seq-mean-token-sum-norm": "seq-mean-token-sum", "seq-mean-token-mean": "seq-mean-token-mean"} # verl's -> ours, but for the denominator
+loss_agg_modes = {
+    "token-mean": "token-mean",
+    "token-sum": "token-mean",
+    "seq-mean-token-sum": "seq-mean-token-sum",
+    "seq-mean-token-sum-norm": "seq-mean-token-sum",
+    "seq-mean-token-mean": "seq-mean-token-mean",
+}  # verl's -> ours, but for the denominator
 
-def verl_normalizer(mask: Tensor, # (B, T) of the piece
-                    loss_agg_mode: str = "token-mean", # one of `loss_agg_modes`
-                    dp_size: int = 1, # processes that share the batch
-                    batch_num_tokens: int | None = None, # kept tokens of the whole batch; None: the piece is all there is
-                    global_batch_size: int | None = None, # responses of the whole batch; None: the piece is all there is
-                    loss_scale_factor: int | None = None, # for "seq-mean-token-sum-norm"; None: T
-                    ) -> tuple[str, float]: # aggregate and normalizer of `policy_loss`
+
+def verl_normalizer(
+    mask: Tensor,  # (B, T) of the piece
+    loss_agg_mode: str = "token-mean",  # one of `loss_agg_modes`
+    dp_size: int = 1,  # processes that share the batch
+    batch_num_tokens: int | None = None,  # kept tokens of the whole batch; None: the piece is all there is
+    global_batch_size: int | None = None,  # responses of the whole batch; None: the piece is all there is
+    loss_scale_factor: int | None = None,  # for "seq-mean-token-sum-norm"; None: T
+) -> tuple[str, float]:  # aggregate and normalizer of `policy_loss`
     "What makes `policy_loss` aggregate as verl's `agg_loss`. Raises ValueError for an unknown mode, or several processes without counts of the whole batch."
-    if loss_agg_mode not in loss_agg_modes: raise ValueError(f"loss_agg_mode={loss_agg_mode!r}; choose one of {', '.join(loss_agg_modes)}")
-    m, aggregate = check_mask(mask), loss_agg_modes[loss_agg_mode]
-    if loss_agg_mode == "token-sum": return aggregate, 1 / dp_size
-    name, total = ("batch_num_tokens", batch_num_tokens) if aggregate == "token-mean" else ("global_batch_size", global_batch_size)
-    if total is None and dp_size > 1: raise ValueError(f"{name}=None with dp_size={dp_size}; with several processes pass the whole batch's count, as verl does in config.global_batch_info")
-    if total is None: total = int(m.sum() if aggregate == "token-mean" else m.any(1).sum())
+    if loss_agg_mode not in loss_agg_modes:
+        raise ValueError(f"loss_agg_mode={loss_agg_mode!r}; choose one of {', '.join(loss_agg_modes)}")
+    m = check_mask(mask)
+    aggregate = loss_agg_modes[loss_agg_mode]
+    if loss_agg_mode == "token-sum":
+        return aggregate, 1 / dp_size
+    name, total = (
+        ("batch_num_tokens", batch_num_tokens)
+        if aggregate == "token-mean"
+        else ("global_batch_size", global_batch_size)
+    )
+    if total is None and dp_size > 1:
+        raise ValueError(
+            f"{name}=None with dp_size={dp_size}; with several processes pass the whole batch's count, as verl does in"
+            " config.global_batch_info"
+        )
+    if total is None:
+        total = int(m.sum() if aggregate == "token-mean" else m.any(1).sum())
     scale = (loss_scale_factor or m.shape[1]) if loss_agg_mode.endswith("norm") else 1
     return aggregate, max(1, total) * scale / dp_size
 
 # %% ../nbs/lib/verl.ipynb #695e2a43
 def _clip(config: Any) -> tuple[float, float, float]:
     "Lower and upper clip range and the dual clip of verl's ActorConfig."
-    if config is None: raise ValueError("config=None; pass verl's ActorConfig, which has the clip range: the actor hands it to its policy loss")
-    low, high = (config.clip_ratio if getattr(config, name) is None else getattr(config, name) for name in ("clip_ratio_low", "clip_ratio_high"))
+    if config is None:
+        raise ValueError(
+            "config=None; pass verl's ActorConfig, which has the clip range: the actor hands it to its policy loss"
+        )
+    low, high = (
+        config.clip_ratio if getattr(config, name) is None else getattr(config, name)
+        for name in ("clip_ratio_low", "clip_ratio_high")
+    )
     dual = getattr(config, "clip_ratio_c", 3.0)
-    if not dual > 1 + high: raise ValueError(f"clip_ratio_c={dual} must exceed 1 + clip_ratio_high = {1 + high}; verl's default is 3.0, a huge number turns the dual clip off")
+    if not dual > 1 + high:
+        raise ValueError(
+            f"clip_ratio_c={dual} must exceed 1 + clip_ratio_high = {1 + high}; verl's default is 3.0, a huge number"
+            " turns the dual clip off"
+        )
     return low, high, dual
 
-def verl_loss(actions: ActionSpace, # granularity of the ratio
-              old_log_prob: Tensor, # (B, T) log pi_old(o_t), in nats
-              log_prob: Tensor, # (B, T) log pi_theta(o_t), in nats, with its graph
-              advantages: Tensor, # (B, T)
-              response_mask: Tensor, # (B, T), 1 on tokens that the policy produced
-              loss_agg_mode: str = "token-mean", # one of `loss_agg_modes`
-              config: Any = None, # verl's ActorConfig: clip_ratio, clip_ratio_low, clip_ratio_high, clip_ratio_c, global_batch_info
-              rollout_is_weights: Tensor | None = None, # (B, T), at least 0: weights against the rollout engine's own probabilities
-              ) -> tuple[Tensor, dict[str, float]]: # loss, metrics by verl's names
+
+def verl_loss(
+    actions: ActionSpace,  # granularity of the ratio
+    old_log_prob: Tensor,  # (B, T) log pi_old(o_t), in nats
+    log_prob: Tensor,  # (B, T) log pi_theta(o_t), in nats, with its graph
+    advantages: Tensor,  # (B, T)
+    response_mask: Tensor,  # (B, T), 1 on tokens that the policy produced
+    loss_agg_mode: str = "token-mean",  # one of `loss_agg_modes`
+    config: Any = None,  # verl's ActorConfig: clip_ratio, clip_ratio_low, clip_ratio_high, clip_ratio_c, global_batch_info
+    rollout_is_weights: (
+        Tensor | None
+    ) = None,  # (B, T), at least 0: weights against the rollout engine's own probabilities
+) -> tuple[Tensor, dict[str, float]]:  # loss, metrics by verl's names
     "A policy loss of verl at any granularity; `partial(verl_loss, actions)` can be registered. Raises ValueError for shapes or settings that do not fit."
     low, high, dual = _clip(config)
     aggregate, total = verl_normalizer(response_mask, loss_agg_mode, **getattr(config, "global_batch_info", {}))
     delta = (log_prob - old_log_prob).clamp(-20, 20)
     weighted = advantages if rollout_is_weights is None else advantages * rollout_is_weights
-    out = policy_loss(delta, torch.zeros_like(delta), weighted, response_mask, actions, (low, high), aggregate=aggregate, dual_clip=dual, normalizer=total)
-    m, r, kept = check_mask(response_mask), out.ratio, response_mask.count_nonzero().clamp(min=1)
-    stopped, cut = (m & (advantages > 0) & (r > 1 + high)) | (m & (advantages < 0) & (r < 1 - low)), m & (advantages < 0) & (r > dual)
-    values = torch.stack([stopped.count_nonzero() / kept, -torch.where(m, delta.detach(), 0).sum() / kept, cut.count_nonzero() / kept]).tolist()
+    out = policy_loss(
+        delta,
+        torch.zeros_like(delta),
+        weighted,
+        response_mask,
+        actions,
+        (low, high),
+        aggregate=aggregate,
+        dual_clip=dual,
+        normalizer=total,
+    )
+    m = check_mask(response_mask)
+    r = out.ratio
+    kept = response_mask.count_nonzero().clamp(min=1)
+    stopped = (m & (advantages > 0) & (r > 1 + high)) | (m & (advantages < 0) & (r < 1 - low))
+    cut = m & (advantages < 0) & (r > dual)
+    values = torch.stack(
+        [stopped.count_nonzero() / kept, -torch.where(m, delta.detach(), 0).sum() / kept, cut.count_nonzero() / kept]
+    ).tolist()
     return out.loss, dict(zip(("actor/pg_clipfrac", "actor/ppo_kl", "actor/pg_clipfrac_lower"), values))
 
 # %% ../nbs/lib/verl.ipynb #eba918cd
 _given: ContextVar[Tensor | None] = ContextVar("block ids", default=None)
 
+
 @contextmanager
-def given_blocks(ids: Tensor, # (B, T) block ids of the responses, from `mpo_nb.blocks`
-                 ) -> Iterator[None]:
+def given_blocks(
+    ids: Tensor,  # (B, T) block ids of the responses, from `mpo_nb.blocks`
+) -> Iterator[None]:
     "Block ids for the `lpo` loss, for as long as the block of code runs."
     token = _given.set(ids)
-    try: yield
-    finally: _given.reset(token)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
 
 def _blocks() -> Tensor:
     "The block ids at hand."
     ids = _given.get()
-    if ids is not None: return ids
-    raise RuntimeError("loss_mode='lpo' has no block ids: verl hands its policy losses no tokens. Set actor.policy_loss._target_=mpo_nb.verl.BlockLossConfig, which gives them to verl's actor workers (verl 0.8 to 0.9.1), or call the loss inside mpo_nb.verl.given_blocks(ids)")
+    if ids is not None:
+        return ids
+    raise RuntimeError(
+        "loss_mode='lpo' has no block ids: verl hands its policy losses no tokens. Set"
+        " actor.policy_loss._target_=mpo_nb.verl.BlockLossConfig, which gives them to verl's actor workers (verl 0.8 to"
+        " 0.9.1), or call the loss inside mpo_nb.verl.given_blocks(ids)"
+    )
 
 # %% ../nbs/lib/verl.ipynb #6b954481
-def _padded(x: Tensor) -> Tensor: return x.to_padded_tensor(0) if x.is_nested else x
+def _padded(x: Tensor) -> Tensor:
+    return x.to_padded_tensor(0) if x.is_nested else x
 
-def response_sentences(data: Mapping[str, Tensor], # verl's micro-batch: `responses` and `response_mask`, nested or padded
-                       tokenizer: PreTrainedTokenizerBase, # of the model
-                       ) -> Tensor: # (B, T) block ids
+
+def response_sentences(
+    data: Mapping[str, Tensor],  # verl's micro-batch: `responses` and `response_mask`, nested or padded
+    tokenizer: PreTrainedTokenizerBase,  # of the model
+) -> Tensor:  # (B, T) block ids
     "The sentences of a micro-batch's responses."
     mask = _padded(data["response_mask"]).bool()
-    lengths = (torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask).amax(1) # up to the last kept token
+    lengths = (torch.arange(1, mask.shape[1] + 1, device=mask.device) * mask).amax(1)  # up to the last kept token
     rows = [row[:n] for row, n in zip(_padded(data["responses"]).tolist(), lengths.tolist())]
     return sentence_blocks(mask, [token_texts(tokenizer, row) for row in rows])
 
-def ppo_loss_with_sentences(config: Any, # verl's ActorConfig, with `model_config.tokenizer`
-                            model_output: Any, # of verl's engine
-                            data: Mapping[str, Tensor], # verl's micro-batch
-                            dp_group: Any = None, # of verl's engine
-                            ) -> tuple[Tensor, dict[str, Any]]: # verl's loss, verl's metrics
+
+def ppo_loss_with_sentences(
+    config: Any,  # verl's ActorConfig, with `model_config.tokenizer`
+    model_output: Any,  # of verl's engine
+    data: Mapping[str, Tensor],  # verl's micro-batch
+    dp_group: Any = None,  # of verl's engine
+) -> tuple[Tensor, dict[str, Any]]:  # verl's loss, verl's metrics
     "verl's `ppo_loss`, where `lpo` knows the sentences. Any other loss is verl's `ppo_loss` as it is."
     from verl.workers.utils.losses import ppo_loss
-    if config.policy_loss.loss_mode != "lpo": return cast(tuple[Tensor, dict[str, Any]], ppo_loss(config, model_output, data, dp_group))
-    with given_blocks(response_sentences(data, config.model_config.tokenizer)): return cast(tuple[Tensor, dict[str, Any]], ppo_loss(config, model_output, data, dp_group))
 
-def use_sentences() -> list[str]: # the modules that were changed: none in a process without actor workers
+    if config.policy_loss.loss_mode != "lpo":
+        return cast(tuple[Tensor, dict[str, Any]], ppo_loss(config, model_output, data, dp_group))
+    with given_blocks(response_sentences(data, config.model_config.tokenizer)):
+        return cast(tuple[Tensor, dict[str, Any]], ppo_loss(config, model_output, data, dp_group))
+
+
+def use_sentences() -> list[str]:  # the modules that were changed: none in a process without actor workers
     "verl's actor workers of this process call `ppo_loss_with_sentences` from now on."
-    found = [name for name in ("verl.workers.engine_workers", "verl.trainer.distillation.losses") if hasattr(sys.modules.get(name), "ppo_loss")]
-    for name in found: setattr(sys.modules[name], "ppo_loss", ppo_loss_with_sentences)
+    found = [
+        name
+        for name in ("verl.workers.engine_workers", "verl.trainer.distillation.losses")
+        if hasattr(sys.modules.get(name), "ppo_loss")
+    ]
+    for name in found:
+        setattr(sys.modules[name], "ppo_loss", ppo_loss_with_sentences)
     return found
 
 # %% ../nbs/lib/verl.ipynb #0536fc97
-_options: dict[str, dict[str, Any]] = {"mpo": dict(k=4, future=0.2, joint=False, tail="renormalise", gaps="end"), "mpo_block": dict(k=4, reduce="mean", gaps="end"), "lpo": dict(reduce="mean", gaps="end")}
+_options: dict[str, dict[str, Any]] = {
+    "mpo": dict(k=4, future=0.2, joint=False, tail="renormalise", gaps="end"),
+    "mpo_block": dict(k=4, reduce="mean", gaps="end"),
+    "lpo": dict(reduce="mean", gaps="end"),
+}
+
 
 def _chosen(loss_mode: str, policy_loss_config: Any) -> dict[str, Any]:
     "The options of a loss: what was set, else the default."
     found = {name: getattr(policy_loss_config, name, None) for name in _options[loss_mode]}
     return {name: default if found[name] is None else found[name] for name, default in _options[loss_mode].items()}
 
+
 def _actions(loss_mode: str, policy_loss_config: Any, blocks: Callable[[], Tensor] = _blocks) -> ActionSpace:
     "The action space that a configuration asks for."
     o = _chosen(loss_mode, policy_loss_config)
-    if loss_mode == "mpo": return WindowActions(**o)
+    if loss_mode == "mpo":
+        return WindowActions(**o)
     return BlockActions(o["k"] if loss_mode == "mpo_block" else blocks(), o["reduce"], o["gaps"])
+
 
 def _registered(loss_mode: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
     "The loss of that name, with verl's signature."
-    def loss(old_log_prob: Tensor, log_prob: Tensor, advantages: Tensor, response_mask: Tensor, loss_agg_mode: str = "token-mean", config: Any = None, rollout_is_weights: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
-        return verl_loss(_actions(loss_mode, getattr(config, "policy_loss", None)), old_log_prob, log_prob, advantages, response_mask, loss_agg_mode, config, rollout_is_weights)
+
+    def loss(
+        old_log_prob: Tensor,
+        log_prob: Tensor,
+        advantages: Tensor,
+        response_mask: Tensor,
+        loss_agg_mode: str = "token-mean",
+        config: Any = None,
+        rollout_is_weights: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        return verl_loss(
+            _actions(loss_mode, getattr(config, "policy_loss", None)),
+            old_log_prob,
+            log_prob,
+            advantages,
+            response_mask,
+            loss_agg_mode,
+            config,
+            rollout_is_weights,
+        )
+
     loss.__name__ = loss.__qualname__ = f"mpo_nb_{loss_mode}"
     return loss
 
-policy_losses = {loss_mode: _registered(loss_mode) for loss_mode in _options} # what is registered, by name
+
+policy_losses = {loss_mode: _registered(loss_mode) for loss_mode in _options}  # what is registered, by name
 
 # %% ../nbs/lib/verl.ipynb #262bac9b
 def _need_verl() -> None:
     "Raise ImportError with the command where verl cannot be imported."
-    if _missing is not None: raise ImportError(f"verl cannot be imported ({_missing}); run: pip install verl") from _missing
+    if _missing is not None:
+        raise ImportError(f"verl cannot be imported ({_missing}); run: pip install verl") from _missing
 
-def register() -> list[str]: # the names
+
+def register() -> list[str]:  # the names
     "Put the losses into verl's registry; importing this module does it where verl is installed. Raises ImportError without verl, ValueError where a name is taken."
     _need_verl()
     for name, loss in policy_losses.items():
         there = POLICY_LOSS_REGISTRY.get(name)
-        if there is not None and there.__name__ != loss.__name__: raise ValueError(f"verl has a policy loss {name!r} already, {there.__module__}.{there.__name__}; take it out of POLICY_LOSS_REGISTRY before importing mpo_nb.verl")
+        if there is not None and there.__name__ != loss.__name__:
+            raise ValueError(
+                f"verl has a policy loss {name!r} already, {there.__module__}.{there.__name__}; take it out of"
+                " POLICY_LOSS_REGISTRY before importing mpo_nb.verl"
+            )
         register_policy_loss(name)(loss)
     return list(policy_losses)
 
-@dataclass
-class BlockLossConfig(PolicyLossConfig): # type: ignore[misc]  # verl's class, known at run time only
-    "verl's PolicyLossConfig with the options of block actions: the `_target_` of actor.policy_loss. Raises ValueError for an option that does not fit, ImportError without verl."
-    k: int | None = None # mpo: tokens per window; mpo_block: tokens per block; default 4
-    future: float | None = None # mpo: share of the later tokens, in [0, 1); default 0.2
-    joint: bool | None = None # mpo: all weights 1, the joint ratio; default False
-    tail: str | None = None # mpo: the last windows, "renormalise" | "truncate"; default "renormalise"
-    reduce: str | None = None # mpo_block, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
 
-    gaps: str | None = None # where a tool's reply interrupts a response: "end", an action ends there | "skip", it reaches across; default "end"
+@dataclass
+class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, known at run time only
+    "verl's PolicyLossConfig with the options of block actions: the `_target_` of actor.policy_loss. Raises ValueError for an option that does not fit, ImportError without verl."
+
+    k: int | None = None  # mpo: tokens per window; mpo_block: tokens per block; default 4
+    future: float | None = None  # mpo: share of the later tokens, in [0, 1); default 0.2
+    joint: bool | None = None  # mpo: all weights 1, the joint ratio; default False
+    tail: str | None = None  # mpo: the last windows, "renormalise" | "truncate"; default "renormalise"
+    reduce: str | None = (
+        None  # mpo_block, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
+    )
+
+    gaps: str | None = (
+        None  # where a tool's reply interrupts a response: "end", an action ends there | "skip", it reaches across; default "end"
+    )
 
     def __post_init__(self) -> None:
         _need_verl()
         read = _options.get(self.loss_mode, {})
         for name in ("k", "future", "joint", "tail", "reduce", "gaps"):
-            if getattr(self, name) is not None and name not in read: raise ValueError(f"policy_loss.{name}={getattr(self, name)!r} means nothing to loss_mode={self.loss_mode!r}, which reads {', '.join(read) or 'no option of blocks'}; leave it out, or choose loss_mode={' or '.join(m for m in _options if name in _options[m])}")
-        if read: _actions(self.loss_mode, self, blocks=lambda: torch.zeros(1, 1, dtype=torch.long)) # its own checks
-        if self.loss_mode == "lpo": use_sentences()
+            if getattr(self, name) is not None and name not in read:
+                raise ValueError(
+                    f"policy_loss.{name}={getattr(self, name)!r} means nothing to loss_mode={self.loss_mode!r}, which"
+                    f" reads {', '.join(read) or 'no option of blocks'}; leave it out, or choose"
+                    f" loss_mode={' or '.join(m for m in _options if name in _options[m])}"
+                )
+        if read:
+            _actions(self.loss_mode, self, blocks=lambda: torch.zeros(1, 1, dtype=torch.long))  # its own checks
+        if self.loss_mode == "lpo":
+            use_sentences()
 
-if _missing is None: register()
+
+if _missing is None:
+    register()

@@ -27,149 +27,259 @@ from .rollout import Rollout, check_cut, check_tokenizer, encode_prompts, end_to
 
 # %% ../nbs/lib/vllm_sampler.ipynb #9d296db3
 @torch.no_grad()
-def sampler_mismatch(sampler_logps: Tensor, # (B, T) log-probabilities of the sampler, nats
-                     logps: Tensor, # (B, T) of the trainer, for the same tokens and weights
-                     mask: Tensor, # (B, T), 1 on tokens that the policy produced
-                     bound: float = 0.1, # nats; what counts as far
-                     ) -> dict[str, float]: # largest |difference|, k1, k3 (nats per token), share of tokens beyond the bound
+def sampler_mismatch(
+    sampler_logps: Tensor,  # (B, T) log-probabilities of the sampler, nats
+    logps: Tensor,  # (B, T) of the trainer, for the same tokens and weights
+    mask: Tensor,  # (B, T), 1 on tokens that the policy produced
+    bound: float = 0.1,  # nats; what counts as far
+) -> dict[str, float]:  # largest |difference|, k1, k3 (nats per token), share of tokens beyond the bound
     "How far a sampler's log-probabilities are from the trainer's. Raises ValueError when shapes do not fit or no token is kept."
     m = check_mask(mask, sampler_logps=sampler_logps, logps=logps)
-    if not m.any(): raise ValueError("mask keeps no token, so there is nothing to compare; pass at least one response")
+    if not m.any():
+        raise ValueError("mask keeps no token, so there is nothing to compare; pass at least one response")
     far = (logps.float() - sampler_logps.float())[m].abs()
     k1, k3 = (float(kl_penalty(sampler_logps.float(), logps.float(), m, k)) for k in ("k1", "k3"))
     # `not <=`, so that a difference that is no number counts as far.
-    return dict(mismatch_max=float(far.max()), mismatch_k1=k1, mismatch_k3=k3, mismatch_beyond=float((~(far <= bound)).float().mean()))
+    return dict(
+        mismatch_max=float(far.max()),
+        mismatch_k1=k1,
+        mismatch_k3=k3,
+        mismatch_beyond=float((~(far <= bound)).float().mean()),
+    )
 
 # %% ../nbs/lib/vllm_sampler.ipynb #16f9f17c
-def logprobs_mode(temperature: float, # of the softmax
-                  top_p: float = 1.0, # 1 for no cut
-                  top_k: int = 0, # 0 for no cut
-                  ) -> tuple[str, bool]: # vLLM's `logprobs_mode`; whether it gives what the trainer recomputes
+def logprobs_mode(
+    temperature: float,  # of the softmax
+    top_p: float = 1.0,  # 1 for no cut
+    top_k: int = 0,  # 0 for no cut
+) -> tuple[str, bool]:  # vLLM's `logprobs_mode`; whether it gives what the trainer recomputes
     "The kind of log-probability to ask vLLM for."
     whole = top_p == 1 and top_k == 0
     return ("raw_logprobs", True) if temperature == 1 and not whole else ("processed_logprobs", whole)
 
 # %% ../nbs/lib/vllm_sampler.ipynb #ee6c9ebc
-def as_rollout(tokenizer: PreTrainedTokenizerBase, # with pad
-               prompt_ids: Tensor, # (B, P) left-padded
-               prompt_mask: Tensor, # (B, P) bool
-               responses: list[tuple[list[int], list[float]]], # B token ids and log-probabilities
-               ends: list[int], # ids that end a response
-               stop: StopStrings, # texts that end a response
-               device: torch.device | str = "cpu", # of the result
-               ) -> Rollout:
+def as_rollout(
+    tokenizer: PreTrainedTokenizerBase,  # with pad
+    prompt_ids: Tensor,  # (B, P) left-padded
+    prompt_mask: Tensor,  # (B, P) bool
+    responses: list[tuple[list[int], list[float]]],  # B token ids and log-probabilities
+    ends: list[int],  # ids that end a response
+    stop: StopStrings,  # texts that end a response
+    device: torch.device | str = "cpu",  # of the result
+) -> Rollout:
     "A rollout of responses that were sampled elsewhere."
-    kept, finished = [], []
+    kept = []
+    finished = []
     for ids, own in responses:
         over = (i in ends or (stop.may_end(i) and stop.ended(ids[: n + 1])) for n, i in enumerate(ids))
         n = next((n + 1 for n, ended in enumerate(over) if ended), None)
-        finished.append(n is not None); kept.append((ids[:n], own[:n]))
-    lengths = torch.tensor([len(ids) for ids, _ in kept]); T = int(lengths.max()); mask = torch.arange(T) < lengths[:, None]
-    tokens, logps = torch.full((len(kept), T), tokenizer.pad_token_id), torch.zeros(len(kept), T)
-    tokens[mask], logps[mask] = torch.tensor([i for ids, _ in kept for i in ids]), torch.tensor([float(x) for _, row in kept for x in row])
+        finished.append(n is not None)
+        kept.append((ids[:n], own[:n]))
+    lengths = torch.tensor([len(ids) for ids, _ in kept])
+    T = int(lengths.max())
+    mask = torch.arange(T) < lengths[:, None]
+    tokens = torch.full((len(kept), T), tokenizer.pad_token_id)
+    logps = torch.zeros(len(kept), T)
+    tokens[mask], logps[mask] = (
+        torch.tensor([i for ids, _ in kept for i in ids]),
+        torch.tensor([float(x) for _, row in kept for x in row]),
+    )
     texts = response_texts(tokenizer, [ids for ids, _ in kept], ends)
-    return Rollout(prompt_ids.to(device), prompt_mask.to(device), tokens.to(device), mask.to(device), logps.to(device), texts, torch.tensor(finished, device=device))
+    return Rollout(
+        prompt_ids.to(device),
+        prompt_mask.to(device),
+        tokens.to(device),
+        mask.to(device),
+        logps.to(device),
+        texts,
+        torch.tensor(finished, device=device),
+    )
 
 # %% ../nbs/lib/vllm_sampler.ipynb #74be8a03
-lora_ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512) # that vLLM can reserve room for
+lora_ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can reserve room for
 
-def import_vllm() -> Any: # the module
+
+def import_vllm() -> Any:  # the module
     "vLLM. Raises ImportError with the remedy where it is missing."
-    try: import vllm
+    try:
+        import vllm
     except ImportError as error:
-        raise ImportError("sampler='vllm' needs the package vllm, which needs Linux and a GPU: pip install vllm (0.22 or later). sampler='transformers' needs nothing more.") from error
+        raise ImportError(
+            "sampler='vllm' needs the package vllm, which needs Linux and a GPU: pip install vllm (0.22 or later)."
+            " sampler='transformers' needs nothing more."
+        ) from error
     return vllm
 
 # %% ../nbs/lib/vllm_sampler.ipynb #d0a04923
 def _named_ends(name: str) -> SimpleNamespace:
     "The generation config that an engine reads beside the weights, None where there is none."
-    try: return SimpleNamespace(generation_config=GenerationConfig.from_pretrained(name))
-    except OSError: return SimpleNamespace(generation_config=None)
+    try:
+        return SimpleNamespace(generation_config=GenerationConfig.from_pretrained(name))
+    except OSError:
+        return SimpleNamespace(generation_config=None)
+
 
 class _Engine:
     "An engine whose weights follow a policy."
-    llm: Any; adapter: Any; folder: tempfile.TemporaryDirectory[str] | None
 
-    def __init__(self,
-                 model: str, # a hub name or a folder: what the policy started from
-                 tokenizer: PreTrainedTokenizerBase, # the trainer's, with pad and EOS
-                 temperature: float = 1.0, # of the softmax
-                 top_p: float = 1.0, # sample from the fewest tokens that hold this share of the probability
-                 top_k: int = 0, # sample from this many most likely tokens; 0 for all
-                 max_length: int | None = None, # longest prompt and response together, tokens; None for the model's own
-                 lora_rank: int = 0, # of the policy's adapters; 0 where all weights are trained
-                 dtype: str = "auto", # of the engine's weights: float32, bfloat16, float16, or auto
-                 memory: float = 0.4, # share of the GPU's memory that the engine may take
-                 sleep: bool = True, # free that memory between calls
-                 seed: int = 0, # of the engine
-                 device: torch.device | str = "cpu", # of the rollouts
-                 **options: Any, # passed on to `vllm.LLM`
-                 ) -> None:
+    llm: Any
+    adapter: Any
+    folder: tempfile.TemporaryDirectory[str] | None
+
+    def __init__(
+        self,
+        model: str,  # a hub name or a folder: what the policy started from
+        tokenizer: PreTrainedTokenizerBase,  # the trainer's, with pad and EOS
+        temperature: float = 1.0,  # of the softmax
+        top_p: float = 1.0,  # sample from the fewest tokens that hold this share of the probability
+        top_k: int = 0,  # sample from this many most likely tokens; 0 for all
+        max_length: int | None = None,  # longest prompt and response together, tokens; None for the model's own
+        lora_rank: int = 0,  # of the policy's adapters; 0 where all weights are trained
+        dtype: str = "auto",  # of the engine's weights: float32, bfloat16, float16, or auto
+        memory: float = 0.4,  # share of the GPU's memory that the engine may take
+        sleep: bool = True,  # free that memory between calls
+        seed: int = 0,  # of the engine
+        device: torch.device | str = "cpu",  # of the rollouts
+        **options: Any,  # passed on to `vllm.LLM`
+    ) -> None:
         vllm = import_vllm()
-        check_tokenizer(tokenizer); check_cut(top_p, top_k)
-        if not (temperature > 0 and math.isfinite(temperature)): raise ValueError(f"temperature={temperature}; it must be positive; call with greedy=True for the most likely token")
-        if lora_rank > lora_ranks[-1]: raise ValueError(f"lora_rank={lora_rank}; vLLM takes at most {lora_ranks[-1]}")
+        check_tokenizer(tokenizer)
+        check_cut(top_p, top_k)
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise ValueError(
+                f"temperature={temperature}; it must be positive; call with greedy=True for the most likely token"
+            )
+        if lora_rank > lora_ranks[-1]:
+            raise ValueError(f"lora_rank={lora_rank}; vLLM takes at most {lora_ranks[-1]}")
         name, source = model_source(model)
-        if source: raise ValueError(f"model={model!r} is a GGUF file; vLLM needs a hub name or a folder with safetensors, or use sampler='transformers'")
+        if source:
+            raise ValueError(
+                f"model={model!r} is a GGUF file; vLLM needs a hub name or a folder with safetensors, or use"
+                " sampler='transformers'"
+            )
         mode, self.comparable = logprobs_mode(temperature, top_p, top_k)
-        if lora_rank: options |= dict(enable_lora=True, max_loras=1, max_lora_rank=next(r for r in lora_ranks if r >= lora_rank))
-        self.tokenizer, self.temperature, self.top_p, self.top_k, self.max_length = tokenizer, temperature, top_p, top_k, max_length
-        self.lora_rank, self.sleeps, self.device, self.version, self.adapter, self.folder, self.asleep = lora_rank, sleep, device, 0, None, None, False
-        self.llm = vllm.LLM(model=name, dtype=dtype, seed=seed, gpu_memory_utilization=memory, max_model_len=max_length, enable_sleep_mode=sleep, logprobs_mode=mode, **options)
+        if lora_rank:
+            options |= dict(enable_lora=True, max_loras=1, max_lora_rank=next(r for r in lora_ranks if r >= lora_rank))
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.max_length = max_length
+        self.lora_rank = lora_rank
+        self.sleeps = sleep
+        self.device = device
+        self.version = 0
+        self.adapter = None
+        self.folder = None
+        self.asleep = False
+        self.llm = vllm.LLM(
+            model=name,
+            dtype=dtype,
+            seed=seed,
+            gpu_memory_utilization=memory,
+            max_model_len=max_length,
+            enable_sleep_mode=sleep,
+            logprobs_mode=mode,
+            **options,
+        )
         self.ends = end_tokens(_named_ends(name), tokenizer)
         self._rest()
 
     def _rest(self) -> None:
-        if self.sleeps and not self.asleep: self.llm.sleep(level=1); self.asleep = True
+        if self.sleeps and not self.asleep:
+            self.llm.sleep(level=1)
+            self.asleep = True
 
     def _rise(self) -> None:
-        if self.asleep: self.llm.wake_up(); self.asleep = False
+        if self.asleep:
+            self.llm.wake_up()
+            self.asleep = False
 
 # %% ../nbs/lib/vllm_sampler.ipynb #34357579
 class VLLMSampler(_Engine):
     "Samples with vLLM. Raises ImportError where it is missing, ValueError for options out of range."
-    def sync(self,
-             model: CausalLM, # the policy, plain or with adapters
-             ) -> None:
+
+    def sync(
+        self,
+        model: CausalLM,  # the policy, plain or with adapters
+    ) -> None:
         "Give the engine the policy's present weights. Raises ValueError when adapters meet an engine without room for them, or the other way round."
         adapted = isinstance(model, PeftModel)
         if adapted != bool(self.lora_rank):
-            raise ValueError(f"lora_rank={self.lora_rank}, but the policy has {'adapters' if adapted else 'none'}; build the sampler with the policy's lora_rank")
-        folder, self.version = tempfile.TemporaryDirectory(prefix="mpo-weights-"), self.version + 1
-        with quiet_files(): model.save_pretrained(folder.name)
+            raise ValueError(
+                f"lora_rank={self.lora_rank}, but the policy has {'adapters' if adapted else 'none'}; build the sampler"
+                " with the policy's lora_rank"
+            )
+        folder = tempfile.TemporaryDirectory(prefix="mpo-weights-")
+        self.version = self.version + 1
+        with quiet_files():
+            model.save_pretrained(folder.name)
         self.ends = end_tokens(model, self.tokenizer)
         if adapted:
             from vllm.lora.request import LoRARequest
-            self.adapter = LoRARequest(lora_name=f"policy-{self.version}", lora_int_id=self.version, lora_path=folder.name)
+
+            self.adapter = LoRARequest(
+                lora_name=f"policy-{self.version}", lora_int_id=self.version, lora_path=folder.name
+            )
         else:
             self._rise()
             self.llm.collective_rpc("reload_weights", kwargs=dict(weights_path=folder.name))
             self.llm.reset_prefix_cache()
             self._rest()
         # An adapter is read when it is first used, so its folder stays until the next one.
-        if self.folder: self.folder.cleanup()
+        if self.folder:
+            self.folder.cleanup()
         self.folder = folder
 
-    def __call__(self,
-                 prompts: Sequence[str | list[int]], # one per group
-                 group_size: int = 1, # responses per prompt
-                 max_new_tokens: int = 256, # longest response, the end token included
-                 greedy: bool = False, # most likely token instead of sampling
-                 seed: int = 0, # of the random numbers
-                 stop: Sequence[str] = (), # texts that end a response; what completes one stays in the response
-                 ) -> Rollout: # log-probabilities are vLLM's; see `comparable`
+    def __call__(
+        self,
+        prompts: Sequence[str | list[int]],  # one per group
+        group_size: int = 1,  # responses per prompt
+        max_new_tokens: int = 256,  # longest response, the end token included
+        greedy: bool = False,  # most likely token instead of sampling
+        seed: int = 0,  # of the random numbers
+        stop: Sequence[str] = (),  # texts that end a response; what completes one stays in the response
+    ) -> Rollout:  # log-probabilities are vLLM's; see `comparable`
         "Sample `group_size` responses to each prompt. Raises ValueError for options out of range or prompts too long."
-        for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)): check_whole(name, value)
-        vllm, stops = import_vllm(), StopStrings(self.tokenizer, stop)
+        for name, value in (("group_size", group_size), ("max_new_tokens", max_new_tokens)):
+            check_whole(name, value)
+        vllm = import_vllm()
+        stops = StopStrings(self.tokenizer, stop)
         ids, mask = encode_prompts(self.tokenizer, prompts, max_new_tokens, self.max_length)
         seeds = torch.randint(2**31, (len(ids),), generator=torch.Generator().manual_seed(seed)).tolist()
-        how: dict[str, Any] = dict(temperature=0.0) if greedy else dict(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        how: dict[str, Any] = (
+            dict(temperature=0.0) if greedy else dict(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        )
         # A stop string is looked for in all of the text, special tokens included, as everywhere here.
-        if stops.stop: how["skip_special_tokens"] = False
-        requests = [vllm.SamplingParams(n=group_size, seed=s, max_tokens=max_new_tokens, stop=list(stops.stop), stop_token_ids=self.ends, include_stop_str_in_output=True, logprobs=0, **how) for s in seeds]
+        if stops.stop:
+            how["skip_special_tokens"] = False
+        requests = [
+            vllm.SamplingParams(
+                n=group_size,
+                seed=s,
+                max_tokens=max_new_tokens,
+                stop=list(stops.stop),
+                stop_token_ids=self.ends,
+                include_stop_str_in_output=True,
+                logprobs=0,
+                **how,
+            )
+            for s in seeds
+        ]
         self._rise()
-        try: outputs = self.llm.generate([dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)], requests, use_tqdm=False, lora_request=self.adapter)
-        finally: self._rest()
-        responses = [(list(one.token_ids), [at[i].logprob for i, at in zip(one.token_ids, one.logprobs)]) for output in outputs for one in sorted(output.outputs, key=lambda one: one.index)]
+        try:
+            outputs = self.llm.generate(
+                [dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)],
+                requests,
+                use_tqdm=False,
+                lora_request=self.adapter,
+            )
+        finally:
+            self._rest()
+        responses = [
+            (list(one.token_ids), [at[i].logprob for i, at in zip(one.token_ids, one.logprobs)])
+            for output in outputs
+            for one in sorted(output.outputs, key=lambda one: one.index)
+        ]
         wide_ids, wide_mask = (x.repeat_interleave(group_size, 0) for x in (ids, mask))
         return as_rollout(self.tokenizer, wide_ids, wide_mask, responses, self.ends, stops, self.device)

@@ -23,60 +23,81 @@ from .widget_page import page_fragment, whole_page
 from .widget_parts import Control, Panel, View, live_control
 
 # %% ../nbs/lib/widget_base.ipynb #4860d25d
-_style = {name: part for name, part in _figure("", "", "").layout.to_plotly_json().items() if name not in ("template", "title")}
+_style = {
+    name: part
+    for name, part in _figure("", "", "").layout.to_plotly_json().items()
+    if name not in ("template", "title")
+}
 
-def axis(title: str = "", # with its unit
-         **more: Any, # plotly's own options, e.g. range, domain, anchor
-         ) -> dict[str, Any]:
+
+def axis(
+    title: str = "",  # with its unit
+    **more: Any,  # plotly's own options, e.g. range, domain, anchor
+) -> dict[str, Any]:
     "An axis in the library's style."
     return {**_style["xaxis"], "title": {"text": title, "standoff": 8}, **more}
 
-def figure_layout(height: int = 360, # pixels
-                  **more: Any, # plotly's own options, e.g. xaxis=axis("token"), yaxis2=axis("nats")
-                  ) -> dict[str, Any]:
+
+def figure_layout(
+    height: int = 360,  # pixels
+    **more: Any,  # plotly's own options, e.g. xaxis=axis("token"), yaxis2=axis("nats")
+) -> dict[str, Any]:
     "A plotly layout in the library's style."
     return {**_style, "height": height, "margin": dict(l=10, r=14, t=34, b=10), **more}
 
 # %% ../nbs/lib/widget_base.ipynb #2bed603c
 def _same(a: object, b: object) -> bool:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        a, b = np.asarray(a), np.asarray(b)
+        a = np.asarray(a)
+        b = np.asarray(b)
         return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     return a == b
+
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     "What must be set to come from `old` to `new`."
     return {k: v for k, v in new.items() if not _same(old.get(k), v)} | {k: None for k in old if k not in new}
 
-def update_figure(figure: FigureWidget, # as `old` left it
-                  old: View, # what it shows
-                  new: View, # what it is to show
-                  ) -> None:
+
+def update_figure(
+    figure: FigureWidget,  # as `old` left it
+    old: View,  # what it shows
+    new: View,  # what it is to show
+) -> None:
     "Bring a live figure from one view to another in one message."
     kept = [t.get("type", "scatter") for t in old.data] == [t.get("type", "scatter") for t in new.data]
-    if not kept: figure.data = ()
+    if not kept:
+        figure.data = ()
     with figure.batch_update():
         if kept:
             for trace, a, b in zip(figure.data, old.data, new.data):
-                if changed := _changed(a, b): trace.update(changed, overwrite=True)
-        if changed := _changed(old.layout, new.layout): figure.layout.update(changed, overwrite=True)
-    if not kept: figure.add_traces(new.data)
+                if changed := _changed(a, b):
+                    trace.update(changed, overwrite=True)
+        if changed := _changed(old.layout, new.layout):
+            figure.layout.update(changed, overwrite=True)
+    if not kept:
+        figure.add_traces(new.data)
 
 # %% ../nbs/lib/widget_base.ipynb #5226a9b5
 _Made = TypeVar("_Made", bound="_Settings")
 
+
 class _Settings:
     "What a widget is: settings, and what there is to see for them."
-    controls: dict[str, Control]; live: dict[str, Any]; values: dict[str, Any] # by name
-    title = "" # of the widget and its page
-    main = "" # the control that stays when the widget is stored in a notebook
-    has_figure = True # False: plotly is left out
-    trace: Trace | None = None # the response that is drawn, where there is one
 
-    def __init__(self,
-                 *controls: Control, # in the order they stand in
-                 **values: Any, # settings that differ from the controls' own, by name
-                 ) -> None:
+    controls: dict[str, Control]
+    live: dict[str, Any]
+    values: dict[str, Any]  # by name
+    title = ""  # of the widget and its page
+    main = ""  # the control that stays when the widget is stored in a notebook
+    has_figure = True  # False: plotly is left out
+    trace: Trace | None = None  # the response that is drawn, where there is one
+
+    def __init__(
+        self,
+        *controls: Control,  # in the order they stand in
+        **values: Any,  # settings that differ from the controls' own, by name
+    ) -> None:
         self.controls, self.live, self._quiet, self._shown = {c.name: c for c in controls}, {}, False, View()
         self.values = {c.name: c.value for c in controls}
         self.values = self._with(values)
@@ -94,54 +115,76 @@ class _Settings:
         return {}
 
     if TYPE_CHECKING:
+
         def refresh(self) -> None: ...
 
     def _with(self, values: Mapping[str, Any]) -> dict[str, Any]:
         "The settings with some of them changed and checked. Raises ValueError for a name or a value that no control takes."
         for name in values:
-            if name not in self.controls: raise ValueError(f"{name}={values[name]!r}: {type(self).__name__} has no such control; it has {', '.join(self.controls)}")
+            if name not in self.controls:
+                raise ValueError(
+                    f"{name}={values[name]!r}: {type(self).__name__} has no such control; it has"
+                    f" {', '.join(self.controls)}"
+                )
         return {**self.values, **{name: self.controls[name].check(v) for name, v in values.items()}}
 
-    def set(self: _Made,
-            **values: Any, # settings, by name
-            ) -> _Made: # the widget itself
+    def set(
+        self: _Made,
+        **values: Any,  # settings, by name
+    ) -> _Made:  # the widget itself
         "Move the controls from code. Raises ValueError for a name or a value that no control takes."
-        self.values, self._quiet = self._with(values), True
+        self.values = self._with(values)
+        self._quiet = True
         try:
-            for name, live in self.live.items(): live.value = self.values[name]
-        finally: self._quiet = False
+            for name, live in self.live.items():
+                live.value = self.values[name]
+        finally:
+            self._quiet = False
         self.refresh()
         return self
 
-    def change(self,
-               name: str, # of the control
-               **fields: Any, # of `Control`, e.g. options, low, high, value
-               ) -> None:
+    def change(
+        self,
+        name: str,  # of the control
+        **fields: Any,  # of `Control`, e.g. options, low, high, value
+    ) -> None:
         "Change a control, e.g. the options of a choice. Its value becomes the new control's where the present one does not fit."
         control = replace(self.controls[name], **fields)
-        try: value = control.check(fields.get("value", self.values[name]))
-        except ValueError: value = control.value
-        self.controls[name], self.values[name], self._quiet = control, value, True
+        try:
+            value = control.check(fields.get("value", self.values[name]))
+        except ValueError:
+            value = control.value
+        self.controls[name] = control
+        self.values[name] = value
+        self._quiet = True
         try:
             if (live := self.live.get(name)) is not None:
-                if control.kind == "choice": live.options = list((control.options or {}).items())
-                elif control.kind in ("whole", "number"): live.min, live.max = min(live.min, control.low), max(live.max, control.high); live.min, live.max = control.low, control.high
+                if control.kind == "choice":
+                    live.options = list((control.options or {}).items())
+                elif control.kind in ("whole", "number"):
+                    live.min, live.max = min(live.min, control.low), max(live.max, control.high)
+                    live.min, live.max = control.low, control.high
                 live.value = value
-        finally: self._quiet = False
+        finally:
+            self._quiet = False
 
 # %% ../nbs/lib/widget_base.ipynb #d29aba8e
 class _Live(_Settings):
     "The live widget."
+
     def _build(self) -> ipywidgets.VBox:
         "The live widget: controls, panel and figure."
         self.live = {name: live_control(c, self.values[name]) for name, c in self.controls.items()}
-        for name, live in self.live.items(): live.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
+        for name, live in self.live.items():
+            live.observe(lambda change, name=name: self._moved(name, change["new"]), "value")
         self.panel, parts = Panel(), [ipywidgets.HTML(f"<b>{self.title}</b>"), self._arranged()]
         parts.append(self.panel)
         if self.has_figure:
             self.live_figure = FigureWidget(layout={"template": "none"})
             self.live_figure._config = self.live_figure._config | {"responsive": True, "displayModeBar": False}
-            self._figure_box = ipywidgets.Box([self.live_figure], layout=ipywidgets.Layout(display="block", width="100%"))
+            self._figure_box = ipywidgets.Box(
+                [self.live_figure], layout=ipywidgets.Layout(display="block", width="100%")
+            )
             parts.append(self._figure_box)
         box = ipywidgets.VBox(parts, layout=ipywidgets.Layout(width="100%", overflow="visible"))
         box.add_class("mpo-widget")
@@ -149,9 +192,28 @@ class _Live(_Settings):
 
     def _arranged(self) -> ipywidgets.Box:
         "The live controls, group by group."
-        def row(children: list[Any], **layout: Any) -> ipywidgets.Box: return ipywidgets.Box(children, layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", overflow="visible", **layout))
-        groups = {group: [self.live[name] for name, c in self.controls.items() if c.group == group] for group in dict.fromkeys(c.group for c in self.controls.values())}
-        return row([row(members, align_items="center", align_content="flex-start", flex="1 1 420px" if len(groups) > 1 and group else "1 1 100%", min_width="0") for group, members in groups.items()])
+
+        def row(children: list[Any], **layout: Any) -> ipywidgets.Box:
+            return ipywidgets.Box(
+                children, layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", overflow="visible", **layout)
+            )
+
+        groups = {
+            group: [self.live[name] for name, c in self.controls.items() if c.group == group]
+            for group in dict.fromkeys(c.group for c in self.controls.values())
+        }
+        return row(
+            [
+                row(
+                    members,
+                    align_items="center",
+                    align_content="flex-start",
+                    flex="1 1 420px" if len(groups) > 1 and group else "1 1 100%",
+                    min_width="0",
+                )
+                for group, members in groups.items()
+            ]
+        )
 
     @cached_property
     def widget(self) -> ipywidgets.VBox:
@@ -161,20 +223,28 @@ class _Live(_Settings):
         return box
 
     def _moved(self, name: str, value: object) -> None:
-        if self._quiet: return
-        try: self.values = self._with({name: value})
-        except ValueError as e: self.panel.summary = str(e); self.panel.shown += 1
-        else: self.refresh()
+        if self._quiet:
+            return
+        try:
+            self.values = self._with({name: value})
+        except ValueError as e:
+            self.panel.summary = str(e)
+            self.panel.shown += 1
+        else:
+            self.refresh()
 
     def refresh(self) -> None:
         "Draw the live widget again; nothing to do where there is none yet."
-        if not self.live: return
-        try: new = self.view(self.values)
+        if not self.live:
+            return
+        try:
+            new = self.view(self.values)
         except ValueError as e:
             self.panel.show(replace(self._shown, summary=str(e)), self.values)
             return
         matter = self.applies(self.values)
-        for name, live in self.live.items(): live.layout.display = None if name in matter else "none"
+        for name, live in self.live.items():
+            live.layout.display = None if name in matter else "none"
         self.panel.show(new, self.values)
         if self.has_figure:
             update_figure(self.live_figure, self._shown, new)
@@ -184,51 +254,68 @@ class _Live(_Settings):
 # %% ../nbs/lib/widget_base.ipynb #5b2f0e70
 class Explorer(_Live):
     "A widget: controls and a view of them. `.widget` is live, `.figure()` static, `.to_html(path)` a page; shows itself in a notebook."
-    def picture(self,
-                **values: Any, # settings that differ from the present ones
-                ) -> View:
+
+    def picture(
+        self,
+        **values: Any,  # settings that differ from the present ones
+    ) -> View:
         "What there is to see for these settings, as data. Raises ValueError for a name or a value that no control takes."
         return self.view(self._with(values))
 
-    def figure(self,
-               **values: Any, # settings that differ from the present ones
-               ) -> go.Figure:
+    def figure(
+        self,
+        **values: Any,  # settings that differ from the present ones
+    ) -> go.Figure:
         "The figure for these settings, static. Raises ValueError for a name or a value that no control takes."
         v = self.picture(**values)
         return go.Figure(data=v.data, layout={"template": "none", **v.layout})
 
-    def html(self,
-             axes: Mapping[str, Sequence[Any]] | None = None, # control name -> values; default: `page_axes`
-             ) -> str: # HTML
+    def html(
+        self,
+        axes: Mapping[str, Sequence[Any]] | None = None,  # control name -> values; default: `page_axes`
+    ) -> str:  # HTML
         "The widget as HTML that works with no kernel, to stand on a page; its figure needs that page's plotly."
-        return page_fragment(self.title, self.controls, self.page_axes() if axes is None else axes, self.values, self.view, self.applies)
+        return page_fragment(
+            self.title, self.controls, self.page_axes() if axes is None else axes, self.values, self.view, self.applies
+        )
 
-    def to_html(self,
-                path: str | Path, # the file to be written, or replaced; ".html" is added to a name without an ending
-                axes: Mapping[str, Sequence[Any]] | None = None, # control name -> values; default: `page_axes`
-                ) -> Path: # the file
+    def to_html(
+        self,
+        path: str | Path,  # the file to be written, or replaced; ".html" is added to a name without an ending
+        axes: Mapping[str, Sequence[Any]] | None = None,  # control name -> values; default: `page_axes`
+    ) -> Path:  # the file
         "Write the widget as one page that stays interactive offline. Raises ValueError for an axis that lacks the present value, or a path that can be no such file; OSError where it cannot be written."
         file = output_file(path)
         axes = self.page_axes() if axes is None else axes
-        write_output(file, whole_page(self.title, self.html(axes), get_plotlyjs() if self.has_figure else "", self.page_note(axes)))
+        write_output(
+            file,
+            whole_page(self.title, self.html(axes), get_plotlyjs() if self.has_figure else "", self.page_note(axes)),
+        )
         return file
 
-    def page_note(self,
-                  axes: Mapping[str, Sequence[Any]], # of the page
-                  ) -> str:
+    def page_note(
+        self,
+        axes: Mapping[str, Sequence[Any]],  # of the page
+    ) -> str:
         "What stands under the title of a page."
         return self.subject
 
     @property
     def subject(self) -> str:
         "What is drawn, in a line."
-        if self.trace is None: return ""
-        return (f"Prompt: {self.trace.prompt}" if self.trace.prompt else "One response") + f" ({len(self.trace.tokens):,} tokens{', ' + self.trace.note if self.trace.note else ''})"
+        if self.trace is None:
+            return ""
+        return (
+            f"Prompt: {self.trace.prompt}" if self.trace.prompt else "One response"
+        ) + f" ({len(self.trace.tokens):,} tokens{', ' + self.trace.note if self.trace.note else ''})"
 
-    def __repr__(self) -> str: return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.values.items())})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         live = dict(version_major=2, version_minor=0, model_id=self.widget.model_id)
         short = self.trace is None or len(self.trace.tokens) <= 256
-        still = self.html({name: values for name, values in self.page_axes().items() if name == self.main} if short else {})
+        still = self.html(
+            {name: values for name, values in self.page_axes().items() if name == self.main} if short else {}
+        )
         return {"text/plain": repr(self), "text/html": still, "application/vnd.jupyter.widget-view+json": live}

@@ -22,41 +22,75 @@ from .widget_parts import Control, View, painted_strip, panel_style, strip_scrip
 # %% ../nbs/lib/widget_page.ipynb #523fd3c6
 def _plain(x: object) -> object:
     "A part as JSON holds it."
-    if isinstance(x, Mapping): return {k: _plain(v) for k, v in x.items()}
-    if isinstance(x, np.ndarray): x = x.tolist()
-    if isinstance(x, (list, tuple)): return [_plain(v) for v in x]
-    if not isinstance(x, float): return x
+    if isinstance(x, Mapping):
+        return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, np.ndarray):
+        x = x.tolist()
+    if isinstance(x, (list, tuple)):
+        return [_plain(v) for v in x]
+    if not isinstance(x, float):
+        return x
     return None if not math.isfinite(x) else int(x) if x == int(x) and abs(x) < 1e9 else float(f"{x:.6g}")
+
 
 class _Pool:
     "Parts as JSON texts, each stored once."
-    def __init__(self) -> None: self.numbers: dict[str, int] = {}
-    def _number(self, plain: object) -> int: return self.numbers.setdefault(json.dumps(plain, separators=(",", ":")), len(self.numbers))
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def _number(self, plain: object) -> int:
+        return self.numbers.setdefault(json.dumps(plain, separators=(",", ":")), len(self.numbers))
+
     def add(self, part: object) -> int:
         "The number of a part; a dictionary's long lists are numbered, and stand under '$'."
         plain = _plain(part)
-        if not isinstance(plain, dict): return self._number(plain)
+        if not isinstance(plain, dict):
+            return self._number(plain)
         lists = {k: v for k, v in plain.items() if isinstance(v, list) and len(v) > 8}
-        return self._number({k: v for k, v in plain.items() if k not in lists} | ({"$": {k: self._number(v) for k, v in lists.items()}} if lists else {}))
+        return self._number(
+            {k: v for k, v in plain.items() if k not in lists}
+            | ({"$": {k: self._number(v) for k, v in lists.items()}} if lists else {})
+        )
 
 # %% ../nbs/lib/widget_page.ipynb #6dcfccda
-def page_states(axes: Mapping[str, Sequence[Any]], # control name -> values on the page
-                values: Mapping[str, Any], # of all controls; those without an axis stay as they are
-                view: Callable[[Mapping[str, Any]], View], # what the widget shows
-                applies: Callable[[Mapping[str, Any]], set[str]], # controls that matter
-                ) -> dict[str, Any]: # JSON: pool, states, index
+def page_states(
+    axes: Mapping[str, Sequence[Any]],  # control name -> values on the page
+    values: Mapping[str, Any],  # of all controls; those without an axis stay as they are
+    view: Callable[[Mapping[str, Any]], View],  # what the widget shows
+    applies: Callable[[Mapping[str, Any]], set[str]],  # controls that matter
+) -> dict[str, Any]:  # JSON: pool, states, index
     "Every combination of the axes as numbers of parts; `index` runs with the last axis fastest."
-    states: list[dict[str, Any]]; seen: dict[str, int]; index: list[int]; templates: dict[int, tuple[int, Trace | None]]
-    pool, states, seen, index, templates = _Pool(), [], {}, [], {}
+    states: list[dict[str, Any]]
+    seen: dict[str, int]
+    index: list[int]
+    templates: dict[int, tuple[int, Trace | None]]
+    pool = _Pool()
+    states = []
+    seen = {}
+    index = []
+    templates = {}
     for combination in product(*axes.values()):
         now = {**values, **dict(zip(axes, combination))}
         matter = applies(now)
         key = json.dumps([now[n] for n in axes if n in matter] + sorted(matter))
         if key not in seen:
-            v, seen[key] = view(now), len(states)
-            if id(v.trace) not in templates: templates[id(v.trace)] = pool.add(strip_template(v.trace) if v.trace is not None else ""), v.trace
-            states.append(dict(template=templates[id(v.trace)][0], strips=[pool.add(s) for s in v.strips], data=[pool.add(d) for d in v.data], layout=pool.add(v.layout),
-                               summary=pool.add(v.summary), extra=pool.add(v.extra), alt=pool.add(v.alt), applies=[n for n in axes if n in matter]))
+            v = view(now)
+            seen[key] = len(states)
+            if id(v.trace) not in templates:
+                templates[id(v.trace)] = pool.add(strip_template(v.trace) if v.trace is not None else ""), v.trace
+            states.append(
+                dict(
+                    template=templates[id(v.trace)][0],
+                    strips=[pool.add(s) for s in v.strips],
+                    data=[pool.add(d) for d in v.data],
+                    layout=pool.add(v.layout),
+                    summary=pool.add(v.summary),
+                    extra=pool.add(v.extra),
+                    alt=pool.add(v.alt),
+                    applies=[n for n in axes if n in matter],
+                )
+            )
         index.append(seen[key])
     return dict(pool=[json.loads(part) for part in pool.numbers], states=states, index=index)
 
@@ -91,50 +125,76 @@ page_style = """.mpo-controls,.mpo-controls>div{display:flex;flex-wrap:wrap;gap:
 .mpo-controls input[type=range]{width:12em}.mpo-controls :focus-visible{outline:2px solid currentColor;outline-offset:2px}.mpo-controls output{min-width:2.5em;font-variant-numeric:tabular-nums}
 .mpo-plot{width:100%}.mpo-plot[hidden]{display:none}"""
 
+
 def _axis_html(control: Control, values: Sequence[Any], at: int) -> str:
     "One control of a page; a script reads its position in the axis."
     name = f'data-axis="{escape(control.name)}"'
     if control.kind in ("choice", "switch", "text"):
-        options = "".join(f'<option value="{i}"{" selected" if i == at else ""}>{escape(control.text(v))}</option>' for i, v in enumerate(values))
+        options = "".join(
+            f'<option value="{i}"{" selected" if i == at else ""}>{escape(control.text(v))}</option>'
+            for i, v in enumerate(values)
+        )
         return f"<label>{escape(control.label)} <select {name}>{options}</select></label>"
-    return f'<label>{escape(control.label)} <input type="range" {name} min="0" max="{len(values) - 1}" step="1" value="{at}"><output>{escape(control.text(values[at]))}</output></label>'
+    return (
+        f'<label>{escape(control.label)} <input type="range" {name} min="0" max="{len(values) - 1}" step="1"'
+        f' value="{at}"><output>{escape(control.text(values[at]))}</output></label>'
+    )
 
 # %% ../nbs/lib/widget_page.ipynb #df118f72
-def page_fragment(title: str, # of the widget
-                  controls: Mapping[str, Control], # by name
-                  axes: Mapping[str, Sequence[Any]], # control name -> values on the page; the current value among them
-                  values: Mapping[str, Any], # of all controls
-                  view: Callable[[Mapping[str, Any]], View], # what the widget shows
-                  applies: Callable[[Mapping[str, Any]], set[str]], # controls that matter
-                  ) -> str: # HTML without a head
+def page_fragment(
+    title: str,  # of the widget
+    controls: Mapping[str, Control],  # by name
+    axes: Mapping[str, Sequence[Any]],  # control name -> values on the page; the current value among them
+    values: Mapping[str, Any],  # of all controls
+    view: Callable[[Mapping[str, Any]], View],  # what the widget shows
+    applies: Callable[[Mapping[str, Any]], set[str]],  # controls that matter
+) -> str:  # HTML without a head
     "A widget as HTML with its states and its script. Raises ValueError for an axis that lacks the current value."
-    if not isinstance(axes, Mapping): raise ValueError(f"axes={axes!r:.80}; give a dict of control: values, e.g. axes={{{next(iter(controls))!r}: [...]}}")
+    if not isinstance(axes, Mapping):
+        raise ValueError(
+            f"axes={axes!r:.80}; give a dict of control: values, e.g. axes={{{next(iter(controls))!r}: [...]}}"
+        )
     for name, offered in axes.items():
-        if name not in controls: raise ValueError(f"axes has {name!r}: there is no such control; there are {', '.join(controls)}")
-        if isinstance(offered, str) or not isinstance(offered, Sequence): raise ValueError(f"axes[{name!r}]={offered!r:.80}; give a list of values, e.g. [{offered!r:.80}]")
-        if values[name] not in offered: raise ValueError(f"{name}={values[name]!r} is not among the page's values {list(offered)}; add it to the axis")
+        if name not in controls:
+            raise ValueError(f"axes has {name!r}: there is no such control; there are {', '.join(controls)}")
+        if isinstance(offered, str) or not isinstance(offered, Sequence):
+            raise ValueError(f"axes[{name!r}]={offered!r:.80}; give a list of values, e.g. [{offered!r:.80}]")
+        if values[name] not in offered:
+            raise ValueError(
+                f"{name}={values[name]!r} is not among the page's values {list(offered)}; add it to the axis"
+            )
     data = page_states(axes, values, view, applies)
     data["axes"] = [dict(name=n, values=list(v), texts=[controls[n].text(x) for x in v]) for n, v in axes.items()]
     now = view(values)
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     name = "mpo-" + hashlib.sha1(text.encode()).hexdigest()[:10]
     groups = dict.fromkeys(controls[n].group for n in axes)
-    inputs = "".join('<div>' + "".join(_axis_html(controls[n], v, list(v).index(values[n])) for n, v in axes.items() if controls[n].group == g) + "</div>" for g in groups)
+    inputs = "".join(
+        "<div>"
+        + "".join(
+            _axis_html(controls[n], v, list(v).index(values[n])) for n, v in axes.items() if controls[n].group == g
+        )
+        + "</div>"
+        for g in groups
+    )
     static = "".join(painted_strip(cast(Trace, now.trace), s).html for s in now.strips)
     return f"""<div class="mpo-widget" id="{name}" role="group" aria-label="{escape(title)}"><style>{panel_style}{page_style}</style><div class="mpo-controls" hidden>{inputs}</div>
 <p class="mpo-summary" aria-live="polite">{escape(now.summary)}</p><div class="mpo-strips">{static}</div><div class="mpo-extra">{now.extra}</div><div class="mpo-plot" role="img" aria-label="{escape(now.alt)}" hidden></div>
 <script type="application/json">{text}</script><script>(() => {{ {strip_script}{page_script}
 const root = document.getElementById('{name}'); page(root, JSON.parse(root.querySelector('script[type="application/json"]').textContent)) }})()</script></div>"""
 
+
 def _readable(text: str) -> str:
     "Text as HTML, in which marks that turn the direction of writing are written as their code point."
     return "".join(c if c in " \n" else _character(c, False) for c in text)
 
-def whole_page(title: str, # of the page
-               fragment: str, # from `page_fragment`
-               plotly: str, # plotly.js, or '' for none
-               note: str = "", # under the title, e.g. what is drawn
-               ) -> str: # an HTML document
+
+def whole_page(
+    title: str,  # of the page
+    fragment: str,  # from `page_fragment`
+    plotly: str,  # plotly.js, or '' for none
+    note: str = "",  # under the title, e.g. what is drawn
+) -> str:  # an HTML document
     "A fragment as a document that opens offline; follows the reader's light or dark setting."
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title><link rel="icon" href="data:,"><style>{_css}</style>

@@ -21,89 +21,155 @@ from .traces import Trace
 @dataclass(frozen=True)
 class Control:
     "One labelled setting of a widget."
-    name: str # keyword, e.g. "k"
-    label: str # what stands beside it, with its unit
-    value: Any # at first; its type says which kind of control this is
-    options: Mapping[str, Any] | None = None # label -> value, for a choice
-    low: float | None = None # smallest number
-    high: float | None = None # largest number
-    step: float | None = None # of a slider
-    group: str = "" # controls of a group stand together, e.g. those of the left strip
+
+    name: str  # keyword, e.g. "k"
+    label: str  # what stands beside it, with its unit
+    value: Any  # at first; its type says which kind of control this is
+    options: Mapping[str, Any] | None = None  # label -> value, for a choice
+    low: float | None = None  # smallest number
+    high: float | None = None  # largest number
+    step: float | None = None  # of a slider
+    group: str = ""  # controls of a group stand together, e.g. those of the left strip
 
     @property
     def kind(self) -> str:
         '"choice" | "switch" | "whole" | "number" | "text".'
-        if self.options is not None: return "choice"
+        if self.options is not None:
+            return "choice"
         return {bool: "switch", int: "whole", float: "number", str: "text"}[type(self.value)]
 
-    def check(self,
-              value: Any, # a setting
-              ) -> Any: # the same, as this control's type
+    def check(
+        self,
+        value: Any,  # a setting
+    ) -> Any:  # the same, as this control's type
         "The value, if this control takes it; raises ValueError naming what it takes."
-        def wrong(takes: str) -> ValueError: return ValueError(f"{self.name}={value!r}; {takes}")
+
+        def wrong(takes: str) -> ValueError:
+            return ValueError(f"{self.name}={value!r}; {takes}")
+
         if self.kind == "choice":
-            if value not in list((self.options or {}).values()): raise wrong(f"choose one of {', '.join(map(repr, (self.options or {}).values()))}")
+            if value not in list((self.options or {}).values()):
+                raise wrong(f"choose one of {', '.join(map(repr, (self.options or {}).values()))}")
             return value
         if self.kind in ("switch", "text"):
-            if not isinstance(value, type(self.value)): raise wrong(f"pass a {type(self.value).__name__}")
+            if not isinstance(value, type(self.value)):
+                raise wrong(f"pass a {type(self.value).__name__}")
             return value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not cast(float, self.low) <= value <= cast(float, self.high) or (self.kind == "whole" and int(value) != value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not cast(float, self.low) <= value <= cast(float, self.high)
+            or (self.kind == "whole" and int(value) != value)
+        ):
             raise wrong(f"pass a {'whole ' if self.kind == 'whole' else ''}number from {self.low:g} to {self.high:g}")
         return type(self.value)(value)
 
-    def text(self,
-             value: Any, # a setting
-             ) -> str:
+    def text(
+        self,
+        value: Any,  # a setting
+    ) -> str:
         "A value as it is read."
-        if self.kind == "choice": return next(label for label, v in (self.options or {}).items() if v == value)
+        if self.kind == "choice":
+            return next(label for label, v in (self.options or {}).items() if v == value)
         return f"{value:g}" if self.kind in ("whole", "number") else str(value)
 
 # %% ../nbs/lib/widget_parts.ipynb #09e0a0ff
-def live_control(control: Control, # what is to be set
-                 value: Any, # at first
-                 ) -> ipywidgets.DOMWidget:
+def live_control(
+    control: Control,  # what is to be set
+    value: Any,  # at first
+) -> ipywidgets.DOMWidget:
     "The control as an ipywidget, with its label, reachable by keyboard."
-    look: dict[str, Any] = dict(description=control.label, style={"description_width": "initial"}, layout=ipywidgets.Layout(width="auto", min_width="0", max_width="100%", margin="2px 18px 2px 0"))
-    slider: dict[str, Any] = dict(continuous_update=False, min=control.low, max=control.high, layout=ipywidgets.Layout(flex=f"1 1 {200 + 7 * len(control.label)}px", max_width="560px", min_width="0", margin="2px 18px 2px 0"))
-    if control.kind == "choice": return ipywidgets.Dropdown(options=list((control.options or {}).items()), value=value, **look)
-    if control.kind == "switch": return ipywidgets.Checkbox(value=value, indent=False, **look)
-    if control.kind == "text": return ipywidgets.Text(value=value, continuous_update=False, **look)
-    if control.kind == "whole": return ipywidgets.IntSlider(value=value, step=int(control.step or 1), **look | slider)
-    return ipywidgets.FloatSlider(value=value, step=control.step or (cast(float, control.high) - cast(float, control.low)) / 100, readout_format=".2f", **look | slider)
+    look: dict[str, Any] = dict(
+        description=control.label,
+        style={"description_width": "initial"},
+        layout=ipywidgets.Layout(width="auto", min_width="0", max_width="100%", margin="2px 18px 2px 0"),
+    )
+    slider: dict[str, Any] = dict(
+        continuous_update=False,
+        min=control.low,
+        max=control.high,
+        layout=ipywidgets.Layout(
+            flex=f"1 1 {200 + 7 * len(control.label)}px", max_width="560px", min_width="0", margin="2px 18px 2px 0"
+        ),
+    )
+    if control.kind == "choice":
+        return ipywidgets.Dropdown(options=list((control.options or {}).items()), value=value, **look)
+    if control.kind == "switch":
+        return ipywidgets.Checkbox(value=value, indent=False, **look)
+    if control.kind == "text":
+        return ipywidgets.Text(value=value, continuous_update=False, **look)
+    if control.kind == "whole":
+        return ipywidgets.IntSlider(value=value, step=int(control.step or 1), **look | slider)
+    return ipywidgets.FloatSlider(
+        value=value,
+        step=control.step or (cast(float, control.high) - cast(float, control.low)) / 100,
+        readout_format=".2f",
+        **look | slider,
+    )
 
 # %% ../nbs/lib/widget_parts.ipynb #43020c2f
 def _short(values: list[float]) -> list[float | None]:
     "Numbers to six significant digits, None for what is not finite."
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values]
 
-def strip_state(trace: Trace, # the response
-                title: str = "", # above the strip
-                values: Values | None = None, # T numbers that colour the tokens, list or tensor; None for no colour
-                blocks: Values | None = None, # T block ids, -1 outside; None for one block
-                ratio: Values | None = None, # T importance ratios
-                clipped: Values | None = None, # T bools
-                label: str = "credit", # what the values are
-                limit: float | None = None, # the value drawn at full strength; default: the largest
-                ) -> dict[str, Any]: # JSON
+
+def strip_state(
+    trace: Trace,  # the response
+    title: str = "",  # above the strip
+    values: Values | None = None,  # T numbers that colour the tokens, list or tensor; None for no colour
+    blocks: Values | None = None,  # T block ids, -1 outside; None for one block
+    ratio: Values | None = None,  # T importance ratios
+    clipped: Values | None = None,  # T bools
+    label: str = "credit",  # what the values are
+    limit: float | None = None,  # the value drawn at full strength; default: the largest
+) -> dict[str, Any]:  # JSON
     "The numbers of one strip, as `token_strip` takes them. Raises ValueError for lists that do not fit the tokens."
     T = len(trace.tokens)
     value, ratios = (_row(x, T, name, math.nan) for x, name in ((values, "values"), (ratio, "ratio")))
     cut = [int(c) for c in _row(clipped, T, "clipped", False)]
     limit = max((abs(v) for v in value if math.isfinite(v)), default=0.0) if limit is None else limit
-    return dict(title=title, label=label, limit=limit, values=_short(value), blocks=[int(b) for b in _row(blocks, T, "blocks", 0)], ratio=_short(ratios), clipped=cut, legend=_legend(label, limit, blocks is not None, any(cut)))
+    return dict(
+        title=title,
+        label=label,
+        limit=limit,
+        values=_short(value),
+        blocks=[int(b) for b in _row(blocks, T, "blocks", 0)],
+        ratio=_short(ratios),
+        clipped=cut,
+        legend=_legend(label, limit, blocks is not None, any(cut)),
+    )
 
-def painted_strip(trace: Trace, # the response
-                  state: dict[str, Any], # from `strip_state`
-                  first: int = 256, # tokens shown at most
-                  ) -> TokenStrip:
+
+def painted_strip(
+    trace: Trace,  # the response
+    state: dict[str, Any],  # from `strip_state`
+    first: int = 256,  # tokens shown at most
+) -> TokenStrip:
     "A strip painted in Python, for places without a script; a longer response is cut, and the title says so."
     known: dict[str, Any]
-    T, known = len(trace.tokens), {name: [math.nan if v is None else v for v in state[name][:first]] for name in ("values", "blocks", "ratio", "clipped")}
-    if T > first: trace = Trace(trace.tokens[:first], *(getattr(trace, name)[:first] for name in ("token_ids", "mask", "logps", "old_logps", "entropies")))
-    return token_strip(trace, **known, label=state["label"], limit=state["limit"], title=state["title"] + (f" (the first {first} of {T:,} tokens)" if T > first else ""), numbers=T <= 64)
+    T = len(trace.tokens)
+    known = {
+        name: [math.nan if v is None else v for v in state[name][:first]]
+        for name in ("values", "blocks", "ratio", "clipped")
+    }
+    if T > first:
+        trace = Trace(
+            trace.tokens[:first],
+            *(getattr(trace, name)[:first] for name in ("token_ids", "mask", "logps", "old_logps", "entropies")),
+        )
+    return token_strip(
+        trace,
+        **known,
+        label=state["label"],
+        limit=state["limit"],
+        title=state["title"] + (f" (the first {first} of {T:,} tokens)" if T > first else ""),
+        numbers=T <= 64,
+    )
 
-def strip_template(trace: Trace, # the response
-                   ) -> str: # HTML
+
+def strip_template(
+    trace: Trace,  # the response
+) -> str:  # HTML
     "The tokens of a response, not painted: what the panel copies and paints."
     T = len(trace.tokens)
     return token_strip(trace, [math.nan] * T, [-1] * T, title="-", numbers=T <= 64).html
@@ -112,16 +178,19 @@ def strip_template(trace: Trace, # the response
 @dataclass
 class View:
     "What a widget shows for one setting of its controls."
-    trace: Trace | None = None # the response that the strips draw
-    strips: list[dict[str, Any]] = field(default_factory=list) # from `strip_state`, drawn side by side
-    data: list[dict[str, Any]] = field(default_factory=list) # plotly traces
-    layout: dict[str, Any] = field(default_factory=dict) # plotly layout
-    summary: str = "" # what there is to see, in sentences; plain text
-    extra: str = "" # further HTML of your own, e.g. a table, escaped; a click on data-pick="3" sets `picked` to 3
-    alt: str = "" # what the figure shows, for those who do not see it
+
+    trace: Trace | None = None  # the response that the strips draw
+    strips: list[dict[str, Any]] = field(default_factory=list)  # from `strip_state`, drawn side by side
+    data: list[dict[str, Any]] = field(default_factory=list)  # plotly traces
+    layout: dict[str, Any] = field(default_factory=dict)  # plotly layout
+    summary: str = ""  # what there is to see, in sentences; plain text
+    extra: str = ""  # further HTML of your own, e.g. a table, escaped; a click on data-pick="3" sets `picked` to 3
+    alt: str = ""  # what the figure shows, for those who do not see it
 
 # %% ../nbs/lib/widget_parts.ipynb #fe3898ee
-paint_script = f"const UP = '{_up}', DOWN = '{_down}'" + """
+paint_script = (
+    f"const UP = '{_up}', DOWN = '{_down}'"
+    + """
 function signed(x, digits = 2) { const t = Math.abs(x).toFixed(digits); return +t === 0 ? '0' : (x > 0 ? '+' : '\u2212') + t }
 function paint(strip, s) {
   strip.querySelector('.mpo-title').textContent = s.title
@@ -140,9 +209,12 @@ function paint(strip, s) {
   })
 }
 """
+)
 
 # %% ../nbs/lib/widget_parts.ipynb #66dda33e
-strip_script = paint_script + """
+strip_script = (
+    paint_script
+    + """
 function wire(strip) {
   const tokens = [...strip.querySelectorAll('.mpo-token')]
   strip.facts = tokens.map(t => t.getAttribute('aria-label'))
@@ -178,9 +250,12 @@ function fill(root, v) {
   root.dataset.values = JSON.stringify(v.values)
 }
 """
+)
 
 # %% ../nbs/lib/widget_parts.ipynb #0902f256
-panel_script = strip_script + """
+panel_script = (
+    strip_script
+    + """
 const body = '<p class="mpo-summary" aria-live="polite"></p><div class="mpo-strips"></div><div class="mpo-extra"></div>'
 function describe(root, alt) {
   if (!root.guarded) root.guarded = root.addEventListener('focusin', e => { e.target.dataset.lmSuppressShortcuts = 'true' }) || true
@@ -202,8 +277,11 @@ function render({model, el}) {
 }
 export default {render}
 """
+)
 
-panel_style = strip_style.removeprefix("<style>").removesuffix("</style>") + """
+panel_style = (
+    strip_style.removeprefix("<style>").removesuffix("</style>")
+    + """
 .mpo-widget .mpo-strips{display:flex;flex-wrap:wrap;gap:1em 2em;margin:.4em 0}
 .mpo-widget .mpo-strips .mpo-strip{flex:1 1 420px;min-width:0}
 .mpo-widget .mpo-tokens{max-height:28em;overflow-y:auto;padding:3px}
@@ -213,28 +291,38 @@ panel_style = strip_style.removeprefix("<style>").removesuffix("</style>") + """
 .mpo-widget .jupyter-widgets,.mpo-widget .widget-label{overflow:visible;white-space:normal}
 .mpo-widget .js-plotly-plot .infolayer text,.mpo-widget .js-plotly-plot .cartesianlayer text,.mpo-widget .js-plotly-plot .legend text{fill:var(--fg,var(--jp-ui-font-color1,#777))!important}
 """
+)
 
 # %% ../nbs/lib/widget_parts.ipynb #40d3ef2d
 class Panel(anywidget.AnyWidget):
     "Strips, a summary and further HTML in the browser; `show` sends what has changed, in one message."
+
     _esm = panel_script
     _css = panel_style
-    template = traitlets.Unicode().tag(sync=True) # tokens, not painted
-    states: Any = traitlets.List().tag(sync=True) # one for each strip
+    template = traitlets.Unicode().tag(sync=True)  # tokens, not painted
+    states: Any = traitlets.List().tag(sync=True)  # one for each strip
     summary = traitlets.Unicode().tag(sync=True)
     extra = traitlets.Unicode().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
-    values: Any = traitlets.Dict().tag(sync=True) # of the controls
-    shown = traitlets.Int().tag(sync=True) # counts the views; the browser draws when it moves
-    picked = traitlets.Int(-1).tag(sync=True) # from the browser: the data-pick that was clicked
+    values: Any = traitlets.Dict().tag(sync=True)  # of the controls
+    shown = traitlets.Int().tag(sync=True)  # counts the views; the browser draws when it moves
+    picked = traitlets.Int(-1).tag(sync=True)  # from the browser: the data-pick that was clicked
 
-    def show(self,
-             view: View, # what is to be seen
-             values: Mapping[str, Any], # of the controls
-             ) -> None:
+    def show(
+        self,
+        view: View,  # what is to be seen
+        values: Mapping[str, Any],  # of the controls
+    ) -> None:
         "Send a view; tokens that are there already are not sent again."
         with self.hold_sync():
             template = strip_template(cast(Trace, view.trace)) if view.strips else ""
-            if template != self.template: self.template = template
-            self.states, self.summary, self.extra, self.alt, self.values = view.strips, view.summary, view.extra, view.alt, dict(values)
+            if template != self.template:
+                self.template = template
+            self.states, self.summary, self.extra, self.alt, self.values = (
+                view.strips,
+                view.summary,
+                view.extra,
+                view.alt,
+                dict(values),
+            )
             self.shown += 1

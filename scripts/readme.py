@@ -1,8 +1,9 @@
 """Writes README.md from nbs/index.ipynb: hidden cells and directives go, and links are made relative to the root.
 
-    python scripts/readme.py           write README.md
-    python scripts/readme.py --check   exit 1 when README.md is not what the notebook gives
+python scripts/readme.py           write README.md
+python scripts/readme.py --check   exit 1 when README.md is not what the notebook gives
 """
+
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE, TARGET = ROOT / "nbs" / "index.ipynb", ROOT / "README.md"
+SOURCE = ROOT / "nbs" / "index.ipynb"
+TARGET = ROOT / "README.md"
 HIDDEN = re.compile(r"^#\|\s*(hide|include:\s*false)\s*$", re.MULTILINE)
 DIRECTIVES = re.compile(r"^#\|.*\n?", re.MULTILINE)
 LOCAL_LINK = re.compile(r"(\]\(|src=\")(?![a-z]+:|#|/)([^)\"]+)")

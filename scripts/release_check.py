@@ -19,6 +19,7 @@ packages through a .pth file, after mpo_nb was removed beside them: what it prov
 that what it builds works. That both files ask for the same packages is compared in their metadata.
 Nothing is written but dist/ and a temporary folder.
 """
+
 import argparse
 import difflib
 import json
@@ -47,8 +48,10 @@ def say(text: str):
 
 class Board:
     "What each check gave: a row by name, a column by check; and the failures, in words."
+
     def __init__(self):
-        self.rows, self.failures = {}, []
+        self.rows = {}
+        self.failures = []
 
     def attempt(self, row: str, check: str, work, *words) -> bool:
         "Runs one check, notes its word, ok or FAILED, and returns whether it held."
@@ -71,12 +74,16 @@ class Board:
 
 # Pythons and environments
 
+
 def find_pythons(minors: list[str]) -> dict[str, str]:
     "The interpreters of this machine, by minor version: python3.X on the PATH, else the newest that pyenv has."
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = {}
     for minor in minors:
-        for path in (shutil.which(f"python{minor}"), *sorted(map(str, versions.glob(f"{minor}.*/bin/python")), reverse=True)):
+        for path in (
+            shutil.which(f"python{minor}"),
+            *sorted(map(str, versions.glob(f"{minor}.*/bin/python")), reverse=True),
+        ):
             if path and minor not in found and version_of(path) == minor:
                 found[minor] = path
     return found
@@ -92,9 +99,12 @@ def version_of(path: str) -> str | None:
 
 class Environment:
     "An empty virtual environment. It has no pip: that of the running Python installs into it."
+
     def __init__(self, python: str, folder: Path):
         run(python, "-m", "venv", "--without-pip", folder)
-        self.folder, self.bin, self.python = folder, folder / "bin", folder / "bin" / "python"
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.python = folder / "bin" / "python"
 
     def pip(self, *words):
         run(sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "-qq", *words)
@@ -113,7 +123,11 @@ class Environment:
 
     def inspect(self, folder: Path) -> dict:
         "What release_installed.py finds, run from an empty folder."
-        return json.loads(run(self.python, "-I", Path(__file__).with_name("release_installed.py"), cwd=folder, env=QUIET).splitlines()[-1])
+        return json.loads(
+            run(
+                self.python, "-I", Path(__file__).with_name("release_installed.py"), cwd=folder, env=QUIET
+            ).splitlines()[-1]
+        )
 
 
 def why_without_torch(env: Environment, folder: Path) -> str:
@@ -129,13 +143,17 @@ def why_without_torch(env: Environment, folder: Path) -> str:
 
 def cuda_packages(plan: dict) -> str:
     "Which CUDA packages the torch of pip's report brings; empty where it brings none."
-    torch, here = plan["install"][0]["metadata"], plan["environment"] | {"extra": ""}
-    needed = [r.name for r in map(Requirement, torch.get("requires_dist", [])) if r.marker is None or r.marker.evaluate(here)]
+    torch = plan["install"][0]["metadata"]
+    here = plan["environment"] | {"extra": ""}
+    needed = [
+        r.name for r in map(Requirement, torch.get("requires_dist", [])) if r.marker is None or r.marker.evaluate(here)
+    ]
     cuda = [name for name in needed if name.startswith(("nvidia-", "cuda-"))]
     return f"its torch {torch['version']} brings {cuda[0]} and {len(cuda) - 1} more CUDA packages" if cuda else ""
 
 
 # The checks on one Python
+
 
 def check_compiles(python: Path | str, *paths: Path):
     "Every module compiles; a warning, such as one of a wrong escape, is an error."
@@ -145,14 +163,25 @@ def check_compiles(python: Path | str, *paths: Path):
 def check_oldest(source: Path) -> str:
     "Nothing that the oldest Python lacks, in the language or its library."
     oldest = settings()["min_python"]
-    run(sys.executable, "-c", "import vermin; vermin.main()", f"-t={oldest}-", "--violations", "--no-tips", *SOURCES, cwd=source)
+    run(
+        sys.executable,
+        "-c",
+        "import vermin; vermin.main()",
+        f"-t={oldest}-",
+        "--violations",
+        "--no-tips",
+        *SOURCES,
+        cwd=source,
+    )
     return f"{oldest} is enough"
 
 
 def check_constraints(env: Environment, folder: Path, torch: bool):
     "Each line of constraints.txt has a wheel for this Python, or a marker that leaves it out."
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    (folder / "constraints.txt").write_text("\n".join(line for line in lines if torch or not line.startswith("torch==")))
+    (folder / "constraints.txt").write_text(
+        "\n".join(line for line in lines if torch or not line.startswith("torch=="))
+    )
     env.plan(folder, "-r", folder / "constraints.txt")
 
 
@@ -188,14 +217,19 @@ def check_place(found: dict, env: Environment):
     if not Path(found["folder"]).is_relative_to(env.folder):
         raise Failed(f"what was imported lies in {found['folder']}, not in the new environment")
     if not found["version"] == found["recorded"] == settings()["version"] or found["licence"] != "Apache-2.0":
-        raise Failed(f"mpo_nb.__version__ {found['version']}, installed as {found['recorded']}, licence {found['licence']}")
+        raise Failed(
+            f"mpo_nb.__version__ {found['version']}, installed as {found['recorded']}, licence {found['licence']}"
+        )
 
 
 def check_imports(found: dict, full: bool) -> str:
     "Every module imports, or misses torch and may."
     wrong = {name: package for name, package in found["missed"].items() if full or package not in NEED_TORCH}
     if wrong or not found["imported"]:
-        raise Failed("these do not import: " + ", ".join(f"{name} (no {package})" for name, package in (wrong or found["missed"]).items()))
+        raise Failed(
+            "these do not import: "
+            + ", ".join(f"{name} (no {package})" for name, package in (wrong or found["missed"]).items())
+        )
     return f"{len(found['imported'])} of {len(found['imported']) + len(found['missed'])}"
 
 
@@ -232,7 +266,10 @@ def check_example(python: Path | str, readme: str, folder: Path) -> str:
         printed = run(python, "-I", "-c", code, cwd=folder, env=QUIET)
         expected, got = ([line.rstrip() for line in text.strip("\n").splitlines()] for text in (shown, printed))
         if expected != got:
-            raise Failed("the README's example prints something else:\n" + "\n".join(difflib.unified_diff(expected, got, "README", "printed", lineterm="", n=0)))
+            raise Failed(
+                "the README's example prints something else:\n"
+                + "\n".join(difflib.unified_diff(expected, got, "README", "printed", lineterm="", n=0))
+            )
     return "same"
 
 
@@ -241,7 +278,10 @@ def check_training(env: Environment, folder: Path) -> str:
     words = "--steps 1 --prompts_per_step 2 --group_size 2 --eval_every 0 --no_progress --output run".split()
     run(env.bin / "mpo-train", *words, cwd=folder, env=QUIET)
     left = {path.name for path in (folder / "run").glob("*")}
-    if not {"metrics.jsonl", "report.html"} <= left or len((folder / "run" / "metrics.jsonl").read_text().splitlines()) != 1:
+    if (
+        not {"metrics.jsonl", "report.html"} <= left
+        or len((folder / "run" / "metrics.jsonl").read_text().splitlines()) != 1
+    ):
         raise Failed(f"mpo-train --steps 1 left {', '.join(sorted(left)) or 'nothing'}")
     return "1 step"
 
@@ -256,20 +296,29 @@ def check_installed(board: Board, row: str, env: Environment, folder: Path, full
     board.attempt(row, "imports", check_imports, found, full)
     board.attempt(row, "commands", check_commands, env, found, folder, full)
     if full:
-        board.attempt(row, "example", check_example, env.python, (ROOT / "README.md").read_text(encoding="utf-8"), folder)
+        board.attempt(
+            row, "example", check_example, env.python, (ROOT / "README.md").read_text(encoding="utf-8"), folder
+        )
         board.attempt(row, "training", check_training, env, folder)
 
 
-def try_python(board: Board, minor: str, python: str, source: Path, files: list[Path], folder: Path, asked: list[str]) -> str:
+def try_python(
+    board: Board, minor: str, python: str, source: Path, files: list[Path], folder: Path, asked: list[str]
+) -> str:
     "Both files on one Python, each in an environment of its own. Returns why torch was left out, if it was."
-    (sdist, wheel), name = files, f"Python {minor}"
+    sdist, wheel = files
+    name = f"Python {minor}"
     first, second = (Environment(python, folder / kind) for kind in ("wheel", "sdist"))
     why = why_without_torch(first, folder)
     full = not why or (minor in asked and "no build" not in why)
     board.attempt(name, "sources", check_compiles, first.python, *(source / path for path in SOURCES))
     board.attempt(name, "constraints", check_constraints, first, folder, "no build" not in why)
-    for kind, env, install, words in (("wheel", first, install_wheel, (wheel, folder)), ("sdist", second, install_sdist, (sdist, first))):
-        row, empty = f"{name}, {kind}", folder / f"from-{kind}"
+    for kind, env, install, words in (
+        ("wheel", first, install_wheel, (wheel, folder)),
+        ("sdist", second, install_sdist, (sdist, first)),
+    ):
+        row = f"{name}, {kind}"
+        empty = folder / f"from-{kind}"
         say(row + ("" if kind == "sdist" else ": with every requirement" if full else f": without torch, as {why}"))
         empty.mkdir()
         if board.attempt(row, "install", install, env, *words, full):
@@ -291,36 +340,67 @@ def check_everything(board: Board, source: Path, out: Path, work: Path, asked: l
     pythons = find_pythons(minors := supported(files[1]))
     say("on this machine: " + ", ".join(f"Python {minor}" for minor in pythons))
     with ThreadPoolExecutor(2) as pool:  # much of it is waiting for downloads
-        reasons = dict(zip(pythons, pool.map(lambda minor: try_python(board, minor, pythons[minor], source, files, work / minor, asked), pythons)))
+        reasons = dict(
+            zip(
+                pythons,
+                pool.map(
+                    lambda minor: try_python(board, minor, pythons[minor], source, files, work / minor, asked), pythons
+                ),
+            )
+        )
     if "" not in reasons.values():
-        board.failures.append("no Python got the whole check, with torch: name one with --full, e.g. --full 3.12, to download what its torch brings")
+        board.failures.append(
+            "no Python got the whole check, with torch: name one with --full, e.g. --full 3.12, to download what its"
+            " torch brings"
+        )
     return left_out({minor: reasons.get(minor, "no such Python is on this machine") for minor in minors})
 
 
 def left_out(reasons: dict[str, str]) -> list[str]:
     "What was not tried, and why, in words: one line for each reason."
-    light = f"{', '.join(sorted(NEED_TORCH))} and the modules that import them, the commands' help, the README's example, the training step"
+    light = (
+        f"{', '.join(sorted(NEED_TORCH))} and the modules that import them, the commands' help, the README's example,"
+        " the training step"
+    )
     shared = {why: [minor for minor in reasons if reasons[minor] == why] for why in reasons.values() if why}
-    return [f"Python {', '.join(minors)}: {why}" + (f". Left out: {light}" if "torch" in why else "") for why, minors in shared.items()]
+    return [
+        f"Python {', '.join(minors)}: {why}" + (f". Left out: {light}" if "torch" in why else "")
+        for why, minors in shared.items()
+    ]
 
 
 def supported(wheel: Path) -> list[str]:
     "The minor versions of Python that the classifiers name."
-    return [c.rpartition(" ")[2] for c in metadata(wheel).classifiers if c.startswith("Programming Language :: Python :: 3.")]
+    return [
+        c.rpartition(" ")[2]
+        for c in metadata(wheel).classifiers
+        if c.startswith("Programming Language :: Python :: 3.")
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--full", nargs="+", default=[], metavar="3.X", help="Pythons that get the whole check even where their torch brings CUDA packages")
+    parser.add_argument(
+        "--full",
+        nargs="+",
+        default=[],
+        metavar="3.X",
+        help="Pythons that get the whole check even where their torch brings CUDA packages",
+    )
     parser.add_argument("--tag", help="also check that version, citation and changelog are ready for this tag")
-    options, board = parser.parse_args(), Board()
+    options = parser.parse_args()
+    board = Board()
     if options.tag:
         board.attempt("the tag", options.tag, check_tag, options.tag)
     out = ROOT / "dist"
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         notes = check_everything(board, Path(folder) / "source", out, Path(folder) / "pythons", options.full)
-    for columns in ((*file_checks, "as the wheel"), ("sources", "constraints", "oldest Python"), ("install", "starts", "place", "compiles", "imports", "commands", "example", "training")):
+    for columns in (
+        (*file_checks, "as the wheel"),
+        ("sources", "constraints", "oldest Python"),
+        ("install", "starts", "place", "compiles", "imports", "commands", "example", "training"),
+    ):
         print("\n" + board.table(columns))
     print("\n" + "\n".join([f"{text}." for text in notes] + [f"FAILED: {text}" for text in board.failures]))
     say("everything that was tried holds" if not board.failures else f"{len(board.failures)} failed")

@@ -1,4 +1,5 @@
 """Checks of the two files of a release, the sdist and the wheel, that need no other environment."""
+
 import os
 import re
 import shutil
@@ -14,8 +15,21 @@ from packaging.metadata import Metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 8_000_000  # bytes, of either file
-IN_SDIST = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md",
-            "pyproject.toml", "settings.ini", "setup.cfg", "setup.py", "mpo_nb", "mpo_nb.egg-info"}
+IN_SDIST = {
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "PKG-INFO",
+    "README.md",
+    "pyproject.toml",
+    "settings.ini",
+    "setup.cfg",
+    "setup.py",
+    "mpo_nb",
+    "mpo_nb.egg-info",
+}
 
 
 class Failed(Exception):
@@ -24,7 +38,9 @@ class Failed(Exception):
 
 def run(*command, **options) -> str:
     "Runs a command, with no module path of ours, and returns its output. Raises Failed with the end of it."
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")} | options.pop("env", {})
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")} | options.pop(
+        "env", {}
+    )
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, **options)
     if done.returncode:
         end = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
@@ -65,7 +81,9 @@ def contents(file: Path) -> dict[str, bytes]:
 
 def raw_metadata(file: Path) -> bytes:
     "METADATA of a wheel, PKG-INFO of an sdist."
-    return next(text for name, text in contents(file).items() if name == "PKG-INFO" or name.endswith(".dist-info/METADATA"))
+    return next(
+        text for name, text in contents(file).items() if name == "PKG-INFO" or name.endswith(".dist-info/METADATA")
+    )
 
 
 def metadata(file: Path, validate: bool = False) -> Metadata:
@@ -73,7 +91,9 @@ def metadata(file: Path, validate: bool = False) -> Metadata:
     try:
         return Metadata.from_email(raw_metadata(file), validate=validate)
     except Exception as error:  # a group of them: Python's own from 3.11 on, before that one of packaging's
-        raise Failed(f"{file.name}: its metadata is not valid: {'; '.join(map(str, getattr(error, 'exceptions', [error])))}") from error
+        raise Failed(
+            f"{file.name}: its metadata is not valid: {'; '.join(map(str, getattr(error, 'exceptions', [error])))}"
+        ) from error
 
 
 def check_size(file: Path) -> str:
@@ -87,7 +107,9 @@ def check_contents(file: Path):
     "In a wheel the package and its .dist-info; in an sdist those files and folders of the root that MANIFEST.in names. Every module."
     names = contents(file).keys()
     if file.suffix == ".whl":
-        stray = [name for name in names if not name.startswith("mpo_nb/") and not re.match(r"mpo_nb-[^/]+\.dist-info/", name)]
+        stray = [
+            name for name in names if not name.startswith("mpo_nb/") and not re.match(r"mpo_nb-[^/]+\.dist-info/", name)
+        ]
     else:
         stray = [name for name in names if name.split("/")[0] not in IN_SDIST]
     stray += [name for name in names if name.endswith(".pyc")]
@@ -102,8 +124,14 @@ def check_licence(file: Path):
     "The text of LICENSE, named in the metadata, and its expression there."
     held = metadata(file)
     if held.license_expression != "Apache-2.0":
-        raise Failed(f"{file.name}: its metadata has License-Expression {held.license_expression}; it should be Apache-2.0")
-    texts = [text for name, text in contents(file).items() if name == "LICENSE" or name.endswith(".dist-info/licenses/LICENSE")]
+        raise Failed(
+            f"{file.name}: its metadata has License-Expression {held.license_expression}; it should be Apache-2.0"
+        )
+    texts = [
+        text
+        for name, text in contents(file).items()
+        if name == "LICENSE" or name.endswith(".dist-info/licenses/LICENSE")
+    ]
     if texts != [(ROOT / "LICENSE").read_bytes()] or held.license_files != ["LICENSE"]:
         raise Failed(f"{file.name} does not hold the text of LICENSE, or its metadata does not name it")
 
@@ -115,13 +143,19 @@ def check_metadata(file: Path):
         raise Failed(f"{file.name} says version {held.version}, settings.ini {settings()['version']}")
     relative = [link for link in links(held.description) if not re.match(r"[a-z]+:|#", link)]
     if relative:
-        raise Failed(f"{file.name}: its description has links that hold in the repository only: {', '.join(relative[:5])}")
+        raise Failed(
+            f"{file.name}: its description has links that hold in the repository only: {', '.join(relative[:5])}"
+        )
 
 
 def links(markdown: str) -> list[str]:
     "Where the links and images of a text lead."
-    inline = [token for block in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown) for token in block.children or []]
-    return [token.attrs.get("href") or token.attrs.get("src") for token in inline if token.type in ("link_open", "image")]
+    inline = [
+        token for block in MarkdownIt("gfm-like", {"linkify": False}).parse(markdown) for token in block.children or []
+    ]
+    return [
+        token.attrs.get("href") or token.attrs.get("src") for token in inline if token.type in ("link_open", "image")
+    ]
 
 
 def check_twine(file: Path):
@@ -138,10 +172,23 @@ def check_pair(sdist: Path, wheel: Path):
 def check_tag(tag: str, root: Path = ROOT):
     "The version in settings.ini, of the citation and of an entry of the changelog is that of the tag."
     version = re.escape(tag.removeprefix("v"))
-    forms = {"settings.ini": rf"^version = {version}$", "CITATION.cff": rf"^version: {version}$", "CHANGELOG.md": rf"^## \[{version}\] - \d{{4}}-\d\d-\d\d$"}
-    wrong = [name for name, form in forms.items() if not re.search(form, (root / name).read_text(encoding="utf-8"), re.MULTILINE)]
+    forms = {
+        "settings.ini": rf"^version = {version}$",
+        "CITATION.cff": rf"^version: {version}$",
+        "CHANGELOG.md": rf"^## \[{version}\] - \d{{4}}-\d\d-\d\d$",
+    }
+    wrong = [
+        name
+        for name, form in forms.items()
+        if not re.search(form, (root / name).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
     if wrong:
-        raise Failed(f"not ready for the tag {tag}: {', '.join(wrong)} should carry this version, the changelog as `## [X.Y.Z] - YYYY-MM-DD`")
+        raise Failed(
+            f"not ready for the tag {tag}: {', '.join(wrong)} should carry this version, the changelog as `## [X.Y.Z] -"
+            " YYYY-MM-DD`"
+        )
 
 
-file_checks = dict(size=check_size, contents=check_contents, licence=check_licence, metadata=check_metadata, twine=check_twine)
+file_checks = dict(
+    size=check_size, contents=check_contents, licence=check_licence, metadata=check_metadata, twine=check_twine
+)

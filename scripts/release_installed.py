@@ -1,5 +1,6 @@
 """What stands in an environment after mpo_nb was installed there. release_check.py runs this with that environment's Python;
 the last line it prints is JSON."""
+
 import importlib
 import json
 import sysconfig
@@ -13,7 +14,9 @@ def outside(distribution: metadata.Distribution) -> list[str]:
     "The installed files that are neither the package, nor its .dist-info, nor a command that it declares."
     scripts = Path(sysconfig.get_path("scripts")).resolve()
     commands = {scripts / point.name for point in distribution.entry_points if point.group == "console_scripts"}
-    own = lambda file: file.parts[0] == "mpo_nb" or (file.parts[0].startswith("mpo_nb-") and file.parts[0].endswith(".dist-info"))
+    own = lambda file: (
+        file.parts[0] == "mpo_nb" or (file.parts[0].startswith("mpo_nb-") and file.parts[0].endswith(".dist-info"))
+    )
     return [str(file) for file in distribution.files if not own(file) and Path(file.locate()).resolve() not in commands]
 
 
@@ -25,7 +28,8 @@ def missing_commands(distribution: metadata.Distribution) -> list[str]:
 
 def imports(folder: Path) -> tuple[list[str], dict[str, str]]:
     "The modules that import here, and for each that does not, the package that it misses. Any other error is raised."
-    imported, missed = [], {}
+    imported = []
+    missed = {}
     for path in sorted(folder.glob("*.py")):
         try:
             importlib.import_module(f"mpo_nb.{path.stem}" if path.stem != "__init__" else "mpo_nb")
@@ -37,13 +41,25 @@ def imports(folder: Path) -> tuple[list[str], dict[str, str]]:
 
 def main():
     import mpo_nb
-    distribution, folder = metadata.distribution("mpo_nb"), Path(mpo_nb.__file__).parent
+
+    distribution = metadata.distribution("mpo_nb")
+    folder = Path(mpo_nb.__file__).parent
     imported, missed = imports(folder)
     print()
-    print(json.dumps(dict(
-        folder=str(folder), version=mpo_nb.__version__, recorded=distribution.version,
-        licence=distribution.metadata["License-Expression"], outside=outside(distribution),
-        missing_commands=missing_commands(distribution), imported=imported, missed=missed)))
+    print(
+        json.dumps(
+            dict(
+                folder=str(folder),
+                version=mpo_nb.__version__,
+                recorded=distribution.version,
+                licence=distribution.metadata["License-Expression"],
+                outside=outside(distribution),
+                missing_commands=missing_commands(distribution),
+                imported=imported,
+                missed=missed,
+            )
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 "What the tests draw: masks of every awkward shape, batches with NaN under the mask, and all action spaces with their loops."
+
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,8 +31,16 @@ def masks(draw, max_rows=4, max_tokens=8, rows=None):
 seeds = st.integers(0, 2**31 - 1)
 
 # One batch with every awkward row at once, for the tests that go through all combinations.
-AWKWARD = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 0, 1, 1], [0, 0, 1, 1, 1, 1, 0],
-                        [1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1, 0]])
+AWKWARD = torch.tensor(
+    [
+        [1, 1, 1, 1, 1, 1, 1],
+        [1, 1, 0, 1, 0, 1, 1],
+        [0, 0, 1, 1, 1, 1, 0],
+        [1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 1, 1, 0],
+    ]
+)
 
 
 def generator(seed):
@@ -68,6 +77,7 @@ def loss_and_grad(f, x):
 @dataclass
 class Space:
     "An action space for one mask, beside its loop."
+
     actions: object
     to_log_ratio: list  # per row: list over kept tokens -> log-ratio of each token's action
     members: list  # per row: the actions, each a list of indices among the kept tokens
@@ -78,7 +88,8 @@ def ragged_ids(mask):
     "Blocks of 1, 2, 3, 1, 2, ... kept tokens, starting elsewhere in each row."
     rows = []
     for b, positions in enumerate(ref.kept(mask)):
-        ids, block = [], 0
+        ids = []
+        block = 0
         while len(ids) < len(positions):
             ids += [block] * (1 + (b + block) % 3)
             block += 1
@@ -100,8 +111,17 @@ _windows = {
     "window-joint": ((3,), {"joint": True}, (1.0,) * 3, "truncate"),
     "window-long": ((20,), {"future": 0.4}, (0.6,) + (0.4 / 19,) * 19, "renormalise"),
 }
-SPACES = ("token", *_windows, "block-2", "block-2-sum", "block-ids", "block-ids-sum", "sequence", "sequence-token",
-          "block-ids-token")
+SPACES = (
+    "token",
+    *_windows,
+    "block-2",
+    "block-2-sum",
+    "block-ids",
+    "block-ids-sum",
+    "sequence",
+    "sequence-token",
+    "block-ids-token",
+)
 
 
 def space(name, mask):
@@ -114,18 +134,27 @@ def space(name, mask):
         return Space(TokenActions(), [ref.token_ratio] * len(counts), single, [list(range(n)) for n in counts])
     if name in _windows:
         args, kwargs, beta, tail = _windows[name]
-        return Space(WindowActions(*args, **kwargs), [partial(ref.window_ratio, beta=beta, tail=tail)] * len(counts),
-                     single, [list(range(n)) for n in counts])
+        return Space(
+            WindowActions(*args, **kwargs),
+            [partial(ref.window_ratio, beta=beta, tail=tail)] * len(counts),
+            single,
+            [list(range(n)) for n in counts],
+        )
     if name.startswith("sequence"):
         made = Space(SequenceActions(), [ref.sequence_ratio] * len(counts), whole, [[0] * n for n in counts])
     else:
         reduce = "sum" if name.endswith("sum") else "mean"
         if name.startswith("block-2"):
-            rows, blocks = [ref.fixed(n, 2) for n in counts], 2
+            rows = [ref.fixed(n, 2) for n in counts]
+            blocks = 2
         else:
             blocks = ref.place(mask, rows, fill=-1)
-        made = Space(BlockActions(blocks, reduce), [partial(ref.block_ratio, ids_row=r, reduce=reduce) for r in rows],
-                     [ref.members(r) for r in rows], rows)
+        made = Space(
+            BlockActions(blocks, reduce),
+            [partial(ref.block_ratio, ids_row=r, reduce=reduce) for r in rows],
+            [ref.members(r) for r in rows],
+            rows,
+        )
     if name.endswith("-token"):
         whole_row = made.to_log_ratio
         made.actions = TokenGradient(made.actions)

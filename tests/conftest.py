@@ -1,4 +1,5 @@
 "What the test tiers need, and the reason a test gives when it is skipped for want of it."
+
 import importlib.util
 import os
 import shutil
@@ -27,12 +28,14 @@ def find_data() -> Path | None:
 def has_gpu() -> bool:
     "Whether torch sees a CUDA device."
     import torch
+
     return torch.cuda.is_available()
 
 
 def sandbox_starts() -> bool:
     "Whether bubblewrap is on the PATH and can start; where it starts and does not hold, the tests are to run and fail."
     from mpo_nb.sandbox import check_sandbox
+
     try:
         return bool(check_sandbox())
     except RuntimeError as error:
@@ -49,8 +52,30 @@ TIERS = {
 
 # Files that take a minute or more, the longest first: begun first, they leave no worker alone at the end.
 # test_cases starts some forty programs one after the other: about five minutes on one core.
-LONGEST = ("test_memory", "test_cases", "test_site_browser", "test_resume", "test_processes", "test_widgets_browser", "test_real_tasks", "test_critic", "test_models", "test_trainer", "test_learn", "test_sandbox", "test_trl_trainer", "test_sweep", "test_gpu_check",
-           "test_monitor_browser_lab", "test_types", "test_package", "test_rollout", "test_start", "test_locks", "test_config")
+LONGEST = (
+    "test_memory",
+    "test_cases",
+    "test_site_browser",
+    "test_resume",
+    "test_processes",
+    "test_widgets_browser",
+    "test_real_tasks",
+    "test_critic",
+    "test_models",
+    "test_trainer",
+    "test_learn",
+    "test_sandbox",
+    "test_trl_trainer",
+    "test_sweep",
+    "test_gpu_check",
+    "test_monitor_browser_lab",
+    "test_types",
+    "test_package",
+    "test_rollout",
+    "test_start",
+    "test_locks",
+    "test_config",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -94,7 +119,8 @@ def browser(chromium):
 def site(root, tmp_path_factory, worker_id) -> Path:
     "The site, built from a copy of the project: once, by the first of several workers that needs it."
     shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    copy, built = shared / "site", shared / "site" / "_docs"
+    copy = shared / "site"
+    built = shared / "site" / "_docs"
     with FileLock(shared / "site.lock"):
         if not built.exists():
             shutil.rmtree(copy, ignore_errors=True)
@@ -102,7 +128,12 @@ def site(root, tmp_path_factory, worker_id) -> Path:
             for name in ("settings.ini", "_quarto.yml"):
                 shutil.copy(root / name, copy)
             for folder in ("nbs", "mpo_nb", "scripts"):
-                shutil.copytree(root / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
+                shutil.copytree(
+                    root / folder,
+                    copy / folder,
+                    symlinks=True,
+                    ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"),
+                )
             done = subprocess.run([sys.executable, "scripts/docs.py"], cwd=copy, capture_output=True, text=True)
             assert done.returncode == 0, f"scripts/docs.py failed:\n{done.stdout}{done.stderr}"
     return built

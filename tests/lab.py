@@ -1,4 +1,5 @@
 "A real JupyterLab server on loopback, for tests that click and type in a notebook."
+
 import contextlib
 import json
 import os
@@ -31,7 +32,10 @@ def watched(page, *allowed: str):
 
 def write_notebook(path: Path, *cells: str) -> Path:
     "A notebook of code cells."
-    made = [dict(cell_type="code", id=f"cell-{i}", metadata={}, source=cell, outputs=[], execution_count=None) for i, cell in enumerate(cells)]
+    made = [
+        dict(cell_type="code", id=f"cell-{i}", metadata={}, source=cell, outputs=[], execution_count=None)
+        for i, cell in enumerate(cells)
+    ]
     meta = dict(kernelspec=dict(display_name="python3", language="python", name="python3"))
     path.write_text(json.dumps(dict(cells=made, metadata=meta, nbformat=4, nbformat_minor=5)))
     return path
@@ -49,17 +53,40 @@ def lab_server(folder: Path, config: Path):
     (config / "lab" / "settings").mkdir(parents=True, exist_ok=True)
     (config / "lab" / "settings" / "overrides.json").write_text(json.dumps(NO_NEWS))
     port = free_port()
-    home = {name: str(config / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    env = {**os.environ, **home, "OMP_NUM_THREADS": "1", "JUPYTERLAB_SETTINGS_DIR": str(config / "user"), "JUPYTERLAB_WORKSPACES_DIR": str(config / "workspaces")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root",
-               f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True", f"--LabApp.app_settings_dir={config / 'lab' / 'settings'}"]
+    home = {
+        name: str(config / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
+    env = {
+        **os.environ,
+        **home,
+        "OMP_NUM_THREADS": "1",
+        "JUPYTERLAB_SETTINGS_DIR": str(config / "user"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(config / "workspaces"),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+        "--allow-root",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.expose_app_in_browser=True",
+        f"--LabApp.app_settings_dir={config / 'lab' / 'settings'}",
+    ]
     log = open(config / "server.log", "w")
     server = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
             if server.poll() is not None:
-                raise RuntimeError(f"JupyterLab ended with {server.returncode}:\n{(config / 'server.log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"JupyterLab ended with {server.returncode}:\n{(config / 'server.log').read_text()[-2000:]}"
+                )
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{address}/api/status", timeout=2).close()
                 break

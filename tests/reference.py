@@ -3,6 +3,7 @@
 Everything here takes one number at a time from kept tokens only, so a value under mask 0 cannot reach a result by
 construction. Losses are built from float64 scalars that carry a graph, so the gradient of a loop is a reference too.
 """
+
 import math
 
 import torch
@@ -31,18 +32,23 @@ def gather(x, mask):
 
 # --- blocks: one id per kept token -------------------------------------------------------------------------------
 
+
 def fixed(n, k):
-    ids, block, room = [], 0, k
+    ids = []
+    block = 0
+    room = k
     for _ in range(n):
         if room == 0:
-            block, room = block + 1, k
+            block = block + 1
+            room = k
         ids.append(block)
         room -= 1
     return ids
 
 
 def delimited(texts, ends):
-    ids, block = [], 0
+    ids = []
+    block = 0
     for text in texts:
         ids.append(block)
         if any(text.endswith(end) for end in ends):
@@ -52,7 +58,8 @@ def delimited(texts, ends):
 
 def opened(flags):
     "Ids of blocks that open where a flag is set; the first token opens block 0 in any case."
-    ids, block = [], 0
+    ids = []
+    block = 0
     for i, flag in enumerate(flags):
         if flag and i > 0:
             block += 1
@@ -61,7 +68,8 @@ def opened(flags):
 
 
 def surprising(logps, threshold, interval):
-    flags, members = [], 0
+    flags = []
+    members = 0
     for logp in logps:
         member = math.exp(logp) < threshold
         flags.append(member and members % interval == 0)
@@ -80,6 +88,7 @@ def members(ids_row):
 
 
 # --- actions: the log-ratio of each kept token's action ----------------------------------------------------------
+
 
 def token_ratio(delta):
     return list(delta)
@@ -113,6 +122,7 @@ def own_gradient(values, own):
 
 
 # --- losses ------------------------------------------------------------------------------------------------------
+
 
 def clamp(x, low, high):
     return x if low <= x <= high else x * 0 + (low if x < low else high)
@@ -151,10 +161,22 @@ def aggregated(rows, aggregate, actions, max_length=None):
     return total / len(rows) if aggregate == "seq-mean-token-sum" else total / (len(rows) * max_length)
 
 
-def loss(logps, old_logps, advantages, mask, to_log_ratio, actions, surrogate="ppo", clip=(0.2, 0.2),
-         aggregate="token-mean", dual_clip=None, max_length=None):
+def loss(
+    logps,
+    old_logps,
+    advantages,
+    mask,
+    to_log_ratio,
+    actions,
+    surrogate="ppo",
+    clip=(0.2, 0.2),
+    aggregate="token-mean",
+    dual_clip=None,
+    max_length=None,
+):
     "The policy loss. `to_log_ratio[b]` and `actions[b]` describe row b's action space; advantages are (B,) or (B, T)."
-    new, old = gather(logps, mask), gather(old_logps, mask)
+    new = gather(logps, mask)
+    old = gather(old_logps, mask)
     per_token = advantages if advantages.ndim == 2 else advantages[:, None].expand(mask.shape)
     A = [[float(a) for a in row] for row in gather(per_token, mask)]
     delta = [[n - o for n, o in zip(*rows)] for rows in zip(new, old)]
@@ -163,6 +185,7 @@ def loss(logps, old_logps, advantages, mask, to_log_ratio, actions, surrogate="p
 
 
 # --- advantages --------------------------------------------------------------------------------------------------
+
 
 def group_advantages(rewards, group_size, scale="std", eps=1e-4):
     out = []

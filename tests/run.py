@@ -1,4 +1,5 @@
 "What `make test` runs: every notebook, then pytest. Arguments go to pytest. Both run, whatever the first one found."
+
 import os
 import subprocess
 import sys
@@ -22,9 +23,16 @@ def step(name: str, command: list[str], **env: str) -> bool:
 def main() -> int:
     # One thread for each notebook: on two cores, more would only wait for each other.
     # Threads that wait without spinning cost nothing on a quiet machine and save minutes on a busy one.
-    notebooks = step("notebooks", [sys.executable, "-c", TEST_NOTEBOOKS], OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    notebooks = step(
+        "notebooks", [sys.executable, "-c", TEST_NOTEBOOKS], OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive"
+    )
     # Two workers, a file at a time (in the order that conftest.py gives) and a thread each: most tests keep one core busy, and those that share something stand in one file.
-    tests = step("tests", [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *sys.argv[1:]], OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    tests = step(
+        "tests",
+        [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *sys.argv[1:]],
+        OMP_NUM_THREADS="1",
+        OMP_WAIT_POLICY="passive",
+    )
     if not notebooks:
         print("A notebook failed: its error stands above, under 'notebooks'.")
     return 0 if notebooks and tests else 1

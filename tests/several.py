@@ -1,4 +1,5 @@
 "What test_processes.py runs in several processes, and in one for comparison."
+
 import contextlib
 import faulthandler
 import json
@@ -21,22 +22,49 @@ from mpo_nb.processes import Processes
 from mpo_nb.sharding import whole_tensor
 from mpo_nb.trainer import TrainConfig, Trainer
 
-SMALL = dict(steps=1, prompts_per_step=3, group_size=4, epochs=1, minibatches=2, max_new_tokens=32, eval_every=0, eval_problems=5, checkpoint_every=1, trace_groups=3,
-             max_grad_norm=1e9, precision="float32", progress=False, mtp_warmup_steps=2, mtp_warmup_problems=4, device="cpu")
+SMALL = dict(
+    steps=1,
+    prompts_per_step=3,
+    group_size=4,
+    epochs=1,
+    minibatches=2,
+    max_new_tokens=32,
+    eval_every=0,
+    eval_problems=5,
+    checkpoint_every=1,
+    trace_groups=3,
+    max_grad_norm=1e9,
+    precision="float32",
+    progress=False,
+    mtp_warmup_steps=2,
+    mtp_warmup_problems=4,
+    device="cpu",
+)
 FAULTY = dict(steps=3, checkpoint_every=1)
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class Recorded(Trainer):
     "Keeps the responses that it samples and the gradients of its updates; or takes its part of responses that were kept."
+
     def __init__(self, config, taken=None, **given):
-        self.taken, self.kept, self.gradients = taken, {}, []
+        self.taken = taken
+        self.kept = {}
+        self.gradients = []
         super().__init__(config, **given)
         step = self.optimizer.step
 
         def recorded(*args, **kwargs):
-            self.gradients.append(torch.cat([whole_tensor(torch.zeros_like(p) if p.grad is None else p.grad, self.processes).flatten() for p in self.trained]))
+            self.gradients.append(
+                torch.cat(
+                    [
+                        whole_tensor(torch.zeros_like(p) if p.grad is None else p.grad, self.processes).flatten()
+                        for p in self.trained
+                    ]
+                )
+            )
             return step(*args, **kwargs)
+
         self.optimizer.step = recorded
 
     def sample(self, problems, group_size, seed, greedy=False, places=None):
@@ -46,7 +74,11 @@ class Recorded(Trainer):
             self.kept[seed] = super().sample(problems, group_size, seed, greedy, places)
             return self.kept[seed]
         found = self.taken[seed]
-        return found if places is None else found.rows(torch.tensor([i for p in places for i in range(p * group_size, (p + 1) * group_size)]))
+        return (
+            found
+            if places is None
+            else found.rows(torch.tensor([i for p in places for i in range(p * group_size, (p + 1) * group_size)]))
+        )
 
 
 def train(folder: Path, options: dict, taken=None, trainer=Recorded) -> Recorded:
@@ -61,9 +93,14 @@ def compare(jobs: Path):
     for name, options in json.loads((jobs / f"{way}.json").read_text()).items():
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
         run = train(jobs / way / name, options, taken)
-        same = run.processes.gather_list([[float(whole_tensor(p.detach(), run.processes).double().abs().sum()) for p in run.trained]])
+        same = run.processes.gather_list(
+            [[float(whole_tensor(p.detach(), run.processes).double().abs().sum()) for p in run.trained]]
+        )
         if run.processes.main:
-            torch.save(dict(gradients=run.gradients, same=all(weights == same[0] for weights in same)), jobs / way / f"{name}.found")
+            torch.save(
+                dict(gradients=run.gradients, same=all(weights == same[0] for weights in same)),
+                jobs / way / f"{name}.found",
+            )
 
 
 SHAPES = [(4, 3), (5, 3), (1, 4), (7,), (2, 2, 2)]
@@ -73,7 +110,9 @@ def put_together(folder: Path):
     "Tensors of even and uneven length, cut in two and gathered, and a sum of both processes' parts; without the collective that gloo cannot do safely."
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
-    processes, mesh = Processes("cpu"), init_device_mesh("cpu", (2,))
+
+    processes = Processes("cpu")
+    mesh = init_device_mesh("cpu", (2,))
     summed = whole_tensor(DTensor.from_local(torch.tensor(float(processes.rank + 1)), mesh, [Partial()]), processes)
     DTensor.full_tensor = None
     found = []
@@ -95,7 +134,8 @@ def outcome(work) -> str:
 
 def faults(folder: Path):
     "One process of two fails, in several ways; writes down what each of them met."
-    rank, said = int(os.environ["RANK"]), {}
+    rank = int(os.environ["RANK"])
+    said = {}
 
     def no_words(problem, response):
         raise ValueError("no words today")
@@ -132,6 +172,7 @@ def faults(folder: Path):
     def refuse(**options):
         for name, option in options.items():
             said[name] = outcome(lambda: Trainer(TrainConfig(output=str(folder / name), **SMALL | option)))
+
     fit("scoring", Scoring)
     fit("not finite", NotFinite)
     fit("interrupted", Interrupted)
@@ -143,16 +184,46 @@ def faults(folder: Path):
     said["another configuration"] = outcome(lambda: train(folder / "plain", dict(lr=1e-3), trainer=Trainer))
     refuse(vllm=dict(sampler="vllm"), problems=dict(prompts_per_step=1, minibatches=1), device=dict(device="cuda:0"))
     if os.environ["ACCELERATE_USE_FSDP"] == "true":
-        refuse(critic=dict(recipe="ppo"), modules=dict(recipe="mpo", source="mtp"), float16=dict(precision="float16"), packed=dict(quantization="4bit", lora_rank=4), held_out=dict(eval_every=1, eval_problems=1))
+        refuse(
+            critic=dict(recipe="ppo"),
+            modules=dict(recipe="mpo", source="mtp"),
+            float16=dict(precision="float16"),
+            packed=dict(quantization="4bit", lora_rank=4),
+            held_out=dict(eval_every=1, eval_problems=1),
+        )
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 
 
 def launch(*arguments) -> subprocess.Popen:
     "Two processes of the command line, started as users start them, in a session of their own."
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no",
-               "--dynamo_backend", "no", "-m", "mpo_nb.cli", *map(str, arguments)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "mpo_nb.cli",
+        *map(str, arguments),
+    ]
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def end(started: subprocess.Popen):
@@ -183,7 +254,8 @@ def begin(work: str, arguments: tuple, env: dict, log: str):
     "What a process of `Together` does."
     os.environ.update(env)
     with open(log, "a") as said:
-        os.dup2(said.fileno(), 1); os.dup2(said.fileno(), 2)
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
     faulthandler.enable()  # a process that dies in native code says where it was
     torch.set_num_threads(1)
     try:
@@ -196,12 +268,28 @@ def begin(work: str, arguments: tuple, env: dict, log: str):
 
 class Together:
     "Two processes of a function of this file, begun with everything imported: what a launcher sets, without its seconds."
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["several", "transformers.models.llama.modeling_llama"])
 
     def __init__(self, work: str, *arguments, log: Path, pieces: bool = False):
-        self.log, env = log, dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), OMP_NUM_THREADS="1", ACCELERATE_USE_FSDP=str(pieces).lower())
-        self.all = [self.context.Process(target=begin, args=(work, arguments, env | dict(RANK=str(rank), LOCAL_RANK=str(rank)), str(log))) for rank in (0, 1)]
+        self.log, env = (
+            log,
+            dict(
+                WORLD_SIZE="2",
+                LOCAL_WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(free_port()),
+                OMP_NUM_THREADS="1",
+                ACCELERATE_USE_FSDP=str(pieces).lower(),
+            ),
+        )
+        self.all = [
+            self.context.Process(
+                target=begin, args=(work, arguments, env | dict(RANK=str(rank), LOCAL_RANK=str(rank)), str(log))
+            )
+            for rank in (0, 1)
+        ]
         for process in self.all:
             process.start()
 
@@ -218,7 +306,11 @@ class Together:
     def finish(self, seconds: float):
         "Wait for both. Fails when one does, or when they take longer than they may: then they hang."
         deadline = time.time() + seconds
-        while any(process.is_alive() for process in self.all) and all(process.exitcode in (None, 0) for process in self.all) and time.time() < deadline:
+        while (
+            any(process.is_alive() for process in self.all)
+            and all(process.exitcode in (None, 0) for process in self.all)
+            and time.time() < deadline
+        ):
             time.sleep(0.02)
         codes = [process.exitcode for process in self.all]
         self.kill()

@@ -1,4 +1,5 @@
 "Action spaces against loops, and the properties that make them linear maps: W, its transpose, MPO's identities 1 to 5."
+
 import math
 
 import pytest
@@ -8,8 +9,16 @@ from batches import AWKWARD, SPACES, close, generator, leaf, masks, poison, seed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpo_nb.actions import (ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions,
-                            weight_matrix, window_beta)
+from mpo_nb.actions import (
+    ActionSpace,
+    BlockActions,
+    SequenceActions,
+    TokenActions,
+    TokenGradient,
+    WindowActions,
+    weight_matrix,
+    window_beta,
+)
 from mpo_nb.blocks import fixed_blocks, sequence_block, token_blocks
 
 
@@ -29,14 +38,17 @@ def table(rows, mask):
 @pytest.mark.parametrize("name", SPACES)
 @given(mask=masks(), seed=seeds)
 def test_log_ratio_and_its_gradient_are_the_loops(name, mask, seed):
-    s, delta, pull = space(name, mask), draw(mask, seed), draw(mask, seed + 1)
-    x, y = leaf(poison(delta, mask)), leaf(delta)
+    s = space(name, mask)
+    delta = draw(mask, seed)
+    pull = draw(mask, seed + 1)
+    x = leaf(poison(delta, mask))
+    y = leaf(delta)
     expected = loop(s, y, mask)
     out = s.actions.log_ratio(x, mask)
     close(out, table(expected, mask))
     assert torch.equal(out[~mask.bool()], torch.zeros_like(out[~mask.bool()]))
     if mask.any():
-        grad, = torch.autograd.grad((out * pull).sum(), x)
+        (grad,) = torch.autograd.grad((out * pull).sum(), x)
         reference = sum(w * v for ws, vs in zip(ref.gather(pull, mask), expected) for w, v in zip(ws, vs))
         close(grad, torch.autograd.grad(reference, y)[0])
 
@@ -44,7 +56,9 @@ def test_log_ratio_and_its_gradient_are_the_loops(name, mask, seed):
 @pytest.mark.parametrize("name", SPACES)
 @given(mask=masks(), seed=seeds)
 def test_credit_is_the_transpose(name, mask, seed):
-    s, delta, pull = space(name, mask), draw(mask, seed), draw(mask, seed + 1)
+    s = space(name, mask)
+    delta = draw(mask, seed)
+    pull = draw(mask, seed + 1)
     x = leaf(delta)
     credit = s.actions.credit(poison(pull, mask), mask)
     out = s.actions.log_ratio(x, mask)
@@ -59,7 +73,10 @@ def test_credit_is_the_transpose(name, mask, seed):
 @given(mask=masks())
 def test_weights_count_actions(name, mask):
     s = space(name, mask)
-    expected = [[1 / len(next(a for a in actions if i in a)) for i in range(len(ids))] for actions, ids in zip(s.members, s.row_ids)]
+    expected = [
+        [1 / len(next(a for a in actions if i in a)) for i in range(len(ids))]
+        for actions, ids in zip(s.members, s.row_ids)
+    ]
     weight = s.actions.weight(mask)
     close(weight, ref.place(mask, expected))
     close(weight.sum(1), torch.tensor([float(len(actions)) for actions in s.members]))
@@ -67,23 +84,32 @@ def test_weights_count_actions(name, mask):
 
 # --- W, written out, against the design's table --------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, rows", [
-    ("token", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
-    ("window-2", [[.7, .3, 0, 0], [0, .7, .3, 0], [0, 0, .7, .3], [0, 0, 0, 1]]),
-    ("window-4-truncate", [[.7, .1, .1, .1], [0, .7, .1, .1], [0, 0, .7, .1], [0, 0, 0, .7]]),
-    ("window-4", [[.7, .1, .1, .1], [0, .7 / .9, .1 / .9, .1 / .9], [0, 0, .7 / .8, .1 / .8], [0, 0, 0, 1]]),
-    ("window-beta", [[.5, 0, .3, .2], [0, .5 / .8, 0, .3 / .8], [0, 0, 1, 0], [0, 0, 0, 1]]),
-    ("window-joint", [[1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]),
-    ("block-2", [[.5, .5, 0, 0], [.5, .5, 0, 0], [0, 0, .5, .5], [0, 0, .5, .5]]),
-    ("block-2-sum", [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]),
-    ("sequence", [[.25] * 4] * 4),
-    ("sequence-token", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
-])
+
+@pytest.mark.parametrize(
+    "name, rows",
+    [
+        ("token", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        ("window-2", [[0.7, 0.3, 0, 0], [0, 0.7, 0.3, 0], [0, 0, 0.7, 0.3], [0, 0, 0, 1]]),
+        ("window-4-truncate", [[0.7, 0.1, 0.1, 0.1], [0, 0.7, 0.1, 0.1], [0, 0, 0.7, 0.1], [0, 0, 0, 0.7]]),
+        (
+            "window-4",
+            [[0.7, 0.1, 0.1, 0.1], [0, 0.7 / 0.9, 0.1 / 0.9, 0.1 / 0.9], [0, 0, 0.7 / 0.8, 0.1 / 0.8], [0, 0, 0, 1]],
+        ),
+        ("window-beta", [[0.5, 0, 0.3, 0.2], [0, 0.5 / 0.8, 0, 0.3 / 0.8], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        ("window-joint", [[1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]),
+        ("block-2", [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]]),
+        ("block-2-sum", [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]),
+        ("sequence", [[0.25] * 4] * 4),
+        ("sequence-token", [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    ],
+)
 def test_weight_matrix_by_hand(name, rows):
-    full, holes = torch.ones(2, 4), torch.tensor([[0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 1]])
+    full = torch.ones(2, 4)
+    holes = torch.tensor([[0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 1]])
     expected = torch.tensor(rows, dtype=torch.double)
     close(weight_matrix(space(name, full).actions, full, row=1), expected)
-    wide, positions = torch.zeros(7, 7, dtype=torch.double), [0, 2, 3, 6]
+    wide = torch.zeros(7, 7, dtype=torch.double)
+    positions = [0, 2, 3, 6]
     for i, t in enumerate(positions):
         wide[t, positions] = expected[i]
     close(weight_matrix(space(name, holes).actions, holes, row=1), wide)
@@ -91,15 +117,18 @@ def test_weight_matrix_by_hand(name, rows):
 
 # --- MPO 1: K = 1 is the token -----------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("options", [{}, {"future": 0.4}, {"tail": "truncate"}, {"joint": True}, {"beta": (1.0,)}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_k_one_is_the_token_to_the_last_bit(options, dtype):
-    delta, window = draw(AWKWARD, 0).to(dtype), WindowActions(1, **options)
+    delta = draw(AWKWARD, 0).to(dtype)
+    window = WindowActions(1, **options)
     assert torch.equal(window.log_ratio(delta, AWKWARD), TokenActions().log_ratio(delta, AWKWARD))
     assert torch.equal(window.credit(delta, AWKWARD), TokenActions().credit(delta, AWKWARD))
 
 
 # --- MPO 2: one disjoint block over the whole response has GSPO's ratio -------------------------------------------
+
 
 @given(masks(), seeds, st.integers(0, 3))
 def test_one_block_is_the_sequence(mask, seed, extra):
@@ -127,6 +156,7 @@ def test_ids_made_from_a_wider_mask_count_kept_tokens_only(reduce):
 
 # --- MPO 3: joint, geometric and on-policy ratios -----------------------------------------------------------------
 
+
 @given(masks(), seeds, st.integers(1, 10))
 def test_joint_ratio_is_the_product_and_uniform_weights_its_root(mask, seed, k):
     delta = draw(mask, seed)
@@ -144,14 +174,18 @@ def test_joint_ratio_is_the_product_and_uniform_weights_its_root(mask, seed, k):
 
 @pytest.mark.parametrize("name", SPACES)
 def test_ratios_are_exactly_one_on_policy(name):
-    assert torch.equal(space(name, AWKWARD).actions.log_ratio(torch.zeros(AWKWARD.shape), AWKWARD), torch.zeros(AWKWARD.shape))
+    assert torch.equal(
+        space(name, AWKWARD).actions.log_ratio(torch.zeros(AWKWARD.shape), AWKWARD), torch.zeros(AWKWARD.shape)
+    )
 
 
 # --- MPO 4: what token j receives on-policy from windows that all pull with A ------------------------------------
 
+
 @given(masks(max_tokens=12), seeds, st.integers(2, 6), st.floats(0.05, 0.6))
 def test_on_policy_credit_is_a_except_at_the_edges(mask, seed, k, future):
-    A, beta = float(draw(torch.ones(1, 1), seed)), window_beta(k, future)
+    A = float(draw(torch.ones(1, 1), seed))
+    beta = window_beta(k, future)
     truncated = WindowActions(k, future, tail="truncate").credit(torch.full(mask.shape, A, dtype=torch.double), mask)
     rescaled = WindowActions(k, future).credit(torch.full(mask.shape, A, dtype=torch.double), mask)
     for b, positions in enumerate(ref.kept(mask)):
@@ -167,39 +201,62 @@ def test_on_policy_credit_is_a_except_at_the_edges(mask, seed, k, future):
 
 # --- MPO 5: how far log-ratios spread ------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("window, factor", [
-    (WindowActions(4, beta=(0.25,) * 4), 1 / 2), (WindowActions(9, beta=(1 / 9,) * 9), 1 / 3),
-    (WindowActions(4, joint=True), 2.0), (WindowActions(9, joint=True), 3.0),
-    (WindowActions(4, 0.3), math.sqrt(0.7**2 + 3 * 0.1**2)), (WindowActions(3, beta=(0.5, 0.0, 0.5)), math.sqrt(0.5)),
-])
+
+@pytest.mark.parametrize(
+    "window, factor",
+    [
+        (WindowActions(4, beta=(0.25,) * 4), 1 / 2),
+        (WindowActions(9, beta=(1 / 9,) * 9), 1 / 3),
+        (WindowActions(4, joint=True), 2.0),
+        (WindowActions(9, joint=True), 3.0),
+        (WindowActions(4, 0.3), math.sqrt(0.7**2 + 3 * 0.1**2)),
+        (WindowActions(3, beta=(0.5, 0.0, 0.5)), math.sqrt(0.5)),
+    ],
+)
 def test_spread_of_window_log_ratios(window, factor):
     inside = weight_matrix(window, torch.ones(1, 24))[: 24 - window.k + 1]
     close(inside.square().sum(1).sqrt(), torch.full((len(inside),), factor, dtype=torch.double))
-    sigma, delta = 0.2, 0.2 * torch.randn(400, 200, generator=generator(0), dtype=torch.double)
+    sigma = 0.2
+    delta = 0.2 * torch.randn(400, 200, generator=generator(0), dtype=torch.double)
     measured = window.log_ratio(delta, torch.ones(400, 200))[:, : 200 - window.k + 1].std().item()
     assert measured == pytest.approx(sigma * factor, rel=0.03)
 
 
 # --- windows whose fast path could go wrong -------------------------------------------------------------------------
 
-@pytest.mark.parametrize("k, options, beta, tail", [
-    (64, {"future": 0.5}, (0.5,) + (0.5 / 63,) * 63, "renormalise"), (64, {"joint": True}, (1.0,) * 64, "truncate"),
-    (33, {"beta": tuple((i + 1) / 561 for i in range(33))}, tuple((i + 1) / 561 for i in range(33)), "renormalise"),
-    (500, {"future": 0.5, "tail": "truncate"}, (0.5,) + (0.5 / 499,) * 499, "truncate"),
-])
+
+@pytest.mark.parametrize(
+    "k, options, beta, tail",
+    [
+        (64, {"future": 0.5}, (0.5,) + (0.5 / 63,) * 63, "renormalise"),
+        (64, {"joint": True}, (1.0,) * 64, "truncate"),
+        (33, {"beta": tuple((i + 1) / 561 for i in range(33))}, tuple((i + 1) / 561 for i in range(33)), "renormalise"),
+        (500, {"future": 0.5, "tail": "truncate"}, (0.5,) + (0.5 / 499,) * 499, "truncate"),
+    ],
+)
 @pytest.mark.parametrize("dtype, tol", [(torch.float64, 1e-11), (torch.float32, 2e-5)])
 def test_long_windows_lose_no_precision(k, options, beta, tail, dtype, tol):
     mask = (torch.rand(2, 300, generator=generator(3)) < 0.8).long()
     mask[1] = 1
     delta = draw(mask, 4) + 5.0  # a constant offset is where differences of prefix sums would lose digits
-    expected = ref.place(mask, [[float(v) for v in ref.window_ratio([float(d) for d in row], beta, tail)] for row in ref.gather(delta, mask)])
+    expected = ref.place(
+        mask,
+        [[float(v) for v in ref.window_ratio([float(d) for d in row], beta, tail)] for row in ref.gather(delta, mask)],
+    )
     out = WindowActions(k, **options).log_ratio(delta.to(dtype), mask)
     assert out.dtype == dtype
     close(out.double(), expected, tol=tol)
 
 
-@pytest.mark.parametrize("window", [WindowActions(3, 0.3), WindowActions(3, joint=True), WindowActions(3, beta=(0.5, 0.3, 0.2)),
-                                    WindowActions(3, beta=(1 / 3,) * 3)])
+@pytest.mark.parametrize(
+    "window",
+    [
+        WindowActions(3, 0.3),
+        WindowActions(3, joint=True),
+        WindowActions(3, beta=(0.5, 0.3, 0.2)),
+        WindowActions(3, beta=(1 / 3,) * 3),
+    ],
+)
 def test_an_infinite_log_ratio_spoils_its_own_windows_only(window):
     mask = torch.tensor([[1, 1, 1, 0, 1, 1, 1, 1]])
     delta = torch.zeros(1, 8)
@@ -211,15 +268,19 @@ def test_an_infinite_log_ratio_spoils_its_own_windows_only(window):
 @pytest.mark.parametrize("T", [1, 2])
 def test_a_window_whose_first_weights_are_zero(T):
     "Only the third token counts, and a short response has none: log-ratio 0, no pull."
-    late, ones = WindowActions(3, beta=(0.0, 0.0, 1.0), tail="truncate"), torch.ones(1, T)
-    assert torch.equal(late.log_ratio(ones, ones), torch.zeros(1, T)) and torch.equal(late.credit(ones, ones), torch.zeros(1, T))
+    late = WindowActions(3, beta=(0.0, 0.0, 1.0), tail="truncate")
+    ones = torch.ones(1, T)
+    assert torch.equal(late.log_ratio(ones, ones), torch.zeros(1, T)) and torch.equal(
+        late.credit(ones, ones), torch.zeros(1, T)
+    )
     assert late.log_ratio(torch.arange(4.0)[None], torch.ones(1, 4)).tolist() == [[2, 3, 0, 0]]
 
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("shape", [(2, 0), (0, 3)])
 def test_empty_batches(name, shape):
-    mask, actions = torch.ones(shape), space(name, torch.ones(shape)).actions
+    mask = torch.ones(shape)
+    actions = space(name, torch.ones(shape)).actions
     assert actions.log_ratio(torch.ones(shape), mask).shape == shape
     assert actions.credit(torch.ones(shape), mask).shape == shape
     assert actions.weight(mask).shape == shape
@@ -240,52 +301,69 @@ def test_spaces_are_values():
 
 def test_a_new_action_space_needs_two_methods():
     "Nothing else in the library knows about granularity: the token before this one as the action."
+
     class Previous(ActionSpace):
-        def log_ratio(self, delta, mask): return torch.cat([torch.zeros_like(delta[:, :1]), delta[:, :-1]], 1)
-        def credit(self, weight, mask): return torch.cat([weight[:, 1:], torch.zeros_like(weight[:, :1])], 1)
+        def log_ratio(self, delta, mask):
+            return torch.cat([torch.zeros_like(delta[:, :1]), delta[:, :-1]], 1)
+
+        def credit(self, weight, mask):
+            return torch.cat([weight[:, 1:], torch.zeros_like(weight[:, :1])], 1)
+
     assert weight_matrix(Previous(), torch.ones(1, 3)).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
     assert torch.equal(Previous().weight(torch.ones(1, 3)), torch.ones(1, 3, dtype=torch.double))
-    assert TokenGradient(Previous()).log_ratio(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3)).tolist() == [[0, 1, 2]]
+    assert TokenGradient(Previous()).log_ratio(torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3)).tolist() == [
+        [0, 1, 2]
+    ]
 
 
-MASK, WRONG = torch.tensor([[1, 1, 0], [1, 0, 0]]), torch.zeros(2, 4)
+MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
+WRONG = torch.zeros(2, 4)
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: WindowActions(0), ["k=0", "at least 1"]),
-    (lambda: WindowActions(-1), ["k=-1", "at least 1"]),
-    (lambda: WindowActions(2.5), ["k=2.5", "whole number"]),
-    (lambda: WindowActions(True), ["k=True", "whole number"]),
-    (lambda: WindowActions(0, beta=()), ["k=0", "at least 1"]),
-    (lambda: WindowActions(3, future=1.0), ["future=1.0", "[0, 1)"]),
-    (lambda: WindowActions(3, future=-0.1), ["future=-0.1", "[0, 1)"]),
-    (lambda: WindowActions(3, future=ref.NAN), ["future=nan", "[0, 1)"]),
-    (lambda: WindowActions(3, beta=(0.5, 0.5)), ["beta", "2 weights", "k=3", "one weight per token"]),
-    (lambda: WindowActions(2, beta=(0.5, 0.6)), ["beta=(0.5, 0.6)", "1.1", "sum to 1"]),
-    (lambda: WindowActions(2, beta=(1.5, -0.5)), ["beta=(1.5, -0.5)", ">= 0"]),
-    (lambda: WindowActions(2, beta=(ref.NAN, 1.0)), ["beta=(nan, 1.0)", ">= 0"]),
-    (lambda: WindowActions(2, beta=(1.0, ref.NAN)), ["beta=(1.0, nan)", ">= 0"]),
-    (lambda: WindowActions(2, beta=(0.0, 1.0)), ["beta[0]=0", "tail='truncate'"]),
-    (lambda: WindowActions(2, beta=(0.5, 0.5), joint=True), ["beta", "joint", "one of them"]),
-    (lambda: WindowActions(2, tail="drop"), ["tail='drop'", "renormalise", "truncate"]),
-    (lambda: window_beta(2, 1.5), ["future=1.5", "[0, 1)"]),
-    (lambda: BlockActions(0), ["blocks=0", "at least 1"]),
-    (lambda: BlockActions(2, "max"), ["reduce='max'", "mean", "sum"]),
-    (lambda: BlockActions(torch.zeros(3, dtype=torch.long)), ["blocks", "(3,)", "(B, T)"]),
-    (lambda: BlockActions(torch.zeros(2, 3)), ["blocks", "float32", "whole numbers"]),
-    (lambda: BlockActions(torch.full((2, 3), -1)).log_ratio(torch.zeros(2, 3), MASK), ["blocks", "-1", "same mask"]),
-    (lambda: BlockActions(fixed_blocks(torch.ones(2, 4), 2)).log_ratio(torch.zeros(2, 3), MASK), ["blocks", "(2, 4)", "(2, 3)"]),
-    (lambda: TokenActions().log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
-    (lambda: TokenActions().credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
-    (lambda: WindowActions(2).log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
-    (lambda: WindowActions(2).credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
-    (lambda: BlockActions(2).log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
-    (lambda: BlockActions(2).credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
-    (lambda: SequenceActions().log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
-    (lambda: SequenceActions().credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
-    (lambda: TokenGradient(SequenceActions()).credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
-    (lambda: TokenActions().weight(torch.ones(3)), ["mask", "(3,)", "(B, T)"]),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: WindowActions(0), ["k=0", "at least 1"]),
+        (lambda: WindowActions(-1), ["k=-1", "at least 1"]),
+        (lambda: WindowActions(2.5), ["k=2.5", "whole number"]),
+        (lambda: WindowActions(True), ["k=True", "whole number"]),
+        (lambda: WindowActions(0, beta=()), ["k=0", "at least 1"]),
+        (lambda: WindowActions(3, future=1.0), ["future=1.0", "[0, 1)"]),
+        (lambda: WindowActions(3, future=-0.1), ["future=-0.1", "[0, 1)"]),
+        (lambda: WindowActions(3, future=ref.NAN), ["future=nan", "[0, 1)"]),
+        (lambda: WindowActions(3, beta=(0.5, 0.5)), ["beta", "2 weights", "k=3", "one weight per token"]),
+        (lambda: WindowActions(2, beta=(0.5, 0.6)), ["beta=(0.5, 0.6)", "1.1", "sum to 1"]),
+        (lambda: WindowActions(2, beta=(1.5, -0.5)), ["beta=(1.5, -0.5)", ">= 0"]),
+        (lambda: WindowActions(2, beta=(ref.NAN, 1.0)), ["beta=(nan, 1.0)", ">= 0"]),
+        (lambda: WindowActions(2, beta=(1.0, ref.NAN)), ["beta=(1.0, nan)", ">= 0"]),
+        (lambda: WindowActions(2, beta=(0.0, 1.0)), ["beta[0]=0", "tail='truncate'"]),
+        (lambda: WindowActions(2, beta=(0.5, 0.5), joint=True), ["beta", "joint", "one of them"]),
+        (lambda: WindowActions(2, tail="drop"), ["tail='drop'", "renormalise", "truncate"]),
+        (lambda: window_beta(2, 1.5), ["future=1.5", "[0, 1)"]),
+        (lambda: BlockActions(0), ["blocks=0", "at least 1"]),
+        (lambda: BlockActions(2, "max"), ["reduce='max'", "mean", "sum"]),
+        (lambda: BlockActions(torch.zeros(3, dtype=torch.long)), ["blocks", "(3,)", "(B, T)"]),
+        (lambda: BlockActions(torch.zeros(2, 3)), ["blocks", "float32", "whole numbers"]),
+        (
+            lambda: BlockActions(torch.full((2, 3), -1)).log_ratio(torch.zeros(2, 3), MASK),
+            ["blocks", "-1", "same mask"],
+        ),
+        (
+            lambda: BlockActions(fixed_blocks(torch.ones(2, 4), 2)).log_ratio(torch.zeros(2, 3), MASK),
+            ["blocks", "(2, 4)", "(2, 3)"],
+        ),
+        (lambda: TokenActions().log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
+        (lambda: TokenActions().credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
+        (lambda: WindowActions(2).log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
+        (lambda: WindowActions(2).credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
+        (lambda: BlockActions(2).log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
+        (lambda: BlockActions(2).credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
+        (lambda: SequenceActions().log_ratio(WRONG, MASK), ["delta", "(2, 4)", "(2, 3)"]),
+        (lambda: SequenceActions().credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
+        (lambda: TokenGradient(SequenceActions()).credit(WRONG, MASK), ["weight", "(2, 4)", "(2, 3)"]),
+        (lambda: TokenActions().weight(torch.ones(3)), ["mask", "(3,)", "(B, T)"]),
+    ],
+)
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError) as error:
         call()

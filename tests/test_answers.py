@@ -1,4 +1,5 @@
 "When two answers say the same: each kind of answer, right and wrong, and every changed digit of MATH's answers."
+
 import json
 import re
 import time
@@ -93,10 +94,37 @@ def test_another_value_is_never_paid(kind):
 
 
 def test_a_single_letter_behind_a_space_is_a_unit_for_a_bare_number():
-    assert math_equal_each([r"\boxed{5 m^2}", r"\boxed{3 m/s}", r"\boxed{5}", r"\boxed{3}"], ["5", "3", "5 m^2", "3 m/s"]) == [True, True, False, True]
+    assert math_equal_each(
+        [r"\boxed{5 m^2}", r"\boxed{3 m/s}", r"\boxed{5}", r"\boxed{3}"], ["5", "3", "5 m^2", "3 m/s"]
+    ) == [True, True, False, True]
 
 
-@pytest.mark.parametrize("piece", ["1", "1,", "1 ", "x_", "a", "aa ", "(", "((1", r"\text{a}", r"\frac", r"\sqrt(", "1/", "1:", "1cm", "°", "0.12", r"\{", r"\mathbf{", "1^", "=", "±"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1",
+        "1,",
+        "1 ",
+        "x_",
+        "a",
+        "aa ",
+        "(",
+        "((1",
+        r"\text{a}",
+        r"\frac",
+        r"\sqrt(",
+        "1/",
+        "1:",
+        "1cm",
+        "°",
+        "0.12",
+        r"\{",
+        r"\mathbf{",
+        "1^",
+        "=",
+        "±",
+    ],
+)
 def test_the_rules_alone_take_no_time(piece):
     "They run where the trainer runs, so no text of 500 characters may hold them up."
     text = (piece * 500)[:499]
@@ -115,7 +143,11 @@ def changed(gold):
         if sign.isdigit():
             yield from (gold[:at] + digit + gold[at + 1 :] for digit in "0123456789" if digit != sign)
         elif sign in "+-":
-            yield from (gold[:at] + other + gold[at + 1 :] for other in ("+-".replace(sign, ""), " ") if gold[:at].strip() or other == "+")
+            yield from (
+                gold[:at] + other + gold[at + 1 :]
+                for other in ("+-".replace(sign, ""), " ")
+                if gold[:at].strip() or other == "+"
+            )
     if gold[0] not in "-+0" and not gold.startswith(r"\text"):
         yield "-" + gold
 
@@ -129,7 +161,23 @@ WAYS = {
     "thousands": lambda g: f"{int(g):,}" if g.lstrip("-").isdigit() else g, "decimal": lambda g: g + ".0" if g.lstrip("-").isdigit() else g, "unit": lambda g: g + r"\text{ cm}^2" if g.lstrip("-").isdigit() else g,
     "degrees": lambda g: g.replace(r"^\circ", r"\text{ degrees}"), "bare": lambda g: re.sub(r"\\text\{([^{}]*)\}", r"\1", g), "commas": lambda g: re.sub(r",(?!\\!)\s*", ", ", g), "box": lambda g: rf"\boxed{{{g}}}",
 }  # fmt: skip
-BY_HAND = ["9", "-50", r"\frac{14}{3}", "52_8", r"3\sqrt{13}", "6 - 5i", r"\left( 3, \frac{\pi}{2} \right)", ".0000672", "1,-2", "x=5", r"\text{Evelyn}", r"90^\circ", "(3,4]", r"10,\!080", "5x - 7y + 4 = 0"]
+BY_HAND = [
+    "9",
+    "-50",
+    r"\frac{14}{3}",
+    "52_8",
+    r"3\sqrt{13}",
+    "6 - 5i",
+    r"\left( 3, \frac{\pi}{2} \right)",
+    ".0000672",
+    "1,-2",
+    "x=5",
+    r"\text{Evelyn}",
+    r"90^\circ",
+    "(3,4]",
+    r"10,\!080",
+    "5x - 7y + 4 = 0",
+]
 
 
 def mutations_and_ways(golds):
@@ -154,7 +202,9 @@ def test_no_changed_digit_passes_and_every_other_way_does():
 @pytest.mark.data
 def test_math_500(data_dir):
     "The numbers that nbs/lib/answers.ipynb states: no changed digit or sign of 250 right answers passes, and every other way to write them does."
-    golds = list(dict.fromkeys(row["answer"] for row in json.loads((data_dir / "math500_a.json").read_text(encoding="utf-8"))))
+    golds = list(
+        dict.fromkeys(row["answer"] for row in json.loads((data_dir / "math500_a.json").read_text(encoding="utf-8")))
+    )
     wrong, right = mutations_and_ways(golds)
     assert (len(golds), len(wrong), len(right)) == (170, 4348, 2062)
     check(wrong, right)

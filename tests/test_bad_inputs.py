@@ -2,6 +2,7 @@
 
 Each row is a mistake and the words that its one error must hold: the argument, the value and what to do.
 """
+
 import math
 import os
 import warnings
@@ -32,9 +33,13 @@ from mpo_nb.verify import math_equal, math_equal_each
 from mpo_nb.widgets import CreditExplorer
 
 FILES = {
-    "notes.txt": "x", "two.jsonl": '{"question": "a", "answer": "b"},\n', "cut.json": '[{"question": "a", "answer"',
-    "semicolons.csv": "question;answer\na;b\n", "typo.jsonl": '{"question": "1+1?", "answr": "#### 2"}\n',
-    "lamps/config.json": '{"architectures": ["LlamaForCausalLM"]}', "empty/.keep": "",
+    "notes.txt": "x",
+    "two.jsonl": '{"question": "a", "answer": "b"},\n',
+    "cut.json": '[{"question": "a", "answer"',
+    "semicolons.csv": "question;answer\na;b\n",
+    "typo.jsonl": '{"question": "1+1?", "answr": "#### 2"}\n',
+    "lamps/config.json": '{"architectures": ["LlamaForCausalLM"]}',
+    "empty/.keep": "",
 }
 
 
@@ -56,12 +61,15 @@ def config(**given):
 
 
 def own(**given):
-    one, other = dict(prompt="1+1=", answer="2"), dict(prompt="2+2=", answer="4")
+    one = dict(prompt="1+1=", answer="2")
+    other = dict(prompt="2+2=", answer="4")
     return Task("own", [one], [other], **dict(reward=lambda problem, response: 1.0) | given)
 
 
 ROWS = [dict(question=f"{i}+1=?", answer=str(i + 1)) for i in range(4)]
-MASK, LOGPS, ADVANTAGES = torch.ones(2, 5), -torch.ones(2, 5), torch.tensor([1.0, -1.0])
+MASK = torch.ones(2, 5)
+LOGPS = -torch.ones(2, 5)
+ADVANTAGES = torch.tensor([1.0, -1.0])
 IDS = blocks.fixed_blocks(MASK, 2)
 TRACE = Trace.from_text("Two and two is four.")
 TEXTS = ["1+1=2;2+2=4"] * 10
@@ -71,10 +79,18 @@ NUMBERS = [
     (lambda: policy_loss(LOGPS.long(), LOGPS, ADVANTAGES, MASK), "logps has type torch.int64", "pass logps.float()"),
     (lambda: policy_loss(LOGPS, LOGPS, 1.0, MASK), "advantages=1.0 is of type float; pass a tensor"),
     (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, "window"), "actions='window'", "e.g. TokenActions()"),
-    (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, actions.TokenActions), "actions=<class", "e.g. TokenActions()"),
+    (
+        lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, actions.TokenActions),
+        "actions=<class",
+        "e.g. TokenActions()",
+    ),
     (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, clip="ab"), "clip='ab'; pass (low, high)"),
     (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, dual_clip="3"), "dual_clip='3' must exceed 1"),
-    (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, aggregate="seq-mean-token-sum-norm", max_length="5"), "max_length='5'", "pass the generation limit"),
+    (
+        lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, aggregate="seq-mean-token-sum-norm", max_length="5"),
+        "max_length='5'",
+        "pass the generation limit",
+    ),
     (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, normalizer="5"), "normalizer='5'; pass loss_normalizer"),
     (lambda: kl_penalty(LOGPS, LOGPS, MASK, actions="token"), "actions='token'", "e.g. TokenActions()"),
     (lambda: actions.WindowActions(4, "0.2"), "future='0.2'", "in [0, 1), e.g. 0.2"),
@@ -94,7 +110,10 @@ NUMBERS = [
     (lambda: advantages.overlong_penalty(torch.tensor([3]), 10, 0.2), "buffer=0.2", "need whole numbers"),
     (lambda: advantages.gae(LOGPS, LOGPS, MASK, lam="0.95"), "lam='0.95'; it must be in [0, 1]"),
     (lambda: advantages.block_gae(LOGPS, LOGPS, MASK), "ids has", "type torch.float32; pass block ids"),
-    (lambda: advantages.boundary_advantages([[1.0]], torch.ones(2), IDS), "values=[[1.0]] is of type list; pass a tensor"),
+    (
+        lambda: advantages.boundary_advantages([[1.0]], torch.ones(2), IDS),
+        "values=[[1.0]] is of type list; pass a tensor",
+    ),
     (lambda: critic_targets(ADVANTAGES, LOGPS, MASK, macro=2.5), "macro=2.5; give tokens per macro action"),
     (lambda: recipe("grpo", critic="shared"), "critic='shared' with advantage='group-std'", "leave critic out"),
     (lambda: recipe("grpo", kl=math.inf), "kl=inf", "finite and >= 0, e.g. 0.04"),
@@ -102,7 +121,10 @@ NUMBERS = [
     (lambda: code_passes("x=1", "assert x==1", timeout=math.inf), "timeout=inf", "not infinite"),
     (lambda: code_passes("x=1", "assert x==1", memory_mb="512MB"), "memory_mb='512MB'; give 64 or more"),
     (lambda: code_passes("x=1", "assert x==1", memory_mb=512 << 20), "memory_mb=536870912", "megabytes, at most"),
-    (lambda: code_passes("def f(x): return x", "def check(c): assert c(1)==1", "f(x)"), "entry_point='f(x)'; give the name"),
+    (
+        lambda: code_passes("def f(x): return x", "def check(c): assert c(1)==1", "f(x)"),
+        "entry_point='f(x)'; give the name",
+    ),
     (lambda: code_passes("x=1", "assert x==1", unsafe_code="no"), "unsafe_code='no'; it must be True or False"),
     (lambda: run_programs(("x=1", "assert x==1")), "jobs[0]='x=1'; give (program, test)"),
     (lambda: run_programs([("x=1", "assert x==1")], workers=-1), "workers=-1", "whole number of at least 1"),
@@ -123,7 +145,11 @@ CALLS = [
     (lambda: Trainer(config(), model="tiny"), "model='tiny' is of type str; pass a model"),
     (lambda: Trainer(config(), task="gsm8k"), "task='gsm8k' is of type str; pass a Task"),
     (lambda: Trainer(config(), recipe="grpo"), "recipe='grpo' is of type str; pass a Recipe"),
-    (lambda: Trainer(TrainConfig(output="lamps")), "output='lamps' holds a config.json that no run wrote", "choose another folder"),
+    (
+        lambda: Trainer(TrainConfig(output="lamps")),
+        "output='lamps' holds a config.json that no run wrote",
+        "choose another folder",
+    ),
     (lambda: Trainer(TrainConfig(output="lamps", overwrite=True)), "output='lamps'", "choose another folder"),
     (lambda: Trainer(config(device="mps")), "device='mps'", "use device='auto'"),
     (lambda: load("Tiny"), "model='Tiny'", "did you mean 'tiny'?"),
@@ -132,10 +158,18 @@ CALLS = [
     (lambda: load("weights.gguf"), "model='weights.gguf' is not there", "or a GGUF file"),
     (lambda: load(["tiny"]), "model=['tiny'] is a list; pass one path"),
     (lambda: load("tiny", lora_rank=4, lora_alpha=-8), "lora_alpha=-8", "0 for twice the rank"),
-    (lambda: load("tiny", device="cpu", lora_rank=4, lora_targets="query"), "lora_targets='query'", "The linear layers are down_proj"),
+    (
+        lambda: load("tiny", device="cpu", lora_rank=4, lora_targets="query"),
+        "lora_targets='query'",
+        "The linear layers are down_proj",
+    ),
     (lambda: save_merged("empty", "out", precision="fp16"), "precision='fp16'; choose one of float32"),
     (lambda: own(rewards=len), "rewards=", "did you mean 'reward'?"),
-    (lambda: score(replace(own(), reward=lambda p, r: "right"), own().train, ["2"]), "'right'", "return a finite number"),
+    (
+        lambda: score(replace(own(), reward=lambda p, r: "right"), own().train, ["2"]),
+        "'right'",
+        "return a finite number",
+    ),
     (lambda: load_task("./mytask.py:build"), "'./mytask.py' is no name of a module; write 'mytask:build'"),
     (lambda: load_task("json:__doc__"), "task 'json:__doc__' is a str; name a function"),
     (lambda: from_dataset(ROWS, len, prompt="Question"), "train has no column 'Question'", "rename one of them"),
@@ -167,7 +201,11 @@ WITH_MODEL = [
     (lambda m, t: rollout(m, t, ["1+1="], top_p="0.9"), "top_p='0.9'", "1 for all tokens"),
     (lambda m, t: rollout(m, t, ["1+1="], seed=None), "seed=None", "fits 64 bits"),
     (lambda m, t: rollout(m, t, ["1+1="], greedy="yes"), "greedy='yes'; it must be True or False"),
-    (lambda m, t: rollout(m, t, [[1, 99999]], max_new_tokens=8), "the token id 99999", "use the tokenizer that belongs"),
+    (
+        lambda m, t: rollout(m, t, [[1, 99999]], max_new_tokens=8),
+        "the token id 99999",
+        "use the tokenizer that belongs",
+    ),
     (lambda m, t: evaluate(t, m, "chain_sum"), "model=TokenizersBackend", "pass a model"),
     (lambda m, t: evaluate(m, t, 3), "task=3; give a Task"),
     (lambda m, t: evaluate(m, t, "chain_sum", seed="0"), "seed='0'", "fits 64 bits"),
@@ -175,48 +213,135 @@ WITH_MODEL = [
     (lambda m, t: evaluate(m, t, "chain_sum", output=["a.jsonl"]), "output=['a.jsonl'] is a list; pass one path"),
     (lambda m, t: MTPModules("tiny", 2), "model='tiny' is of type str; pass a model"),
     (lambda m, t: warm_up(m, None, TEXTS, 2), "mtp=None", "pass MTPModules(model, k)"),
-    (lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, lr="1e-3"), "lr='1e-3'; it must be a finite number"),
+    (
+        lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, lr="1e-3"),
+        "lr='1e-3'; it must be a finite number",
+    ),
     (lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, held_out=10), "held_out=10", "e.g. 0.1"),
-    (lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, precision="fp32"), "precision='fp32'; choose one of float32"),
+    (
+        lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, precision="fp32"),
+        "precision='fp32'; choose one of float32",
+    ),
     (lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, seed=1.5), "seed=1.5", "fits 64 bits"),
     (lambda m, t: warm_up(m, MTPModules(m, 2), TEXTS, 2, tokenizer=t, max_length=1), "max_length=1", "at least 2"),
 ]
 LINES = [
-    ("--device cuda:5", "device='cuda:5'", "use device='cpu'"), ("--device GPU", "device='GPU'", "'cpu' or 'cuda'"),
-    ("--k 4.0", "--k: '4.0'", "whole number"), ("--k=", "--k: ''", "whole number"), ("--k", "--k", "write --k VALUE"),
-    ("--lr -1e-5", "--lr", "--lr=VALUE where the value begins with a minus sign"), ("--lr 1,5e-5", "--lr: '1,5e-5'", "a number, e.g. 1e-5"),
-    ("--lr 10^-5", "--lr: '10^-5'", "e.g. 1e-5"), ("--temp 0.7", "--temp is no option", "--temperature"), ("--groupsize 8", "--groupsize", "--group_size"),
-    ("--learning_rate 1e-5", "--learning_rate is no option", "did you mean --lr?"), ("--kl 0.04", "--kl is no option", "--recipe_options '{\"kl\": ...}'"),
-    ("--clip 0.2", "--clip is no option", "--recipe_options '{\"clip\": ...}'"), ("--num-generations 8", "--num-generations", "--group_size"),
-    ("\u2013k 4", "begins with a dash that is no minus sign", "write --k"), ("lr=1e-5", "'lr=1e-5' belongs to no option; write --lr=1e-5"),
-    ("--recipe \u201cmpo\u201d", "--recipe", "\u201cmpo\u201d", "choose from"), ("--recipe m\u0440o", "--recipe", "choose from"), ("--gradient_checkpointing maybe", "--gradient_checkpointing", "maybe", "true/false"),
-    ("--recipe_options {'kl':0.1}", "recipe_options=", "write e.g."), ('--recipe_options {"kl":0.04,}', "recipe_options=", "is not JSON", "write e.g."), ("--recipe_options kl=0.04", "recipe_options='kl=0.04'", "write e.g."),
-    ('--recipe_options {"drop_dead_groups":True}', "True}", "is not JSON"), ('--recipe_options {"name":"x"}', "recipe_options", "name another one by recipe"), ('--recipe_options {"kl":NaN}', "kl=nan", "e.g. 0.04"),
-    ('--recipe_options {"clip":[0.2]}', "clip=(0.2,)", "a list of 2 numbers"), ("--chat_template_options enable_thinking=false", "chat_template_options='enable_thinking=false'", '{"enable_thinking": false}'),
-    ('--task_options {"n_trian":5}', "'n_trian'", "did you mean 'n_train'"), ('--task_options {"n_train":"5"}', "n_train='5'", "a whole number"), ("--task_options 500", "task_options='500'", '{"n_train": 500}'),
-    ("--task GSM8K", "'GSM8K'", "there are chain_sum"), ("--task ./mytask.py:build", "./mytask.py", "write 'mytask:build'"), ("--task os:getcwd", "'os:getcwd'", "return a mpo_nb.tasks.Task"),
-    ('--task gsm8k --task_options {"train":"typo.jsonl","test":"typo.jsonl"}', "typo.jsonl has no column 'answer'", "rename"),
-    ("--model ./nothere", "model='./nothere' is not there", "give 'tiny'"), ("--model empty", "model='empty'", "save_pretrained"), ("--model nothere.gguf", "model='nothere.gguf' is not there", "GGUF"),
-    ("--model https://huggingface.co/Qwen/Qwen3-0.6B", "is an address", "'Qwen/Qwen3-0.6B'"), ("--output notes.txt", "output='notes.txt' is a file", "choose a folder"),
-    ("--output notes.txt/run", "output='notes.txt/run'", "choose a folder"), ("--output ~nouser/run", "output='~nouser/run'", "whole path"), ("--output lamps", "output='lamps'", "choose another folder"),
-    ("--config empty", "--config empty", "cannot be read"), ("--config notes.txt", "--config notes.txt", "`name: value`"), ("--quantization int8", "--quantization", "'int8'", "4bit"), ("--precision bf16", "--precision", "'bf16'", "bfloat16"),
-    ("--stop", "--stop", "write --stop VALUE"), ("--keep_checkpoints 0", "keep_checkpoints=0", "at least 1"), ("@args.txt", "'@args.txt'", "write `--name value`"),
+    ("--device cuda:5", "device='cuda:5'", "use device='cpu'"),
+    ("--device GPU", "device='GPU'", "'cpu' or 'cuda'"),
+    ("--k 4.0", "--k: '4.0'", "whole number"),
+    ("--k=", "--k: ''", "whole number"),
+    ("--k", "--k", "write --k VALUE"),
+    ("--lr -1e-5", "--lr", "--lr=VALUE where the value begins with a minus sign"),
+    ("--lr 1,5e-5", "--lr: '1,5e-5'", "a number, e.g. 1e-5"),
+    ("--lr 10^-5", "--lr: '10^-5'", "e.g. 1e-5"),
+    ("--temp 0.7", "--temp is no option", "--temperature"),
+    ("--groupsize 8", "--groupsize", "--group_size"),
+    ("--learning_rate 1e-5", "--learning_rate is no option", "did you mean --lr?"),
+    ("--kl 0.04", "--kl is no option", "--recipe_options '{\"kl\": ...}'"),
+    ("--clip 0.2", "--clip is no option", "--recipe_options '{\"clip\": ...}'"),
+    ("--num-generations 8", "--num-generations", "--group_size"),
+    ("\u2013k 4", "begins with a dash that is no minus sign", "write --k"),
+    ("lr=1e-5", "'lr=1e-5' belongs to no option; write --lr=1e-5"),
+    ("--recipe \u201cmpo\u201d", "--recipe", "\u201cmpo\u201d", "choose from"),
+    ("--recipe m\u0440o", "--recipe", "choose from"),
+    ("--gradient_checkpointing maybe", "--gradient_checkpointing", "maybe", "true/false"),
+    ("--recipe_options {'kl':0.1}", "recipe_options=", "write e.g."),
+    ('--recipe_options {"kl":0.04,}', "recipe_options=", "is not JSON", "write e.g."),
+    ("--recipe_options kl=0.04", "recipe_options='kl=0.04'", "write e.g."),
+    ('--recipe_options {"drop_dead_groups":True}', "True}", "is not JSON"),
+    ('--recipe_options {"name":"x"}', "recipe_options", "name another one by recipe"),
+    ('--recipe_options {"kl":NaN}', "kl=nan", "e.g. 0.04"),
+    ('--recipe_options {"clip":[0.2]}', "clip=(0.2,)", "a list of 2 numbers"),
+    (
+        "--chat_template_options enable_thinking=false",
+        "chat_template_options='enable_thinking=false'",
+        '{"enable_thinking": false}',
+    ),
+    ('--task_options {"n_trian":5}', "'n_trian'", "did you mean 'n_train'"),
+    ('--task_options {"n_train":"5"}', "n_train='5'", "a whole number"),
+    ("--task_options 500", "task_options='500'", '{"n_train": 500}'),
+    ("--task GSM8K", "'GSM8K'", "there are chain_sum"),
+    ("--task ./mytask.py:build", "./mytask.py", "write 'mytask:build'"),
+    ("--task os:getcwd", "'os:getcwd'", "return a mpo_nb.tasks.Task"),
+    (
+        '--task gsm8k --task_options {"train":"typo.jsonl","test":"typo.jsonl"}',
+        "typo.jsonl has no column 'answer'",
+        "rename",
+    ),
+    ("--model ./nothere", "model='./nothere' is not there", "give 'tiny'"),
+    ("--model empty", "model='empty'", "save_pretrained"),
+    ("--model nothere.gguf", "model='nothere.gguf' is not there", "GGUF"),
+    ("--model https://huggingface.co/Qwen/Qwen3-0.6B", "is an address", "'Qwen/Qwen3-0.6B'"),
+    ("--output notes.txt", "output='notes.txt' is a file", "choose a folder"),
+    ("--output notes.txt/run", "output='notes.txt/run'", "choose a folder"),
+    ("--output ~nouser/run", "output='~nouser/run'", "whole path"),
+    ("--output lamps", "output='lamps'", "choose another folder"),
+    ("--config empty", "--config empty", "cannot be read"),
+    ("--config notes.txt", "--config notes.txt", "`name: value`"),
+    ("--quantization int8", "--quantization", "'int8'", "4bit"),
+    ("--precision bf16", "--precision", "'bf16'", "bfloat16"),
+    ("--stop", "--stop", "write --stop VALUE"),
+    ("--keep_checkpoints 0", "keep_checkpoints=0", "at least 1"),
+    ("@args.txt", "'@args.txt'", "write `--name value`"),
 ]
-TOUR = [("--k 4", "--k 4", "mpo-tour takes"), ("runs/x", "runs/x", "mpo-tour takes"), ("--overwrite true", "true", "mpo-tour takes"), ("--output notes.txt", "output='notes.txt'", "choose a folder"), ("--steps many", "--steps: 'many'", "whole number")]
+TOUR = [
+    ("--k 4", "--k 4", "mpo-tour takes"),
+    ("runs/x", "runs/x", "mpo-tour takes"),
+    ("--overwrite true", "true", "mpo-tour takes"),
+    ("--output notes.txt", "output='notes.txt'", "choose a folder"),
+    ("--steps many", "--steps: 'many'", "whole number"),
+]
 YAML = [
-    ("k: 2\nlr: 1\nk: 4\n", "'k' stands in it twice"), ("- k: 4\n", "holds a list ([{'k': 4}])", "`name: value`"), ("k:4\nlr:1\n", "'k:4 lr:1'", "`name: value`"),
-    ("k = 4\n", "'k = 4'", "`name: value`"), ("k:\u00a04\n", "k:", "`name: value`"), ("k: None\n", "k: 'None'", "left out"), ("k: null\n", "k: None", "left out"), ("stop:\n", "stop: None", "left out"), ("schedule: null\n", "schedule: None", "left out"),
-    ("k: '4'\n", "k: '4'", "without quotes"), ("k: 4,\n", "k: '4,'", "whole number"), ("k: 4.5\n", "k: 4.5", "whole number"), ("k: [2, 4]\n", "k: [2, 4]", "whole number"), ("lr: 1e-5x\n", "lr: '1e-5x'", "a number"),
-    ("lr:\n  peak: 1e-5\n", "lr: {'peak': '1e-5'}", "a number"), ("lr: -.inf\n", "lr=-inf", "positive and finite"), ("top_p: 95%\n", "top_p: '95%'", "without quotes or units"), ("top_p: 95\n", "top_p=95.0", "(0, 1]"),
-    ("micro_batch_tokens: 16k\n", "micro_batch_tokens: '16k'", "units"), ("max_new_tokens: 1,024\n", "max_new_tokens: '1,024'", "units"), ("steps: true\n", "steps: True", "whole number"),
-    ("seed: 2024-01-01\n", "seed: datetime.date(2024, 1, 1)", "whole number"), ("overwrite: 'true'\n", "overwrite: 'true'", "true or false"), ("device: 0\n", "device: 0", "text, in quotes"),
-    ("precision: no\n", "precision: False", "text, in quotes"), ("quantization: 4\n", "quantization: 4", "text, in quotes"), ("recipe: [grpo, mpo]\n", "recipe: ['grpo', 'mpo']", "text"), ("output: {dir: runs}\n", "output: {'dir': 'runs'}", "text"),
-    ("learning_rate: 1e-5\n", "'learning_rate'", "did you mean 'lr'?"), ("promts_per_step: 8\n", "'promts_per_step'", "'prompts_per_step'"), ("num_generations: 8\n", "'num_generations'", "'group_size'"), ("kl: 0.04\n", "'kl'", "recipe_options='{\"kl\": ...}'"),
-    ("Model: tiny\n", "'Model'", "'model'"), ("\uff4b: 4\n", "'\uff4b'", "did you mean 'k'?"), ("dry_run: true\n", "'dry_run'", "on the command line, as --dry_run"), ("optimizer:\n  lr: 1e-5\n", "'optimizer'", "--help lists them"), ("4: k\n", "4, which is no option", "--help"),
-    ("stop: {a: b}\n", "stop: {'a': 'b'}", "a list of texts"), ("stop: [[a]]\n", "stop: [['a']]", "a list of texts"), ("recipe_options: [clip]\n", "recipe_options: ['clip']", "a mapping"), ("recipe_options:\n", "recipe_options: None", "{} for none"),
-    ("recipe_options: {clip: 0.2}\n", "clip=0.2", "a list of 2 numbers"), ("recipe_options: {clip: (0.2, 0.28)}\n", "(0.2", "has no option"), ("recipe_options: {kl: 2024-01-01}\n", "datetime.date", "use numbers"),
-    ("recipe_options: \"{'kl': 0.1}\"\n", "recipe_options=", "write e.g."), ("recipe_options: {kl: 0.1\n", "is not YAML", "`name: value`"),
-    ("model: !!python/object/apply:os.system ['true']\n", "is not YAML", "os.system"), ("k: *four\n", "'four'", "is not YAML"), ("model: 'tiny\n", "is not YAML", "'tiny"), ("output: lamps\n", "output='lamps'", "choose another folder"),
+    ("k: 2\nlr: 1\nk: 4\n", "'k' stands in it twice"),
+    ("- k: 4\n", "holds a list ([{'k': 4}])", "`name: value`"),
+    ("k:4\nlr:1\n", "'k:4 lr:1'", "`name: value`"),
+    ("k = 4\n", "'k = 4'", "`name: value`"),
+    ("k:\u00a04\n", "k:", "`name: value`"),
+    ("k: None\n", "k: 'None'", "left out"),
+    ("k: null\n", "k: None", "left out"),
+    ("stop:\n", "stop: None", "left out"),
+    ("schedule: null\n", "schedule: None", "left out"),
+    ("k: '4'\n", "k: '4'", "without quotes"),
+    ("k: 4,\n", "k: '4,'", "whole number"),
+    ("k: 4.5\n", "k: 4.5", "whole number"),
+    ("k: [2, 4]\n", "k: [2, 4]", "whole number"),
+    ("lr: 1e-5x\n", "lr: '1e-5x'", "a number"),
+    ("lr:\n  peak: 1e-5\n", "lr: {'peak': '1e-5'}", "a number"),
+    ("lr: -.inf\n", "lr=-inf", "positive and finite"),
+    ("top_p: 95%\n", "top_p: '95%'", "without quotes or units"),
+    ("top_p: 95\n", "top_p=95.0", "(0, 1]"),
+    ("micro_batch_tokens: 16k\n", "micro_batch_tokens: '16k'", "units"),
+    ("max_new_tokens: 1,024\n", "max_new_tokens: '1,024'", "units"),
+    ("steps: true\n", "steps: True", "whole number"),
+    ("seed: 2024-01-01\n", "seed: datetime.date(2024, 1, 1)", "whole number"),
+    ("overwrite: 'true'\n", "overwrite: 'true'", "true or false"),
+    ("device: 0\n", "device: 0", "text, in quotes"),
+    ("precision: no\n", "precision: False", "text, in quotes"),
+    ("quantization: 4\n", "quantization: 4", "text, in quotes"),
+    ("recipe: [grpo, mpo]\n", "recipe: ['grpo', 'mpo']", "text"),
+    ("output: {dir: runs}\n", "output: {'dir': 'runs'}", "text"),
+    ("learning_rate: 1e-5\n", "'learning_rate'", "did you mean 'lr'?"),
+    ("promts_per_step: 8\n", "'promts_per_step'", "'prompts_per_step'"),
+    ("num_generations: 8\n", "'num_generations'", "'group_size'"),
+    ("kl: 0.04\n", "'kl'", "recipe_options='{\"kl\": ...}'"),
+    ("Model: tiny\n", "'Model'", "'model'"),
+    ("\uff4b: 4\n", "'\uff4b'", "did you mean 'k'?"),
+    ("dry_run: true\n", "'dry_run'", "on the command line, as --dry_run"),
+    ("optimizer:\n  lr: 1e-5\n", "'optimizer'", "--help lists them"),
+    ("4: k\n", "4, which is no option", "--help"),
+    ("stop: {a: b}\n", "stop: {'a': 'b'}", "a list of texts"),
+    ("stop: [[a]]\n", "stop: [['a']]", "a list of texts"),
+    ("recipe_options: [clip]\n", "recipe_options: ['clip']", "a mapping"),
+    ("recipe_options:\n", "recipe_options: None", "{} for none"),
+    ("recipe_options: {clip: 0.2}\n", "clip=0.2", "a list of 2 numbers"),
+    ("recipe_options: {clip: (0.2, 0.28)}\n", "(0.2", "has no option"),
+    ("recipe_options: {kl: 2024-01-01}\n", "datetime.date", "use numbers"),
+    ("recipe_options: \"{'kl': 0.1}\"\n", "recipe_options=", "write e.g."),
+    ("recipe_options: {kl: 0.1\n", "is not YAML", "`name: value`"),
+    ("model: !!python/object/apply:os.system ['true']\n", "is not YAML", "os.system"),
+    ("k: *four\n", "'four'", "is not YAML"),
+    ("model: 'tiny\n", "is not YAML", "'tiny"),
+    ("output: lamps\n", "output='lamps'", "choose another folder"),
 ]
 
 
@@ -273,11 +398,13 @@ def test_a_file(row, capsys):
 
 
 def test_a_warning_of_the_package_is_one_line_on_the_command_line():
-    plain, said = warnings.formatwarning, []
+    plain = warnings.formatwarning
+    said = []
 
     def work():
         said.append(warnings.formatwarning("a checkpoint is damaged", UserWarning, cli.__file__, 1))
         said.append(warnings.formatwarning("another package's", UserWarning, warnings.__file__, 1))
+
     assert cli._guarded("mpo-train", work) == 0
     assert said[0] == "mpo-train: a checkpoint is damaged\n" and "UserWarning" in said[1]
     assert warnings.formatwarning is plain

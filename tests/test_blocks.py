@@ -1,4 +1,5 @@
 "Every rule that splits a response, against a loop over its kept tokens."
+
 import pytest
 import reference as ref
 import torch
@@ -6,11 +7,46 @@ from batches import generator, masks, poison, seeds
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mpo_nb.blocks import (block_mean, block_sizes, block_sum, blocks_from_starts, delimiter_blocks, fixed_blocks,
-                           perplexity_blocks, random_blocks, sentence_blocks, sequence_block, spread, surprise_blocks,
-                           token_blocks)
+from mpo_nb.blocks import (
+    block_mean,
+    block_sizes,
+    block_sum,
+    blocks_from_starts,
+    delimiter_blocks,
+    fixed_blocks,
+    perplexity_blocks,
+    random_blocks,
+    sentence_blocks,
+    sequence_block,
+    spread,
+    surprise_blocks,
+    token_blocks,
+)
 
-PIECES = ["a", "step", ".", "7.", ";", "x;", "。", "a。b", "\n", ";\n", "!", "?", ":", " .", ". ", "", "…", "，", "！", "？", "；", "："]
+PIECES = [
+    "a",
+    "step",
+    ".",
+    "7.",
+    ";",
+    "x;",
+    "。",
+    "a。b",
+    "\n",
+    ";\n",
+    "!",
+    "?",
+    ":",
+    " .",
+    ". ",
+    "",
+    "…",
+    "，",
+    "！",
+    "？",
+    "；",
+    "：",
+]
 
 
 def same(ids, mask, rows):
@@ -44,7 +80,9 @@ def test_fixed_blocks_skips_holes_by_hand():
 @given(masks(), seeds)
 def test_blocks_from_starts(mask, seed):
     starts = torch.rand(mask.shape, generator=generator(seed)) < 0.4
-    same(blocks_from_starts(starts, mask), mask, [ref.opened([bool(s) for s in row]) for row in ref.gather(starts, mask)])
+    same(
+        blocks_from_starts(starts, mask), mask, [ref.opened([bool(s) for s in row]) for row in ref.gather(starts, mask)]
+    )
 
 
 @given(masks(), seeds, st.lists(st.integers(1, 4), min_size=1, max_size=3))
@@ -82,7 +120,10 @@ def test_a_delimiter_under_the_mask_closes_nothing():
 
 
 def test_tokens_need_not_reach_into_the_padding():
-    assert sentence_blocks(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]), [["a.", "b"], []]).tolist() == [[0, 1, -1, -1], [-1] * 4]
+    assert sentence_blocks(torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]), [["a.", "b"], []]).tolist() == [
+        [0, 1, -1, -1],
+        [-1] * 4,
+    ]
 
 
 @given(masks(), seeds, st.sampled_from([0.3, 0.9, 1.0]), st.integers(1, 4))
@@ -130,13 +171,13 @@ def test_gradients_of_sums_means_and_spread_ignore_what_is_masked(mask, seed, k)
     x = poison(torch.randn(mask.shape, generator=generator(seed), dtype=torch.double), mask).requires_grad_()
     pull = torch.randn(block_sizes(ids).shape, generator=generator(seed + 1), dtype=torch.double)
     rows = [[pull[b, i].item() for i in ref.fixed(n, k)] for b, n in enumerate(counts(mask))]
-    grad, = torch.autograd.grad((block_sum(x, ids) * pull).sum(), x)
+    (grad,) = torch.autograd.grad((block_sum(x, ids) * pull).sum(), x)
     torch.testing.assert_close(grad, ref.place(mask, rows))
     sizes = [[len([i for i in ref.fixed(n, k) if i == j]) for j in ref.fixed(n, k)] for n in counts(mask)]
-    grad, = torch.autograd.grad((block_mean(x, ids) * pull).sum(), x)
+    (grad,) = torch.autograd.grad((block_mean(x, ids) * pull).sum(), x)
     torch.testing.assert_close(grad, ref.place(mask, [[p / s for p, s in zip(*both)] for both in zip(rows, sizes)]))
     values = pull.clone().requires_grad_()
-    grad, = torch.autograd.grad((spread(values, ids) ** 2).sum(), values)
+    (grad,) = torch.autograd.grad((spread(values, ids) ** 2).sum(), values)
     torch.testing.assert_close(grad, 2 * pull * block_sizes(ids))
 
 
@@ -144,7 +185,9 @@ def test_gradients_of_sums_means_and_spread_ignore_what_is_masked(mask, seed, k)
 def test_spread_takes_nothing_from_blocks_that_pad_a_row(mask, seed):
     ids = sequence_block(mask)
     assume(bool(mask.any()))
-    values = torch.where(mask.any(1, keepdim=True), torch.randn(len(mask), 1, generator=generator(seed)), torch.tensor(ref.NAN))
+    values = torch.where(
+        mask.any(1, keepdim=True), torch.randn(len(mask), 1, generator=generator(seed)), torch.tensor(ref.NAN)
+    )
     assert torch.isfinite(spread(values, ids)).all()
     wider = torch.cat([values, torch.full_like(values, ref.NAN)], 1)  # a table with more blocks than these rows have
     assert torch.equal(spread(wider, ids), spread(values, ids))
@@ -152,10 +195,19 @@ def test_spread_takes_nothing_from_blocks_that_pad_a_row(mask, seed):
 
 @pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0), (2, 3)])
 def test_nothing_kept_gives_empty_tables(shape):
-    mask, x = torch.zeros(shape, dtype=torch.long), torch.full(shape, ref.NAN)
+    mask = torch.zeros(shape, dtype=torch.long)
+    x = torch.full(shape, ref.NAN)
     texts = [[""] * shape[1]] * shape[0]
-    for ids in (token_blocks(mask), sequence_block(mask), fixed_blocks(mask, 3), random_blocks(mask), sentence_blocks(mask, texts),
-                surprise_blocks(mask, x), perplexity_blocks(mask, x), blocks_from_starts(mask.bool(), mask)):
+    for ids in (
+        token_blocks(mask),
+        sequence_block(mask),
+        fixed_blocks(mask, 3),
+        random_blocks(mask),
+        sentence_blocks(mask, texts),
+        surprise_blocks(mask, x),
+        perplexity_blocks(mask, x),
+        blocks_from_starts(mask.bool(), mask),
+    ):
         assert ids.shape == shape and ids.dtype == torch.long and bool((ids == -1).all())
         assert block_sizes(ids).shape == block_sum(x, ids).shape == block_mean(x, ids).shape == (shape[0], 0)
         assert spread(torch.zeros(shape[0], 0), ids).shape == shape
@@ -164,36 +216,39 @@ def test_nothing_kept_gives_empty_tables(shape):
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: fixed_blocks(MASK, 0), ["k=0", "at least 1"]),
-    (lambda: fixed_blocks(MASK, -3), ["k=-3", "at least 1"]),
-    (lambda: fixed_blocks(MASK, 2.0), ["k=2.0", "whole number"]),
-    (lambda: fixed_blocks(MASK, True), ["k=True", "whole number"]),
-    (lambda: random_blocks(MASK, ()), ["sizes=()", "at least one"]),
-    (lambda: random_blocks(MASK, (2, 0)), ["sizes=0", "at least 1"]),
-    (lambda: token_blocks(torch.ones(3)), ["mask", "(3,)", "(B, T)"]),
-    (lambda: token_blocks(torch.ones(1, 2, 3)), ["mask", "(1, 2, 3)", "(B, T)"]),
-    (lambda: token_blocks(torch.tensor([[1, 2]])), ["mask", "2", "0 and 1", "pad_id"]),
-    (lambda: token_blocks(torch.tensor([[1, -1]])), ["mask", "-1", "0 and 1"]),
-    (lambda: token_blocks(torch.tensor([[1.0, ref.NAN]])), ["mask", "nan", "0 and 1"]),
-    (lambda: token_blocks(torch.tensor([[1.0, 0.5]])), ["mask", "0.5", "0 and 1"]),
-    (lambda: surprise_blocks(MASK, torch.zeros(2, 4)), ["logps", "(2, 4)", "(2, 3)"]),
-    (lambda: surprise_blocks(MASK, torch.zeros(2, 3), threshold=0.0), ["threshold=0.0", "(0, 1]"]),
-    (lambda: surprise_blocks(MASK, torch.zeros(2, 3), threshold=1.1), ["threshold=1.1", "(0, 1]"]),
-    (lambda: surprise_blocks(MASK, torch.zeros(2, 3), threshold=ref.NAN), ["threshold=nan", "(0, 1]"]),
-    (lambda: surprise_blocks(MASK, torch.zeros(2, 3), interval=0), ["interval=0", "at least 1"]),
-    (lambda: perplexity_blocks(MASK, torch.zeros(3, 3)), ["ref_logps", "(3, 3)", "(2, 3)"]),
-    (lambda: blocks_from_starts(torch.zeros(2, 1), MASK), ["starts", "(2, 1)", "(2, 3)"]),
-    (lambda: delimiter_blocks(MASK, [["a"] * 3], ";"), ["tokens", "1 rows", "2"]),
-    (lambda: delimiter_blocks(MASK, [["a"], ["a"]], ";"), ["tokens[0]", "1 strings", "position 1"]),
-    (lambda: delimiter_blocks(MASK, [["a"] * 3] * 2, ()), ["ends=()", "at least one"]),
-    (lambda: delimiter_blocks(MASK, [["a"] * 3] * 2, ""), ["ends=('',)", "at least one"]),
-    (lambda: block_sum(torch.zeros(2, 4), token_blocks(MASK)), ["x", "(2, 4)", "(2, 3)"]),
-    (lambda: block_mean(torch.zeros(1, 3), token_blocks(MASK)), ["x", "(1, 3)", "(2, 3)"]),
-    (lambda: spread(torch.zeros(2, 1), token_blocks(MASK)), ["values", "(2, 1)", "(2, 2)"]),
-    (lambda: spread(torch.zeros(3, 2), token_blocks(MASK)), ["values", "(3, 2)", "(2, 2)"]),
-    (lambda: spread(torch.zeros(2), token_blocks(MASK)), ["values", "(2,)", "(2, 2)"]),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: fixed_blocks(MASK, 0), ["k=0", "at least 1"]),
+        (lambda: fixed_blocks(MASK, -3), ["k=-3", "at least 1"]),
+        (lambda: fixed_blocks(MASK, 2.0), ["k=2.0", "whole number"]),
+        (lambda: fixed_blocks(MASK, True), ["k=True", "whole number"]),
+        (lambda: random_blocks(MASK, ()), ["sizes=()", "at least one"]),
+        (lambda: random_blocks(MASK, (2, 0)), ["sizes=0", "at least 1"]),
+        (lambda: token_blocks(torch.ones(3)), ["mask", "(3,)", "(B, T)"]),
+        (lambda: token_blocks(torch.ones(1, 2, 3)), ["mask", "(1, 2, 3)", "(B, T)"]),
+        (lambda: token_blocks(torch.tensor([[1, 2]])), ["mask", "2", "0 and 1", "pad_id"]),
+        (lambda: token_blocks(torch.tensor([[1, -1]])), ["mask", "-1", "0 and 1"]),
+        (lambda: token_blocks(torch.tensor([[1.0, ref.NAN]])), ["mask", "nan", "0 and 1"]),
+        (lambda: token_blocks(torch.tensor([[1.0, 0.5]])), ["mask", "0.5", "0 and 1"]),
+        (lambda: surprise_blocks(MASK, torch.zeros(2, 4)), ["logps", "(2, 4)", "(2, 3)"]),
+        (lambda: surprise_blocks(MASK, torch.zeros(2, 3), threshold=0.0), ["threshold=0.0", "(0, 1]"]),
+        (lambda: surprise_blocks(MASK, torch.zeros(2, 3), threshold=1.1), ["threshold=1.1", "(0, 1]"]),
+        (lambda: surprise_blocks(MASK, torch.zeros(2, 3), threshold=ref.NAN), ["threshold=nan", "(0, 1]"]),
+        (lambda: surprise_blocks(MASK, torch.zeros(2, 3), interval=0), ["interval=0", "at least 1"]),
+        (lambda: perplexity_blocks(MASK, torch.zeros(3, 3)), ["ref_logps", "(3, 3)", "(2, 3)"]),
+        (lambda: blocks_from_starts(torch.zeros(2, 1), MASK), ["starts", "(2, 1)", "(2, 3)"]),
+        (lambda: delimiter_blocks(MASK, [["a"] * 3], ";"), ["tokens", "1 rows", "2"]),
+        (lambda: delimiter_blocks(MASK, [["a"], ["a"]], ";"), ["tokens[0]", "1 strings", "position 1"]),
+        (lambda: delimiter_blocks(MASK, [["a"] * 3] * 2, ()), ["ends=()", "at least one"]),
+        (lambda: delimiter_blocks(MASK, [["a"] * 3] * 2, ""), ["ends=('',)", "at least one"]),
+        (lambda: block_sum(torch.zeros(2, 4), token_blocks(MASK)), ["x", "(2, 4)", "(2, 3)"]),
+        (lambda: block_mean(torch.zeros(1, 3), token_blocks(MASK)), ["x", "(1, 3)", "(2, 3)"]),
+        (lambda: spread(torch.zeros(2, 1), token_blocks(MASK)), ["values", "(2, 1)", "(2, 2)"]),
+        (lambda: spread(torch.zeros(3, 2), token_blocks(MASK)), ["values", "(3, 2)", "(2, 2)"]),
+        (lambda: spread(torch.zeros(2), token_blocks(MASK)), ["values", "(2,)", "(2, 2)"]),
+    ],
+)
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError) as error:
         call()

@@ -1,4 +1,5 @@
 "The site: every notebook has a page, every link within the site leads somewhere, and no page asks another host for anything."
+
 import ast
 import re
 import shutil
@@ -12,7 +13,10 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (shutil.which("quarto") or find_spec("smalldocs")), reason="neither quarto nor smalldocs (Python 3.11 and newer) is here"),
+    pytest.mark.skipif(
+        not (shutil.which("quarto") or find_spec("smalldocs")),
+        reason="neither quarto nor smalldocs (Python 3.11 and newer) is here",
+    ),
 ]
 BASE = "/mpo_nb/"
 REQUESTS = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src")}
@@ -20,6 +24,7 @@ REQUESTS = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src
 
 class Page(HTMLParser):
     "The ids and links of one page."
+
     def __init__(self, path: Path):
         super().__init__()
         self.ids, self.links, self.text = set(), [], path.read_text(encoding="utf-8")
@@ -41,7 +46,9 @@ def pages(site) -> dict[Path, Page]:
 
 
 def test_every_notebook_has_a_page(root, site):
-    notebooks = [p.relative_to(root / "nbs") for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    notebooks = [
+        p.relative_to(root / "nbs") for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+    ]
     missing = [str(n) for n in notebooks if not (site / n.with_suffix(".html")).is_file()]
     assert not missing, f"no page for {missing}"
     assert all((site / name).exists() for name in ("404.html", "reference.html", "search.json"))
@@ -54,21 +61,30 @@ def test_links_within_the_site_lead_somewhere(site, pages):
             url = urlsplit(link)
             if url.scheme or url.netloc:
                 continue
-            base = site if path.name == "404.html" else path.parent # by its <base>
+            base = site if path.name == "404.html" else path.parent  # by its <base>
             target = path if not url.path else (base / unquote(url.path.removeprefix(BASE))).resolve()
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
                 broken.setdefault(f"no file {target.relative_to(site)}", []).append(path)
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
                 broken.setdefault(f"no anchor #{url.fragment} in {target.relative_to(site)}", []).append(path)
-    assert not broken, "\n".join(f"{what}: linked from {len(where)} pages, {where[0].relative_to(site)} first" for what, where in broken.items())
+    assert not broken, "\n".join(
+        f"{what}: linked from {len(where)} pages, {where[0].relative_to(site)} first" for what, where in broken.items()
+    )
 
 
 def test_no_page_asks_another_host(site, pages):
-    asked = [f"{path.relative_to(site)}: {link}" for path, page in pages.items() for tag, name, link, rel in page.links
-             if (tag, name) in REQUESTS and urlsplit(link).netloc and rel != "canonical"]
-    asked += [f"{path.relative_to(site)}: {found}" for path in sorted(site.rglob("*.css"))
-              for found in re.findall(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^\"')\s]+", path.read_text(encoding="utf-8"))]
+    asked = [
+        f"{path.relative_to(site)}: {link}"
+        for path, page in pages.items()
+        for tag, name, link, rel in page.links
+        if (tag, name) in REQUESTS and urlsplit(link).netloc and rel != "canonical"
+    ]
+    asked += [
+        f"{path.relative_to(site)}: {found}"
+        for path in sorted(site.rglob("*.css"))
+        for found in re.findall(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^\"')\s]+", path.read_text(encoding="utf-8"))
+    ]
     assert not asked, "\n".join(asked)
 
 
@@ -77,18 +93,37 @@ def test_pages_draw_the_stored_figures(site, pages):
     for path, page in pages.items():
         if "Plotly." in page.text:
             script = re.search(r'<script src="([^"]*plotly\.min\.js)"></script>', page.text)
-            assert script and page.text.index(script[0]) < page.text.index("Plotly."), f"{path.relative_to(site)} loads no plotly.js"
+            assert script and page.text.index(script[0]) < page.text.index("Plotly."), (
+                f"{path.relative_to(site)} loads no plotly.js"
+            )
             assert (path.parent / script[1]).is_file()
-    raw = [str(path.relative_to(site)) for path, page in pages.items() if re.search(r"\\\(|\\\[", re.sub(r"<(script|pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL))]
+    raw = [
+        str(path.relative_to(site))
+        for path, page in pages.items()
+        if re.search(r"\\\(|\\\[", re.sub(r"<(script|pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL))
+    ]
     assert not raw, f"formulas left as TeX on {raw}"
-    links = [str(path.relative_to(site)) for path, page in pages.items() if re.search(r"\]\s*\((?:\.\./)*\w+/\w+\.ipynb\)", re.sub(r"<(?!/?(?:pre|script)\b)[^>]*>", "", re.sub(r"<(script|pre)\b.*?</\1>", "", page.text, flags=re.DOTALL)))]
+    links = [
+        str(path.relative_to(site))
+        for path, page in pages.items()
+        if re.search(
+            r"\]\s*\((?:\.\./)*\w+/\w+\.ipynb\)",
+            re.sub(
+                r"<(?!/?(?:pre|script)\b)[^>]*>", "", re.sub(r"<(script|pre)\b.*?</\1>", "", page.text, flags=re.DOTALL)
+            ),
+        )
+    ]
     assert not links, f"links left as Markdown on {links}"
 
 
 def test_pages_are_light_and_share_one_plotly(site, pages):
     heavy = {str(path.relative_to(site)): path.stat().st_size for path in pages if path.stat().st_size > 2_000_000}
     assert not heavy, f"bytes of pages over 2 MB: {heavy}"
-    copies = [path for path in site.rglob("*") if path.suffix in (".js", ".html") and b"plotly.js v" in path.read_bytes()[:2000]]
+    copies = [
+        path
+        for path in site.rglob("*")
+        if path.suffix in (".js", ".html") and b"plotly.js v" in path.read_bytes()[:2000]
+    ]
     assert copies == [site / "js" / "plotly.min.js"]
 
 
@@ -102,16 +137,31 @@ def test_every_symbol_has_its_documentation_and_source(root, site, pages):
     "On the reference page and on its module's own."
     headings = re.findall(r"<h2[^>]*>(mpo_nb\.\w+)", pages[site / "reference.html"].text)
     assert len(headings) == len(set(headings)) > 50, "a module stands on the reference page twice, or is missing"
-    reference, settings = pages[site / "reference.html"], ConfigParser()
+    reference = pages[site / "reference.html"]
+    settings = ConfigParser()
     settings.read(root / "settings.ini")
     for module in sorted((root / "mpo_nb").glob("*.py")):
         tree = ast.parse(module.read_text(encoding="utf-8"))
-        public = next((ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"), [])
+        public = next(
+            (
+                ast.literal_eval(node.value)
+                for node in tree.body
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
+            ),
+            [],
+        )
         documented = {node.name: node.lineno for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         for name in public:
-            if name not in documented: continue
-            page, anchor = site / "lib" / f"{module.stem}.html", name.lower()
+            if name not in documented:
+                continue
+            page = site / "lib" / f"{module.stem}.html"
+            anchor = name.lower()
             assert anchor in pages[page].ids, f"{name} has no heading on {page.name}"
             for where in (reference, pages[page]):
-                assert any(link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{module.name}#L{documented[name]}" for _, _, link, _ in where.links), f"no link to the source of {module.stem}.{name}"
-            assert any(link == f"lib/{page.name}#{anchor}" for _, _, link, _ in reference.links), f"{name} is not on the reference page"
+                assert any(
+                    link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{module.name}#L{documented[name]}"
+                    for _, _, link, _ in where.links
+                ), f"no link to the source of {module.stem}.{name}"
+            assert any(link == f"lib/{page.name}#{anchor}" for _, _, link, _ in reference.links), (
+                f"{name} is not on the reference page"
+            )

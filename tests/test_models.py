@@ -1,4 +1,5 @@
 "Models: where they come from, what is trained, what is saved, and that prompts reach them as their templates say."
+
 import json
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from transformers import AutoModelForCausalLM
 import mpo_nb.sweep
 from mpo_nb.config import choose_precision
 from mpo_nb.faults import MemoryBudget
-from mpo_nb.models import adapters_off, check_vocabulary, load, load_shape, load_state, load_tokenizer, model_source, save_merged
+from mpo_nb.models import (
+    adapters_off,
+    check_vocabulary,
+    load,
+    load_shape,
+    load_state,
+    load_tokenizer,
+    model_source,
+    save_merged,
+)
 from mpo_nb.prompts import render_prompt
 from mpo_nb.rollout import encode_prompts
 from mpo_nb.sweep import _decided
@@ -18,7 +28,9 @@ from mpo_nb.tasks import chain_sum, tiny_model_path
 from mpo_nb.traces import load_traces
 from mpo_nb.trainer import TrainConfig, Trainer
 
-SMALL = dict(steps=2, prompts_per_step=4, group_size=4, eval_every=0, checkpoint_every=1, precision="float32", progress=False)
+SMALL = dict(
+    steps=2, prompts_per_step=4, group_size=4, eval_every=0, checkpoint_every=1, precision="float32", progress=False
+)
 CHAT = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
 PROMPT = "7+5-3?"
 
@@ -34,6 +46,7 @@ def logits(model, tokenizer, text=PROMPT):
 
 # Where a model comes from
 
+
 @pytest.mark.parametrize("name", ["./gone", "/gone/away", "~/gone", "gone/a/b", "/gone/model.gguf", ""])
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(name):
     with pytest.raises(FileNotFoundError, match="is not there; give 'tiny', a hub name"):
@@ -43,29 +56,39 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(name):
 def test_a_folder_wins_over_a_hub_name(tmp_path, monkeypatch):
     (tmp_path / "owner" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert model_source("owner/name") == (str(Path("owner/name")), {}) and model_source("owner/other") == ("owner/other", {})
+    assert model_source("owner/name") == (str(Path("owner/name")), {}) and model_source("owner/other") == (
+        "owner/other",
+        {},
+    )
 
 
 def test_a_hub_that_cannot_be_reached_names_the_argument(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match="model='nobody/nothing-at-all' cannot be opened: .*pass a local folder or a GGUF file"):
+    with pytest.raises(
+        OSError, match="model='nobody/nothing-at-all' cannot be opened: .*pass a local folder or a GGUF file"
+    ):
         load("nobody/nothing-at-all")
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(quantization="4bit", training=True), "nothing to train; set lora_rank"),
-    (dict(quantization="3bit"), "quantization='3bit'; choose one of"),
-    (dict(precision="half"), "precision='half'; choose one of"),
-    (dict(attention="flash"), "attention='flash'; choose one of"),
-    (dict(attention="flash_attention_2"), "needs the package flash_attn"),
-    (dict(lora_rank=-1), "lora_rank=-1"),
-    (dict(lora_rank=True), "lora_rank=True"),
-    (dict(device="cuda:7"), "torch sees no GPU|device"),
-    (dict(device="tpu9"), "device='tpu9' is no device"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(quantization="4bit", training=True), "nothing to train; set lora_rank"),
+        (dict(quantization="3bit"), "quantization='3bit'; choose one of"),
+        (dict(precision="half"), "precision='half'; choose one of"),
+        (dict(attention="flash"), "attention='flash'; choose one of"),
+        (dict(attention="flash_attention_2"), "needs the package flash_attn"),
+        (dict(lora_rank=-1), "lora_rank=-1"),
+        (dict(lora_rank=True), "lora_rank=True"),
+        (dict(device="cuda:7"), "torch sees no GPU|device"),
+        (dict(device="tpu9"), "device='tpu9' is no device"),
+    ],
+)
 def test_options_that_cannot_be_are_refused_before_weights_are_read(options, message, monkeypatch):
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were read before the error"))
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were read before the error")
+    )
     with pytest.raises(ValueError, match=message):
         load(**dict(model="tiny", quiet=True) | options)
 
@@ -75,9 +98,17 @@ def test_layers_that_are_not_there_are_named():
         load("tiny", lora_rank=2, lora_targets="nowhere", precision="float32", quiet=True)
 
 
-@pytest.mark.parametrize("precision, lora_rank, training, kept", [
-    ("float32", 0, True, torch.float32), ("bfloat16", 0, True, torch.float32), ("bfloat16", 0, False, torch.bfloat16),
-    ("bfloat16", 4, True, torch.bfloat16), ("float16", 4, True, torch.float16), ("float16", 0, True, torch.float32)])
+@pytest.mark.parametrize(
+    "precision, lora_rank, training, kept",
+    [
+        ("float32", 0, True, torch.float32),
+        ("bfloat16", 0, True, torch.float32),
+        ("bfloat16", 0, False, torch.bfloat16),
+        ("bfloat16", 4, True, torch.bfloat16),
+        ("float16", 4, True, torch.float16),
+        ("float16", 0, True, torch.float32),
+    ],
+)
 def test_what_is_trained_is_float32_and_what_is_frozen_is_small(precision, lora_rank, training, kept, capsys):
     model, _ = load("tiny", "cpu", precision, lora_rank, training=training)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -86,16 +117,26 @@ def test_what_is_trained_is_float32_and_what_is_frozen_is_small(precision, lora_
     assert not lora_rank or {p.dtype for p in trained} == {torch.float32}
     assert not model.training
     said = "".join(capsys.readouterr())
-    assert str(kept).removeprefix("torch.") in said and "on cpu, attention sdpa, no chat template, plain prompts" in said and ("LoRA trains" in said) == bool(lora_rank)
+    assert (
+        str(kept).removeprefix("torch.") in said
+        and "on cpu, attention sdpa, no chat template, plain prompts" in said
+        and ("LoRA trains" in said) == bool(lora_rank)
+    )
 
 
 def test_targets_choose_the_layers():
     model, _ = load("tiny", precision="float32", lora_rank=2, lora_targets="q_proj, v_proj", quiet=True)
-    assert {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad} == {"q_proj", "v_proj"} or \
-        {part for name, p in model.named_parameters() if p.requires_grad for part in name.split(".") if part.endswith("_proj")} == {"q_proj", "v_proj"}
+    assert {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad} == {"q_proj", "v_proj"} or {
+        part
+        for name, p in model.named_parameters()
+        if p.requires_grad
+        for part in name.split(".")
+        if part.endswith("_proj")
+    } == {"q_proj", "v_proj"}
 
 
 # Adapters
+
 
 def moved(folder=None, rank=4):
     "The tiny model with adapters that do something."
@@ -121,7 +162,9 @@ def test_adapters_merged_saved_and_put_back_are_one_model(tmp_path):
     for other in (plain, merged):
         torch.testing.assert_close(logits(other, own), expected, rtol=1e-4, atol=1e-4)
     fresh, _ = load("tiny", "cpu", "float32", 4, quiet=True)
-    assert not torch.allclose(logits(fresh, tokenizer), expected, atol=1e-2), "the adapters do nothing: this compares nothing"
+    assert not torch.allclose(logits(fresh, tokenizer), expected, atol=1e-2), (
+        "the adapters do nothing: this compares nothing"
+    )
     load_state(fresh, tmp_path / "adapters")
     assert torch.equal(logits(fresh, tokenizer), expected)
 
@@ -170,7 +213,11 @@ def test_a_lora_run_trains_only_adapters_and_its_reference_is_free(tmp_path):
 def test_lora_is_offered_to_a_model_that_is_handed_over(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path(), dtype=torch.float32)
     trainer = Trainer(small(tmp_path, lora_rank=2, steps=1), model=model)
-    assert sum(p.requires_grad for p in trainer.model.parameters()) == sum("lora_" in n for n, _ in trainer.model.named_parameters()) > 0
+    assert (
+        sum(p.requires_grad for p in trainer.model.parameters())
+        == sum("lora_" in n for n, _ in trainer.model.named_parameters())
+        > 0
+    )
     trainer.fit()
 
 
@@ -187,11 +234,19 @@ def test_four_bit_weights_are_trained_through_adapters(tmp_path):
     trainer = Trainer(small(tmp_path, lora_rank=4, quantization="4bit", precision="bfloat16", lr=1e-3))
     assert any(p.dtype == torch.uint8 for p in trainer.model.parameters()), "nothing is packed"
     rows = trainer.fit()
-    assert [row["step"] for row in rows] == [1, 2] and all(row["grad_norm"] > 0 for row in rows if row["dead_groups"] < 1)
-    assert [row["step"] for row in Trainer(small(tmp_path, lora_rank=4, quantization="4bit", precision="bfloat16", lr=1e-3, steps=3)).fit()] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [1, 2] and all(
+        row["grad_norm"] > 0 for row in rows if row["dead_groups"] < 1
+    )
+    assert [
+        row["step"]
+        for row in Trainer(
+            small(tmp_path, lora_rank=4, quantization="4bit", precision="bfloat16", lr=1e-3, steps=3)
+        ).fit()
+    ] == [1, 2, 3]
 
 
 # What the model reads
+
 
 def test_the_chat_template_is_used_where_there_is_one_and_shown_in_the_trace(tmp_path):
     tokenizer = load_tokenizer("tiny")
@@ -206,13 +261,16 @@ def test_the_chat_template_is_used_where_there_is_one_and_shown_in_the_trace(tmp
 
 
 def test_a_chat_without_a_template_is_refused_before_weights_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were read before the error"))
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were read before the error")
+    )
     with pytest.raises(ValueError, match="prompt_format='chat', but the tokenizer has no chat template"):
         Trainer(small(tmp_path, prompt_format="chat"))
 
 
 def test_a_template_that_writes_the_first_token_itself_gets_no_second_one():
-    tokenizer, task = load_tokenizer("tiny"), chain_sum(8, 8)
+    tokenizer = load_tokenizer("tiny")
+    task = chain_sum(8, 8)
     tokenizer.chat_template = CHAT
     text = render_prompt(tokenizer, task, dict(prompt=PROMPT, answer="9"))
     ids, _ = encode_prompts(tokenizer, [text, PROMPT])
@@ -221,16 +279,34 @@ def test_a_template_that_writes_the_first_token_itself_gets_no_second_one():
 
 def test_a_template_that_refuses_a_system_turn_says_so():
     tokenizer = load_tokenizer("tiny")
-    tokenizer.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ messages[0].content }}"
-    with pytest.raises(ValueError, match=r"refuses the turns \['system', 'user'\] \(no system turn\); leave system_prompt empty"):
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{"
+        " messages[0].content }}"
+    )
+    with pytest.raises(
+        ValueError, match=r"refuses the turns \['system', 'user'\] \(no system turn\); leave system_prompt empty"
+    ):
         render_prompt(tokenizer, chain_sum(8, 8), dict(prompt=PROMPT), system="Add.")
 
 
 # A pretrained model from a GGUF file
 
+
 @pytest.mark.slow
 def test_a_gguf_file_is_loaded_trained_saved_and_loaded_again(smollm2, tmp_path):
-    config = small(tmp_path, model=str(smollm2), lora_rank=2, lora_targets="q_proj", precision="bfloat16", prompts_per_step=1, group_size=2, max_new_tokens=8, steps=1, epochs=1, minibatches=1)
+    config = small(
+        tmp_path,
+        model=str(smollm2),
+        lora_rank=2,
+        lora_targets="q_proj",
+        precision="bfloat16",
+        prompts_per_step=1,
+        group_size=2,
+        max_new_tokens=8,
+        steps=1,
+        epochs=1,
+        minibatches=1,
+    )
     trainer = Trainer(config)
     trainer.fit()
     assert load_traces(tmp_path / "run")[0].prompt.startswith("<|im_start|>system")
@@ -245,8 +321,10 @@ def test_a_gguf_file_is_loaded_trained_saved_and_loaded_again(smollm2, tmp_path)
 
 # Memory that runs out
 
+
 class Small:
     "Stands for a GPU that takes only so many tokens at once."
+
     def __init__(self, model, most):
         self.most, self.refused, forward = most, 0, model.model.forward
 
@@ -255,6 +333,7 @@ class Small:
                 self.refused += 1
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return forward(*args, input_ids=input_ids, **kwargs)
+
         model.model.forward = limited
 
 
@@ -266,7 +345,10 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp
     batch = whole.collect(1)
     gradients = []
     for trainer in (whole, cut):
-        trainer.memory.run(lambda tokens: trainer.accumulate(batch, batch.kept, 1, tokens), (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu())
+        trainer.memory.run(
+            lambda tokens: trainer.accumulate(batch, batch.kept, 1, tokens),
+            (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu(),
+        )
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
     assert limit.refused and 40 < cut.memory.tokens <= 132 and gradients[0].norm() > 1e-3
@@ -281,7 +363,10 @@ def test_one_response_too_many_ends_the_run_with_its_folder_whole(tmp_path):
     trainer = Trainer(small(tmp_path, steps=3))
     trainer.step(1)
     Small(trainer.model, 5)
-    with pytest.raises(torch.OutOfMemoryError, match="is too much for the memory .*gradient_checkpointing=True.*goes on from its last checkpoint"):
+    with pytest.raises(
+        torch.OutOfMemoryError,
+        match="is too much for the memory .*gradient_checkpointing=True.*goes on from its last checkpoint",
+    ):
         trainer.fit()
     assert [row["step"] for row in Trainer(small(tmp_path, steps=3)).fit()] == [1, 2, 3]
 
@@ -289,11 +374,13 @@ def test_one_response_too_many_ends_the_run_with_its_folder_whole(tmp_path):
 def test_other_errors_are_not_taken_for_memory():
     def work(tokens):
         raise RuntimeError("shape mismatch")
+
     with pytest.raises(RuntimeError, match="shape mismatch"):
         MemoryBudget(10).run(work, torch.ones(3))
 
 
 # float16
+
 
 def test_float16_scales_the_loss_and_survives_an_overflow(tmp_path):
     options = dict(precision="float16", lora_rank=4, steps=2, lr=1e-3)
@@ -323,7 +410,11 @@ def plain(dtype=torch.float32):
 def adapted(model=None, name="default", **options):
     "A PeftModel whose adapters do something, the same ones every time."
     torch.manual_seed(0)
-    model = get_peft_model(plain() if model is None else model, LoraConfig(**dict(r=4, target_modules="all-linear", task_type="CAUSAL_LM") | options), adapter_name=name)
+    model = get_peft_model(
+        plain() if model is None else model,
+        LoraConfig(**dict(r=4, target_modules="all-linear", task_type="CAUSAL_LM") | options),
+        adapter_name=name,
+    )
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, p in model.named_parameters():
@@ -333,7 +424,8 @@ def adapted(model=None, name="default", **options):
 
 
 def with_added_tokens(resize=True):
-    model, tokenizer = plain(), load_tokenizer("tiny")
+    model = plain()
+    tokenizer = load_tokenizer("tiny")
     tokenizer.add_special_tokens(dict(additional_special_tokens=["<think>", "</think>"]))
     if resize:
         torch.manual_seed(1)
@@ -356,7 +448,10 @@ def test_weights_of_16_bits_are_trained_in_float32_master_copies(dtype, tmp_path
     if dtype == "half of it":
         model.model.layers[0].float()
     before = {name: p.detach().float().clone() for name, p in model.named_parameters()}
-    with pytest.warns(UserWarning, match="handed over with weights in .*float16; those that are trained are kept in float32 .* GiB more"):
+    with pytest.warns(
+        UserWarning,
+        match="handed over with weights in .*float16; those that are trained are kept in float32 .* GiB more",
+    ):
         trainer, _, difference = trained(tmp_path, model, lr=1e-6, precision="bfloat16")
     after = dict(trainer.model.named_parameters())
     assert {p.dtype for p in after.values()} == {torch.float32} and difference == 0
@@ -364,7 +459,14 @@ def test_weights_of_16_bits_are_trained_in_float32_master_copies(dtype, tmp_path
     assert moved > 0.9 * sum(p.numel() for p in before.values()), "an update was lost"
 
 
-@pytest.mark.parametrize("dtype, precision, frozen", [(torch.bfloat16, "bfloat16", torch.bfloat16), (torch.float16, "bfloat16", torch.bfloat16), (torch.bfloat16, "float32", torch.float32)])
+@pytest.mark.parametrize(
+    "dtype, precision, frozen",
+    [
+        (torch.bfloat16, "bfloat16", torch.bfloat16),
+        (torch.float16, "bfloat16", torch.bfloat16),
+        (torch.bfloat16, "float32", torch.float32),
+    ],
+)
 def test_frozen_weights_stay_small_under_adapters(dtype, precision, frozen, tmp_path, recwarn):
     trainer = Trainer(small(tmp_path, **LEARNS, lora_rank=4, precision=precision), model=plain(dtype))
     kinds = {p.requires_grad: set() for p in trainer.model.parameters()}
@@ -374,7 +476,16 @@ def test_frozen_weights_stay_small_under_adapters(dtype, precision, frozen, tmp_
     assert any("kept in float32" in str(w.message) for w in recwarn) == (precision == "float32")
 
 
-@pytest.mark.parametrize("options", [{}, dict(name="mine"), dict(lora_dropout=0.5), dict(modules_to_save=["lm_head"]), dict(target_modules=["q_proj", "lm_head", "embed_tokens"])])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(name="mine"),
+        dict(lora_dropout=0.5),
+        dict(modules_to_save=["lm_head"]),
+        dict(target_modules=["q_proj", "lm_head", "embed_tokens"]),
+    ],
+)
 def test_the_reference_of_adapters_that_are_handed_over_is_the_model_with_them(options, tmp_path):
     model = adapted(**options)
     expected = logits(model.eval(), load_tokenizer("tiny"))
@@ -382,9 +493,13 @@ def test_the_reference_of_adapters_that_are_handed_over_is_the_model_with_them(o
     assert abs(rows[0]["kl_ref"]) < 1e-6 < rows[1]["kl_ref"] and difference < 1e-4
     assert torch.equal(logits(trainer.reference, load_tokenizer("tiny")), expected)
     copied = {id(p) for p in trainer.reference.parameters()}
-    assert all((id(p) in copied) != p.requires_grad for p in trainer.model.parameters()), "frozen weights are held twice, or trained ones shared"
+    assert all((id(p) in copied) != p.requires_grad for p in trainer.model.parameters()), (
+        "frozen weights are held twice, or trained ones shared"
+    )
     again = Trainer(small(tmp_path, **LEARNS | dict(steps=3)), model=adapted(**options))
-    assert torch.equal(logits(again.model, again.tokenizer), logits(trainer.model, trainer.tokenizer)) and torch.equal(logits(again.reference, again.tokenizer), expected)
+    assert torch.equal(logits(again.model, again.tokenizer), logits(trainer.model, trainer.tokenizer)) and torch.equal(
+        logits(again.reference, again.tokenizer), expected
+    )
 
 
 def test_of_several_adapters_the_active_one_is_trained_and_saved(tmp_path):
@@ -392,7 +507,10 @@ def test_of_several_adapters_the_active_one_is_trained_and_saved(tmp_path):
     model.add_adapter("other", LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     model.set_adapter("other")
     trainer, _, difference = trained(tmp_path, model)
-    assert difference < 1e-4 and json.loads((trainer.run.checkpoints()[-1][1] / "adapter_config.json").read_text())["r"] == 2
+    assert (
+        difference < 1e-4
+        and json.loads((trainer.run.checkpoints()[-1][1] / "adapter_config.json").read_text())["r"] == 2
+    )
 
 
 def switched_off():
@@ -407,20 +525,33 @@ def merged_in():
     return model
 
 
-@pytest.mark.parametrize("make, options, message", [
-    (switched_off, {}, "switched off; call model.enable_adapter_layers"),
-    (merged_in, {}, "merged into its weights; call model.unmerge_adapter"),
-    (adapted, dict(lora_rank=4), "lora_rank=4, but model has adapters already"),
-    (lambda: get_peft_model(plain(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)), {}, "adapters of type PROMPT_TUNING"),
-    (lambda: plain().requires_grad_(False), {}, "no weight that is trained"),
-    (plain, dict(lora_rank=4, quantization="4bit"), "quantization='4bit', but model is handed over with plain weights"),
-])
+@pytest.mark.parametrize(
+    "make, options, message",
+    [
+        (switched_off, {}, "switched off; call model.enable_adapter_layers"),
+        (merged_in, {}, "merged into its weights; call model.unmerge_adapter"),
+        (adapted, dict(lora_rank=4), "lora_rank=4, but model has adapters already"),
+        (
+            lambda: get_peft_model(plain(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
+            {},
+            "adapters of type PROMPT_TUNING",
+        ),
+        (lambda: plain().requires_grad_(False), {}, "no weight that is trained"),
+        (
+            plain,
+            dict(lora_rank=4, quantization="4bit"),
+            "quantization='4bit', but model is handed over with plain weights",
+        ),
+    ],
+)
 def test_what_cannot_be_trained_as_it_is_handed_over_is_refused(make, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         Trainer(small(tmp_path, **LEARNS, **options), model=make())
 
 
-@pytest.mark.parametrize("options", [dict(lora_rank=4), dict(lora_rank=4, lora_targets="q_proj, lm_head, embed_tokens"), {}])
+@pytest.mark.parametrize(
+    "options", [dict(lora_rank=4), dict(lora_rank=4, lora_targets="q_proj, lm_head, embed_tokens"), {}]
+)
 def test_added_tokens_come_back_with_a_checkpoint(options, tmp_path):
     model, tokenizer = with_added_tokens()
     trainer, _, difference = trained(tmp_path, model, tokenizer, **options)
@@ -430,15 +561,25 @@ def test_added_tokens_come_back_with_a_checkpoint(options, tmp_path):
     second = Trainer(small(tmp_path / "second", **LEARNS | dict(model=str(folder), lora_rank=2, steps=1)))
     second.fit()
     third, own = load(second.run.checkpoints()[-1][1], "cpu", "float32", quiet=True)
-    torch.testing.assert_close(logits(third, own, "<think>1+2?"), logits(second.model, own, "<think>1+2?"), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(third, own, "<think>1+2?"), logits(second.model, own, "<think>1+2?"), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_added_tokens_that_the_model_has_no_row_for_are_refused(tmp_path):
     model, tokenizer = with_added_tokens(resize=False)
-    with pytest.raises(ValueError, match=r"tokenizer has tokens that the model, with 20 rows of embeddings, does not know \('<think>', '</think>'\); call model.resize_token_embeddings"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"tokenizer has tokens that the model, with 20 rows of embeddings, does not know \('<think>', '</think>'\);"
+            r" call model.resize_token_embeddings"
+        ),
+    ):
         Trainer(small(tmp_path), model=model, tokenizer=tokenizer)
     tokenizer = load_tokenizer("tiny")
-    tokenizer.add_special_tokens(dict(additional_special_tokens=["<image_soft_token>"]))  # as Gemma 3's tokenizers have it
+    tokenizer.add_special_tokens(
+        dict(additional_special_tokens=["<image_soft_token>"])
+    )  # as Gemma 3's tokenizers have it
     check_vocabulary(tokenizer, 20)
 
 
@@ -449,15 +590,24 @@ def test_adapters_on_weights_that_are_not_their_base_s_are_warned_of(tmp_path, r
     model = plain()
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight.mul_(1.001)
-    with pytest.warns(UserWarning, match=r"differ from those of .* as their base \(first: model.layers.2.mlp.up_proj.weight\).*Save the model to a folder first"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"differ from those of .* as their base \(first: model.layers.2.mlp.up_proj.weight\).*Save the model to a"
+            r" folder first"
+        ),
+    ):
         Trainer(small(tmp_path / "other", lora_rank=2), model=model)
 
 
 # Adapters and their bases
 
+
 def names_base(folder, base):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(base if base.startswith("[") or base.startswith("{") else json.dumps(dict(base_model_name_or_path=base)))
+    (folder / "adapter_config.json").write_text(
+        base if base.startswith("[") or base.startswith("{") else json.dumps(dict(base_model_name_or_path=base))
+    )
     return folder
 
 
@@ -470,9 +620,16 @@ def test_adapters_that_name_themselves_end_with_an_error(read, way, tmp_path):
         read(tmp_path / "a")
 
 
-@pytest.mark.parametrize("base, error, message", [
-    ("./gone", FileNotFoundError, "holds adapters of './gone', which is not there"), ("", ValueError, "base_model_name_or_path=''; write the name"),
-    ("{}", ValueError, "base_model_name_or_path=None; write the name"), ("[1]", ValueError, "adapter_config.json cannot be read"), ("{", ValueError, "adapter_config.json cannot be read")])
+@pytest.mark.parametrize(
+    "base, error, message",
+    [
+        ("./gone", FileNotFoundError, "holds adapters of './gone', which is not there"),
+        ("", ValueError, "base_model_name_or_path=''; write the name"),
+        ("{}", ValueError, "base_model_name_or_path=None; write the name"),
+        ("[1]", ValueError, "adapter_config.json cannot be read"),
+        ("{", ValueError, "adapter_config.json cannot be read"),
+    ],
+)
 def test_adapters_without_a_base_say_so(base, error, message, tmp_path):
     with pytest.raises(error, match=message):
         load_shape(names_base(tmp_path / "a", base))
@@ -491,7 +648,10 @@ def test_a_base_beside_its_adapters_is_found(tmp_path, monkeypatch):
 
 # What precision="auto" means
 
-@pytest.mark.parametrize("amx, avx, precision", [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")])
+
+@pytest.mark.parametrize(
+    "amx, avx, precision", [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")]
+)
 def test_auto_asks_the_processor_and_no_clock(amx, avx, precision, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
@@ -507,4 +667,8 @@ def test_a_sweep_decides_once_and_leaves_a_run_as_it_was_begun(tmp_path, monkeyp
     Path(begun.output).mkdir(parents=True)
     (Path(begun.output) / "config.json").write_text(json.dumps(dict(precision="bfloat16")))
     assert _decided(small(tmp_path / "new", precision="auto")).precision == "float32" and len(given) == 1
-    assert _decided(begun).precision == "auto" and _decided(small(tmp_path, precision="float16")).precision == "float16" and len(given) == 1
+    assert (
+        _decided(begun).precision == "auto"
+        and _decided(small(tmp_path, precision="float16")).precision == "float16"
+        and len(given) == 1
+    )

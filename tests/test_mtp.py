@@ -1,12 +1,25 @@
 "Multi-token prediction modules: what they may see, what they compute, where their gradient goes, and how they are warmed up."
+
 import os
 import random
 import signal
 
 import pytest
 import torch
-from transformers import (AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig,
-                          LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from mpo_nb.actions import WindowActions
 from mpo_nb.chain_sum import chain_problems, demonstration, tiny_model_path
@@ -16,11 +29,36 @@ from mpo_nb.models import add_lora
 from mpo_nb.mtp import MTPModules, warm_up
 from mpo_nb.mtp_parts import MTPParts, one_layer
 
-SHAPE = dict(vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=64)
-FAMILIES = dict(llama=LlamaConfig(**SHAPE, tie_word_embeddings=True), mistral=MistralConfig(**SHAPE, sliding_window=6), qwen3=Qwen3Config(**SHAPE),
-                qwen2=Qwen2Config(**{k: v for k, v in SHAPE.items() if k != "head_dim"}, use_sliding_window=True, sliding_window=6, max_window_layers=1),
-                gemma=GemmaConfig(**SHAPE), gemma2=Gemma2Config(**SHAPE, sliding_window=6, final_logit_softcapping=3.0, attn_implementation="eager"), gemma3=Gemma3TextConfig(**SHAPE, sliding_window=6))
-FORMS = {"parallel": {}, "chained": dict(head="shared", merge="eh_proj"), "parallel, shared head": dict(head="shared"), "chained, own heads": dict(merge="eh_proj")}
+SHAPE = dict(
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    max_position_embeddings=64,
+)
+FAMILIES = dict(
+    llama=LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    mistral=MistralConfig(**SHAPE, sliding_window=6),
+    qwen3=Qwen3Config(**SHAPE),
+    qwen2=Qwen2Config(
+        **{k: v for k, v in SHAPE.items() if k != "head_dim"},
+        use_sliding_window=True,
+        sliding_window=6,
+        max_window_layers=1,
+    ),
+    gemma=GemmaConfig(**SHAPE),
+    gemma2=Gemma2Config(**SHAPE, sliding_window=6, final_logit_softcapping=3.0, attn_implementation="eager"),
+    gemma3=Gemma3TextConfig(**SHAPE, sliding_window=6),
+)
+FORMS = {
+    "parallel": {},
+    "chained": dict(head="shared", merge="eh_proj"),
+    "parallel, shared head": dict(head="shared"),
+    "chained, own heads": dict(merge="eh_proj"),
+}
 CHAINED = FORMS["chained"]
 
 
@@ -38,19 +76,24 @@ def batch(rows=5, width=14, seed=0):
     "Ids and a mask with padding on both sides."
     g = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 40, (rows, width), generator=g)
-    left, right = torch.randint(0, 4, (rows, 1), generator=g), torch.randint(0, 4, (rows, 1), generator=g)
+    left = torch.randint(0, 4, (rows, 1), generator=g)
+    right = torch.randint(0, 4, (rows, 1), generator=g)
     place = torch.arange(width)
     return ids, (place >= left) & (place < width - right)
 
 
 def hidden_of(model, ids, read):
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    return inner.model(input_ids=ids, attention_mask=read.long(), position_ids=positions(read), use_cache=False).last_hidden_state
+    return inner.model(
+        input_ids=ids, attention_mask=read.long(), position_ids=positions(read), use_cache=False
+    ).last_hidden_state
 
 
 def plain(mtp, ids):
     "future_logps of one row without padding, term by term: (L, k), NaN where there is nothing."
-    model, L, trunk = mtp.model, len(ids), mtp.model.model
+    model = mtp.model
+    L = len(ids)
+    trunk = mtp.model.model
     found = torch.full((L, mtp.k), float("nan"))
     states = [hidden_of(model, ids[None], torch.ones(1, L, dtype=torch.bool))[0]]
     for n, depth in enumerate(mtp.depths, 1):
@@ -65,7 +108,9 @@ def plain(mtp, ids):
             if t + n >= L:
                 continue
             h = states[n][t - 1] if n == 0 else mtp.depths[n - 1].norm(states[n][t - 1])
-            logits = (mtp.depths[n - 1].head if n and mtp.options["head"] == "own" else model.get_output_embeddings())(h)
+            logits = (mtp.depths[n - 1].head if n and mtp.options["head"] == "own" else model.get_output_embeddings())(
+                h
+            )
             cap = getattr(model.config, "final_logit_softcapping", None)
             found[t, n] = (cap * torch.tanh(logits / cap) if cap else logits).log_softmax(-1)[ids[t + n]]
     return found
@@ -73,11 +118,13 @@ def plain(mtp, ids):
 
 # Values
 
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_term_is_what_a_plain_loop_finds(family, form):
     model = backbone(FAMILIES[family])
-    mtp, (ids, read) = modules(model, **FORMS[form]), batch()
+    mtp = modules(model, **FORMS[form])
+    ids, read = batch()
     with torch.no_grad():
         found = mtp.future_logps(hidden_of(model, ids, read), ids, read)
         assert found.shape == (5, 14, 4)
@@ -99,14 +146,24 @@ def test_what_a_column_may_depend_on(family, form, chained):
     def moved(j):
         other = ids.clone()
         other[:, j] = (other[:, j] + 1) % 37 + 3
-        return ((mtp.future_logps(hidden_of(model, other, read), other, read) - mtp.future_logps(hidden_of(model, ids, read), ids, read))[:, t].abs().amax(0) > 1e-6).tolist()
+        return (
+            (
+                mtp.future_logps(hidden_of(model, other, read), other, read)
+                - mtp.future_logps(hidden_of(model, ids, read), ids, read)
+            )[:, t]
+            .abs()
+            .amax(0)
+            > 1e-6
+        ).tolist()
+
     for n in range(4):
         assert moved(t + n) == [m >= n if chained else m == n for m in range(4)]
     assert not any(moved(t + 4)) and all(moved(t - 1))
 
 
 def test_the_backbones_column_is_the_backbones():
-    model, (ids, read) = backbone(), batch()
+    model = backbone()
+    ids, read = batch()
     mask = read.clone()
     mask[:, :6] = False
     with torch.no_grad():
@@ -122,19 +179,23 @@ def test_the_backbones_column_is_the_backbones():
 
 
 def test_shared_prompts_give_the_same_states():
-    model, (ids, read) = backbone(), batch(6)
+    model = backbone()
+    ids, read = batch(6)
     ids[:, :7], read[:, :7] = ids[:2, :7].repeat_interleave(3, 0), read[:2, :7].repeat_interleave(3, 0)
     args = (model, ids[:, :7], read[:, :7], ids[:, 7:], read[:, 7:])
     with torch.no_grad():
-        shared, plainly = response_hidden(*args, least=0.0, whole=True), response_hidden(*args, least=1.0, whole=True)
+        shared = response_hidden(*args, least=0.0, whole=True)
+        plainly = response_hidden(*args, least=1.0, whole=True)
     assert shared.shape == plainly.shape == (6, 13, 32)
     torch.testing.assert_close(shared[read[:, :13]], plainly[read[:, :13]], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_chunks_change_nothing(form):
-    model, (ids, read) = backbone(), batch()
-    mtp, found = modules(model, **FORMS[form]), []
+    model = backbone()
+    ids, read = batch()
+    mtp = modules(model, **FORMS[form])
+    found = []
     for chunk in (2**24, 80):
         mtp.zero_grad(), model.zero_grad()
         logps = mtp.future_logps(hidden_of(model, ids, read), ids, read, chunk_elements=chunk)
@@ -146,15 +207,19 @@ def test_chunks_change_nothing(form):
 
 # Gradients
 
+
 def gradients(mtp, model, ids, read, columns):
     mtp.zero_grad(), model.zero_grad()
     mtp.future_logps(hidden_of(model, ids, read), ids, read)[..., columns].sum().backward()
-    return [[p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in m.parameters()] for m in (mtp, model)]
+    return [
+        [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in m.parameters()] for m in (mtp, model)
+    ]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_share_of_the_gradient_that_reaches_the_backbone(form):
-    model, (ids, read) = backbone(), batch()
+    model = backbone()
+    ids, read = batch()
     mtp = modules(model, **FORMS[form])
     own, trunk = gradients(mtp, model, ids, read, slice(1, None))
     assert all(g.any() for g in own) and all(g.any() for g in trunk)
@@ -166,34 +231,48 @@ def test_the_share_of_the_gradient_that_reaches_the_backbone(form):
         for a, b in zip(scaled, trunk):
             torch.testing.assert_close(a, share * b)
         nothing, whole = gradients(mtp, model, ids, read, slice(0, 1))
-        assert not any(g.any() for g in nothing) and all(g.any() for g in whole), "the backbone's own column keeps its gradient"
+        assert not any(g.any() for g in nothing) and all(g.any() for g in whole), (
+            "the backbone's own column keeps its gradient"
+        )
 
 
 def test_adapters_learn_and_their_base_does_not():
     model = add_lora(backbone(), 2)
-    mtp, (ids, read) = modules(model, start="copy", **CHAINED), batch()
+    mtp = modules(model, start="copy", **CHAINED)
+    ids, read = batch()
     assert not any("lora" in name for name, _ in mtp.named_parameters())
     mtp.future_logps(hidden_of(model, ids, read), ids, read).sum().backward()
-    assert all((p.grad is not None) == p.requires_grad for p in model.parameters() if p is not model.get_input_embeddings().weight)
+    assert all(
+        (p.grad is not None) == p.requires_grad
+        for p in model.parameters()
+        if p is not model.get_input_embeddings().weight
+    )
     assert all(p.grad is not None for p in mtp.parameters())
 
 
 def test_a_backbone_in_bfloat16():
-    model, (ids, read) = backbone(), batch()
+    model = backbone()
+    ids, read = batch()
     for form in FORMS.values():
-        mtp, half = modules(model, **form), backbone().to(torch.bfloat16)
+        mtp = modules(model, **form)
+        half = backbone().to(torch.bfloat16)
         low = MTPModules(half, 4, **form)
         low.load_state_dict(mtp.state_dict())
         assert all(p.dtype == torch.float32 for p in low.parameters())
         with torch.no_grad():
             found = low.future_logps(hidden_of(half, ids, read), ids, read)
-            torch.testing.assert_close(found, mtp.future_logps(hidden_of(model, ids, read), ids, read), rtol=0, atol=0.1)
+            torch.testing.assert_close(
+                found, mtp.future_logps(hidden_of(model, ids, read), ids, read), rtol=0, atol=0.1
+            )
             with torch.autocast("cpu", torch.bfloat16):
-                torch.testing.assert_close(low.future_logps(hidden_of(half, ids, read), ids, read), found, rtol=0, atol=0.1)
+                torch.testing.assert_close(
+                    low.future_logps(hidden_of(half, ids, read), ids, read), found, rtol=0, atol=0.1
+                )
 
 
 def test_checkpointing_recomputes_the_same_gradient():
-    model, (ids, read) = backbone(), batch()
+    model = backbone()
+    ids, read = batch()
     mtp = modules(model, **CHAINED)
     before = gradients(mtp, model, ids, read, slice(None))
     mtp.gradient_checkpointing()
@@ -204,7 +283,8 @@ def test_checkpointing_recomputes_the_same_gradient():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_untrained_modules_start_with_a_ratio_of_one(form):
-    model, (ids, read) = backbone(), batch()
+    model = backbone()
+    ids, read = batch()
     mtp = modules(model, **FORMS[form])
     logps = mtp.future_logps(hidden_of(model, ids, read), ids, read)
     out = policy_loss(logps, logps.detach(), torch.tensor([1.0, -1.0, 0.5, 2.0, -3.0]), read, WindowActions(4))
@@ -218,7 +298,9 @@ def test_windows_of_shifted_columns_are_windows_of_the_backbone():
     g = torch.Generator().manual_seed(0)
     for k in (1, 2, 5, 30):
         mask = torch.rand(6, 20, generator=g) < 0.8
-        new, old, advantages = torch.randn(6, 20, generator=g, dtype=torch.double), torch.randn(6, 20, generator=g, dtype=torch.double), torch.randn(6, generator=g, dtype=torch.double)
+        new = torch.randn(6, 20, generator=g, dtype=torch.double)
+        old = torch.randn(6, 20, generator=g, dtype=torch.double)
+        advantages = torch.randn(6, generator=g, dtype=torch.double)
         order = mask.long().cumsum(1)
 
         def columns(x):
@@ -228,11 +310,15 @@ def test_windows_of_shifted_columns_are_windows_of_the_backbone():
                 padded = torch.cat([kept, kept.new_full((k,), float("nan"))])
                 rows.append(torch.stack([padded[order[b] - 1 + n] for n in range(k)], -1))
             return torch.stack(rows)
+
         for tail in ("renormalise", "truncate"):
             for surrogate in ("ppo", "cispo", "none"):
-                a, b = new.clone().requires_grad_(), new.clone().requires_grad_()
+                a = new.clone().requires_grad_()
+                b = new.clone().requires_grad_()
                 one = policy_loss(a, old, advantages, mask, WindowActions(k, tail=tail), surrogate=surrogate)
-                two = policy_loss(columns(b), columns(old), advantages, mask, WindowActions(k, tail=tail), surrogate=surrogate)
+                two = policy_loss(
+                    columns(b), columns(old), advantages, mask, WindowActions(k, tail=tail), surrogate=surrogate
+                )
                 one.loss.backward(), two.loss.backward()
                 torch.testing.assert_close(one.loss, two.loss)
                 torch.testing.assert_close(a.grad, b.grad)
@@ -241,13 +327,25 @@ def test_windows_of_shifted_columns_are_windows_of_the_backbone():
 
 # Sizes and files
 
+
 def test_the_papers_parameter_counts():
-    shape = LlamaConfig(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True)
+    shape = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=64,
+        tie_word_embeddings=True,
+    )
     with torch.device("meta"):
         model = LlamaForCausalLM(shape)
     for k, factor in ((3, 1.523), (5, 2.047)):
         parts = MTPParts(model, k)
-        assert 1 + sum(p.numel() for p in parts.parameters()) / model.num_parameters() == pytest.approx(factor, abs=1e-3)
+        assert 1 + sum(p.numel() for p in parts.parameters()) / model.num_parameters() == pytest.approx(
+            factor, abs=1e-3
+        )
         assert all(p.is_meta for p in parts.parameters())
 
 
@@ -256,14 +354,20 @@ def test_a_copied_layer_is_the_backbones_last(family):
     model = backbone(FAMILIES[family])
     decoder, norm = one_layer(model)
     last = model.model.layers[-1].state_dict()
-    assert all(torch.equal(x, last[name]) for name, x in decoder.layers[0].state_dict().items()) and torch.equal(norm.weight, model.model.norm.weight)
+    assert all(torch.equal(x, last[name]) for name, x in decoder.layers[0].state_dict().items()) and torch.equal(
+        norm.weight, model.model.norm.weight
+    )
     assert not {id(p) for p in decoder.parameters()} & {id(p) for p in model.parameters()}
     mtp = MTPModules(model, 2)
-    assert torch.equal(mtp.depths[0].head.weight, model.get_output_embeddings().weight) and mtp.depths[0].head.weight is not model.get_output_embeddings().weight
+    assert (
+        torch.equal(mtp.depths[0].head.weight, model.get_output_embeddings().weight)
+        and mtp.depths[0].head.weight is not model.get_output_embeddings().weight
+    )
 
 
 def test_saved_and_loaded(tmp_path):
-    model, (ids, read) = backbone(), batch()
+    model = backbone()
+    ids, read = batch()
     mtp = modules(model, **CHAINED)
     mtp.save_pretrained(tmp_path / "new" / "folder")
     again = MTPModules(model, 4, **CHAINED).load_weights(tmp_path / "new" / "folder")
@@ -275,8 +379,16 @@ def test_saved_and_loaded(tmp_path):
         again.load_weights(tmp_path)
 
 
-@pytest.mark.parametrize("options, message", [(dict(k=0), "k=0"), (dict(k=2, head="mine"), "head='mine'; choose 'own' or 'shared'"), (dict(k=2, merge="add"), "merge='add'"),
-                                              (dict(k=2, start="cold"), "start='cold'"), (dict(k=2, trunk_gradient=2.0), "trunk_gradient=2.0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(k=0), "k=0"),
+        (dict(k=2, head="mine"), "head='mine'; choose 'own' or 'shared'"),
+        (dict(k=2, merge="add"), "merge='add'"),
+        (dict(k=2, start="cold"), "start='cold'"),
+        (dict(k=2, trunk_gradient=2.0), "trunk_gradient=2.0"),
+    ],
+)
 def test_options_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         MTPModules(backbone(), **options)
@@ -292,6 +404,7 @@ def test_architectures_that_are_built_another_way():
 
 # Warm-up
 
+
 @pytest.fixture(scope="module")
 def texts():
     rng = random.Random(0)
@@ -300,7 +413,9 @@ def texts():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return AutoModelForCausalLM.from_pretrained(tiny_model_path()).eval(), AutoTokenizer.from_pretrained(tiny_model_path())
+    return AutoModelForCausalLM.from_pretrained(tiny_model_path()).eval(), AutoTokenizer.from_pretrained(
+        tiny_model_path()
+    )
 
 
 def test_a_warm_up_teaches_the_modules_and_leaves_the_backbone(tiny, texts):
@@ -308,9 +423,13 @@ def test_a_warm_up_teaches_the_modules_and_leaves_the_backbone(tiny, texts):
     before = {name: x.clone() for name, x in model.state_dict().items()}
     mtp = modules(model, 3, **CHAINED)
     found = warm_up(model, mtp, texts, 40, tokenizer=tokenizer, progress=False)
-    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items()) and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items()) and all(
+        p.grad is None for p in model.parameters()
+    )
     assert found.after[0] == found.before[0] and min(found.after[1:]) > 0.3 > max(found.before[1:])
-    assert [row["step"] for row in found.losses] == list(range(1, 41)) and found.losses[-1]["loss"] < 0.6 * found.losses[0]["loss"]
+    assert [row["step"] for row in found.losses] == list(range(1, 41)) and found.losses[-1][
+        "loss"
+    ] < 0.6 * found.losses[0]["loss"]
     row = found.losses[-1]
     assert row["loss"] == pytest.approx((row["depth_1"] + row["depth_2"]) / 2) and mtp.trunk_gradient == 1.0
     assert "tokens ahead" in repr(found) and found._repr_markdown_().count("\n") == 4
@@ -322,13 +441,15 @@ def test_a_warm_up_that_goes_on_ends_where_one_that_was_never_stopped_does(tiny,
     whole = modules(model, 3)
     expected = warm_up(model, whole, texts, 9, **options)
     stopped = modules(model, 3)
-    step, calls = torch.optim.AdamW.step, []
+    step = torch.optim.AdamW.step
+    calls = []
 
     def interrupted(self, *args, **kwargs):
         calls.append(1)
         if len(calls) == 5:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -337,7 +458,11 @@ def test_a_warm_up_that_goes_on_ends_where_one_that_was_never_stopped_does(tiny,
     torch.manual_seed(99)
     again = MTPModules(model, 3)
     found = warm_up(model, again, texts, 9, output=str(tmp_path / "run"), **options)
-    assert found.losses == expected.losses and (found.before, found.after, found.tokens) == (expected.before, expected.after, expected.tokens)
+    assert found.losses == expected.losses and (found.before, found.after, found.tokens) == (
+        expected.before,
+        expected.after,
+        expected.tokens,
+    )
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
     with pytest.raises(ValueError, match="holds a run with lr=0.001, not 0.1"):
         warm_up(model, again, texts, 9, output=str(tmp_path / "run"), lr=0.1, **options)
@@ -354,10 +479,18 @@ def test_labels_say_what_is_learnt(tiny):
     assert found.tokens == [6 * 4, 5 * 4, 4 * 4]
 
 
-@pytest.mark.parametrize("rows, options, message", [
-    (["1+1?"] * 3, {}, r"dataset\[0\] is text: pass the tokenizer"), ([dict(text="a")] * 3, {}, r"dataset\[0\] is .*give text, or a dict with input_ids"),
-    ([dict(input_ids=[4, 5], labels=[4])] * 3, {}, "1 labels for 2 input_ids"), ([dict(input_ids=[4, 5])], {}, "dataset has 1 rows"),
-    ([dict(input_ids=[4, 5])] * 3, dict(steps=0), "steps=0"), ([dict(input_ids=[4, 5])] * 3, dict(lr=0), "lr=0"), ([dict(input_ids=[4, 5])] * 3, dict(held_out=1.0), "held_out=1.0")])
+@pytest.mark.parametrize(
+    "rows, options, message",
+    [
+        (["1+1?"] * 3, {}, r"dataset\[0\] is text: pass the tokenizer"),
+        ([dict(text="a")] * 3, {}, r"dataset\[0\] is .*give text, or a dict with input_ids"),
+        ([dict(input_ids=[4, 5], labels=[4])] * 3, {}, "1 labels for 2 input_ids"),
+        ([dict(input_ids=[4, 5])], {}, "dataset has 1 rows"),
+        ([dict(input_ids=[4, 5])] * 3, dict(steps=0), "steps=0"),
+        ([dict(input_ids=[4, 5])] * 3, dict(lr=0), "lr=0"),
+        ([dict(input_ids=[4, 5])] * 3, dict(held_out=1.0), "held_out=1.0"),
+    ],
+)
 def test_rows_and_options_that_will_not_do(rows, options, message, tiny):
     mtp = modules(tiny[0], 2)
     with pytest.raises(ValueError, match=message):
@@ -373,23 +506,50 @@ def test_a_warm_up_needs_modules_of_its_own_model(tiny):
 
 # In a run
 
-SMALL = dict(steps=3, prompts_per_step=2, group_size=4, epochs=2, minibatches=2, eval_every=0, precision="float32", trace_groups=1, progress=False, k=3, mtp_warmup_steps=4, mtp_warmup_problems=4)
+SMALL = dict(
+    steps=3,
+    prompts_per_step=2,
+    group_size=4,
+    epochs=2,
+    minibatches=2,
+    eval_every=0,
+    precision="float32",
+    trace_groups=1,
+    progress=False,
+    k=3,
+    mtp_warmup_steps=4,
+    mtp_warmup_problems=4,
+)
 AHEAD = dict(source="mtp") | SMALL
 
 
 def run(folder, **options):
     from mpo_nb.trainer import TrainConfig, Trainer
+
     return Trainer(TrainConfig(output=str(folder), **AHEAD | options))
 
 
 def lines(folder):
     from mpo_nb.checkpoint import read_lines
     from mpo_nb.metrics import clock_metrics
-    return [{k: v for k, v in row.items() if k not in clock_metrics} for row in read_lines(folder / "metrics.jsonl")], read_lines(folder / "traces.jsonl")
+
+    return [
+        {k: v for k, v in row.items() if k not in clock_metrics} for row in read_lines(folder / "metrics.jsonl")
+    ], read_lines(folder / "traces.jsonl")
 
 
-@pytest.mark.parametrize("options", [{}, dict(mtp_head="shared", mtp_merge="eh_proj", mtp_start="random"), dict(lora_rank=2), dict(mtp_trunk_gradient=0.0), dict(gradient_checkpointing=True),
-                                     dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(mtp_head="shared", mtp_merge="eh_proj", mtp_start="random"),
+        dict(lora_rank=2),
+        dict(mtp_trunk_gradient=0.0),
+        dict(gradient_checkpointing=True),
+        dict(recipe_options='{"kl": 0.1, "entropy": 0.01}'),
+    ],
+    ids=str,
+)
 def test_a_run_trains_backbone_and_modules(options, tmp_path, capsys):
     trainer = run(tmp_path / "run", **options)
     trainer.warm_up()
@@ -403,7 +563,9 @@ def test_a_run_trains_backbone_and_modules(options, tmp_path, capsys):
     trainer.fit()
     moved = [not torch.equal(p, b) for p, b in zip(trainer.trained, before)]
     assert all(moved), f"{moved.count(False)} of {len(moved)} weights were not trained"
-    assert len(trainer.trained) == sum(p.requires_grad for part in (trainer.model, trainer.mtp) for p in part.parameters())
+    assert len(trainer.trained) == sum(
+        p.requires_grad for part in (trainer.model, trainer.mtp) for p in part.parameters()
+    )
     assert len(lines(tmp_path / "run")[0]) == 3
 
 
@@ -412,7 +574,9 @@ def test_micro_batches_leave_the_gradient_as_it_is(tmp_path):
     for tokens in (16384, 64):
         trainer = run(tmp_path / str(tokens), micro_batch_tokens=tokens, mtp_warmup_steps=0)
         batch = trainer.collect(1)
-        batch.old_logps = batch.old_logps + 0.1 * torch.randn(batch.old_logps.shape, generator=torch.Generator().manual_seed(0))
+        batch.old_logps = batch.old_logps + 0.1 * torch.randn(
+            batch.old_logps.shape, generator=torch.Generator().manual_seed(0)
+        )
         parts = trainer.accumulate(batch, torch.arange(8), 1)
         found.append((len(parts), [p.grad.clone() for p in trainer.trained]))
     assert found[0][0] == 1 < found[1][0]
@@ -425,13 +589,15 @@ def test_a_run_that_goes_on_ends_where_one_that_was_never_stopped_does(update, t
     "Broken off in the warm-up (4 updates), in the first step (4 more), and after the checkpoint of the second, by an error that nobody catches."
     options = dict(checkpoint_every=2, mtp_start="random")
     run(tmp_path / "whole", **options).fit()
-    step, calls = torch.optim.AdamW.step, []
+    step = torch.optim.AdamW.step
+    calls = []
 
     def breaks(self, *args, **kwargs):
         calls.append(1)
         if len(calls) == update:
             raise RuntimeError("the machine went away")
         return step(self, *args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", breaks)
         with pytest.raises(RuntimeError, match="went away"):
@@ -450,17 +616,28 @@ def test_overwriting_a_run_takes_its_warm_up_along(tmp_path):
     trainer.fit()
 
 
-@pytest.mark.parametrize("options, message", [
-    (dict(recipe="grpo", source="mtp"), "source='mtp' with recipe='grpo'"), (dict(source="mtp", k=1), "source='mtp'.*k=1"), (dict(source="crystal ball"), "source='crystal ball'"),
-    (dict(mtp_head="other"), "mtp_head='other'"), (dict(mtp_trunk_gradient=-0.1), "mtp_trunk_gradient=-0.1"), (dict(mtp_warmup_lr=0.0), "mtp_warmup_lr=0.0"), (dict(mtp_warmup_steps=-1), "mtp_warmup_steps=-1")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(recipe="grpo", source="mtp"), "source='mtp' with recipe='grpo'"),
+        (dict(source="mtp", k=1), "source='mtp'.*k=1"),
+        (dict(source="crystal ball"), "source='crystal ball'"),
+        (dict(mtp_head="other"), "mtp_head='other'"),
+        (dict(mtp_trunk_gradient=-0.1), "mtp_trunk_gradient=-0.1"),
+        (dict(mtp_warmup_lr=0.0), "mtp_warmup_lr=0.0"),
+        (dict(mtp_warmup_steps=-1), "mtp_warmup_steps=-1"),
+    ],
+)
 def test_configurations_that_cannot_be(options, message):
     from mpo_nb.trainer import TrainConfig
+
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
 
 
 def test_a_recipe_is_told_what_it_lacks():
     from mpo_nb.recipes import recipe
+
     with pytest.raises(ValueError, match="only windows do"):
         recipe("grpo", source="mtp")
     ones = torch.ones(2, 5)
@@ -476,8 +653,15 @@ def test_from_the_shell_to_the_report_and_the_browser(tmp_path):
     "A finished run whose windows looked ahead is drawn from its traces, which hold the backbone's probabilities."
     from mpo_nb.cli import main
     from mpo_nb.widgets import RolloutBrowser, TrainingMonitor
+
     output = tmp_path / "run"
-    assert main(f"--source mtp --k 3 --steps 1 --prompts_per_step 4 --group_size 4 --mtp_warmup_steps 2 --mtp_warmup_problems 4 --eval_problems 8 --progress false --output {output}".split()) == 0
+    assert (
+        main(
+            "--source mtp --k 3 --steps 1 --prompts_per_step 4 --group_size 4 --mtp_warmup_steps 2"
+            f" --mtp_warmup_problems 4 --eval_problems 8 --progress false --output {output}".split()
+        )
+        == 0
+    )
     assert "token level" in (output / "report.html").read_text()
     for widget in (RolloutBrowser, TrainingMonitor):
         assert widget(str(output)).to_html(tmp_path / f"{widget.__name__}.html").stat().st_size > 10_000

@@ -1,4 +1,5 @@
 "Several processes take the step that one would take, fail together, and go on where they were killed."
+
 import json
 import os
 import random
@@ -23,12 +24,19 @@ from mpo_nb.trainer import TrainConfig, Trainer
 from several import SHAPES, Together, end, finish, launch, train
 
 KL = dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')
-JOBS = {name: dict(recipe=name) for name in recipes if name not in ("grpo", "gspo_token", "tepo", "spo_chain")} | dict(  # each of these four takes the way of another one
-   
-    penalties=dict(recipe="mpo", steps=2, eval_every=1, **KL), adapters=dict(lora_rank=4, **KL), random=dict(recipe_options='{"base": "grpo"}', recipe="mpo", k=3),
-    recomputed=dict(old_logps="recompute", gradient_checkpointing=True), many_small=dict(recipe="dapo", micro_batch_tokens=60, prompts_per_step=5),
-    empty=dict(prompts_per_step=2, group_size=2, minibatches=4, epochs=2), blocks=dict(recipe="ma_rlhf", recipe_options='{"macro": [1, 2, 3], "whiten": true}'),
-    modules=dict(recipe="mpo", source="mtp", k=3), separate=dict(recipe="ppo", recipe_options='{"critic": "separate"}'))
+JOBS = {
+    name: dict(recipe=name) for name in recipes if name not in ("grpo", "gspo_token", "tepo", "spo_chain")
+} | dict(  # each of these four takes the way of another one
+    penalties=dict(recipe="mpo", steps=2, eval_every=1, **KL),
+    adapters=dict(lora_rank=4, **KL),
+    random=dict(recipe_options='{"base": "grpo"}', recipe="mpo", k=3),
+    recomputed=dict(old_logps="recompute", gradient_checkpointing=True),
+    many_small=dict(recipe="dapo", micro_batch_tokens=60, prompts_per_step=5),
+    empty=dict(prompts_per_step=2, group_size=2, minibatches=4, epochs=2),
+    blocks=dict(recipe="ma_rlhf", recipe_options='{"macro": [1, 2, 3], "whiten": true}'),
+    modules=dict(recipe="mpo", source="mtp", k=3),
+    separate=dict(recipe="ppo", recipe_options='{"critic": "separate"}'),
+)
 
 
 def numbers(rows: list[dict]) -> list[dict]:
@@ -40,16 +48,22 @@ def assert_close(found: list[dict], wanted: list[dict], tolerance: float = 1e-5)
     for a, b in zip(found, wanted):
         for name, x in a.items():
             y = b[name]
-            assert x == y or abs(x - y) <= tolerance * max(1.0, abs(y)), f"step {a['step']}, {name}: {x} in several processes, {y} in one"
+            assert x == y or abs(x - y) <= tolerance * max(1.0, abs(y)), (
+                f"step {a['step']}, {name}: {x} in several processes, {y} in one"
+            )
 
 
-PIECES = {name: dict(JOBS[name], checkpoint_every=1) for name in ("penalties", "adapters", "many_small", "empty", "random", "recomputed", "vineppo")}
+PIECES = {
+    name: dict(JOBS[name], checkpoint_every=1)
+    for name in ("penalties", "adapters", "many_small", "empty", "random", "recomputed", "vineppo")
+}
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     "Every job in one process, whose responses are kept."
-    folder, found = tmp_path_factory.mktemp("jobs"), {}
+    folder = tmp_path_factory.mktemp("jobs")
+    found = {}
     torch.set_num_threads(1)
     for name, options in JOBS.items():
         run = train(folder / "one" / name, options)
@@ -84,7 +98,10 @@ def check_same(name: str, found):
     assert len(found["gradients"]) == len(wanted[name]) and any(float(g.norm()) > 0 for g in wanted[name])
     for a, b in zip(found["gradients"], wanted[name]):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1e-2, float(b.abs().max())))
-    assert_close(numbers(read_lines(folder / way / name / "metrics.jsonl")), numbers(read_lines(folder / "one" / name / "metrics.jsonl")))
+    assert_close(
+        numbers(read_lines(folder / way / name / "metrics.jsonl")),
+        numbers(read_lines(folder / "one" / name / "metrics.jsonl")),
+    )
 
 
 @pytest.mark.slow
@@ -108,15 +125,30 @@ def test_pieces_are_put_together(tmp_path):
 
 # One fails: all fail, and say the same
 
+
 @pytest.fixture(scope="module", params=["whole", "pieces"])
 def failed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"faults-{request.param}")
     Together("faults", folder, log=folder / "log", pieces=request.param == "pieces").finish(120)
-    return folder, [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)], (folder / "log").read_text()
+    return (
+        folder,
+        [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)],
+        (folder / "log").read_text(),
+    )
 
 
-ON_ALL = dict(scoring="RuntimeError: process 1: the reward of task 'chain_sum' raised ValueError: no words today", stopped="KeyboardInterrupt", vllm="sampler='vllm' with 2 processes", problems="prompts_per_step=1 with 2 processes", device="device='cuda:0' with several processes",
-              critic="recipe='ppo' with --use_fsdp", modules="source='mtp' with --use_fsdp", float16="precision='float16' with --use_fsdp", packed="quantization='4bit' with --use_fsdp", held_out="eval_problems=1 with --use_fsdp")
+ON_ALL = dict(
+    scoring="RuntimeError: process 1: the reward of task 'chain_sum' raised ValueError: no words today",
+    stopped="KeyboardInterrupt",
+    vllm="sampler='vllm' with 2 processes",
+    problems="prompts_per_step=1 with 2 processes",
+    device="device='cuda:0' with several processes",
+    critic="recipe='ppo' with --use_fsdp",
+    modules="source='mtp' with --use_fsdp",
+    float16="precision='float16' with --use_fsdp",
+    packed="quantization='4bit' with --use_fsdp",
+    held_out="eval_problems=1 with --use_fsdp",
+)
 ON_ALL["not finite"] = "FloatingPointError: process 1: the loss at step 1 is not finite"
 
 
@@ -125,11 +157,16 @@ def test_a_fault_on_one_is_a_fault_on_all(failed):
     folder, (first, second), said = failed
     for name, wanted in ON_ALL.items():
         if name in first:
-            assert wanted in first[name] and wanted.replace("process 1: ", "") in second[name], "the process that failed says what it would say alone"
+            assert wanted in first[name] and wanted.replace("process 1: ", "") in second[name], (
+                "the process that failed says what it would say alone"
+            )
     assert len(set(ON_ALL) - set(first)) == (5 if "whole" in folder.name else 0)
     assert read_lines(folder / "not finite" / "failed" / "step-000001-process-1.jsonl"), "the responses that led there"
     assert not Run(folder / "not finite").checkpoints() and not (folder / "vllm").exists()
-    assert "holds a run with lr=3e-05, not 0.001" in first["another configuration"] and "process 0: " in second["another configuration"]
+    assert (
+        "holds a run with lr=3e-05, not 0.001" in first["another configuration"]
+        and "process 0: " in second["another configuration"]
+    )
     assert said.count("Stopped; step 1 of 3 is saved") == 1, "one process speaks for all"
 
 
@@ -149,8 +186,24 @@ def test_a_run_lives_through_it(name, failed):
 
 # Kill and resume
 
-RUN = dict(steps=4, prompts_per_step=3, group_size=4, epochs=1, minibatches=2, eval_every=2, eval_problems=8, checkpoint_every=1, max_new_tokens=32, precision="float32", trace_groups=3, progress=False, device="cpu")
-LINE = [part for name, value in RUN.items() if name != "progress" for part in (f"--{name}", str(value))] + ["--no_progress"]
+RUN = dict(
+    steps=4,
+    prompts_per_step=3,
+    group_size=4,
+    epochs=1,
+    minibatches=2,
+    eval_every=2,
+    eval_problems=8,
+    checkpoint_every=1,
+    max_new_tokens=32,
+    precision="float32",
+    trace_groups=3,
+    progress=False,
+    device="cpu",
+)
+LINE = [part for name, value in RUN.items() if name != "progress" for part in (f"--{name}", str(value))] + [
+    "--no_progress"
+]
 
 
 def content(folder) -> tuple[list, list]:
@@ -177,12 +230,14 @@ def after(started, folder, step: int):
 
 @pytest.mark.slow
 def test_interrupted_killed_and_taken_up_again(uninterrupted, tmp_path):
-    wanted, moments = content(uninterrupted), random.Random(0)
+    wanted = content(uninterrupted)
+    moments = random.Random(0)
     started = launch(*LINE, "--output", tmp_path)
     after(started, tmp_path, 1)
     os.kill(started.pid, signal.SIGINT)  # the terminal's Ctrl-C: the launcher passes it on
     status, said = finish(started)
-    rows, saved = read_lines(tmp_path / "metrics.jsonl"), Run(tmp_path).checkpoints()
+    rows = read_lines(tmp_path / "metrics.jsonl")
+    saved = Run(tmp_path).checkpoints()
     assert status != 0 and said.count("Stopped; step") == 1 and saved[-1][0] == rows[-1]["step"], said
 
     started = launch(*LINE, "--output", tmp_path)
@@ -225,6 +280,7 @@ def test_pieces_are_killed_and_taken_up_again(uninterrupted, tmp_path):
 
 
 # Before anything is started
+
 
 def test_a_torch_without_fsdp2_is_told_of(monkeypatch):
     monkeypatch.delattr(torch.distributed.fsdp, "fully_shard")

@@ -1,4 +1,5 @@
 "From a problem to token ids and back to the text that is rewarded: chat templates, special tokens, options, the clock."
+
 import copy
 import json
 import pickle
@@ -33,31 +34,112 @@ def byte_tokenizer(special, frame=None, **options):
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator([], trainers.BpeTrainer(vocab_size=256 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    inner.train_from_iterator(
+        [],
+        trainers.BpeTrainer(
+            vocab_size=256 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     if frame:
-        inner.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[(s, inner.token_to_id(s)) for s in special if s in frame])
+        inner.post_processor = processors.TemplateProcessing(
+            single=frame, special_tokens=[(s, inner.token_to_id(s)) for s in special if s in frame]
+        )
     return PreTrainedTokenizerFast(tokenizer_object=inner, **options)
 
 
 # How the families write their turns, shortened: the tokens are theirs, the programs are not.
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if"
+    " add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 FAMILIES = {
-    "chatml base": (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], None, dict(eos_token="<|endoftext|>"), CHATML, "<|im_end|>"),
-    "chatml, BOS before a text": (["<s>", "</s>", "<|im_start|>", "<|im_end|>"], "<s> $A", dict(bos_token="<s>", eos_token="</s>"), CHATML, "<|im_end|>"),
-    "llama 3": (["<|begin|>", "<|end|>", "<|head|>", "<|eot|>"], "<|begin|> $A", dict(bos_token="<|begin|>", eos_token="<|end|>"),
-                "{{ bos_token }}{% for m in messages %}<|head|>{{ m.role }}\n\n{{ m.content | trim }}<|eot|>{% endfor %}{% if add_generation_prompt %}<|head|>assistant\n\n{% endif %}", "<|eot|>"),
-    "gemma": (["<eos>", "<bos>", "<turn>", "</turn>"], "<bos> $A", dict(bos_token="<bos>", eos_token="<eos>"),
-              "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m in messages %}<turn>{{ m.role }}\n{{ m.content | trim }}</turn>\n{% endfor %}<turn>model\n", "</turn>"),
-    "mistral, EOS appended": (["<s>", "</s>"], "<s> $A </s>", dict(bos_token="<s>", eos_token="</s>"),
-                              "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% elif m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}{{ raise_exception('no system') }}{% endif %}{% endfor %}", "</s>"),
-    "zephyr": (["<s>", "</s>"], "<s> $A", dict(bos_token="<s>", eos_token="</s>"),
-               "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content + eos_token }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}", "</s>"),
-    "glm": (["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"], "[gMASK] <sop> $A", dict(eos_token="<|endoftext|>"),
-            "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}", "<|user|>"),
-    "r1": (["<bos>", "<eos>", "<User>", "<Assistant>"], "<bos> $A", dict(bos_token="<bos>", eos_token="<eos>"),
-           "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<User>{% elif m.role == 'assistant' %}<Assistant>{% endif %}{{ m.content.split('</think>')[-1] }}{% if m.role == 'assistant' %}<eos>{% endif %}{% endfor %}{% if add_generation_prompt %}<Assistant><think>\n{% endif %}", "<eos>"),
-    "harmony": (["<|return|>", "<|start|>", "<|end|>", "<|message|>"], None, dict(eos_token="<|return|>"),
-                "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}{% if m.role == 'assistant' and loop.last %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}", "<|return|>"),
+    "chatml base": (
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        None,
+        dict(eos_token="<|endoftext|>"),
+        CHATML,
+        "<|im_end|>",
+    ),
+    "chatml, BOS before a text": (
+        ["<s>", "</s>", "<|im_start|>", "<|im_end|>"],
+        "<s> $A",
+        dict(bos_token="<s>", eos_token="</s>"),
+        CHATML,
+        "<|im_end|>",
+    ),
+    "llama 3": (
+        ["<|begin|>", "<|end|>", "<|head|>", "<|eot|>"],
+        "<|begin|> $A",
+        dict(bos_token="<|begin|>", eos_token="<|end|>"),
+        (
+            "{{ bos_token }}{% for m in messages %}<|head|>{{ m.role }}\n\n{{ m.content | trim }}<|eot|>{% endfor %}{%"
+            " if add_generation_prompt %}<|head|>assistant\n\n{% endif %}"
+        ),
+        "<|eot|>",
+    ),
+    "gemma": (
+        ["<eos>", "<bos>", "<turn>", "</turn>"],
+        "<bos> $A",
+        dict(bos_token="<bos>", eos_token="<eos>"),
+        (
+            "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for m"
+            " in messages %}<turn>{{ m.role }}\n{{ m.content | trim }}</turn>\n{% endfor %}<turn>model\n"
+        ),
+        "</turn>",
+    ),
+    "mistral, EOS appended": (
+        ["<s>", "</s>"],
+        "<s> $A </s>",
+        dict(bos_token="<s>", eos_token="</s>"),
+        (
+            "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% elif"
+            " m.role == 'assistant' %}{{ m.content + eos_token }}{% else %}{{ raise_exception('no system') }}{% endif"
+            " %}{% endfor %}"
+        ),
+        "</s>",
+    ),
+    "zephyr": (
+        ["<s>", "</s>"],
+        "<s> $A",
+        dict(bos_token="<s>", eos_token="</s>"),
+        (
+            "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content + eos_token }}\n{% endfor %}{% if"
+            " add_generation_prompt %}<|assistant|>\n{% endif %}"
+        ),
+        "</s>",
+    ),
+    "glm": (
+        ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"],
+        "[gMASK] <sop> $A",
+        dict(eos_token="<|endoftext|>"),
+        (
+            "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}{% if"
+            " add_generation_prompt %}<|assistant|>\n{% endif %}"
+        ),
+        "<|user|>",
+    ),
+    "r1": (
+        ["<bos>", "<eos>", "<User>", "<Assistant>"],
+        "<bos> $A",
+        dict(bos_token="<bos>", eos_token="<eos>"),
+        (
+            "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<User>{% elif m.role == 'assistant'"
+            " %}<Assistant>{% endif %}{{ m.content.split('</think>')[-1] }}{% if m.role == 'assistant' %}<eos>{% endif"
+            " %}{% endfor %}{% if add_generation_prompt %}<Assistant><think>\n{% endif %}"
+        ),
+        "<eos>",
+    ),
+    "harmony": (
+        ["<|return|>", "<|start|>", "<|end|>", "<|message|>"],
+        None,
+        dict(eos_token="<|return|>"),
+        (
+            "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}{% if m.role == 'assistant' and"
+            " loop.last %}<|return|>{% else %}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt"
+            " %}<|start|>assistant{% endif %}"
+        ),
+        "<|return|>",
+    ),
 }
 
 
@@ -73,13 +155,16 @@ def ids_of(tokenizer, text):
 
 # Prompts to tokens
 
+
 @pytest.mark.parametrize("system", ["", SYSTEM])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_chat_has_the_ids_that_transformers_gives_it(name, system):
     tokenizer = family(name)
     turns = [dict(role="system", content=system)] * bool(system) + [dict(role="user", content=PROBLEM["prompt"])]
     if system and "no system" in tokenizer.chat_template:
-        with pytest.raises(ValueError, match=r"refuses the turns \['system', 'user'\] \(no system\); leave system_prompt empty"):
+        with pytest.raises(
+            ValueError, match=r"refuses the turns \['system', 'user'\] \(no system\); leave system_prompt empty"
+        ):
             render_prompt(tokenizer, TASK, PROBLEM, system=system)
         return
     text = render_prompt(tokenizer, TASK, PROBLEM, system=system)
@@ -88,10 +173,15 @@ def test_a_chat_has_the_ids_that_transformers_gives_it(name, system):
     assert ids_of(tokenizer, str(text)) == right, "a string of one's own is seen to be a chat"
 
 
-@pytest.mark.parametrize("frame, begins", [(None, []), ("<s> $A", ["<s>"]), ("<s> $A </s>", ["<s>"]), ("$A </s>", []), ("[x] <s> $A", ["[x]", "<s>"])])
+@pytest.mark.parametrize(
+    "frame, begins",
+    [(None, []), ("<s> $A", ["<s>"]), ("<s> $A </s>", ["<s>"]), ("$A </s>", []), ("[x] <s> $A", ["[x]", "<s>"])],
+)
 @pytest.mark.parametrize("template", [None, CHATML])
 def test_a_plain_text_begins_once_and_is_not_ended(frame, begins, template):
-    tokenizer = byte_tokenizer(["<s>", "</s>", "[x]"], frame, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=template)
+    tokenizer = byte_tokenizer(
+        ["<s>", "</s>", "[x]"], frame, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=template
+    )
     body = tokenizer("1+1?", add_special_tokens=False)["input_ids"]
     first = tokenizer.convert_tokens_to_ids(begins)
     plain = render_prompt(tokenizer, TASK, dict(prompt="1+1?"), "plain")
@@ -102,7 +192,14 @@ def test_a_plain_text_begins_once_and_is_not_ended(frame, begins, template):
 
 
 def test_a_short_mark_makes_no_chat_of_a_text():
-    tokenizer = byte_tokenizer(["<s>", "</s>"], "<s> $A", bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template="Q {{ messages[0].content }}=")
+    tokenizer = byte_tokenizer(
+        ["<s>", "</s>"],
+        "<s> $A",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        chat_template="Q {{ messages[0].content }}=",
+    )
     assert ids_of(tokenizer, "1+1=")[0] == ids_of(tokenizer, "Q 1")[0] == tokenizer.bos_token_id
     assert ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="1+1")))[0] != tokenizer.bos_token_id
 
@@ -119,16 +216,31 @@ def test_a_sentencepiece_tokenizer_begins_once():
     inner = Tokenizer(models.Unigram([(piece, -float(i)) for piece, i in pieces.items()], unk_id=0))
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    )
     assert tokenizer("ab")["input_ids"] == [1, 4, 5, 2]
     assert ids_of(tokenizer, "ab") == ids_of(tokenizer, "<s>ab") == [1, 4, 5]
 
 
-@pytest.mark.parametrize("prompts, message", [
-    ("1+1?", r"prompts='1\+1\?' is one text where a list of texts belongs; write prompts=\['1\+1\?'\]"),
-    (PromptText("1?"), "is one text"), (b"1", "is one text"), ({"a": 1}, "prompts={'a': 1}"), (None, "prompts=None"), (3, "prompts=3"), ([], "prompts is empty"),
-    (["a", None], r"prompts\[1\]=None; give a text or a list of token ids"), ([[dict(role="user", content="a")]], r"prompts\[0\]=.*render_prompt"), ([["a"]], r"prompts\[0\]=\['a'\]"),
-    ([[True]], r"prompts\[0\]=\[True\]"), (["a", ""], r"prompts\[1\]='' has no tokens"), ([[]], r"prompts\[0\]=\[\] has no tokens")])
+@pytest.mark.parametrize(
+    "prompts, message",
+    [
+        ("1+1?", r"prompts='1\+1\?' is one text where a list of texts belongs; write prompts=\['1\+1\?'\]"),
+        (PromptText("1?"), "is one text"),
+        (b"1", "is one text"),
+        ({"a": 1}, "prompts={'a': 1}"),
+        (None, "prompts=None"),
+        (3, "prompts=3"),
+        ([], "prompts is empty"),
+        (["a", None], r"prompts\[1\]=None; give a text or a list of token ids"),
+        ([[dict(role="user", content="a")]], r"prompts\[0\]=.*render_prompt"),
+        ([["a"]], r"prompts\[0\]=\['a'\]"),
+        ([[True]], r"prompts\[0\]=\[True\]"),
+        (["a", ""], r"prompts\[1\]='' has no tokens"),
+        ([[]], r"prompts\[0\]=\[\] has no tokens"),
+    ],
+)
 def test_what_is_no_list_of_prompts_is_refused(prompts, message):
     with pytest.raises(ValueError, match=message):
         encode_prompts(family("chatml base"), prompts)
@@ -137,7 +249,11 @@ def test_what_is_no_list_of_prompts_is_refused(prompts, message):
 def test_a_prompt_keeps_what_it_knows_of_itself():
     text = render_prompt(family("gemma"), TASK, dict(prompt="a <eos> b"))
     for same in (copy.copy(text), copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
-        assert same == text and same.chat and same.pieces == text.pieces == (text[:text.index("<eos>")], "<eos>", text[text.index("<eos>") + 5:])
+        assert (
+            same == text
+            and same.chat
+            and same.pieces == text.pieces == (text[: text.index("<eos>")], "<eos>", text[text.index("<eos>") + 5 :])
+        )
     assert json.loads(json.dumps(text)) == text
 
 
@@ -167,14 +283,20 @@ def test_a_token_that_cannot_be_spelt_out_is_refused():
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, "a"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-    with pytest.raises(ValueError, match="holds '</s>', which this tokenizer can only read as its special token; take it out"):
+    with pytest.raises(
+        ValueError, match="holds '</s>', which this tokenizer can only read as its special token; take it out"
+    ):
         encode_prompts(tokenizer, [render_prompt(tokenizer, TASK, dict(prompt="a </s> a"))])
 
 
 def test_answer_tags_in_a_problem_stay_tokens():
     tokenizer = byte_tokenizer(["</s>", "<answer>", "</answer>"], eos_token="</s>", pad_token="</s>")
     tags = tokenizer.convert_tokens_to_ids(["<answer>", "</answer>"])
-    assert [i for i in ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="Write <answer>7</answer>."))) if i in tags] == tags
+    assert [
+        i
+        for i in ids_of(tokenizer, render_prompt(tokenizer, TASK, dict(prompt="Write <answer>7</answer>.")))
+        if i in tags
+    ] == tags
 
 
 # What a template leaves out
@@ -186,59 +308,122 @@ def templated(template):
     return byte_tokenizer(MARKS[0], chat_template=template, pad_token="</s>", **MARKS[2])
 
 
-@pytest.mark.parametrize("template, system, message", [
-    ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", SYSTEM, "leaves out or changes the system's turn.*leave system_prompt empty"),
-    ("{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}", "", "leaves out or changes the user's turn"),
-    ("{{ messages[-1].content }}", SYSTEM, "the system's turn"),
-    ("{% for m in messages %}{{ m.content | lower }}{% endfor %}", "", "the user's turn"),
-    ("{% for m in messages %}{{ m.content[:36] }}{% endfor %}", "", "changes the user's turn that begins 'How many moons"),
-    ("{% for m in messages %}{{ m.content }}{% endfor", "", "cannot be read|refuses"),
-    ({"rag": "{{ messages[0].content }}", "tools": "{{ messages[0].content }}"}, "", "templates are rag, tools, and none is the default; choose one by chat_template_options={'chat_template': 'rag'}")])
+@pytest.mark.parametrize(
+    "template, system, message",
+    [
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+            SYSTEM,
+            "leaves out or changes the system's turn.*leave system_prompt empty",
+        ),
+        (
+            "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}",
+            "",
+            "leaves out or changes the user's turn",
+        ),
+        ("{{ messages[-1].content }}", SYSTEM, "the system's turn"),
+        ("{% for m in messages %}{{ m.content | lower }}{% endfor %}", "", "the user's turn"),
+        (
+            "{% for m in messages %}{{ m.content[:36] }}{% endfor %}",
+            "",
+            "changes the user's turn that begins 'How many moons",
+        ),
+        ("{% for m in messages %}{{ m.content }}{% endfor", "", "cannot be read|refuses"),
+        (
+            {"rag": "{{ messages[0].content }}", "tools": "{{ messages[0].content }}"},
+            "",
+            (
+                "templates are rag, tools, and none is the default; choose one by"
+                " chat_template_options={'chat_template': 'rag'}"
+            ),
+        ),
+    ],
+)
 def test_what_a_template_leaves_out_or_changes_is_said(template, system, message):
     problem = dict(prompt="How many moons has Saturn, and how many has Jupiter?")
     with pytest.raises(ValueError, match=message):
         render_prompt(templated(template), TASK, problem, system=system)
 
 
-@pytest.mark.parametrize("template, text", [
-    ("{% for m in messages %}{{ m.content.strip() }}/{% endfor %}", " Say.\n/ 1+1? /"), ("{{ messages | tojson }}", None),
-    ("{% for m in messages %}<u>{% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}", "<u> Say.\n<u> 1+1? "),
-    ({"default": "{% for m in messages %}{{ m.content }};{% endfor %}", "rag": ""}, " Say.\n; 1+1? ;")])
+@pytest.mark.parametrize(
+    "template, text",
+    [
+        ("{% for m in messages %}{{ m.content.strip() }}/{% endfor %}", " Say.\n/ 1+1? /"),
+        ("{{ messages | tojson }}", None),
+        (
+            (
+                "{% for m in messages %}<u>{% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text']"
+                " }}{% endif %}{% endfor %}{% endfor %}"
+            ),
+            "<u> Say.\n<u> 1+1? ",
+        ),
+        ({"default": "{% for m in messages %}{{ m.content }};{% endfor %}", "rag": ""}, " Say.\n; 1+1? ;"),
+    ],
+)
 def test_templates_that_write_everything_are_not_refused(template, text):
     written = render_prompt(templated(template), TASK, dict(prompt=" 1+1? "), system=" Say.\n")
     assert text is None or written.replace(" ", "").replace("\n", "") == text.replace(" ", "").replace("\n", "")
 
 
 def test_messages_keep_their_turns():
-    chat = [dict(role="user", content="One?"), dict(role="assistant", content="<think>1</think>Two."), dict(role="user", content="Three?")]
-    assert render_prompt(family("r1"), TASK, dict(prompt=chat)) == "<bos><User>One?<Assistant>Two.<eos><User>Three?<Assistant><think>\n"
+    chat = [
+        dict(role="user", content="One?"),
+        dict(role="assistant", content="<think>1</think>Two."),
+        dict(role="user", content="Three?"),
+    ]
+    assert (
+        render_prompt(family("r1"), TASK, dict(prompt=chat))
+        == "<bos><User>One?<Assistant>Two.<eos><User>Three?<Assistant><think>\n"
+    )
     with pytest.raises(ValueError, match="leaves out or changes the user's turn of the turns"):
         render_prompt(templated("{{ messages[-1].content }}"), TASK, dict(prompt=chat))
     with pytest.raises(ValueError, match="a chat of 3 turns, which plain text cannot hold"):
         render_prompt(family("r1"), TASK, dict(prompt=chat), "plain")
     own = [dict(role="system", content=SYSTEM), dict(role="user", content="One?")]
     assert render_prompt(family("r1"), TASK, dict(prompt=own), "plain") == SYSTEM + "\n\nOne?"
-    with pytest.raises(ValueError, match="system_prompt='Say yes or no.', and the problem has a system's turn of its own"):
+    with pytest.raises(
+        ValueError, match="system_prompt='Say yes or no.', and the problem has a system's turn of its own"
+    ):
         render_prompt(family("r1"), TASK, dict(prompt=own), system=SYSTEM)
 
 
 # Options
 
-THINKING = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<u>{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+THINKING = (
+    "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}{% if add_generation_prompt %}<u>{% if enable_thinking is"
+    " defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
 
 
 def test_options_reach_the_template():
     tokenizer = templated(THINKING)
-    assert render_prompt(tokenizer, TASK, dict(prompt="1?"), options={"enable_thinking": False}) == "<u>1?</u><u><think></think>"
+    assert (
+        render_prompt(tokenizer, TASK, dict(prompt="1?"), options={"enable_thinking": False})
+        == "<u>1?</u><u><think></think>"
+    )
     assert render_prompt(tokenizer, TASK, dict(prompt="1?"), options={"enable_thinking": True}) == "<u>1?</u><u>"
-    several = templated({"default": THINKING, "rag": "{{ messages[0].content }}{% for d in documents %}{{ d.text }}{% endfor %}"})
-    assert render_prompt(several, TASK, dict(prompt="1?"), options={"chat_template": "rag", "documents": [{"text": "2!"}]}) == "1?2!"
+    several = templated(
+        {"default": THINKING, "rag": "{{ messages[0].content }}{% for d in documents %}{{ d.text }}{% endfor %}"}
+    )
+    assert (
+        render_prompt(several, TASK, dict(prompt="1?"), options={"chat_template": "rag", "documents": [{"text": "2!"}]})
+        == "1?2!"
+    )
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"enable_think": False}, "enable_think=False, but the tokenizer's chat template reads no 'enable_think'"), ({"content": 1}, "reads no 'content'"), ({"tokenize": True}, "'tokenize', which is decided here"),
-    ({"enable_thinking": "false"}, "enable_thinking='false', a text, which a template takes for true"), ({"enable_thinking": {1}}, "give a value that JSON can hold"),
-    (["enable_thinking"], r"chat_template_options=\['enable_thinking'\]; give names and values"), ({"documents": []}, "reads no 'documents'"), ({"strftime_now": "2026-01-31"}, "reads no 'strftime_now'")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"enable_think": False}, "enable_think=False, but the tokenizer's chat template reads no 'enable_think'"),
+        ({"content": 1}, "reads no 'content'"),
+        ({"tokenize": True}, "'tokenize', which is decided here"),
+        ({"enable_thinking": "false"}, "enable_thinking='false', a text, which a template takes for true"),
+        ({"enable_thinking": {1}}, "give a value that JSON can hold"),
+        (["enable_thinking"], r"chat_template_options=\['enable_thinking'\]; give names and values"),
+        ({"documents": []}, "reads no 'documents'"),
+        ({"strftime_now": "2026-01-31"}, "reads no 'strftime_now'"),
+    ],
+)
 def test_options_that_would_change_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         render_prompt(templated(THINKING), TASK, PROBLEM, options=options)
@@ -251,7 +436,9 @@ def test_options_for_plain_text_are_refused():
 
 def test_options_of_a_run(tmp_path):
     line = '{"enable_thinking": false}'
-    assert train_config(["--chat_template_options", line])[0] == TrainConfig(chat_template_options={"enable_thinking": False})
+    assert train_config(["--chat_template_options", line])[0] == TrainConfig(
+        chat_template_options={"enable_thinking": False}
+    )
     file = tmp_path / "run.yaml"
     file.write_text("chat_template_options: {enable_thinking: false}\n")
     assert train_config(["--config", str(file)])[0].chat_template_options == line
@@ -270,7 +457,11 @@ def dated(monkeypatch, template=DATED):
     "The tiny model with a template that writes the day, and a function that sets the day."
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     tokenizer.chat_template = template
-    return AutoModelForCausalLM.from_pretrained(tiny_model_path()), tokenizer, lambda day: monkeypatch.setattr(mpo_nb.prompts, "date", SimpleNamespace(today=lambda: day))
+    return (
+        AutoModelForCausalLM.from_pretrained(tiny_model_path()),
+        tokenizer,
+        lambda day: monkeypatch.setattr(mpo_nb.prompts, "date", SimpleNamespace(today=lambda: day)),
+    )
 
 
 def test_a_pinned_clock_stands():
@@ -278,20 +469,26 @@ def test_a_pinned_clock_stands():
     for day, text in (("2026-01-31", "31 Jan 2026"), ("1999-12-01", "01 Dec 1999")):
         assert render_prompt(tokenizer, TASK, dict(prompt="1?"), options={"strftime_now": day}) == text + "1?="
     assert pin_clock(tokenizer, {}, {"strftime_now": "1999-12-01"}) == {"strftime_now": "1999-12-01"}
-    assert pin_clock(tokenizer, {})["strftime_now"] == date.today().isoformat() and pin_clock(templated(THINKING), {}) == {}
+    assert (
+        pin_clock(tokenizer, {})["strftime_now"] == date.today().isoformat()
+        and pin_clock(templated(THINKING), {}) == {}
+    )
     with pytest.raises(ValueError, match="strftime_now='tomorrow'; give a day, such as '2026-01-31'"):
         render_prompt(tokenizer, TASK, PROBLEM, options={"strftime_now": "tomorrow"})
 
 
 def test_an_evaluation_goes_on_after_midnight(monkeypatch, tmp_path):
     model, tokenizer, today = dated(monkeypatch)
-    task, paths = load_task("chain_sum", n_train=4, n_test=4), [tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"]
-    how, left = dict(n=4, k=None, max_new_tokens=8, batch=2, progress=False), iter(range(2))
+    task = load_task("chain_sum", n_train=4, n_test=4)
+    paths = [tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"]
+    how = dict(n=4, k=None, max_new_tokens=8, batch=2, progress=False)
+    left = iter(range(2))
 
     def stopping(problem, text):
         if next(left, None) is None:
             raise KeyboardInterrupt
         return task.reward(problem, text)
+
     today(DAYS[0])
     evaluate(model, tokenizer, task, **how, output=paths[0])
     with pytest.raises(KeyboardInterrupt):
@@ -300,30 +497,51 @@ def test_an_evaluation_goes_on_after_midnight(monkeypatch, tmp_path):
     found = evaluate(model, tokenizer, task, **how, output=paths[1])
     assert paths[0].read_bytes() == paths[1].read_bytes() and found.records[3]["prompt"].startswith("31 Jan 2026")
     assert found.settings["chat_template_options"] == {"strftime_now": "2026-01-31"}
-    with pytest.raises(ValueError, match="chat_template_options={'strftime_now': '2026-01-31'}, not {'strftime_now': '2026-02-01'}"):
+    with pytest.raises(
+        ValueError, match="chat_template_options={'strftime_now': '2026-01-31'}, not {'strftime_now': '2026-02-01'}"
+    ):
         evaluate(model, tokenizer, task, **how, output=paths[1], chat_template_options={"strftime_now": "2026-02-01"})
     tokenizer.chat_template = DATED + "="
     with pytest.raises(ValueError, match="holds an evaluation with chat_template='[0-9a-f]{16}', not '[0-9a-f]{16}'"):
         evaluate(model, tokenizer, task, **how, output=paths[1])
-    assert evaluate(model, tokenizer, task, **how, output=tmp_path / "new.jsonl").records[0]["prompt"].startswith("01 Feb 2026")
+    assert (
+        evaluate(model, tokenizer, task, **how, output=tmp_path / "new.jsonl")
+        .records[0]["prompt"]
+        .startswith("01 Feb 2026")
+    )
     assert set(compare(paths[0], tmp_path / "new.jsonl").settings) == {"chat_template", "chat_template_options"}
 
 
 def test_a_run_goes_on_after_midnight(monkeypatch, tmp_path):
     from mpo_nb.trainer import Trainer
+
     model, tokenizer, today = dated(monkeypatch)
-    c = dict(output=str(tmp_path / "run"), prompts_per_step=2, group_size=2, max_new_tokens=6, eval_every=0, precision="float32", device="cpu", progress=False, checkpoint_every=1,
-             task_options={"n_train": 8, "n_test": 4})
+    c = dict(
+        output=str(tmp_path / "run"),
+        prompts_per_step=2,
+        group_size=2,
+        max_new_tokens=6,
+        eval_every=0,
+        precision="float32",
+        device="cpu",
+        progress=False,
+        checkpoint_every=1,
+        task_options={"n_train": 8, "n_test": 4},
+    )
     for day, steps in zip(DAYS, (1, 2)):
         today(day)
         Trainer(TrainConfig(steps=steps, **c), tokenizer=tokenizer).fit()
     assert {row["prompt"][:11] for row in read_lines(tmp_path / "run" / "traces.jsonl")} == {"31 Jan 2026"}
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["chat_template_options"] == '{"strftime_now": "2026-01-31"}'
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["chat_template_options"]
+        == '{"strftime_now": "2026-01-31"}'
+    )
 
 
 def test_records_of_the_first_version_are_continued(tmp_path):
     "They name neither a template nor its options."
-    pair, path = (AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path())), tmp_path / "old.jsonl"
+    pair = (AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path()))
+    path = tmp_path / "old.jsonl"
     how = dict(n=2, k=None, max_new_tokens=6, batch=2, progress=False, output=path)
     evaluate(*pair, "chain_sum", **how)
     side = path.with_suffix(".settings.json")
@@ -339,6 +557,7 @@ def test_records_of_the_first_version_are_continued(tmp_path):
 
 # Where a response ends, and what of it is rewarded
 
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_end_of_a_turn_ends_a_response(name):
     tokenizer = family(name)
@@ -348,7 +567,15 @@ def test_the_end_of_a_turn_ends_a_response(name):
     assert end_tokens(None, tokenizer) == sorted({tokenizer.eos_token_id, *turn_ends(tokenizer)})
 
 
-@pytest.mark.parametrize("template", [None, "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}", "{{ raise_exception('never') }}", "{{ messages[0].content }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        None,
+        "{% for m in messages %}### {{ m.role }}: {{ m.content }}\n{% endfor %}",
+        "{{ raise_exception('never') }}",
+        "{{ messages[0].content }}",
+    ],
+)
 def test_a_template_without_a_closing_token_ends_nothing(template):
     assert turn_ends(templated(template)) == []
 
@@ -356,12 +583,16 @@ def test_a_template_without_a_closing_token_ends_nothing(template):
 @pytest.mark.parametrize("names", [("a", "b"), ("default", "tool_use")])
 def test_the_ends_of_several_templates_all_count(names):
     tokenizer = byte_tokenizer(["<eos>", "<u>", "</u>", "<end>"], eos_token="<eos>", pad_token="<eos>")
-    tokenizer.chat_template = {name: f"{{% for m in messages %}}<u>{{{{ m.content }}}}{end}{{% endfor %}}" for name, end in zip(names, ("</u>", "<end>"))}
+    tokenizer.chat_template = {
+        name: f"{{% for m in messages %}}<u>{{{{ m.content }}}}{end}{{% endfor %}}"
+        for name, end in zip(names, ("</u>", "<end>"))
+    }
     assert tokenizer.convert_ids_to_tokens(turn_ends(tokenizer)) == ["</u>", "<end>"]
 
 
 class Script(torch.nn.Module):
     "A head that says the same tokens again and again, whatever it reads."
+
     def __init__(self, ids, size):
         super().__init__()
         self.ids, self.size, self.said, self.weight = ids, size, 0, torch.nn.Parameter(torch.zeros(size, 16))
@@ -375,7 +606,17 @@ class Script(torch.nn.Module):
 
 def speaking(tokenizer, text):
     "A model that says a text."
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id)).eval()
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=256,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
     model.set_output_embeddings(Script(tokenizer(text, add_special_tokens=False)["input_ids"], len(tokenizer)))
     return model
 
@@ -407,14 +648,27 @@ def test_a_stop_string_may_be_a_special_token():
 
 def test_tags_reach_rewards_records_and_samplers():
     tokenizer = tagged()
-    said, seen = "<answer>7</answer>", []
-    task = Task("tags", [PROBLEM], [PROBLEM], lambda problem, text: seen.append(text) or float(text == said), formatted=lambda problem, text: text.startswith("<answer>"))
-    found = evaluate(speaking(tokenizer, said + "<|im_end|>"), tokenizer, task, n=1, k=1, max_new_tokens=20, progress=False)
+    said = "<answer>7</answer>"
+    seen = []
+    task = Task(
+        "tags",
+        [PROBLEM],
+        [PROBLEM],
+        lambda problem, text: seen.append(text) or float(text == said),
+        formatted=lambda problem, text: text.startswith("<answer>"),
+    )
+    found = evaluate(
+        speaking(tokenizer, said + "<|im_end|>"), tokenizer, task, n=1, k=1, max_new_tokens=20, progress=False
+    )
     assert found.accuracy == found.pass_at_k[1][0] == 1.0 and seen == [said] * 2
-    assert found.records[0]["greedy"] | {"reward": 1.0} == dict(text=said, correct=True, reward=1.0, formatted=True, tokens=4, finished=True)
+    assert found.records[0]["greedy"] | {"reward": 1.0} == dict(
+        text=said, correct=True, reward=1.0, formatted=True, tokens=4, finished=True
+    )
     ids = tokenizer(said + "<|im_end|>", add_special_tokens=False)["input_ids"]
     prompt = torch.tensor([[5]])
-    r = as_rollout(tokenizer, prompt, prompt > 0, [(ids + [9], [0.0] * 5)], end_tokens(None, tokenizer), StopStrings(tokenizer, []))
+    r = as_rollout(
+        tokenizer, prompt, prompt > 0, [(ids + [9], [0.0] * 5)], end_tokens(None, tokenizer), StopStrings(tokenizer, [])
+    )
     assert r.texts == [said] and r.finished.all() and r.ids[0].tolist() == ids
 
 
@@ -428,23 +682,48 @@ def test_only_framing_tokens_are_left_out_of_a_response():
 
 def test_values_of_half_written_responses_read_the_tags_too(tmp_path):
     from mpo_nb.trainer import Trainer
+
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     tokenizer.add_special_tokens(dict(additional_special_tokens=["<answer>"]))
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path())
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         model.lm_head.weight[-1] = 3 * model.lm_head.weight[tokenizer.convert_tokens_to_ids("=")]
-    base, seen = load_task("chain_sum", n_train=4, n_test=2), []
+    base = load_task("chain_sum", n_train=4, n_test=2)
+    seen = []
     task = Task("tags", base.train, base.test, lambda problem, text: seen.append(text) or 0.0)
-    Trainer(TrainConfig(recipe="vineppo", steps=1, prompts_per_step=1, group_size=2, max_new_tokens=8, eval_every=0, precision="float32", device="cpu", progress=False, output=str(tmp_path / "run"), minibatches=1, epochs=1), model, tokenizer, task).fit()
+    Trainer(
+        TrainConfig(
+            recipe="vineppo",
+            steps=1,
+            prompts_per_step=1,
+            group_size=2,
+            max_new_tokens=8,
+            eval_every=0,
+            precision="float32",
+            device="cpu",
+            progress=False,
+            output=str(tmp_path / "run"),
+            minibatches=1,
+            epochs=1,
+        ),
+        model,
+        tokenizer,
+        task,
+    ).fit()
     assert len(seen) > 2 and sum("<answer>" in text for text in seen[2:]) > 0
 
 
 def test_a_text_for_the_warm_up_is_begun_and_ended_once():
     from mpo_nb.mtp import _rows
+
     tokenizer = family("chatml, BOS before a text")
-    chat = tokenizer.apply_chat_template([dict(role="user", content="a"), dict(role="assistant", content="b")], tokenize=False)
-    a, bos, eos = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer.bos_token_id, tokenizer.eos_token_id
+    chat = tokenizer.apply_chat_template(
+        [dict(role="user", content="a"), dict(role="assistant", content="b")], tokenize=False
+    )
+    a = tokenizer("a", add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    eos = tokenizer.eos_token_id
     rows = [ids for ids, _ in _rows(["a", "<s>a", "a</s>", chat], tokenizer, 99)]
     assert rows == [[bos, *a, eos]] * 3 + [tokenizer(chat, add_special_tokens=False)["input_ids"]]
     with pytest.raises(ValueError, match="dataset='abc' is one text"):
@@ -453,7 +732,16 @@ def test_a_text_for_the_warm_up_is_begun_and_ended_once():
 
 def test_a_trace_of_a_chat_begins_as_the_chat_does():
     tokenizer = family("zephyr")
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=128)).eval()
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=128,
+        )
+    ).eval()
     text = render_prompt(tokenizer, TASK, PROBLEM)
     ids = torch.tensor([tokenizer(text + "yes", add_special_tokens=False)["input_ids"]])
     with torch.no_grad():
@@ -470,23 +758,48 @@ def test_a_processor_is_not_a_tokenizer():
 
 # One text where a list of texts belongs
 
+
 def one_text():
     import pandas as pd
     from mpo_nb import blocks, outcomes, tables, tasks
+
     frame = pd.DataFrame(dict(seed=[0], method=["a"], accuracy_sampled=[0.5], l=[1], r=[1]))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path())
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_path())
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     mask = torch.ones(1, 2)
     return {
-        "rollout prompts": lambda: rollout(model, tokenizer, "1+1?"), "rollout stop": lambda: rollout(model, tokenizer, ["1?"], max_new_tokens=8, stop="#1"),
-        "evaluate stop": lambda: evaluate(model, tokenizer, "chain_sum", n=1, stop="#1", progress=False), "check_stop": lambda: StopStrings(tokenizer, "#1"),
-        "tokens of a row": lambda: blocks.sentence_blocks(mask, ["a."]), "tokens": lambda: blocks.sentence_blocks(torch.ones(2, 1), ".a"), "trace": lambda: Trace("a."),
-        "names": lambda: outcomes.outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"), "within": lambda: outcomes.seed_differences(frame, "a", within="lr"),
-        "percent": lambda: outcomes.seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"), "heads": lambda: tables.numbers_table("ab", [], "x"),
+        "rollout prompts": lambda: rollout(model, tokenizer, "1+1?"),
+        "rollout stop": lambda: rollout(model, tokenizer, ["1?"], max_new_tokens=8, stop="#1"),
+        "evaluate stop": lambda: evaluate(model, tokenizer, "chain_sum", n=1, stop="#1", progress=False),
+        "check_stop": lambda: StopStrings(tokenizer, "#1"),
+        "tokens of a row": lambda: blocks.sentence_blocks(mask, ["a."]),
+        "tokens": lambda: blocks.sentence_blocks(torch.ones(2, 1), ".a"),
+        "trace": lambda: Trace("a."),
+        "names": lambda: outcomes.outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"),
+        "within": lambda: outcomes.seed_differences(frame, "a", within="lr"),
+        "percent": lambda: outcomes.seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"),
+        "heads": lambda: tables.numbers_table("ab", [], "x"),
         "responses": lambda: tasks.score(TASK, [PROBLEM] * 2, "ab"),
     }
 
 
-@pytest.mark.parametrize("what", ["rollout prompts", "rollout stop", "evaluate stop", "check_stop", "tokens of a row", "tokens", "trace", "names", "within", "percent", "heads", "responses"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "rollout prompts",
+        "rollout stop",
+        "evaluate stop",
+        "check_stop",
+        "tokens of a row",
+        "tokens",
+        "trace",
+        "names",
+        "within",
+        "percent",
+        "heads",
+        "responses",
+    ],
+)
 def test_one_text_where_a_list_belongs_is_refused(what):
     with pytest.raises(ValueError, match="is one (text|string)|is of type str"):
         one_text()[what]()

@@ -1,4 +1,5 @@
 "Each recipe against a loop written from its paper's formula, from rewards to gradient, and the limits in which recipes meet."
+
 import math
 from dataclasses import fields
 
@@ -14,16 +15,21 @@ from mpo_nb.blocks import fixed_blocks, random_blocks, sequence_block, surprise_
 from mpo_nb.losses import loss_normalizer
 from mpo_nb.recipes import Recipe, recipe, recipes
 
-GROUP, ROWS, LONGEST = 3, 6, 16
+GROUP = 3
+ROWS = 6
+LONGEST = 16
 batches = masks(rows=ROWS)
 outcomes = st.lists(st.sampled_from([0.0, 1.0, 0.25]), min_size=ROWS, max_size=ROWS)
 
 
 # --- the formulas: (log pi, delta, A) of every response, as lists over its kept tokens -> objective --------------------
 
+
 def pc(ratio, A, low, high):
     "min(r A, clip(r, 1 - low, 1 + high) A)."
-    bounded = ratio if 1 - low <= ratio <= 1 + high else torch.tensor(1 - low if ratio < 1 else 1 + high, dtype=torch.double)
+    bounded = (
+        ratio if 1 - low <= ratio <= 1 + high else torch.tensor(1 - low if ratio < 1 else 1 + high, dtype=torch.double)
+    )
     return min(ratio * A, bounded * A)
 
 
@@ -32,7 +38,7 @@ def mean(values):
 
 
 def grpo(rows):
-    return mean([mean([pc(torch.exp(d), A, .2, .2) for d in delta]) for _, delta, A in rows])
+    return mean([mean([pc(torch.exp(d), A, 0.2, 0.2) for d in delta]) for _, delta, A in rows])
 
 
 def mpo(rows, beta=(0.8, 0.2 / 3, 0.2 / 3, 0.2 / 3), joint=False):
@@ -40,15 +46,16 @@ def mpo(rows, beta=(0.8, 0.2 / 3, 0.2 / 3, 0.2 / 3), joint=False):
         terms = [(b, d) for b, d in zip(beta, delta[t:])]
         total = sum(b * d for b, d in terms)
         return torch.exp(total if joint else total / sum(b for b, _ in terms))
-    return mean([mean([pc(window(delta, t), A, .2, .2) for t in range(len(delta))]) for _, delta, A in rows])
+
+    return mean([mean([pc(window(delta, t), A, 0.2, 0.2) for t in range(len(delta))]) for _, delta, A in rows])
 
 
 def dr_grpo(rows):
-    return sum(pc(torch.exp(d), A, .2, .2) for _, delta, A in rows for d in delta) / (ROWS * LONGEST)
+    return sum(pc(torch.exp(d), A, 0.2, 0.2) for _, delta, A in rows for d in delta) / (ROWS * LONGEST)
 
 
 def dapo(rows):
-    tokens = [pc(torch.exp(d), A, .2, .28) for _, delta, A in rows for d in delta]
+    tokens = [pc(torch.exp(d), A, 0.2, 0.28) for _, delta, A in rows for d in delta]
     return mean(tokens)
 
 
@@ -60,13 +67,15 @@ def gspo_token(rows):
     def tokens(logp, delta, A):
         s = torch.exp(mean(delta)).detach() if delta else None
         return mean([pc(s * torch.exp(l) / torch.exp(l).detach(), A, 3e-4, 4e-4) for l in logp])
+
     return mean([tokens(*row) for row in rows])
 
 
 def gmpo(rows):
     def response(delta, A):
-        cut = [min(d, d * 0 + .4) if A > 0 else max(d, d * 0 - .4) for d in delta]
+        cut = [min(d, d * 0 + 0.4) if A > 0 else max(d, d * 0 - 0.4) for d in delta]
         return A * torch.exp(mean(cut)) if delta else 0.0
+
     return mean([response(delta, A) for _, delta, A in rows])
 
 
@@ -76,28 +85,50 @@ def cispo(rows):
 
 def lpo(rows, sentences):
     def tokens(delta, A, row):
-        return mean([pc(torch.exp(mean([delta[i] for i in s])), A, .2, .2) for s in row for _ in s])
+        return mean([pc(torch.exp(mean([delta[i] for i in s])), A, 0.2, 0.2) for s in row for _ in s])
+
     return mean([tokens(delta, A, row) for (_, delta, A), row in zip(rows, sentences)])
 
 
 def tepo(rows):
-    return mean([pc(torch.exp(mean(delta)), A, .2, .2) for _, delta, A in rows for _ in delta])
+    return mean([pc(torch.exp(mean(delta)), A, 0.2, 0.2) for _, delta, A in rows for _ in delta])
 
 
-GROUPS = [name for name in recipes if recipe(name).advantage not in ("gae", "boundary")]  # the others need values: test_critic.py
-FORMULAS = dict(mpo=mpo, grpo=grpo, dr_grpo=dr_grpo, dapo=dapo, gspo=gspo, gspo_token=gspo_token, gmpo=gmpo, cispo=cispo, lpo=lpo, tepo=tepo)
+GROUPS = [
+    name for name in recipes if recipe(name).advantage not in ("gae", "boundary")
+]  # the others need values: test_critic.py
+FORMULAS = dict(
+    mpo=mpo,
+    grpo=grpo,
+    dr_grpo=dr_grpo,
+    dapo=dapo,
+    gspo=gspo,
+    gspo_token=gspo_token,
+    gmpo=gmpo,
+    cispo=cispo,
+    lpo=lpo,
+    tepo=tepo,
+)
 
 
 def draw(mask, seed, rewards, scale):
     "A batch with everything but advantages; the log-ratio's size is drawn too, for clip ranges of 3e-4 as well as 0.4."
     new, old, _ = draw_batch(mask, seed, spread=scale)
-    return dict(logps=new, old_logps=old, mask=mask, max_length=LONGEST, blocks=ref.place(mask, ragged_ids(mask), fill=-1),
-                rewards=torch.tensor(rewards, dtype=torch.double))
+    return dict(
+        logps=new,
+        old_logps=old,
+        mask=mask,
+        max_length=LONGEST,
+        blocks=ref.place(mask, ragged_ids(mask), fill=-1),
+        rewards=torch.tensor(rewards, dtype=torch.double),
+    )
 
 
 def run(r, batch, advantages=None):
     x = leaf(batch["logps"])
-    out = r.loss(batch | dict(logps=x, advantages=r.advantages(batch["rewards"], GROUP) if advantages is None else advantages))
+    out = r.loss(
+        batch | dict(logps=x, advantages=r.advantages(batch["rewards"], GROUP) if advantages is None else advantages)
+    )
     return out, torch.autograd.grad(out.loss, x)[0]
 
 
@@ -111,8 +142,10 @@ def same(a, b, skip=(), tol=1e-10):
 
 def by_formula(formula, batch, advantages, extra=lambda logp: 0.0):
     "Loss and gradient of minus the objective, one kept token at a time."
-    x, mask = leaf(batch["logps"]), batch["mask"]
-    new, old = ref.gather(x, mask), ref.gather(batch["old_logps"], mask)
+    x = leaf(batch["logps"])
+    mask = batch["mask"]
+    new = ref.gather(x, mask)
+    old = ref.gather(batch["old_logps"], mask)
     rows = [(n, [a - b for a, b in zip(n, o)], A) for n, o, A in zip(new, old, advantages)]
     value = -formula(rows) + extra(new) + 0 * torch.where(mask.bool(), x, 0.0).sum()
     return value, torch.where(mask.bool(), torch.autograd.grad(value, x)[0], 0.0)
@@ -126,10 +159,13 @@ def test_every_recipe_has_its_formula():
 @given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 5e-4, 0.1, 0.4]))
 @settings(max_examples=40)
 def test_a_recipe_is_its_formula(name, mask, seed, rewards, scale):
-    batch, r = draw(mask, seed, rewards, scale), recipe(name)
+    batch = draw(mask, seed, rewards, scale)
+    r = recipe(name)
     A = ref.group_advantages(rewards, GROUP, "none" if name == "dr_grpo" else "std")
     close(r.advantages(batch["rewards"], GROUP), torch.tensor(A, dtype=torch.double))
-    formula = FORMULAS[name] if name != "lpo" else lambda rows: lpo(rows, [ref.members(row) for row in ragged_ids(mask)])
+    formula = (
+        FORMULAS[name] if name != "lpo" else lambda rows: lpo(rows, [ref.members(row) for row in ragged_ids(mask)])
+    )
     expected, wanted = by_formula(formula, batch, A)
     out, grad = run(r, batch)
     close(out.loss, expected)
@@ -139,7 +175,8 @@ def test_a_recipe_is_its_formula(name, mask, seed, rewards, scale):
 
 @given(batches, seeds, outcomes, st.sampled_from([(2, 0.1), (3, 0.4), (5, 0.3), (12, 0.2)]), st.booleans())
 def test_mpo_options(mask, seed, rewards, option, joint):
-    (k, future), batch = option, draw(mask, seed, rewards, 0.2)
+    k, future = option
+    batch = draw(mask, seed, rewards, 0.2)
     beta = (1.0,) * k if joint else (1 - future,) + (future / (k - 1),) * (k - 1)
     expected, wanted = by_formula(lambda rows: mpo(rows, beta, joint), batch, ref.group_advantages(rewards, GROUP))
     out, grad = run(recipe("mpo", k=k, joint=True) if joint else recipe("mpo", k=k, future=future), batch)
@@ -149,19 +186,31 @@ def test_mpo_options(mask, seed, rewards, option, joint):
         same((out, grad), run(recipe("mpo", k=k, beta=list(beta)), batch))
 
 
-@given(batches, seeds, outcomes, st.sampled_from(["grpo", "dr_grpo", "dapo", "mpo", "tepo"]), st.sampled_from(["k1", "k2", "k3"]))
+@given(
+    batches,
+    seeds,
+    outcomes,
+    st.sampled_from(["grpo", "dr_grpo", "dapo", "mpo", "tepo"]),
+    st.sampled_from(["k1", "k2", "k3"]),
+)
 def test_penalties_share_the_recipe_s_weights(mask, seed, rewards, name, estimator):
     "loss = policy + kl * KL - entropy * H: the KL weighs tokens as the policy term does, the entropy is a token mean."
-    batch, g = draw(mask, seed, rewards, 0.2), generator(seed + 5)
+    batch = draw(mask, seed, rewards, 0.2)
+    g = generator(seed + 5)
     reference = -torch.rand(mask.shape, generator=g, dtype=torch.double)
     entropy = torch.rand(mask.shape, generator=g, dtype=torch.double)
-    estimators = {"k1": lambda x: -x, "k2": lambda x: x * x / 2, "k3": lambda x: math.e ** x - x - 1}
-    means = {"grpo": lambda rows: mean([mean(row) for row in rows]), "dr_grpo": lambda rows: sum(map(sum, rows)) / (ROWS * LONGEST)}
+    estimators = {"k1": lambda x: -x, "k2": lambda x: x * x / 2, "k3": lambda x: math.e**x - x - 1}
+    means = {
+        "grpo": lambda rows: mean([mean(row) for row in rows]),
+        "dr_grpo": lambda rows: sum(map(sum, rows)) / (ROWS * LONGEST),
+    }
     token_mean = lambda rows: mean([v for row in rows for v in row])
     weigh = means["grpo"] if name == "mpo" else means.get(name, token_mean)
+
     def extra(new):
         kl = [[estimators[estimator](r - l) for l, r in zip(*rows)] for rows in zip(new, ref.gather(reference, mask))]
         return 0.04 * weigh(kl) - 0.01 * token_mean(ref.gather(entropy, mask))
+
     A = ref.group_advantages(rewards, GROUP, "none" if name == "dr_grpo" else "std")
     expected, wanted = by_formula(FORMULAS[name], batch, A, extra)
     r = recipe(name, kl=0.04, kl_estimator=estimator, entropy=0.01)
@@ -173,11 +222,16 @@ def test_penalties_share_the_recipe_s_weights(mask, seed, rewards, name, estimat
 
 # --- where recipes meet -------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 0.1, 0.5]))
 def test_mpo_with_k_one_is_grpo_to_the_last_bit(dtype, mask, seed, rewards, scale):
-    batch = {k: v.to(dtype) if isinstance(v, torch.Tensor) and v.dtype == torch.double and k != "mask" else v for k, v in draw(mask, seed, rewards, scale).items()}
-    (a, grad), (b, other) = run(recipe("mpo", k=1), batch), run(recipe("grpo"), batch)
+    batch = {
+        k: v.to(dtype) if isinstance(v, torch.Tensor) and v.dtype == torch.double and k != "mask" else v
+        for k, v in draw(mask, seed, rewards, scale).items()
+    }
+    a, grad = run(recipe("mpo", k=1), batch)
+    b, other = run(recipe("grpo"), batch)
     assert torch.equal(grad, other)
     for name in ("loss", "ratio", "clipped", "credit", "clip_fraction", "approx_kl"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
@@ -188,7 +242,8 @@ def test_mpo_without_future_is_grpo_and_on_policy_differs_at_the_edges_only(mask
     batch = draw(mask, seed, rewards, 0.3)
     same(run(recipe("mpo", k=4, future=0.0), batch), run(recipe("grpo"), batch))
     on = batch | dict(old_logps=batch["logps"])
-    (_, grad), (_, token) = run(recipe("mpo", k=3, future=0.4), on), run(recipe("grpo"), on)
+    _, grad = run(recipe("mpo", k=3, future=0.4), on)
+    _, token = run(recipe("grpo"), on)
     inner = ref.place(mask, [[float(2 <= j < len(p) - 2) for j in range(len(p))] for p in ref.kept(mask)]).bool()
     close(grad[inner], token[inner])
 
@@ -196,7 +251,8 @@ def test_mpo_without_future_is_grpo_and_on_policy_differs_at_the_edges_only(mask
 @given(batches, seeds, outcomes, st.sampled_from([5e-4, 0.2]))
 def test_gspo_token_is_gspo_when_the_advantage_is_constant(mask, seed, rewards, scale):
     batch = draw(mask, seed, rewards, scale)
-    a, b = run(recipe("gspo_token"), batch), run(recipe("gspo"), batch)
+    a = run(recipe("gspo_token"), batch)
+    b = run(recipe("gspo"), batch)
     close(a[0].credit.sum(1), b[0].credit.sum(1))
     same(a, b)
 
@@ -204,7 +260,8 @@ def test_gspo_token_is_gspo_when_the_advantage_is_constant(mask, seed, rewards, 
 def test_gspo_token_is_not_gspo_when_advantages_differ_by_token():
     batch = draw(AWKWARD, 0, [0.0] * ROWS, 1e-4)
     A = torch.randn(AWKWARD.shape, generator=generator(1), dtype=torch.double)
-    a, b = run(recipe("gspo_token"), batch, A), run(recipe("gspo"), batch, A)
+    a = run(recipe("gspo_token"), batch, A)
+    b = run(recipe("gspo"), batch, A)
     close(a[0].loss, b[0].loss)
     assert (a[1] - b[1]).abs().max() > 1e-3
 
@@ -215,7 +272,10 @@ def test_lpo_between_grpo_and_gspo(mask, seed, rewards, k):
     batch = draw(mask, seed, rewards, 0.3)
     same(run(recipe("lpo"), batch | dict(blocks=token_blocks(mask))), run(recipe("grpo"), batch))
     same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", clip=(0.2, 0.2)), batch))
-    same(run(recipe("lpo"), batch | dict(blocks=fixed_blocks(mask, k))), run(recipe("mpo", actions=BlockActions(k)), batch))
+    same(
+        run(recipe("lpo"), batch | dict(blocks=fixed_blocks(mask, k))),
+        run(recipe("mpo", actions=BlockActions(k)), batch),
+    )
 
 
 @given(batches, seeds, outcomes)
@@ -238,7 +298,10 @@ def test_one_token_responses_make_gspo_grpo(mask, seed, rewards):
     first = mask.long() * (mask.long().cumsum(1) == 1)
     batch = draw(first, seed, rewards, 0.3)
     for name in ("gspo", "gspo_token", "tepo", "mpo"):
-        same(run(recipe(name, clip=(0.2, 0.2), aggregate="token-mean"), batch), run(recipe("grpo", aggregate="token-mean"), batch))
+        same(
+            run(recipe(name, clip=(0.2, 0.2), aggregate="token-mean"), batch),
+            run(recipe("grpo", aggregate="token-mean"), batch),
+        )
 
 
 @given(batches, seeds, outcomes)
@@ -269,13 +332,23 @@ def test_groups_without_a_difference_and_empty_responses_train_on(name):
 @settings(max_examples=10)
 def test_micro_batches_with_the_whole_batch_s_normalizer(name, mask, seed, rewards, cut):
     "Value and gradient of a batch in two parts, penalties included, groups cut anywhere."
-    r, batch = recipe(name, kl=0.1, entropy=0.02), draw(mask, seed, rewards, 0.3)
+    r = recipe(name, kl=0.1, entropy=0.02)
+    batch = draw(mask, seed, rewards, 0.3)
     g = generator(seed + 1)
-    batch |= dict(ref_logps=poison(-torch.rand(mask.shape, generator=g, dtype=torch.double), mask), entropy=torch.rand(mask.shape, generator=g, dtype=torch.double),
-                  advantages=r.advantages(batch["rewards"], GROUP))
+    batch |= dict(
+        ref_logps=poison(-torch.rand(mask.shape, generator=g, dtype=torch.double), mask),
+        entropy=torch.rand(mask.shape, generator=g, dtype=torch.double),
+        advantages=r.advantages(batch["rewards"], GROUP),
+    )
     whole, grad = run(r, batch, batch["advantages"])
-    batch |= dict(normalizer=loss_normalizer(mask, r.aggregate, r.action_space(batch), LONGEST), token_normalizer=loss_normalizer(mask, "token-mean"))
-    parts = [run(r, {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, batch["advantages"][rows]) for rows in (slice(cut), slice(cut, None))]
+    batch |= dict(
+        normalizer=loss_normalizer(mask, r.aggregate, r.action_space(batch), LONGEST),
+        token_normalizer=loss_normalizer(mask, "token-mean"),
+    )
+    parts = [
+        run(r, {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, batch["advantages"][rows])
+        for rows in (slice(cut), slice(cut, None))
+    ]
     close(sum(out.loss for out, _ in parts), whole.loss)
     close(torch.cat([g for _, g in parts]), grad)
     close(torch.cat([out.credit for out, _ in parts]), whole.credit)
@@ -283,17 +356,30 @@ def test_micro_batches_with_the_whole_batch_s_normalizer(name, mask, seed, rewar
 
 # --- recipes as data ------------------------------------------------------------------------------------------------
 
+
 def test_advantage_rules():
     rewards = [1.0, 0.0, 0.25, 1.0, 1.0, 0.0]
-    for rule, expected in (("group-std", ref.group_advantages(rewards, GROUP)), ("group-mean", ref.group_advantages(rewards, GROUP, "none")), ("leave-one-out", ref.leave_one_out(rewards, GROUP))):
-        close(recipe("grpo", advantage=rule).advantages(torch.tensor(rewards, dtype=torch.double), GROUP), torch.tensor(expected, dtype=torch.double))
+    for rule, expected in (
+        ("group-std", ref.group_advantages(rewards, GROUP)),
+        ("group-mean", ref.group_advantages(rewards, GROUP, "none")),
+        ("leave-one-out", ref.leave_one_out(rewards, GROUP)),
+    ):
+        close(
+            recipe("grpo", advantage=rule).advantages(torch.tensor(rewards, dtype=torch.double), GROUP),
+            torch.tensor(expected, dtype=torch.double),
+        )
 
 
 @pytest.mark.parametrize("name", recipes)
 def test_every_choice_names_its_source(name):
-    r, plain = recipe(name), Recipe(name)
+    r = recipe(name)
+    plain = Recipe(name)
     assert r.name == name
-    chosen = [f.name for f in fields(Recipe) if f.name not in ("name", "sources") and getattr(r, f.name) != getattr(plain, f.name)]
+    chosen = [
+        f.name
+        for f in fields(Recipe)
+        if f.name not in ("name", "sources") and getattr(r, f.name) != getattr(plain, f.name)
+    ]
     assert all(r.sources.get(field) for field in chosen), chosen
     assert any("arXiv" in source or "Ling 2.0" in source for source in r.sources.values())
 
@@ -301,14 +387,19 @@ def test_every_choice_names_its_source(name):
 def test_values_from_the_papers():
     "METHODS: clip ranges, and the switches that only DAPO has."
     clips = {name: recipe(name).clip for name in recipes}
-    assert clips == {n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "lpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")} | dict(dapo=(0.2, 0.28), gspo=(3e-4, 4e-4), gspo_token=(3e-4, 4e-4), gmpo=(0.4, 0.4), cispo=(1.0, 4.0))
-    assert recipe("mpo").actions == WindowActions(4, 0.2) and recipe("mpo", k=2, beta=[0.5, 0.5]).actions == WindowActions(2, beta=(0.5, 0.5))
+    assert clips == {
+        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "lpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
+    } | dict(dapo=(0.2, 0.28), gspo=(3e-4, 4e-4), gspo_token=(3e-4, 4e-4), gmpo=(0.4, 0.4), cispo=(1.0, 4.0))
+    assert recipe("mpo").actions == WindowActions(4, 0.2) and recipe(
+        "mpo", k=2, beta=[0.5, 0.5]
+    ).actions == WindowActions(2, beta=(0.5, 0.5))
     assert [name for name in recipes if recipe(name).drop_dead_groups or recipe(name).overlong_buffer] == ["dapo"]
     assert not any(recipe(name).kl or recipe(name).entropy for name in recipes)
 
 
 def test_only_lpo_reads_the_text():
-    mask, tokens = torch.tensor([[1, 1, 1]]), [["a.", "b", "c"]]
+    mask = torch.tensor([[1, 1, 1]])
+    tokens = [["a.", "b", "c"]]
     assert recipe("lpo").blocks(mask, tokens).tolist() == [[0, 1, 1]]
     assert [name for name in recipes if recipe(name).blocks(mask, tokens) is not None] == ["lpo"]
 
@@ -321,48 +412,59 @@ def test_blocks_by_any_rule():
     drawn = [recipe("lpo", actions="random").blocks(mask, seed=seed) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[0], random_blocks(mask, generator=torch.Generator().manual_seed(1)))
-    assert recipe("lpo", actions=3).actions.ids(mask).equal(fixed_blocks(mask, 3)) and recipe("lpo", actions=3).blocks(mask) is None
+    assert (
+        recipe("lpo", actions=3).actions.ids(mask).equal(fixed_blocks(mask, 3))
+        and recipe("lpo", actions=3).blocks(mask) is None
+    )
 
 
-@pytest.mark.parametrize("actions, told", [("paragraph", "sentence, surprise, random"), (0, "blocks=0"), (True, "actions=True"), (None, "actions=None")])
+@pytest.mark.parametrize(
+    "actions, told",
+    [("paragraph", "sentence, surprise, random"), (0, "blocks=0"), (True, "actions=True"), (None, "actions=None")],
+)
 def test_actions_that_cannot_be(actions, told):
-    with pytest.raises(ValueError, match=told): recipe("lpo", actions=actions)
+    with pytest.raises(ValueError, match=told):
+        recipe("lpo", actions=actions)
 
 
 @pytest.mark.parametrize("rule, told", [("sentence", "needs tokens"), ("surprise", "needs old_logps")])
 def test_a_rule_says_what_it_reads(rule, told):
-    with pytest.raises(ValueError, match=told): recipe("lpo", actions=rule).blocks(torch.ones(1, 3))
+    with pytest.raises(ValueError, match=told):
+        recipe("lpo", actions=rule).blocks(torch.ones(1, 3))
 
 
 ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.ones(2, 3), advantages=torch.zeros(2))
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: recipe("ppo2"), ["'ppo2'", "mpo, grpo", "tepo"]),
-    (lambda: recipe("mpo", window=3), ["'mpo'", "'window'", "future"]),
-    (lambda: recipe("grpo", k=3), ["'grpo'", "'k'", "clip"]),
-    (lambda: recipe("mpo", k=0), ["k=0", "at least 1"]),
-    (lambda: recipe("mpo", future=1.0), ["future=1.0", "[0, 1)"]),
-    (lambda: recipe("mpo", k=3, beta=(0.5, 0.5)), ["beta", "2 weights", "k=3"]),
-    (lambda: recipe("grpo", advantage="std"), ["advantage='std'", "group-std"]),
-    (lambda: recipe("grpo", surrogate="trpo"), ["surrogate='trpo'", "cispo"]),
-    (lambda: recipe("grpo", aggregate="mean"), ["aggregate='mean'", "token-mean"]),
-    (lambda: recipe("grpo", kl_estimator="k4"), ["kl_estimator='k4'", "k3"]),
-    (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
-    (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", ">= 0"]),
-    (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", ">= 0"]),
-    (lambda: recipe("dapo", overlong_buffer=1.5), ["overlong_buffer=1.5", "[0, 1]"]),
-    (lambda: recipe("grpo", clip=(-0.2, 0.2)), ["clip=(-0.2, 0.2)", ">= 0"]),
-    (lambda: recipe("grpo", dual_clip=1.1), ["dual_clip=1.1", "1.2"]),
-    (lambda: recipe("cispo", dual_clip=6.0), ["dual_clip=6.0", "cispo"]),
-    (lambda: recipe("lpo").loss(ZERO), ["'lpo'", "batch['blocks']", "recipe.blocks"]),
-    (lambda: recipe("grpo", kl=0.1).loss(ZERO), ["kl=0.1", "batch['ref_logps']"]),
-    (lambda: recipe("grpo", entropy=0.1).loss(ZERO), ["entropy=0.1", "batch['entropy']"]),
-    (lambda: recipe("dr_grpo").loss(ZERO), ["max_length=None", "generation limit"]),
-    (lambda: recipe("grpo").loss({k: v for k, v in ZERO.items() if k != "old_logps"}), ["old_logps", "batch"]),
-    (lambda: recipe("grpo").advantages(torch.tensor([1.0, 0.0]), 1), ["group_size=1", "at least 2"]),
-    (lambda: recipe("grpo").advantages(torch.tensor([1.0, ref.NAN]), 2), ["rewards[1]=nan", "reward function"]),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: recipe("ppo2"), ["'ppo2'", "mpo, grpo", "tepo"]),
+        (lambda: recipe("mpo", window=3), ["'mpo'", "'window'", "future"]),
+        (lambda: recipe("grpo", k=3), ["'grpo'", "'k'", "clip"]),
+        (lambda: recipe("mpo", k=0), ["k=0", "at least 1"]),
+        (lambda: recipe("mpo", future=1.0), ["future=1.0", "[0, 1)"]),
+        (lambda: recipe("mpo", k=3, beta=(0.5, 0.5)), ["beta", "2 weights", "k=3"]),
+        (lambda: recipe("grpo", advantage="std"), ["advantage='std'", "group-std"]),
+        (lambda: recipe("grpo", surrogate="trpo"), ["surrogate='trpo'", "cispo"]),
+        (lambda: recipe("grpo", aggregate="mean"), ["aggregate='mean'", "token-mean"]),
+        (lambda: recipe("grpo", kl_estimator="k4"), ["kl_estimator='k4'", "k3"]),
+        (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
+        (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", ">= 0"]),
+        (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", ">= 0"]),
+        (lambda: recipe("dapo", overlong_buffer=1.5), ["overlong_buffer=1.5", "[0, 1]"]),
+        (lambda: recipe("grpo", clip=(-0.2, 0.2)), ["clip=(-0.2, 0.2)", ">= 0"]),
+        (lambda: recipe("grpo", dual_clip=1.1), ["dual_clip=1.1", "1.2"]),
+        (lambda: recipe("cispo", dual_clip=6.0), ["dual_clip=6.0", "cispo"]),
+        (lambda: recipe("lpo").loss(ZERO), ["'lpo'", "batch['blocks']", "recipe.blocks"]),
+        (lambda: recipe("grpo", kl=0.1).loss(ZERO), ["kl=0.1", "batch['ref_logps']"]),
+        (lambda: recipe("grpo", entropy=0.1).loss(ZERO), ["entropy=0.1", "batch['entropy']"]),
+        (lambda: recipe("dr_grpo").loss(ZERO), ["max_length=None", "generation limit"]),
+        (lambda: recipe("grpo").loss({k: v for k, v in ZERO.items() if k != "old_logps"}), ["old_logps", "batch"]),
+        (lambda: recipe("grpo").advantages(torch.tensor([1.0, 0.0]), 1), ["group_size=1", "at least 2"]),
+        (lambda: recipe("grpo").advantages(torch.tensor([1.0, ref.NAN]), 2), ["rewards[1]=nan", "reward function"]),
+    ],
+)
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError) as error:
         call()

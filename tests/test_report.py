@@ -1,4 +1,5 @@
 "The report: a page that opens offline, shows what a response says without running it, works by keyboard, and says what a run lacks."
+
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,12 @@ def nasty_run(path: Path) -> Path:
     made_up_run(path, "grpo", seed=1)
     config = json.loads((path / "config.json").read_text()) | {"task": NASTY, "model": NASTY}
     (path / "config.json").write_text(json.dumps(config))
-    lines = [Trace.from_text(NASTY * 3, NASTY, advantage=a, seed=int(a), answer=NASTY, correct=a > 0, step=1, reward=a, moved=0.4).to_dict() for a in (-1.0, 1.0)]
+    lines = [
+        Trace.from_text(
+            NASTY * 3, NASTY, advantage=a, seed=int(a), answer=NASTY, correct=a > 0, step=1, reward=a, moved=0.4
+        ).to_dict()
+        for a in (-1.0, 1.0)
+    ]
     (path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines) + '{"tokens": ["half')
     return path
 
@@ -26,14 +32,16 @@ def without(path: Path, *keys: str) -> Path:
     "A run whose metrics lack some keys."
     file = path / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    file.write_text("".join(json.dumps({k: v for k, v in row.items() if not k.startswith(keys)}) + "\n" for row in rows))
+    file.write_text(
+        "".join(json.dumps({k: v for k, v in row.items() if not k.startswith(keys)}) + "\n" for row in rows)
+    )
     return path
 
 
 def visible(page: str) -> str:
     "The page without plotly.js."
     start = page.index("<script>")
-    return (page[:start] + page[page.index('<script type="application/json"'):]).replace("\u2060", "")
+    return (page[:start] + page[page.index('<script type="application/json"') :]).replace("\u2060", "")
 
 
 def test_two_runs(tmp_path):
@@ -67,7 +75,13 @@ def test_what_is_missing_is_said(tmp_path):
         f.write('{"step": 3, "rew')
     (tmp_path / "empty").mkdir()
     page = visible(report_html([silent, stopped, tmp_path / "empty"]))
-    for sentence in ("was not evaluated", "recorded no responses", "stands at step 2 of 30", "has no config.json", "has not taken a step"):
+    for sentence in (
+        "was not evaluated",
+        "recorded no responses",
+        "stands at step 2 of 30",
+        "has no config.json",
+        "has not taken a step",
+    ):
         assert sentence in page
     alone = visible(report_html(tmp_path / "empty"))
     assert "Training report: empty" in alone and "no curves" in alone and "none to draw" in alone
@@ -76,13 +90,22 @@ def test_what_is_missing_is_said(tmp_path):
 def test_odd_responses(tmp_path):
     "No tokens, one token, no advantage, unknown numbers: skipped or drawn, never an error."
     run = made_up_run(tmp_path / "odd")
-    odd = [Trace([], advantage=1.0), Trace(["a"], logps=[-1.0], old_logps=[-1.5], advantage=-1.0), Trace(["a", "b"], advantage=1.0), Trace(["a"], logps=[-1.0], advantage=0.0)]
+    odd = [
+        Trace([], advantage=1.0),
+        Trace(["a"], logps=[-1.0], old_logps=[-1.5], advantage=-1.0),
+        Trace(["a", "b"], advantage=1.0),
+        Trace(["a"], logps=[-1.0], advantage=0.0),
+    ]
     (run / "traces.jsonl").write_text("".join(json.dumps(t.to_dict()) + "\n" for t in odd))
     assert visible(report_html(run)).count('class="panel"') == 1
 
 
 def test_wrong_runs(tmp_path):
-    for wrong, error, message in (([], ValueError, "empty"), ([tmp_path / "x"], FileNotFoundError, "no folder"), (["a/mpo", "b/mpo"], ValueError, "same name")):
+    for wrong, error, message in (
+        ([], ValueError, "empty"),
+        ([tmp_path / "x"], FileNotFoundError, "no folder"),
+        (["a/mpo", "b/mpo"], ValueError, "same name"),
+    ):
         with pytest.raises(error, match=message):
             report_html(wrong)
 
@@ -96,6 +119,7 @@ def test_markup_in_a_run_is_text(tmp_path):
 def opened(browser):
     "Opens a page offline, and collects what it asks for, says, and breaks on."
     contexts = []
+
     def open_page(path, **options):
         context = browser.new_context(offline=True, **options)
         page = context.new_page()
@@ -107,6 +131,7 @@ def opened(browser):
         page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 4")
         contexts.append(context)
         return page
+
     yield open_page
     for context in contexts:
         context.close()
@@ -114,7 +139,9 @@ def opened(browser):
 
 @pytest.mark.browser
 def test_page_opens_offline_and_by_keyboard(tmp_path, opened):
-    path = write_report([made_up_run(tmp_path / "grpo", "grpo"), made_up_run(tmp_path / "mpo", seed=1)], tmp_path / "report.html")
+    path = write_report(
+        [made_up_run(tmp_path / "grpo", "grpo"), made_up_run(tmp_path / "mpo", seed=1)], tmp_path / "report.html"
+    )
     page = opened(path)
     assert page.locator(".panel:visible").count() == 1 and page.locator("#response-0").is_visible()
     page.locator("input[name=response]").first.focus()
@@ -135,7 +162,9 @@ def test_page_opens_offline_and_by_keyboard(tmp_path, opened):
 
 @pytest.mark.browser
 def test_markup_is_not_executed(tmp_path, opened):
-    page = opened(write_report({NASTY: nasty_run(tmp_path / "a"), "mpo": made_up_run(tmp_path / "mpo")}, tmp_path / "report.html"))
+    page = opened(
+        write_report({NASTY: nasty_run(tmp_path / "a"), "mpo": made_up_run(tmp_path / "mpo")}, tmp_path / "report.html")
+    )
     assert page.evaluate("window.hit") is None and page.trouble == []
     shown = page.locator(".panel:visible .mpo-tokens").first.inner_text()
     assert "script" in shown and "U+202E" in shown
@@ -144,14 +173,26 @@ def test_markup_is_not_executed(tmp_path, opened):
 @pytest.mark.browser
 def test_page_fits_every_width_and_theme(tmp_path, opened):
     "No sideways scrolling, text that contrasts with its background; screenshots where MPO_NB_SCREENSHOTS names a folder."
-    page = opened(write_report([made_up_run(tmp_path / "grpo", "grpo"), made_up_run(tmp_path / "mpo", seed=1)], tmp_path / "report.html"))
+    page = opened(
+        write_report(
+            [made_up_run(tmp_path / "grpo", "grpo"), made_up_run(tmp_path / "mpo", seed=1)], tmp_path / "report.html"
+        )
+    )
     for width, scheme in ((1400, "light"), (1400, "dark"), (420, "dark"), (420, "light")):
         page.set_viewport_size(dict(width=width, height=900))
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg').getBoundingClientRect().width <= p.clientWidth + 1)")
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), f"{width} px scrolls sideways"
-        colours = page.evaluate("[document.body, document.querySelector('.plot .xtick text')].map(e => getComputedStyle(e)).flatMap((s, i) => i ? [s.fill] : [s.color, s.backgroundColor])")
-        text, background, tick = (sum(map(int, c[c.index("(") + 1:-1].split(",")[:3])) / 765 for c in colours)
+        page.wait_for_function(
+            "[...document.querySelectorAll('.plot')].every(p =>"
+            " p.querySelector('.main-svg').getBoundingClientRect().width <= p.clientWidth + 1)"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
+            f"{width} px scrolls sideways"
+        )
+        colours = page.evaluate(
+            "[document.body, document.querySelector('.plot .xtick text')].map(e => getComputedStyle(e)).flatMap((s, i)"
+            " => i ? [s.fill] : [s.color, s.backgroundColor])"
+        )
+        text, background, tick = (sum(map(int, c[c.index("(") + 1 : -1].split(",")[:3])) / 765 for c in colours)
         assert abs(text - background) > 0.7 and abs(tick - background) > 0.7, f"{scheme}: {colours}"
         if folder := os.environ.get("MPO_NB_SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 "Runs that are killed: every file of a run folder stays readable, and a resumed run writes what an uninterrupted one would have."
+
 import contextlib
 import json
 import multiprocessing
@@ -20,13 +21,39 @@ from mpo_nb.metrics import clock_metrics
 from mpo_nb.traces import load_traces
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-CONFIG = dict(steps=6, prompts_per_step=2, group_size=4, epochs=2, minibatches=2, eval_every=3, eval_problems=8, checkpoint_every=1, precision="float32", trace_groups=1, progress=False)
-KILLS_AT_CALLS = [("os.replace", n) for n in range(1, 11)] + [("os.fsync", n) for n in (1, 3, 6, 9, 12)] + [("shutil.rmtree", n) for n in (1, 2, 3, 4)] \
-    + [("save_optimizer", n) for n in (1, 2, 3)] + [("half a line", n) for n in (2, 5)]
+CONFIG = dict(
+    steps=6,
+    prompts_per_step=2,
+    group_size=4,
+    epochs=2,
+    minibatches=2,
+    eval_every=3,
+    eval_problems=8,
+    checkpoint_every=1,
+    precision="float32",
+    trace_groups=1,
+    progress=False,
+)
+KILLS_AT_CALLS = (
+    [("os.replace", n) for n in range(1, 11)]
+    + [("os.fsync", n) for n in (1, 3, 6, 9, 12)]
+    + [("shutil.rmtree", n) for n in (1, 2, 3, 4)]
+    + [("save_optimizer", n) for n in (1, 2, 3)]
+    + [("half a line", n) for n in (2, 5)]
+)
 KILLS_AT_TIMES = 8
 # Adapters instead of weights, a reference that is the model without them, and an evaluation in every step.
 LORA = dict(lora_rank=4, recipe_options='{"kl": 0.05}', eval_every=1, steps=4)
-LORA_KILLS = [("os.replace", 4), ("os.replace", 7), ("os.fsync", 2), ("os.fsync", 8), ("shutil.rmtree", 3), ("save_optimizer", 2), ("half a line", 3), ("evaluate", 3)]
+LORA_KILLS = [
+    ("os.replace", 4),
+    ("os.replace", 7),
+    ("os.fsync", 2),
+    ("os.fsync", 8),
+    ("shutil.rmtree", 3),
+    ("save_optimizer", 2),
+    ("half a line", 3),
+    ("evaluate", 3),
+]
 
 
 def die(*args, **kwargs):
@@ -35,7 +62,8 @@ def die(*args, **kwargs):
 
 def dies_at(owner, name: str, call: int):
     "Replaces a function by one that kills the process when it is called for the n-th time, before anything is done."
-    count, original = 0, getattr(owner, name)
+    count = 0
+    original = getattr(owner, name)
 
     def counted(*args, **kwargs):
         nonlocal count
@@ -43,6 +71,7 @@ def dies_at(owner, name: str, call: int):
         if count == call:
             die()
         return original(*args, **kwargs)
+
     setattr(owner, name, counted)
 
 
@@ -52,6 +81,7 @@ def train(folder: str, where: str = "", call: int = 0, ready=None, options=None)
     import torch
     import mpo_nb.checkpoint
     from mpo_nb.trainer import TrainConfig, Trainer
+
     torch.set_num_threads(1)
     sys.stderr = open(os.devnull, "w")
     if where in ("os.replace", "os.fsync", "shutil.rmtree"):
@@ -66,9 +96,10 @@ def train(folder: str, where: str = "", call: int = 0, ready=None, options=None)
             count += 1
             text = "".join(json.dumps(row) + "\n" for row in rows)
             with open(path, "a", encoding="utf8") as f:
-                f.write(text[:len(text) // 2] if count == call else text)
+                f.write(text[: len(text) // 2] if count == call else text)
             if count == call:
                 die()
+
         Run.append = append
     elif where == "evaluate":
         dies_at(Trainer, "evaluate", call)
@@ -132,6 +163,7 @@ def check_readable(folder: Path):
         load_traces(folder / "traces.jsonl")
     for _, checkpoint in Run(folder).checkpoints():
         from mpo_nb.models import load
+
         load(checkpoint, device="cpu", precision="float32", quiet=True)
 
 
@@ -147,9 +179,11 @@ def test_killed_while_writing(where, call, context, whole, tmp_path):
 @pytest.mark.slow
 def test_killed_at_random_moments(context, whole, tmp_path):
     "Random delays over the length of a run; a child that was quicker than its killer counts as one that finished."
-    moments, killed = random.Random(0), 0
+    moments = random.Random(0)
+    killed = 0
     for attempt in range(KILLS_AT_TIMES):
-        folder, ready = tmp_path / str(attempt), context.Event()
+        folder = tmp_path / str(attempt)
+        ready = context.Event()
         child = context.Process(target=train, args=(str(folder), "", 0, ready))
         child.start()
         assert ready.wait(120)
@@ -177,7 +211,8 @@ def test_killed_again_and_again(context, whole, tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(context, whole, tmp_path):
     moments = random.Random(1)
     for attempt in range(3):
-        folder, ready = tmp_path / str(attempt), context.Event()
+        folder = tmp_path / str(attempt)
+        ready = context.Event()
         child = context.Process(target=train, args=(str(folder), "", 0, ready))
         child.start()
         assert ready.wait(120)
@@ -186,7 +221,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(context, whole, tmp_path):
             os.kill(child.pid, signal.SIGINT)
         child.join(120)
         assert child.exitcode in (0, 130)
-        metrics, saved = read_lines(folder / "metrics.jsonl"), Run(folder).checkpoints()
+        metrics = read_lines(folder / "metrics.jsonl")
+        saved = Run(folder).checkpoints()
         if metrics and metrics[-1]["step"] > 0:
             assert saved and saved[-1][0] == metrics[-1]["step"], "the last whole step was not saved"
         assert run_child(context, str(folder)) == 0
@@ -195,22 +231,29 @@ def test_ctrl_c_saves_and_says_how_to_go_on(context, whole, tmp_path):
 
 def test_ctrl_c_says_where_the_run_stands(tmp_path, capsys):
     from mpo_nb.trainer import TrainConfig, Trainer
+
     trainer = Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG))
 
     def interrupt(row):
         if row["step"] == 3:
             os.kill(os.getpid(), signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(callback=interrupt)
     said = "".join(capsys.readouterr())
-    assert "Stopped; step 3 of 6 is saved in" in said and "The same command, or Trainer(config).fit(), goes on from there" in said
+    assert (
+        "Stopped; step 3 of 6 is saved in" in said
+        and "The same command, or Trainer(config).fit(), goes on from there" in said
+    )
     assert [row["step"] for row in Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG)).fit()] == list(range(7))
 
 
 def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, capsys):
     from mpo_nb.trainer import TrainConfig, Trainer
+
     trainer = Trainer(TrainConfig(output=str(tmp_path / "run"), **CONFIG))
-    update, done = trainer.update, []
+    update = trainer.update
+    done = []
 
     def slow(batch, step):
         if step == 4:
@@ -219,6 +262,7 @@ def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, capsys):
             os.kill(os.getpid(), signal.SIGINT)
             done.append(step)
         return update(batch, step)
+
     trainer.update = slow
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
@@ -228,6 +272,7 @@ def test_a_second_ctrl_c_is_obeyed_at_once(tmp_path, capsys):
 
 
 # Adapters
+
 
 @pytest.fixture(scope="module")
 def whole_lora(context, tmp_path_factory):
@@ -242,7 +287,9 @@ def whole_lora(context, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("where, call", LORA_KILLS, ids=[f"{w} {n}" for w, n in LORA_KILLS])
 def test_killed_with_adapters_and_evaluations(where, call, context, whole_lora, tmp_path):
-    assert run_child(context, str(tmp_path), where, call, None, LORA) == -signal.SIGKILL, "the kill point was never reached"
+    assert run_child(context, str(tmp_path), where, call, None, LORA) == -signal.SIGKILL, (
+        "the kill point was never reached"
+    )
     check_readable(tmp_path)
     assert run_child(context, str(tmp_path), "", 0, None, LORA) == 0
     assert content(tmp_path) == whole_lora[0]
@@ -250,9 +297,11 @@ def test_killed_with_adapters_and_evaluations(where, call, context, whole_lora, 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
-    moments, killed = random.Random(2), 0
+    moments = random.Random(2)
+    killed = 0
     for attempt in range(4):
-        folder, ready = tmp_path / str(attempt), context.Event()
+        folder = tmp_path / str(attempt)
+        ready = context.Event()
         child = context.Process(target=train, args=(str(folder), "", 0, ready, LORA))
         child.start()
         assert ready.wait(120)
@@ -267,6 +316,7 @@ def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
 
 
 # A disk that spoils what was written
+
 
 def spoil(file: Path, how: str, other: Path):
     "Damage of one kind; `other` is the same file of another step."
@@ -290,20 +340,34 @@ def spoil(file: Path, how: str, other: Path):
 def three_steps(tmp_path_factory):
     "A run of three steps with its last two checkpoints, and what it computed."
     from mpo_nb.trainer import TrainConfig, Trainer
+
     folder = tmp_path_factory.mktemp("three") / "run"
     Trainer(TrainConfig(output=str(folder), **CONFIG | dict(steps=3, eval_every=0))).fit()
     return folder, content(folder)
 
 
 DAMAGE = [("model.safetensors", how, True) for how in ("empty", "cut", "a bit", "more", "missing")]
-DAMAGE += [("optimizer.safetensors", "a bit", True), ("state.json", "empty", True), ("state.json", "missing", True), ("tokenizer.json", "a bit", True), (manifest_name, "cut", True)]
+DAMAGE += [
+    ("optimizer.safetensors", "a bit", True),
+    ("state.json", "empty", True),
+    ("state.json", "missing", True),
+    ("tokenizer.json", "a bit", True),
+    (manifest_name, "cut", True),
+]
 DAMAGE += [(name, "of another step", True) for name in ("optimizer.safetensors", "state.json")]
 # What shows without checksums, in a checkpoint of an earlier version.
-DAMAGE += [("model.safetensors", "cut", False), ("model.safetensors", "missing", False), ("optimizer.safetensors", "empty", False), ("tokenizer.json", "cut", False)]
+DAMAGE += [
+    ("model.safetensors", "cut", False),
+    ("model.safetensors", "missing", False),
+    ("optimizer.safetensors", "empty", False),
+    ("tokenizer.json", "cut", False),
+]
 DAMAGE += [("state.json", how, False) for how in ("cut", "of another step")]
 
 
-@pytest.mark.parametrize("name, how, manifest", DAMAGE, ids=[f"{n} {h}{'' if m else ', no checksums'}" for n, h, m in DAMAGE])
+@pytest.mark.parametrize(
+    "name, how, manifest", DAMAGE, ids=[f"{n} {h}{'' if m else ', no checksums'}" for n, h, m in DAMAGE]
+)
 def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(name, how, manifest, three_steps, tmp_path):
     run = Run(shutil.copytree(three_steps[0], tmp_path / "run"))
     (_, before), (_, newest) = run.checkpoints()
@@ -322,10 +386,14 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(name, how, ma
 
 def test_a_tokenizer_of_several_chat_templates_is_saved_and_checked(tmp_path):
     from mpo_nb.models import load
+
     model, tokenizer = load("tiny", device="cpu", precision="float32", quiet=True)
     tokenizer.chat_template = dict(default="{{ messages[0].content }}", tool_use="{{ tools }}{{ messages[0].content }}")
     saved = Run(tmp_path).save(1, model, tokenizer, torch.optim.AdamW(model.parameters()), {})
-    assert not damage(saved, 1) and load(saved, device="cpu", precision="float32", quiet=True)[1].chat_template == tokenizer.chat_template
+    assert (
+        not damage(saved, 1)
+        and load(saved, device="cpu", precision="float32", quiet=True)[1].chat_template == tokenizer.chat_template
+    )
     inner = next(saved.glob("additional_chat_templates/*"))
     spoil(inner, "a bit", inner)
     assert damage(saved, 1) == [f"additional_chat_templates/{inner.name} is not what was written (its SHA-256 differs)"]
@@ -333,6 +401,7 @@ def test_a_tokenizer_of_several_chat_templates_is_saved_and_checked(tmp_path):
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(three_steps, tmp_path):
     from mpo_nb.trainer import TrainConfig, Trainer
+
     folder = shutil.copytree(three_steps[0], tmp_path / "run")
     spoil(Run(folder).checkpoints()[-1][1] / "optimizer.safetensors", "a bit", folder)
     config = TrainConfig(output=str(folder), **CONFIG | dict(steps=3, eval_every=0))
@@ -347,11 +416,18 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(three_steps, tmp
 
 def test_no_whole_checkpoint_is_one_error_that_names_each(three_steps, tmp_path):
     from mpo_nb.trainer import TrainConfig, Trainer
+
     folder = shutil.copytree(three_steps[0], tmp_path / "run")
     (folder / "checkpoints/step-000002/model.safetensors").write_bytes(b"")
     (folder / "checkpoints/step-000003/state.json").unlink()
     shutil.copytree(folder / "checkpoints/step-000002", folder / "checkpoints/step-000004 (copy)")
-    with pytest.raises(ValueError, match=r"step-000003: state.json is missing; step-000002: model.safetensors is empty.*put a copy of one of them back, or pass overwrite=True"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"step-000003: state.json is missing; step-000002: model.safetensors is empty.*put a copy of one of them"
+            r" back, or pass overwrite=True"
+        ),
+    ):
         Trainer(TrainConfig(output=str(folder), **CONFIG | dict(steps=3, eval_every=0)))
     assert len(list((folder / "checkpoints").glob("step-*"))) == 3, "nothing was moved"
     Trainer(TrainConfig(output=str(folder), overwrite=True, **CONFIG | dict(steps=3, eval_every=0)))
@@ -367,12 +443,16 @@ def test_a_reading_run_moves_nothing(three_steps, tmp_path):
 def test_loading_a_damaged_checkpoint_names_the_file(three_steps, tmp_path):
     import torch
     from mpo_nb.models import load, load_shape, load_tokenizer
+
     folder = shutil.copytree(three_steps[0], tmp_path / "run")
     (_, before), (_, newest) = Run(folder).checkpoints()
     with pytest.raises(ValueError, match="is a run folder; pass one of its checkpoints"):
         load(folder, device="cpu", precision="float32", quiet=True)
     spoil(newest / "model.safetensors", "a bit", before)
-    with pytest.raises(ValueError, match="damaged checkpoint: model.safetensors is not what was written.*Pass another one, e.g. .*step-000002"):
+    with pytest.raises(
+        ValueError,
+        match="damaged checkpoint: model.safetensors is not what was written.*Pass another one, e.g. .*step-000002",
+    ):
         load(newest, device="cpu", precision="float32", quiet=True)
     for name, read in (("config.json", load_shape), ("tokenizer.json", load_tokenizer)):
         spoil(newest / name, "cut", before)
@@ -386,11 +466,22 @@ def test_loading_a_damaged_checkpoint_names_the_file(three_steps, tmp_path):
 def test_a_damaged_warm_up_goes_on_from_the_checkpoint_before(tmp_path):
     from mpo_nb.models import load
     from mpo_nb.mtp import MTPModules, warm_up
+
     model, _ = load("tiny", device="cpu", precision="float32", quiet=True)
     rows = [dict(input_ids=[3, 4, 5, 6, 7, 8, 9, 10]) for _ in range(8)]
 
     def warm(steps):
-        return warm_up(model, MTPModules(model, 2), rows, steps, batch_size=2, output=str(tmp_path), checkpoint_every=2, progress=False).losses
+        return warm_up(
+            model,
+            MTPModules(model, 2),
+            rows,
+            steps,
+            batch_size=2,
+            output=str(tmp_path),
+            checkpoint_every=2,
+            progress=False,
+        ).losses
+
     warm(2)
     first = warm(4)
     spoil(Run(tmp_path).checkpoints()[-1][1] / "mtp.safetensors", "a bit", tmp_path)
@@ -400,6 +491,7 @@ def test_a_damaged_warm_up_goes_on_from_the_checkpoint_before(tmp_path):
 
 # Files of lines
 
+
 def test_metrics_are_read_whatever_came_over_them(tmp_path):
     run = Run(tmp_path)
     run.metrics_path.write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n\r\n\0\0\0{"step": 2}\n\0\0\n{"step": 3}\n{"ste')
@@ -407,7 +499,9 @@ def test_metrics_are_read_whatever_came_over_them(tmp_path):
         warnings.simplefilter("error")
         assert [row["step"] for row in run.metrics] == [1, 2, 3]
     run.metrics_path.write_bytes(b'{"step": 1}\n{"step": 2, "rew{"step": 2}\n\xff\n5\n{"step": 3}\n')
-    with pytest.warns(UserWarning, match="metrics.jsonl: 3 lines could not be read as JSON objects and are left out, first line 2"):
+    with pytest.warns(
+        UserWarning, match="metrics.jsonl: 3 lines could not be read as JSON objects and are left out, first line 2"
+    ):
         assert [row["step"] for row in run.metrics] == [1, 3]
     run.metrics_path.write_text('{"step": 1}\n', encoding="utf-16")
     with pytest.raises(ValueError, match="metrics.jsonl is written in UTF-16"):
@@ -417,7 +511,9 @@ def test_metrics_are_read_whatever_came_over_them(tmp_path):
         read_lines(run.metrics_path)
 
 
-@pytest.mark.parametrize("tail", [b"", b'{"tok', b"\0" * 5000, b"\0\0\n", b'{"step": 3, "to\n', b'{"step": 9}\n', b"x" * 3_000_000])
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"tok', b"\0" * 5000, b"\0\0\n", b'{"step": 3, "to\n', b'{"step": 9}\n', b"x" * 3_000_000]
+)
 def test_going_back_cuts_behind_the_last_step_that_is_kept(tail, tmp_path):
     "Whatever stands at the end, and wherever blocks of the file begin; what is kept is kept to the byte."
     run = Run(tmp_path)
@@ -451,24 +547,52 @@ def test_going_back_reads_only_what_it_drops(tmp_path):
 
 # A disk that is full
 
+
 @pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [8, 13])
 def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, context, whole, tmp_path):
     "The run's folder is a file system of a few megabytes; a checkpoint of the tiny model with its optimiser takes about ten."
     import subprocess
-    program = (f"import sys; sys.path[:0] = {sys.path!r}\n"
-               f"import shutil, torch; from mpo_nb.checkpoint import Run; from mpo_nb.trainer import TrainConfig, Trainer\n"
-               f"torch.set_num_threads(1)\n"
-               f"try: Trainer(TrainConfig(output='/small/run', **{CONFIG | dict(keep_checkpoints=1)!r})).fit()\n"
-               f"except OSError as error: print(type(error).__name__, error)\n"
-               f"shutil.copytree('/small/run', {str(tmp_path / 'run')!r})")
-    done = subprocess.run(["bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--size", str(megabytes * 2**20), "--tmpfs", "/small", sys.executable, "-c", program],
-                          capture_output=True, text=True, timeout=300)
+
+    program = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "import shutil, torch; from mpo_nb.checkpoint import Run; from mpo_nb.trainer import TrainConfig, Trainer\n"
+        "torch.set_num_threads(1)\n"
+        f"try: Trainer(TrainConfig(output='/small/run', **{CONFIG | dict(keep_checkpoints=1)!r})).fit()\n"
+        "except OSError as error: print(type(error).__name__, error)\n"
+        f"shutil.copytree('/small/run', {str(tmp_path / 'run')!r})"
+    )
+    done = subprocess.run(
+        [
+            "bwrap",
+            "--bind",
+            "/",
+            "/",
+            "--dev-bind",
+            "/dev",
+            "/dev",
+            "--size",
+            str(megabytes * 2**20),
+            "--tmpfs",
+            "/small",
+            sys.executable,
+            "-c",
+            program,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     saved = Run(tmp_path / "run").checkpoints()
-    assert "could not be written" in done.stdout and "MiB free" in done.stdout and "goes on from there" in done.stdout, done.stdout + done.stderr
-    assert (f"The last good checkpoint is {'/small/run/checkpoints/step-000001' if megabytes > 10 else 'none yet'}") in done.stdout
+    assert (
+        "could not be written" in done.stdout and "MiB free" in done.stdout and "goes on from there" in done.stdout
+    ), done.stdout + done.stderr
+    assert (
+        f"The last good checkpoint is {'/small/run/checkpoints/step-000001' if megabytes > 10 else 'none yet'}"
+        in done.stdout
+    )
     assert [step for step, _ in saved] == ([1] if megabytes > 10 else [])
     check_readable(tmp_path / "run")
     assert run_child(context, str(tmp_path / "run")) == 0

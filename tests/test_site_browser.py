@@ -1,4 +1,5 @@
 "The built site as a reader meets it: served from its folder, in headless Chromium, light and dark, wide and narrow."
+
 import functools
 import http.server
 import os
@@ -11,14 +12,19 @@ import pytest
 from test_widgets_browser import contrast
 
 pytestmark = [
-    pytest.mark.slow, pytest.mark.browser,
-    pytest.mark.skipif(not (shutil.which("quarto") or find_spec("smalldocs")), reason="neither quarto nor smalldocs (Python 3.11 and newer) is here"),
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (shutil.which("quarto") or find_spec("smalldocs")),
+        reason="neither quarto nor smalldocs (Python 3.11 and newer) is here",
+    ),
 ]
 BASE = "/mpo_nb"
 
 
 class Pages(http.server.SimpleHTTPRequestHandler):
     "As GitHub Pages does it: below the project's name, and 404.html for whatever is not there."
+
     def translate_path(self, path):
         return super().translate_path(path.removeprefix(BASE) or "/")
 
@@ -48,16 +54,23 @@ def address(site):
 def visit(browser, address):
     "Opens a page of the site and collects what went wrong on it: errors, requests that failed, and requests to any other host."
     contexts = []
+
     def open_page(name: str = "", width: int = 1400, scheme: str = "light"):
         contexts.append(browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme))
         page = contexts[-1].new_page()
         page.trouble = []
         page.on("console", lambda m: page.trouble.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: page.trouble.append(str(e)))
-        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else page.trouble.append(f"asked for {r.url}"))
+        page.on(
+            "request",
+            lambda r: (
+                None if r.url.startswith((address, "data:", "blob:")) else page.trouble.append(f"asked for {r.url}")
+            ),
+        )
         page.on("response", lambda r: page.trouble.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.goto(f"{address}/{name}", wait_until="load")
         return page
+
     yield open_page
     for context in contexts:
         context.close()
@@ -80,20 +93,27 @@ LOOK = r"""() => {
 
 def test_every_page_at_two_widths(visit, site):
     "Nothing fails, nothing leaves the site, formulas and figures are drawn, and no page is wider than its window."
-    found, shots = {}, os.environ.get("MPO_NB_SCREENSHOTS")
+    found = {}
+    shots = os.environ.get("MPO_NB_SCREENSHOTS")
     for width, scheme in ((1400, "light"), (420, "dark")):
         page = visit("", width, scheme)
         home = page.url
         for path in sorted(site.rglob("*.html")):
-            name, page.trouble = path.relative_to(site).as_posix(), []
+            name = path.relative_to(site).as_posix()
+            page.trouble = []
             page.goto(home + name, wait_until="load")
             page.wait_for_function(WAITING, timeout=20_000)
-            wrong = {what: value for what, value in page.evaluate(LOOK).items() if value} | ({"trouble": page.trouble} if page.trouble else {})
+            wrong = {what: value for what, value in page.evaluate(LOOK).items() if value} | (
+                {"trouble": page.trouble} if page.trouble else {}
+            )
             if wrong:
                 found[f"{name} at {width}, {scheme}"] = wrong
             if shots:
                 Path(shots).mkdir(parents=True, exist_ok=True)
-                page.screenshot(path=Path(shots) / f"site-{name.replace('/', '-').removesuffix('.html')}-{width}-{scheme}.png", full_page=True)
+                page.screenshot(
+                    path=Path(shots) / f"site-{name.replace('/', '-').removesuffix('.html')}-{width}-{scheme}.png",
+                    full_page=True,
+                )
     assert not found, "\n".join(f"{where}: {what}" for where, what in found.items())
 
 
@@ -106,7 +126,10 @@ COLOURS = r"""() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["index.html", "learn/ratios_and_clipping.html", "lib/losses.html", "studies/off_policy.html", "reference.html"])
+@pytest.mark.parametrize(
+    "name",
+    ["index.html", "learn/ratios_and_clipping.html", "lib/losses.html", "studies/off_policy.html", "reference.html"],
+)
 def test_text_is_readable_in_both_themes(visit, name):
     "WCAG's 4.5 to 1, by the reader's setting and by the switch; the switch is remembered from page to page."
     papers = []
@@ -117,7 +140,11 @@ def test_text_is_readable_in_both_themes(visit, name):
             page.wait_for_timeout(400)  # colours fade from one theme to the other
             found = page.evaluate(COLOURS)
             assert len(found) >= 6
-            pale = [(what, ink, paper, round(contrast(ink, paper), 1)) for what, ink, paper in found if contrast(ink, paper) < 4.5]
+            pale = [
+                (what, ink, paper, round(contrast(ink, paper), 1))
+                for what, ink, paper in found
+                if contrast(ink, paper) < 4.5
+            ]
             assert not pale, f"{name}, {scheme}, {turn}: {pale}"
             papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
             page.locator(".quarto-color-scheme-toggle").first.click()
@@ -145,7 +172,9 @@ def test_an_address_that_is_not_there(visit, address):
     page = visit("learn/nothing/of_the_kind.html")
     assert page.locator("h1").first.inner_text() == "There is no such page"
     assert [t for t in page.trouble if "of_the_kind" not in t and "404" not in t] == []
-    assert page.evaluate("getComputedStyle(document.querySelector('.navbar')).backgroundColor") != "rgba(0, 0, 0, 0)", "its style is not loaded"
+    assert page.evaluate("getComputedStyle(document.querySelector('.navbar')).backgroundColor") != "rgba(0, 0, 0, 0)", (
+        "its style is not loaded"
+    )
     page.locator("main a", has_text="the first lesson").click()
     page.wait_for_url(f"{address}/learn/one_action.html")
 
@@ -154,7 +183,10 @@ def test_a_telephone_reaches_the_contents(visit, address):
     "By the button: the sidebar, and in it another page."
     page = visit("learn/one_action.html", width=420)
     link = page.locator("#quarto-sidebar a", has_text="Where the advantage goes").first
-    in_sight = "link => { const b = link.getBoundingClientRect(); return b.width > 0 && b.right > 0 && b.left < innerWidth && link.contains(document.elementFromPoint(b.left + 5, b.top + b.height / 2)) }"
+    in_sight = (
+        "link => { const b = link.getBoundingClientRect(); return b.width > 0 && b.right > 0 && b.left < innerWidth &&"
+        " link.contains(document.elementFromPoint(b.left + 5, b.top + b.height / 2)) }"
+    )
     assert not link.evaluate(in_sight)
     page.locator(".quarto-btn-toggle").first.click()
     link.click()
@@ -168,9 +200,13 @@ def test_the_lesson_s_widget_answers(visit, name):
     page = visit(name)
     page.wait_for_function(WAITING)
     widget = page.locator(".mpo-widget", has=page.locator("[data-axis=k]")).first
-    state = lambda: (widget.locator(".mpo-summary").first.inner_text(), widget.locator(".mpo-token").evaluate_all("tokens => tokens.map(t => [t.textContent, t.dataset.block])"),
-                     widget.locator(".js-plotly-plot").first.evaluate("plot => JSON.stringify(plot._fullData.map(d => [...d.y]))"))
-    before, slider = state(), widget.locator("[data-axis=k]").first
+    state = lambda: (
+        widget.locator(".mpo-summary").first.inner_text(),
+        widget.locator(".mpo-token").evaluate_all("tokens => tokens.map(t => [t.textContent, t.dataset.block])"),
+        widget.locator(".js-plotly-plot").first.evaluate("plot => JSON.stringify(plot._fullData.map(d => [...d.y]))"),
+    )
+    before = state()
+    slider = widget.locator("[data-axis=k]").first
     slider.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_timeout(300)

@@ -1,4 +1,5 @@
 "Sweeps: what is done is not done again, what fails is named, and what is stopped can be taken up."
+
 import os
 import signal
 import subprocess
@@ -27,7 +28,9 @@ def test_runs_are_those_of_a_trainer_and_are_not_repeated(tmp_path):
     found = sweep(configs, workers=2, progress=False)
     alone = Trainer(config(tmp_path / "alone", seed=1, progress=False)).fit()
     for ours, theirs in zip(found[1], alone, strict=True):
-        assert {k: v for k, v in ours.items() if k not in clock_metrics} == pytest.approx({k: v for k, v in theirs.items() if k not in clock_metrics}, rel=1e-3, abs=1e-5)
+        assert {k: v for k, v in ours.items() if k not in clock_metrics} == pytest.approx(
+            {k: v for k, v in theirs.items() if k not in clock_metrics}, rel=1e-3, abs=1e-5
+        )
     assert all(finished(c) for c in configs.values()) and (tmp_path / "0" / "log.txt").exists()
     before = {seed: (tmp_path / str(seed) / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)}
     assert sweep(configs, progress=False) == found
@@ -38,20 +41,37 @@ def test_runs_are_those_of_a_trainer_and_are_not_repeated(tmp_path):
 def test_a_run_that_fails_or_dies_does_not_hold_up_the_others(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\ndef task():\n    os._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    configs = dict(deadly=config(tmp_path / "deadly", task="deadly:task"), wrong=config(tmp_path / "wrong", task="no_such_task"), good=config(tmp_path / "good"))
+    configs = dict(
+        deadly=config(tmp_path / "deadly", task="deadly:task"),
+        wrong=config(tmp_path / "wrong", task="no_such_task"),
+        good=config(tmp_path / "good"),
+    )
     with pytest.raises(RuntimeError, match=r"2 of 3 runs failed") as failed:
         sweep(configs, workers=1, progress=False)
     assert finished(configs["good"]), "the run after the one that died was not trained"
-    assert "deadly (" in str(failed.value) and "its process died (exit code 3)" in str(failed.value) and "unknown task 'no_such_task'" in str(failed.value)
+    assert (
+        "deadly (" in str(failed.value)
+        and "its process died (exit code 3)" in str(failed.value)
+        and "unknown task 'no_such_task'" in str(failed.value)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a process here")
 def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
-    program = (f"from mpo_nb.sweep import sweep\nfrom mpo_nb.trainer import TrainConfig\n"
-               f"if __name__ == '__main__': sweep({{0: TrainConfig(output={str(tmp_path / 'run')!r}, **{SMALL | dict(steps=400, checkpoint_every=1)!r})}}, progress=False)\n")
+    program = (
+        "from mpo_nb.sweep import sweep\nfrom mpo_nb.trainer import TrainConfig\nif __name__ == '__main__': sweep({0:"
+        f" TrainConfig(output={str(tmp_path / 'run')!r}, **{SMALL | dict(steps=400, checkpoint_every=1)!r})}},"
+        " progress=False)\n"
+    )
     (tmp_path / "program.py").write_text(program)
-    child = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    child = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     deadline = time.time() + 120
     while len(read_lines(tmp_path / "run" / "metrics.jsonl")) < 3 and child.poll() is None and time.time() < deadline:
         time.sleep(0.1)
@@ -66,9 +86,16 @@ def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
     assert [row["step"] for row in rows] == list(range(1, steps + 2))
 
 
-@pytest.mark.parametrize("configs, options, message", [
-    ({}, {}, "configs is empty"), ({"a": 1}, {}, r"configs\['a'\] is a int"), ({"a": config("x"), "b": config("./x")}, {}, "'a' and 'b' both write to"), ({"a": config("x")}, dict(workers=0), "workers=0"),
-    ({"a": config("x")}, dict(threads=True), "threads=True")])
+@pytest.mark.parametrize(
+    "configs, options, message",
+    [
+        ({}, {}, "configs is empty"),
+        ({"a": 1}, {}, r"configs\['a'\] is a int"),
+        ({"a": config("x"), "b": config("./x")}, {}, "'a' and 'b' both write to"),
+        ({"a": config("x")}, dict(workers=0), "workers=0"),
+        ({"a": config("x")}, dict(threads=True), "threads=True"),
+    ],
+)
 def test_what_cannot_be_swept(configs, options, message):
     with pytest.raises(ValueError, match=message):
         sweep(configs, progress=False, **options)
@@ -98,8 +125,10 @@ def workers_of(folder) -> list[int]:
 
 def alive(pid: int) -> bool:
     "Whether a process runs; one that nobody has waited for does not."
-    try: return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess: return False
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.slow
@@ -109,24 +138,42 @@ def test_a_sweep_that_is_ended_ends_its_workers_which_save(number, tmp_path):
     "With SIGTERM, one of two workers ignores what the sweep sends on."
     number, deaf = getattr(signal, number), number == "SIGTERM"
     (tmp_path / "sleepy.py").write_text(SLEEPY)
-    options = SMALL | dict(steps=400, prompts_per_step=1, group_size=2, checkpoint_every=1000, task="sleepy:task", max_new_tokens=8)
-    (tmp_path / "program.py").write_text(f"import mpo_nb.sweep\nfrom mpo_nb.trainer import TrainConfig\nmpo_nb.sweep.grace_seconds = 5.0\n"
-                                         f"configs = {{n: TrainConfig(output=f'{tmp_path}/run-{{n}}', task_options=dict(deaf=n > 0), **{options!r}) for n in range({1 + deaf})}}\n"
-                                         f"if __name__ == '__main__': mpo_nb.sweep.sweep(configs, workers=2, progress=False)\n")
-    child = subprocess.Popen([sys.executable, str(tmp_path / "program.py")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    options = SMALL | dict(
+        steps=400, prompts_per_step=1, group_size=2, checkpoint_every=1000, task="sleepy:task", max_new_tokens=8
+    )
+    (tmp_path / "program.py").write_text(
+        "import mpo_nb.sweep\nfrom mpo_nb.trainer import TrainConfig\nmpo_nb.sweep.grace_seconds = 5.0\nconfigs = {n:"
+        f" TrainConfig(output=f'{tmp_path}/run-{{n}}', task_options=dict(deaf=n > 0), **{options!r}) for n in"
+        f" range({1 + deaf})}}\nif __name__ == '__main__': mpo_nb.sweep.sweep(configs, workers=2, progress=False)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
     deadline = time.time() + 200
-    while not (len(read_lines(tmp_path / "run-0" / "metrics.jsonl")) >= 2 and len(workers_of(tmp_path)) > deaf) and child.poll() is None and time.time() < deadline:
+    while (
+        not (len(read_lines(tmp_path / "run-0" / "metrics.jsonl")) >= 2 and len(workers_of(tmp_path)) > deaf)
+        and child.poll() is None
+        and time.time() < deadline
+    ):
         time.sleep(0.05)
     with pytest.raises(ValueError, match="is being written by process"):
         sweep({0: config(tmp_path / "run-0", steps=400)}, progress=False)
     child.send_signal(number)
-    said, pids = child.communicate(timeout=100)[0], workers_of(tmp_path)
+    said = child.communicate(timeout=100)[0]
+    pids = workers_of(tmp_path)
     assert child.returncode == -number and len(pids) == 1 + deaf, said
     deadline = time.time() + 60
-    while any(map(alive, pids)) and time.time() < deadline: time.sleep(0.05)
+    while any(map(alive, pids)) and time.time() < deadline:
+        time.sleep(0.05)
     assert not any(map(alive, pids)), "a worker lives on"
-    if deaf: assert "the same call goes on" in said
-    metrics, saved = read_lines(tmp_path / "run-0" / "metrics.jsonl"), Run(tmp_path / "run-0").checkpoints()
+    if deaf:
+        assert "the same call goes on" in said
+    metrics = read_lines(tmp_path / "run-0" / "metrics.jsonl")
+    saved = Run(tmp_path / "run-0").checkpoints()
     assert 2 <= metrics[-1]["step"] == saved[-1][0] < 400, "a step that was taken is not saved"
     assert "is saved in" in (tmp_path / "run-0" / "log.txt").read_text()
     WriteLock(tmp_path / "run-0").check()

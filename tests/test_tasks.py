@@ -1,4 +1,5 @@
 "Tasks: the gate that rewards pass through, loading by name, and the chained sums."
+
 import random
 import subprocess
 import sys
@@ -12,8 +13,20 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mpo_nb import tasks
-from mpo_nb.tasks import (Task, chain_problems, chain_reward, chain_sum, char_tokenizer, demonstration, is_held_out, load_task,
-                          register_task, score, task_names, tiny_model_path)
+from mpo_nb.tasks import (
+    Task,
+    chain_problems,
+    chain_reward,
+    chain_sum,
+    char_tokenizer,
+    demonstration,
+    is_held_out,
+    load_task,
+    register_task,
+    score,
+    task_names,
+    tiny_model_path,
+)
 
 PROBLEMS = [dict(prompt="1+1?", answer="2"), dict(prompt="2+2?", answer="4"), dict(prompt="3+3?", answer="6")]
 RESPONSES = ["1+1=2#2", "", "x" * 200]
@@ -30,6 +43,7 @@ def registry(monkeypatch):
 
 
 # ---- the task itself
+
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("problems", [[], [{}], [dict(prompt="1?")], [dict(prompt="1?", answer=1)], ["1?"]])
@@ -50,6 +64,7 @@ def test_a_dataset_is_a_split():
 
 # ---- score
 
+
 @pytest.mark.parametrize("value", [1, True, 1.0, np.float32(1), np.array(1), torch.tensor(1), torch.tensor([1.0])])
 @pytest.mark.parametrize("batched", [False, True])
 def test_what_reads_as_a_number_is_one(value, batched):
@@ -63,7 +78,10 @@ def test_a_batched_reward_may_return_a_tensor():
     assert rewards == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("value", [None, "1.0", b"1", float("nan"), float("inf"), -float("inf"), [1.0, 2.0], {}, 1j, torch.tensor([1.0, 2.0])])
+@pytest.mark.parametrize(
+    "value",
+    [None, "1.0", b"1", float("nan"), float("inf"), -float("inf"), [1.0, 2.0], {}, 1j, torch.tensor([1.0, 2.0])],
+)
 @pytest.mark.parametrize("batched", [False, True])
 def test_anything_else_names_the_response(value, batched):
     one = lambda response: value if response == "" else 0.0
@@ -77,6 +95,7 @@ def test_a_reward_that_raises_names_the_response():
         if response.startswith("x"):
             raise KeyError("solution")
         return 0.0
+
     with pytest.raises(RuntimeError, match="KeyError: 'solution' on response 2, '" + "x" * 80 + "'") as caught:
         score(task(reward), PROBLEMS, RESPONSES)
     assert isinstance(caught.value.__cause__, KeyError)
@@ -90,6 +109,7 @@ def test_a_batched_reward_that_raises_says_so():
 def test_ctrl_c_in_a_reward_stays_ctrl_c():
     def reward(problem, response):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         score(task(reward), PROBLEMS, RESPONSES)
 
@@ -108,15 +128,22 @@ def test_problems_and_responses_must_pair_up():
 
 # ---- by name
 
+
 def test_an_unknown_task_lists_what_there_is(registry):
     register_task("another", lambda: task(chain_reward))
     shipped = ["chain_sum", "countdown", "gsm8k", "gym", "humaneval", "math", "mbpp"]
     assert task_names() == ["another", *shipped]
-    with pytest.raises(ValueError, match=rf"unknown task 'chainsum'; there are another, {', '.join(shipped)}, or give 'module:function'"):
+    with pytest.raises(
+        ValueError,
+        match=rf"unknown task 'chainsum'; there are another, {', '.join(shipped)}, or give 'module:function'",
+    ):
         load_task("chainsum")
 
 
-@pytest.mark.parametrize("name, builder, named", [("", chain_sum, "name="), ("a:b", chain_sum, "name="), (5, chain_sum, "name="), ("a", None, "builder=")])
+@pytest.mark.parametrize(
+    "name, builder, named",
+    [("", chain_sum, "name="), ("a:b", chain_sum, "name="), (5, chain_sum, "name="), ("a", None, "builder=")],
+)
 def test_a_bad_registration_is_named(registry, name, builder, named):
     with pytest.raises(ValueError, match=named):
         register_task(name, builder)
@@ -133,7 +160,8 @@ def test_a_function_of_a_module(tmp_path, monkeypatch):
         "def build(n=2):\n"
         "    problems = [dict(prompt=f'{i}?', answer=str(i)) for i in range(n)]\n"
         "    return Task('mine', problems, problems, lambda p, r: float(r == p['answer']))\n"
-        "def number(): return 1\n")
+        "def number(): return 1\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert len(load_task("my_sums:build", n=5).train) == 5
     with pytest.raises(TypeError, match="'my_sums:number' returned int"):
@@ -145,16 +173,34 @@ def test_a_function_of_a_module(tmp_path, monkeypatch):
 
 # ---- chains
 
-@pytest.mark.parametrize("response, reward", [
-    ("7+5=12;12-3=9;9+8=17#17", 1.0), ("#17", 1.0), ("#18#17", 1.0), ("\n#17", 1.0),
-    ("", 0.0), ("#", 0.0), ("17", 0.0), ("#17#", 0.0), ("#17 ", 0.0), ("# 17", 0.0), ("#017", 0.0), ("#+17", 0.0), ("#17;", 0.0), ("#17\n", 0.0), ("#1", 0.0),
-])
+
+@pytest.mark.parametrize(
+    "response, reward",
+    [
+        ("7+5=12;12-3=9;9+8=17#17", 1.0),
+        ("#17", 1.0),
+        ("#18#17", 1.0),
+        ("\n#17", 1.0),
+        ("", 0.0),
+        ("#", 0.0),
+        ("17", 0.0),
+        ("#17#", 0.0),
+        ("#17 ", 0.0),
+        ("# 17", 0.0),
+        ("#017", 0.0),
+        ("#+17", 0.0),
+        ("#17;", 0.0),
+        ("#17\n", 0.0),
+        ("#1", 0.0),
+    ],
+)
 def test_chain_reward(response, reward):
     assert chain_reward(dict(prompt="7+5-3+8?", answer="17"), response) == reward
 
 
 def test_chain_sum_is_the_same_every_time():
-    a, b = chain_sum(300, 60, seed=4), chain_sum(300, 60, seed=4)
+    a = chain_sum(300, 60, seed=4)
+    b = chain_sum(300, 60, seed=4)
     assert (a.train, a.test) == (b.train, b.test)
     assert chain_sum(300, 60, seed=5).train != a.train
     random.seed(1)
@@ -163,7 +209,10 @@ def test_chain_sum_is_the_same_every_time():
 
 def test_chain_sum_is_the_same_in_another_process():
     "Hash randomisation, in particular, has no part in it."
-    code = "from mpo_nb.tasks import chain_sum; t = chain_sum(40, 10, seed=2); print([p['prompt'] for p in t.train + t.test])"
+    code = (
+        "from mpo_nb.tasks import chain_sum; t = chain_sum(40, 10, seed=2); print([p['prompt'] for p in t.train +"
+        " t.test])"
+    )
     here = chain_sum(40, 10, seed=2)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == repr([p["prompt"] for p in here.train + here.test])
@@ -192,7 +241,8 @@ def test_mistakes_are_consistent_and_never_negative(rate, seed):
     rng = random.Random(seed)
     (problem,) = chain_problems(1, 5, rng=rng)
     steps, final = demonstration(problem, rate, rng).split("#")
-    value, moves = problem["prompt"][0], [problem["prompt"][i:i + 2] for i in range(1, 9, 2)]
+    value = problem["prompt"][0]
+    moves = [problem["prompt"][i : i + 2] for i in range(1, 9, 2)]
     for step, move in zip(steps.split(";"), moves, strict=True):
         left, result = step.split("=")
         assert left == value + move.replace("-0", "+0") and int(result) >= 0 and abs(int(result) - eval(left)) <= 3
@@ -200,9 +250,18 @@ def test_mistakes_are_consistent_and_never_negative(rate, seed):
     assert value == final
 
 
-@pytest.mark.parametrize("options, named", [
-    (dict(terms=1), "terms=1"), (dict(terms=(4, 3)), "terms="), (dict(terms=4.0), "terms=4.0"), (dict(terms=(2, 3, 4)), "terms="), (dict(n_train=0), "n_train=0"), (dict(n_train="5"), "n_train='5'"), (dict(n_train=1000, terms=2), "n_train=1000"),
-])
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (dict(terms=1), "terms=1"),
+        (dict(terms=(4, 3)), "terms="),
+        (dict(terms=4.0), "terms=4.0"),
+        (dict(terms=(2, 3, 4)), "terms="),
+        (dict(n_train=0), "n_train=0"),
+        (dict(n_train="5"), "n_train='5'"),
+        (dict(n_train=1000, terms=2), "n_train=1000"),
+    ],
+)
 def test_a_bad_chain_task_is_named(options, named):
     with pytest.raises(ValueError, match=named):
         chain_sum(**{"n_test": 5, **options})
@@ -216,6 +275,7 @@ def test_a_bad_error_rate_is_named(rate):
 
 # ---- the tiny model's tokenizer
 
+
 @given(st.text("0123456789+-=;#?"))
 @settings(max_examples=60, deadline=None)
 def test_one_token_a_character_and_back(text):
@@ -225,7 +285,8 @@ def test_one_token_a_character_and_back(text):
 
 
 def test_the_saved_tokenizer_is_this_one():
-    saved, made = AutoTokenizer.from_pretrained(tiny_model_path()), char_tokenizer()
+    saved = AutoTokenizer.from_pretrained(tiny_model_path())
+    made = char_tokenizer()
     texts = ["7+5-3+8?", "1?", "a1", ""]
     assert saved(texts)["input_ids"] == made(texts)["input_ids"]
     assert saved(texts, padding=True)["attention_mask"] == made(texts, padding=True)["attention_mask"]

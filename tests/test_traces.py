@@ -1,4 +1,5 @@
 "Traces: the pieces are exactly the text for every kind of vocabulary, numbers are the model's own, and broken files are told apart from unfinished ones."
+
 import json
 import math
 import random
@@ -20,8 +21,23 @@ from mpo_nb.runs import made_up_run
 from mpo_nb.traces import Trace, TraceFile, load_spaced, load_traces, token_texts
 from mpo_nb.training_monitor import TrainingMonitor
 
-CORPUS = ["the answer is 12 because 7 + 5 = 12", "思考一下,答案是十二。", "emoji 🙂🙂 and families 👩‍👩‍👧 too", "accents: été, naïve, Straße", r"\boxed{12} <b>&amp;</b>"] * 3
-TEXTS = ["", "a", " leading and trailing ", "the  answer\n\nis\t12", "思考 then 🙂, then 👩‍👩‍👧!", "é e\u0301 ﷽ \u200f", r"$\frac{1}{2}$ <script>alert(1)</script>", "\U0001f9d1\U0001f3fd\u200d\U0001f680"]
+CORPUS = [
+    "the answer is 12 because 7 + 5 = 12",
+    "思考一下,答案是十二。",
+    "emoji 🙂🙂 and families 👩‍👩‍👧 too",
+    "accents: été, naïve, Straße",
+    r"\boxed{12} <b>&amp;</b>",
+] * 3
+TEXTS = [
+    "",
+    "a",
+    " leading and trailing ",
+    "the  answer\n\nis\t12",
+    "思考 then 🙂, then 👩‍👩‍👧!",
+    "é e\u0301 ﷽ \u200f",
+    r"$\frac{1}{2}$ <script>alert(1)</script>",
+    "\U0001f9d1\U0001f3fd\u200d\U0001f680",
+]
 
 
 def wrapped(backend: Tokenizer) -> PreTrainedTokenizerFast:
@@ -33,16 +49,31 @@ def byte_level() -> PreTrainedTokenizerFast:
     "As GPT-2, Llama 3 and Qwen have it: merges over bytes, learnt from a few lines, so that most characters outside ASCII are split."
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=330, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
     return wrapped(backend)
 
 
 def sentencepiece_like() -> PreTrainedTokenizerFast:
     "As Llama 2 and Mistral have it: spaces are a letter, unknown characters are bytes, and the first space is dropped."
-    pieces = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "▁the", "▁answer", "▁is", *sorted(set("".join(CORPUS[:1])) - {" "})]
-    backend = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[], unk_token="<unk>", byte_fallback=True))
+    pieces = [
+        "<unk>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        "▁",
+        "▁the",
+        "▁answer",
+        "▁is",
+        *sorted(set("".join(CORPUS[:1])) - {" "}),
+    ]
+    backend = Tokenizer(
+        models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return wrapped(backend)
 
 
@@ -54,7 +85,12 @@ def word_piece() -> PreTrainedTokenizerFast:
     return wrapped(backend)
 
 
-TOKENIZERS = {"byte_level": byte_level(), "sentencepiece_like": sentencepiece_like(), "word_piece": word_piece(), "python_bytes": ByT5Tokenizer()}
+TOKENIZERS = {
+    "byte_level": byte_level(),
+    "sentencepiece_like": sentencepiece_like(),
+    "word_piece": word_piece(),
+    "python_bytes": ByT5Tokenizer(),
+}
 
 
 def whole(tokenizer, ids) -> str:
@@ -94,23 +130,40 @@ def test_pieces_of_any_text(text):
 
 def test_split_character_belongs_to_its_last_token():
     tokenizer = TOKENIZERS["python_bytes"]
-    assert token_texts(tokenizer, tokenizer("a🙂中", add_special_tokens=False)["input_ids"]) == ["a", "", "", "", "🙂", "", "", "中"]
+    assert token_texts(tokenizer, tokenizer("a🙂中", add_special_tokens=False)["input_ids"]) == [
+        "a",
+        "",
+        "",
+        "",
+        "🙂",
+        "",
+        "",
+        "中",
+    ]
 
 
 def test_words_keep_their_spaces():
     tokenizer = TOKENIZERS["sentencepiece_like"]
-    assert token_texts(tokenizer, tokenizer.convert_tokens_to_ids(["▁the", "▁answer", "▁is", "▁", "1"])) == ["the", " answer", " is", " ", "1"]
+    assert token_texts(tokenizer, tokenizer.convert_tokens_to_ids(["▁the", "▁answer", "▁is", "▁", "1"])) == [
+        "the",
+        " answer",
+        " is",
+        " ",
+        "1",
+    ]
 
 
 def test_long_responses_take_linear_time():
     tokenizer = TOKENIZERS["byte_level"]
     ids = tokenizer("思考 step 🙂 ﷽. " * 900)["input_ids"]
     assert len(ids) > 8192
+
     def seconds(n):
         start = time.perf_counter()
         pieces = token_texts(tokenizer, ids[:n])
         assert "" in pieces
         return time.perf_counter() - start
+
     seconds(256)
     assert min(seconds(8192) for _ in range(2)) < 3.0
 
@@ -131,10 +184,22 @@ def test_record_survives_what_is_not_finite():
     with pytest.raises(ValueError, match="unknown"):
         trace.batch()
     empty = Trace([])
-    assert empty.text == "" and empty.delta.shape == empty.mask_tensor.shape == (1, 0) and empty.batch()["mask"].dtype == torch.bool
+    assert (
+        empty.text == ""
+        and empty.delta.shape == empty.mask_tensor.shape == (1, 0)
+        and empty.batch()["mask"].dtype == torch.bool
+    )
 
 
-@pytest.mark.parametrize("wrong, message", [(dict(logps=[0.0]), "logps has 1 values for 2 tokens"), (dict(mask=[1, 2]), "mask"), (dict(entropies=[0.0] * 3), "entropies has 3"), (dict(tokens=["a", 1]), r"tokens\[1\]")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(logps=[0.0]), "logps has 1 values for 2 tokens"),
+        (dict(mask=[1, 2]), "mask"),
+        (dict(entropies=[0.0] * 3), "entropies has 3"),
+        (dict(tokens=["a", 1]), r"tokens\[1\]"),
+    ],
+)
 def test_wrong_fields_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         Trace(**{"tokens": ["a", "b"], **wrong})
@@ -143,18 +208,31 @@ def test_wrong_fields_are_named(wrong, message):
 def test_from_model_is_a_log_softmax():
     torch.manual_seed(0)
     tokenizer = TOKENIZERS["byte_level"]
-    new, old = (GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64)) for _ in range(2))
+    new, old = (
+        GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64))
+        for _ in range(2)
+    )
     new.train()
     trace = Trace.from_model(new, tokenizer, "the answer?", "思考 is 12 🙂", old_model=old, reward=1.0)
     assert new.training and trace.text == "思考 is 12 🙂" and trace.reward == 1.0
     prompt = tokenizer("the answer?")["input_ids"]
     for model, found in ((new, trace.logps), (old, trace.old_logps)):
         with torch.no_grad():
-            logits = model.eval()(torch.tensor([prompt + trace.token_ids])).logits[0, len(prompt) - 1:-1].double()
+            logits = model.eval()(torch.tensor([prompt + trace.token_ids])).logits[0, len(prompt) - 1 : -1].double()
         expected = logits.log_softmax(-1)
-        torch.testing.assert_close(torch.tensor(found, dtype=torch.double), expected.gather(-1, torch.tensor(trace.token_ids)[:, None])[:, 0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(found, dtype=torch.double),
+            expected.gather(-1, torch.tensor(trace.token_ids)[:, None])[:, 0],
+            rtol=0,
+            atol=1e-4,
+        )
         if model is new:
-            torch.testing.assert_close(torch.tensor(trace.entropies, dtype=torch.double), -(expected.exp() * expected).sum(-1), rtol=0, atol=1e-4)
+            torch.testing.assert_close(
+                torch.tensor(trace.entropies, dtype=torch.double),
+                -(expected.exp() * expected).sum(-1),
+                rtol=0,
+                atol=1e-4,
+            )
     assert Trace.from_model(new, tokenizer, "the answer?", "").tokens == []
     with pytest.raises(ValueError, match="context"):
         Trace.from_model(new, tokenizer, "the answer?", "is " * 60)
@@ -184,6 +262,7 @@ def test_files(tmp_path):
 
 
 # By step
+
 
 def record(step: int, text: str = "7+5=12", **more) -> str:
     return json.dumps(Trace.from_text(text, step=step, **more).to_dict()) + "\n"
@@ -225,7 +304,9 @@ def test_metrics_that_were_cut_and_grew_again_are_read_anew(tmp_path):
 
 def test_steps_are_chosen(tmp_path):
     run = made_up_run(tmp_path / "run")
-    assert [t.step for t in load_traces(run, steps=3)] == [3] * 4 and [t.step for t in load_traces(run / "traces.jsonl", steps=[5, 2])] == [2] * 4 + [5] * 4
+    assert [t.step for t in load_traces(run, steps=3)] == [3] * 4 and [
+        t.step for t in load_traces(run / "traces.jsonl", steps=[5, 2])
+    ] == [2] * 4 + [5] * 4
     with pytest.raises(ValueError, match=r"steps=\[99\].*steps 1 to 6, 6 in all, were"):
         load_traces(run, steps=[1, 99])
     for wrong in ("3", [], [1.5], True):
@@ -234,7 +315,10 @@ def test_steps_are_chosen(tmp_path):
     with open(run / "traces.jsonl", "a") as f:
         f.write("not JSON\n" + record(7))
     browser = RolloutBrowser(run)
-    assert browser.steps[-1] == 7 and "1 line of traces.jsonl could not be read and is left out" in browser.picture().summary
+    assert (
+        browser.steps[-1] == 7
+        and "1 line of traces.jsonl could not be read and is left out" in browser.picture().summary
+    )
     with open(run / "traces.jsonl", "a") as f:
         f.write('{"tokens": [1], "step": 8}\n')
     browser.refresh()
@@ -245,7 +329,9 @@ def test_steps_are_chosen(tmp_path):
 def long_run(tmp_path_factory):
     "A run of 1,000 steps with 24 MB of traces."
     run = made_up_run(tmp_path_factory.mktemp("long") / "run", steps=0)
-    line = Trace.from_text("So 7+5=12. " * 60, moved=0.2, advantage=-1.0, step=123456, correct=False, reward=0.0).to_dict()
+    line = Trace.from_text(
+        "So 7+5=12. " * 60, moved=0.2, advantage=-1.0, step=123456, correct=False, reward=0.0
+    ).to_dict()
     text = json.dumps(line) + "\n"
     n = (24 << 20) // len(text)
     with open(run / "traces.jsonl", "w") as f:
@@ -272,7 +358,11 @@ def test_the_report_of_a_long_run_says_what_it_used(long_run, monkeypatch):
     run, n = long_run
     traces, told = load_spaced(run, 2**21)
     steps = {t.step for t in traces}
-    assert f"of 1,000 recorded steps (24 MiB), {len(steps)} evenly spaced ones are used" == told and 60 < len(steps) < 100 and max(steps) > 950
+    assert (
+        f"of 1,000 recorded steps (24 MiB), {len(steps)} evenly spaced ones are used" == told
+        and 60 < len(steps) < 100
+        and max(steps) > 950
+    )
     assert load_spaced(run, 2**30)[1] == "" and len({t.step for t in load_spaced(run, 1)[0]}) == 1
     for module in ("runs", "ratio_lab"):
         monkeypatch.setattr(f"mpo_nb.{module}.load_spaced", lambda path: load_spaced(path, 2**20))
@@ -282,7 +372,17 @@ def test_the_report_of_a_long_run_says_what_it_used(long_run, monkeypatch):
 
 # Arguments of another kind
 
-@pytest.mark.parametrize("wrong, said", [(None, "NoneType"), (3, "int"), (b"runs/mpo", "bytes|no Trace"), ("", "is empty"), (["runs/mpo"], "list|no Trace|pass one run folder")])
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        (b"runs/mpo", "bytes|no Trace"),
+        ("", "is empty"),
+        (["runs/mpo"], "list|no Trace|pass one run folder"),
+    ],
+)
 def test_no_path_is_said(wrong, said):
     for look, name in ((load_traces, "path"), (RolloutBrowser, "run"), (RatioLab, "source|path")):
         with pytest.raises(ValueError, match=f"^({name})(=| holds).*({said})"):
@@ -300,7 +400,10 @@ def test_a_path_that_is_nearly_there(tmp_path):
         for look in (load_traces, report_html):
             with pytest.raises(FileNotFoundError, match=f"did you mean '{run}'"):
                 look(slip)
-        assert f"did you mean '{run}'" in RolloutBrowser(slip).picture().summary and f"Did you mean '{run}'" in TrainingMonitor(slip).picture().summary
+        assert (
+            f"did you mean '{run}'" in RolloutBrowser(slip).picture().summary
+            and f"Did you mean '{run}'" in TrainingMonitor(slip).picture().summary
+        )
     with pytest.raises(FileNotFoundError, match=f"it holds the runs mpo: pass one of them, e.g. '{run}'"):
         load_traces(tmp_path / "runs")
     for look, file in ((TrainingMonitor, "metrics.jsonl"), (report_html, "config.json")):
@@ -309,8 +412,17 @@ def test_a_path_that_is_nearly_there(tmp_path):
 
 
 def test_texts_of_another_kind():
-    for make, said in ((lambda: Trace.from_text(None), "text=None is of type NoneType"), (lambda: Trace.from_text("a", prompt=["b"]), "prompt="), (lambda: Trace.from_text("a", moved="much"), "moved='much'"),
-                       (lambda: Trace("abc"), "tokens='abc' is of type str"), (lambda: Trace.from_model(None, None, "a", "b"), "model=None"), (lambda: Trace.from_model(torch.nn.Linear(1, 1), None, "a", "b"), "tokenizer=None")):
+    for make, said in (
+        (lambda: Trace.from_text(None), "text=None is of type NoneType"),
+        (lambda: Trace.from_text("a", prompt=["b"]), "prompt="),
+        (lambda: Trace.from_text("a", moved="much"), "moved='much'"),
+        (lambda: Trace("abc"), "tokens='abc' is of type str"),
+        (lambda: Trace.from_model(None, None, "a", "b"), "model=None"),
+        (lambda: Trace.from_model(torch.nn.Linear(1, 1), None, "a", "b"), "tokenizer=None"),
+    ):
         with pytest.raises(ValueError, match=said):
             make()
-    assert Trace.from_text("a\ud83d").text == "a\ufffd" == Trace(["a", "\ud83d"]).text and Trace.from_text("\ud83d\ude42").text == "🙂"
+    assert (
+        Trace.from_text("a\ud83d").text == "a\ufffd" == Trace(["a", "\ud83d"]).text
+        and Trace.from_text("\ud83d\ude42").text == "🙂"
+    )

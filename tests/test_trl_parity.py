@@ -1,4 +1,5 @@
 "`policy_loss` equals the loss of TRL's GRPOTrainer on the same tensors: its own `_compute_loss`, run on log-probabilities of ours."
+
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -13,33 +14,70 @@ from mpo_nb.losses import kl_penalty, policy_loss
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install mpo_nb[trl]")
 if tuple(map(int, trl.__version__.split(".")[:2])) < (1, 16):
-    pytest.skip(f"trl {trl.__version__} is older than 1.16, whose _compute_loss this file calls", allow_module_level=True)
+    pytest.skip(
+        f"trl {trl.__version__} is older than 1.16, whose _compute_loss this file calls", allow_module_level=True
+    )
 
 LEVELS = {"token": TokenActions(), "sequence": SequenceActions()}
-AGGREGATES = {"grpo": "seq-mean-token-mean", "bnpo": "token-mean", "dapo": "token-mean", "dr_grpo": "seq-mean-token-sum-norm"}
-LONGEST, CLIP = 16, (0.2, 0.28)
+AGGREGATES = {
+    "grpo": "seq-mean-token-mean",
+    "bnpo": "token-mean",
+    "dapo": "token-mean",
+    "dr_grpo": "seq-mean-token-sum-norm",
+}
+LONGEST = 16
+CLIP = (0.2, 0.28)
 
 
 class OneProcess:
     "What `_compute_loss` asks of accelerate, with one process."
-    num_processes, sync_gradients = 1, True
-    def gather(self, x): return x
-    def reduce(self, x, reduction="sum"): return x
+
+    num_processes = 1
+    sync_gradients = True
+
+    def gather(self, x):
+        return x
+
+    def reduce(self, x, reduction="sum"):
+        return x
 
 
 def trl_loss(logps, batch, loss_type, level="token", clip=CLIP, beta=0.0, delta=None, steps=1, items=None):
     "The loss and the metrics that TRL logs; `steps` is the number of accumulation steps, `items` the tokens in all of them."
     trainer = SimpleNamespace(
-        loss_type=loss_type, importance_sampling_level=level, epsilon_low=clip[0], epsilon_high=clip[1], beta=beta, max_completion_length=LONGEST,
-        current_gradient_accumulation_steps=steps, accelerator=OneProcess(), model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
-        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=steps), aux_loss_enabled=False, top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None, use_vllm=False, _entropy_bonus_enabled=False,
-        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps.detach()), None))
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        epsilon_low=clip[0],
+        epsilon_high=clip[1],
+        beta=beta,
+        max_completion_length=LONGEST,
+        current_gradient_accumulation_steps=steps,
+        accelerator=OneProcess(),
+        model=SimpleNamespace(training=True),
+        _metrics={"train": defaultdict(list)},
+        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False, steps_per_generation=steps),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros_like(logps.detach()), None),
+    )
     mask = batch["mask"]
     prompt = torch.ones(len(mask), 2, dtype=torch.long)
-    inputs = dict(prompt_ids=prompt, prompt_mask=prompt, completion_ids=torch.ones_like(mask, dtype=torch.long), completion_mask=mask, advantages=batch["advantages"],
-                  old_per_token_logps=batch["old_logps"], ref_per_token_logps=batch["ref_logps"], num_items_in_batch=torch.tensor(items if items else mask.sum().item()))
-    return trl.GRPOTrainer._compute_loss(trainer, None, inputs), {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    inputs = dict(
+        prompt_ids=prompt,
+        prompt_mask=prompt,
+        completion_ids=torch.ones_like(mask, dtype=torch.long),
+        completion_mask=mask,
+        advantages=batch["advantages"],
+        old_per_token_logps=batch["old_logps"],
+        ref_per_token_logps=batch["ref_logps"],
+        num_items_in_batch=torch.tensor(items if items else mask.sum().item()),
+    )
+    return trl.GRPOTrainer._compute_loss(trainer, None, inputs), {
+        name: values[-1] for name, values in trainer._metrics["train"].items()
+    }
 
 
 def draw(mask, seed, per_token, dtype=torch.double, scale=0.4):
@@ -51,7 +89,17 @@ def draw(mask, seed, per_token, dtype=torch.double, scale=0.4):
 
 def ours(logps, batch, loss_type, level="token", clip=CLIP, beta=0.0, **options):
     aggregate = "token-mean" if loss_type == "cispo" else AGGREGATES[loss_type]
-    out = policy_loss(logps, batch["old_logps"], batch["advantages"], batch["mask"], LEVELS[level], clip, aggregate=aggregate, max_length=LONGEST, **options)
+    out = policy_loss(
+        logps,
+        batch["old_logps"],
+        batch["advantages"],
+        batch["mask"],
+        LEVELS[level],
+        clip,
+        aggregate=aggregate,
+        max_length=LONGEST,
+        **options,
+    )
     if beta:
         out.loss = out.loss + beta * kl_penalty(logps, batch["ref_logps"], batch["mask"], "k3", aggregate, LONGEST)
     return out
@@ -59,7 +107,8 @@ def ours(logps, batch, loss_type, level="token", clip=CLIP, beta=0.0, **options)
 
 def both(batch, loss_type, level, ours_options=None, **trl_options):
     "(ours, TRL's), each (loss, gradient, what it reports)."
-    x, y = leaf(batch["logps"]), leaf(batch["logps"])
+    x = leaf(batch["logps"])
+    y = leaf(batch["logps"])
     mine = ours(x, batch, loss_type, level, **(ours_options or {}))
     theirs, metrics = trl_loss(y, batch, loss_type, level, **trl_options)
     return (mine.loss, torch.autograd.grad(mine.loss, x)[0], mine), (theirs, torch.autograd.grad(theirs, y)[0], metrics)
@@ -84,7 +133,9 @@ def test_loss_and_gradient(loss_type, level, mask, seed, per_token):
     close(mine, theirs, tol=1e-12)
     close(grad, wanted, tol=1e-12)
     close(out.credit, -wanted, tol=1e-12)
-    if mask.shape[1] > 1 and (level == "token" or not per_token):  # TRL takes a width of 1 for its sequence level, and counts sequences there
+    if mask.shape[1] > 1 and (
+        level == "token" or not per_token
+    ):  # TRL takes a width of 1 for its sequence level, and counts sequences there
         counted = out.clipped.double() if level == "token" else (out.clipped.any(1)).double()
         share = counted.sum() / max(1, mask.sum().item() if level == "token" else len(mask))
         assert metrics["clip_ratio/region_mean"] == pytest.approx(share.item(), abs=1e-6)
@@ -114,13 +165,17 @@ def test_with_a_kl_penalty(loss_type, level, mask, seed):
     close(mine, theirs, tol=1e-12)
     close(grad, wanted, tol=1e-12)
     if mask.shape[1] > 1:
-        assert kl_penalty(batch["logps"], batch["ref_logps"], mask).item() == pytest.approx(metrics["kl"], rel=1e-5, abs=1e-6)
+        assert kl_penalty(batch["logps"], batch["ref_logps"], mask).item() == pytest.approx(
+            metrics["kl"], rel=1e-5, abs=1e-6
+        )
 
 
 @given(mask=completions(), seed=st.integers(0, 9999), scale=st.sampled_from([0.4, 2.0]))
 def test_cispo(mask, seed, scale):
     "TRL's epsilon_high is the cap itself and there is no lower bound: (1, 4) here is 5 there."
-    (mine, grad, out), (theirs, wanted, metrics) = both(draw(mask, seed, True, scale=scale), "cispo", "token", dict(clip=(1.0, 4.0), surrogate="cispo"), clip=(0.2, 5.0))
+    (mine, grad, out), (theirs, wanted, metrics) = both(
+        draw(mask, seed, True, scale=scale), "cispo", "token", dict(clip=(1.0, 4.0), surrogate="cispo"), clip=(0.2, 5.0)
+    )
     close(mine, theirs, tol=1e-12)
     close(grad, wanted, tol=1e-12)
 
@@ -129,7 +184,9 @@ def test_cispo(mask, seed, scale):
 @given(mask=completions(), seed=st.integers(0, 9999))
 def test_two_sided_clip_is_the_dual_clip(loss_type, mask, seed):
     "TRL's delta caps the ratio where a negative advantage would let it grow: our dual_clip."
-    (mine, grad, _), (theirs, wanted, _) = both(draw(mask, seed, False, scale=1.0), loss_type, "token", dict(dual_clip=1.5), delta=1.5)
+    (mine, grad, _), (theirs, wanted, _) = both(
+        draw(mask, seed, False, scale=1.0), loss_type, "token", dict(dual_clip=1.5), delta=1.5
+    )
     close(mine, theirs, tol=1e-12)
     close(grad, wanted, tol=1e-12)
 
@@ -137,7 +194,8 @@ def test_two_sided_clip_is_the_dual_clip(loss_type, mask, seed):
 @given(mask=completions(), seed=st.integers(0, 9999))
 def test_micro_batches_of_dapo(mask, seed):
     "TRL divides DAPO's sums by the tokens of the whole accumulation window: `normalizer` here."
-    batch, n = draw(mask, seed, False), int(mask.sum())
+    batch = draw(mask, seed, False)
+    n = int(mask.sum())
     for rows in (slice(1), slice(1, None)):
         part = {k: v[rows] for k, v in batch.items()}
         (mine, grad, _), (theirs, wanted, _) = both(part, "dapo", "token", dict(normalizer=max(1, n)), steps=2, items=n)
@@ -149,7 +207,15 @@ def test_the_stub_calls_trl():
     "A stand-in that fed our loss back to us would pass everything above: TRL's loss has to move with each of its own settings."
     batch = draw(torch.ones(3, 4, dtype=torch.long).tril(1), 0, False)
     value = lambda **options: trl_loss(batch["logps"], batch, **(dict(loss_type="grpo") | options))[0].item()
-    changed = [value(), value(loss_type="bnpo"), value(loss_type="dr_grpo"), value(level="sequence"), value(clip=(0.01, 0.01)), value(beta=0.1), value(loss_type="cispo", clip=(0.2, 5.0))]
+    changed = [
+        value(),
+        value(loss_type="bnpo"),
+        value(loss_type="dr_grpo"),
+        value(level="sequence"),
+        value(clip=(0.01, 0.01)),
+        value(beta=0.1),
+        value(loss_type="cispo", clip=(0.2, 5.0)),
+    ]
     assert len({round(v, 9) for v in changed}) == len(changed)
     with pytest.raises(ValueError, match="Unknown loss type"):
         value(loss_type="no such loss")

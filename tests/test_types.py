@@ -1,4 +1,5 @@
 "What the type hints promise: the package under mypy's strict rules, and what a user's code is told of it."
+
 import importlib
 import importlib.metadata
 import inspect
@@ -26,14 +27,21 @@ def mypy(root):
     missing = [name for name in NEEDED if version(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[dev]'")
-    pinned = dict(re.findall(r"^([\w-]+)==([^\s;]+)", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
-    other = [f"{name} {version(name)} for {pinned[name]}" for name in ("torch", "transformers", "mypy") if name in pinned and version(name) != pinned[name]]
+    pinned = dict(
+        re.findall(r"^([\w-]+)==([^\s;]+)", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    other = [
+        f"{name} {version(name)} for {pinned[name]}"
+        for name in ("torch", "transformers", "mypy")
+        if name in pinned and version(name) != pinned[name]
+    ]
     if other:
         pytest.skip(f"constraints.txt pins other versions, whose types may differ: {', '.join(other)}")
 
     def run(*arguments) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", *map(str, arguments)]
         return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
     return run
 
 
@@ -71,7 +79,7 @@ PROMISED = {  # an expression -> its type, as mypy writes it
     'recipe("mpo", k=3).loss(dict(logps=x, old_logps=x, mask=x, advantages=x))': "PolicyLoss",
     "load('tiny')": "tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]",
     'rollout(model, tokenizer, ["1+1?"], group_size=8)': "Rollout",
-    'rollout(own, its, [[1, 2, 3]])': "Rollout",
+    "rollout(own, its, [[1, 2, 3]])": "Rollout",
     'evaluate(model, tokenizer, "chain_sum", n=8).accuracy': "float",
     'MTPModules(model, 3).load_weights("folder")': "MTPModules",
     'load_task("chain_sum").train[0]["prompt"]': "Any",
@@ -93,7 +101,9 @@ REFUSED = {  # a call that cannot work -> the kind of error
 @pytest.mark.slow
 def test_what_a_users_code_is_told(mypy, tmp_path):
     "The types of some calls, and an error for each that cannot work: strict rules report a `type: ignore` that nothing needs."
-    lines = [f"    reveal_type({call})" for call in PROMISED] + [f"    {call}  # type: ignore[{kind}]" for call, kind in REFUSED.items()]
+    lines = [f"    reveal_type({call})" for call in PROMISED] + [
+        f"    {call}  # type: ignore[{kind}]" for call, kind in REFUSED.items()
+    ]
     file = Path(tmp_path / "example.py")
     file.write_text(NAMES + "\n".join(lines) + "\n", encoding="utf-8")
     done = mypy(file)
@@ -103,7 +113,9 @@ def test_what_a_users_code_is_told(mypy, tmp_path):
     assert dict(zip(PROMISED, short, strict=True)) == PROMISED
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "mpo_nb").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "mpo_nb").glob("*.py")), ids=lambda path: path.stem
+)
 def test_hints_can_be_read(path):
     "Pages evaluate the hints of what they show; one that names what only a checker imports would stop the site."
     module = importlib.import_module(f"mpo_nb.{path.stem}")
@@ -112,4 +124,5 @@ def test_hints_can_be_read(path):
         inside = vars(member).values() if inspect.isclass(member) else (member,)
         for one in inside:
             one = getattr(one, "fget", None) or getattr(one, "__func__", one)
-            if inspect.isfunction(one): inspect.signature(one, eval_str=True)
+            if inspect.isfunction(one):
+                inspect.signature(one, eval_str=True)

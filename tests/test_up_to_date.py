@@ -1,4 +1,5 @@
 "What is generated from the notebooks is what they give: the modules, the index of symbols, the README, the sidebar."
+
 import ast
 import difflib
 import json
@@ -20,8 +21,13 @@ def nbdev(command: str, where: Path):
     "Runs an nbdev command in a copy of the project."
     module = {"nbdev_export": "nbdev.doclinks", "nbdev_clean": "nbdev.clean"}[command]
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
-    done = subprocess.run([sys.executable, "-c", f"from {module} import {command}; {command}()"], cwd=where, env=env,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"from {module} import {command}; {command}()"],
+        cwd=where,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}{done.stderr}"
 
 
@@ -30,7 +36,12 @@ def fresh(root, tmp_path_factory) -> Path:
     "A copy of the notebooks, exported and cleaned into an empty package."
     copy = tmp_path_factory.mktemp("fresh")
     shutil.copy(root / "settings.ini", copy)
-    shutil.copytree(root / "nbs", copy / "nbs", symlinks=True, ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"))
+    shutil.copytree(
+        root / "nbs",
+        copy / "nbs",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("js", "__pycache__", ".ipynb_checkpoints"),
+    )
     (copy / "mpo_nb").mkdir()
     shutil.copy(root / "mpo_nb" / "__init__.py", copy / "mpo_nb")
     nbdev("nbdev_export", copy)
@@ -40,23 +51,32 @@ def fresh(root, tmp_path_factory) -> Path:
 
 def files(folder: Path, pattern: str) -> dict[str, str]:
     "The text of each file under `folder`, by relative path; hidden and checkpoint folders are left out."
-    found = (p for p in sorted(folder.rglob(pattern)) if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    found = (
+        p
+        for p in sorted(folder.rglob(pattern))
+        if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
     return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in found}
 
 
 def difference(committed: str, generated: str) -> str:
     "The first lines in which two texts differ."
-    lines = difflib.unified_diff(committed.splitlines(), generated.splitlines(), "committed", "generated", lineterm="", n=0)
+    lines = difflib.unified_diff(
+        committed.splitlines(), generated.splitlines(), "committed", "generated", lineterm="", n=0
+    )
     return "\n".join(list(lines)[:12])
 
 
 def compare(committed: dict[str, str], generated: dict[str, str], what: str):
     "Fails with the first differing lines of each file that is not what the notebooks give."
-    missing, extra = sorted(generated.keys() - committed.keys()), sorted(committed.keys() - generated.keys())
+    missing = sorted(generated.keys() - committed.keys())
+    extra = sorted(committed.keys() - generated.keys())
     assert not missing, f"{what} missing: {', '.join(missing)}; {REMEDY}"
     assert not extra, f"{what} that no notebook gives: {', '.join(extra)}; delete them, or write them in a notebook"
     changed = {name: difference(committed[name], text) for name, text in generated.items() if committed[name] != text}
-    assert not changed, f"{what} out of date; {REMEDY}\n" + "\n".join(f"{name}:\n{diff}" for name, diff in changed.items())
+    assert not changed, f"{what} out of date; {REMEDY}\n" + "\n".join(
+        f"{name}:\n{diff}" for name, diff in changed.items()
+    )
 
 
 def test_modules_are_exported(root, fresh):
@@ -73,9 +93,13 @@ def test_notebooks_store_no_widgets(root):
     for name, text in files(root / "nbs", "*.ipynb").items():
         notebook = json.loads(text)
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-        if "widgets" in notebook["metadata"] or any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs):
+        if "widgets" in notebook["metadata"] or any(
+            "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs
+        ):
             stored.append(name)
-    assert not stored, f"widget state in {stored}: switch the progress bar off, or delete the output, and save without widget state"
+    assert not stored, (
+        f"widget state in {stored}: switch the progress bar off, or delete the output, and save without widget state"
+    )
 
 
 def test_readme_is_the_index_notebook(root):
@@ -87,9 +111,12 @@ def listed(entries: list) -> list[str]:
     "The pages of a sidebar, from top to bottom."
     pages = []
     for entry in entries:
-        if isinstance(entry, str): pages.append(entry)
-        elif "contents" in entry: pages += listed(entry["contents"])
-        else: pages.append(entry["href"])
+        if isinstance(entry, str):
+            pages.append(entry)
+        elif "contents" in entry:
+            pages += listed(entry["contents"])
+        else:
+            pages.append(entry["href"])
     return pages
 
 
@@ -99,7 +126,9 @@ def test_sidebar_lists_every_notebook(root):
     notebooks = set(files(root / "nbs", "*.ipynb")) | {"reference.qmd"}  # which scripts/docs.py writes
     assert len(sidebar) == len(set(sidebar)), "a page stands in the sidebar of _quarto.yml twice"
     assert not notebooks - set(sidebar), f"not in the sidebar of _quarto.yml: {sorted(notebooks - set(sidebar))}"
-    assert not set(sidebar) - notebooks, f"in the sidebar of _quarto.yml, with no notebook: {sorted(set(sidebar) - notebooks)}"
+    assert not set(sidebar) - notebooks, (
+        f"in the sidebar of _quarto.yml, with no notebook: {sorted(set(sidebar) - notebooks)}"
+    )
 
 
 def test_notebook_names_carry_no_numbers(root):
@@ -142,14 +171,23 @@ def test_notebooks_store_no_warnings(root):
 
 
 def test_the_method_index_has_every_recipe(root):
-    cells = ["".join(cell["source"]) for cell in json.loads((root / "nbs" / "learn" / "methods.ipynb").read_text())["cells"]]
+    cells = [
+        "".join(cell["source"]) for cell in json.loads((root / "nbs" / "learn" / "methods.ipynb").read_text())["cells"]
+    ]
     assert {name for name in recipes if f'#| echo: false\nvalues("{name}")' in cells} == set(recipes)
 
 
 def test_title_and_subtitle_stand_alone(root):
     "nbdev leaves out of a page whatever else the first cell holds."
     for path in sorted((root / "nbs").rglob("*.ipynb")):
-        if path.name == "index.ipynb": continue
-        title, *subtitle = [line for line in "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines() if line.strip()]
-        assert title.startswith("# ") and "_" not in title and title[2:3].isupper() or title == "# vLLM as the sampler", f"{path.name}: {title}"
-        assert len(subtitle) == 1 and subtitle[0].startswith("> "), f"{path.name}: more than a title and a `>` subtitle: {subtitle}"
+        if path.name == "index.ipynb":
+            continue
+        title, *subtitle = [
+            line for line in "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines() if line.strip()
+        ]
+        assert (
+            title.startswith("# ") and "_" not in title and title[2:3].isupper() or title == "# vLLM as the sampler"
+        ), f"{path.name}: {title}"
+        assert len(subtitle) == 1 and subtitle[0].startswith("> "), (
+            f"{path.name}: more than a title and a `>` subtitle: {subtitle}"
+        )
