@@ -124,6 +124,12 @@ def check_shape(
     recipe: Recipe,  # what the run does
 ) -> None:
     "Raises ValueError for what a model of this shape cannot do."
+    width = getattr(shape.get_text_config(), "hidden_size", None)
+    if width and config.lora_rank > width:
+        raise ValueError(
+            f"lora_rank={config.lora_rank}: the model is {width} wide, and adapters of a higher rank are larger than the"
+            " layers that they adapt; use a smaller rank, e.g. 16, or lora_rank=0 for full training"
+        )
     model = _on_meta(config, shape)
     if model is None:
         return

@@ -268,6 +268,7 @@ LINES = [
         "typo.jsonl has no column 'answer'",
         "rename",
     ),
+    ("--lora_rank 100000", "lora_rank=100000", "use a smaller rank"),
     ("--model ./nothere", "model='./nothere' is not there", "give 'tiny'"),
     ("--model empty", "model='empty'", "save_pretrained"),
     ("--model nothere.gguf", "model='nothere.gguf' is not there", "GGUF"),
