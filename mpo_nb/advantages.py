@@ -10,16 +10,8 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
 import math
 import torch
 from torch import Tensor
-from mpo_nb.blocks import (
-    at_least_float32,
-    block_mean,
-    block_sizes,
-    block_sum,
-    check_mask,
-    spread,
-    check_ids,
-    check_tensor,
-)
+from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread, check_ids
+from .blocks import check_tensor
 from .checks import fits, is_number
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec

@@ -13,19 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from mpo_nb.blocks import (
-    block_mean,
-    block_sizes,
-    block_sum,
-    delimiter_blocks,
-    fixed_blocks,
-    perplexity_blocks,
-    random_blocks,
-    sentence_blocks,
-    sequence_block,
-    surprise_blocks,
-    token_blocks,
-)
+from .blocks import block_mean, block_sizes, block_sum, delimiter_blocks, fixed_blocks, perplexity_blocks
+from .blocks import random_blocks, sentence_blocks, sequence_block, surprise_blocks, token_blocks
 from .report import _look
 from .strip import Values
 from .traces import Trace, check_trace

@@ -16,16 +16,8 @@ from torch import Tensor, nn
 from .checkpoint import read_tensors
 from .files import output_folder
 from .advantages import block_gae, distribute, gae
-from mpo_nb.blocks import (
-    at_least_float32,
-    block_mean,
-    block_sizes,
-    check_mask,
-    check_tensor,
-    fixed_blocks,
-    random_blocks,
-    spread,
-)
+from .blocks import at_least_float32, block_mean, block_sizes, check_mask, check_tensor, fixed_blocks
+from .blocks import random_blocks, spread
 from .checks import check_seed, fits
 from .logprobs import CausalLM, decoder_of, response_hidden
 from .mtp_parts import scale_gradient

@@ -28,17 +28,8 @@ from .logprobs import decoder_of
 from .families import check_family
 from .models import load_shape, resolve_device
 from .prompts import render_prompt
-from mpo_nb.rehearsal import (
-    Heads,
-    Outline,
-    Work,
-    along,
-    meta_heads,
-    meta_model,
-    outline,
-    rehearse_sampling,
-    rehearse_training,
-)
+from .rehearsal import Heads, Outline, Work, along, meta_heads, meta_model, outline, rehearse_sampling
+from .rehearsal import rehearse_training
 from .rollout import prompt_lengths
 from .tasks import Task, own_response_limit, response_limit
 

@@ -28,20 +28,8 @@ from .faults import Interruptible, MemoryBudget
 from .locks import WriteLock
 from .logprobs import CausalLM
 from .mtp import MTPModules, WarmUp, warm_up
-from mpo_nb.models import (
-    AdapterFiles,
-    adapters_off,
-    check_vocabulary,
-    embedding_rows,
-    frozen_copy,
-    is_packed,
-    load,
-    load_shape,
-    load_state,
-    load_tokenizer,
-    resolve_device,
-    take_over,
-)
+from .models import AdapterFiles, adapters_off, check_vocabulary, embedding_rows, frozen_copy, is_packed, load
+from .models import load_shape, load_state, load_tokenizer, resolve_device, take_over
 from .processes import Processes, check_several, is_first
 from .prompts import pin_clock, prompt_format, render_prompt
 from .recipes import Recipe

@@ -18,15 +18,8 @@ from plotly.offline import get_plotlyjs
 from .files import output_file, write_output
 from .live_runs import Runs
 from .recipes import Recipe
-from mpo_nb.runs import (
-    RatioRow,
-    RunData,
-    choose_traces,
-    compare_ratios,
-    describe_actions,
-    read_runs,
-    token_and_run_recipes,
-)
+from .runs import RatioRow, RunData, choose_traces, compare_ratios, describe_actions, read_runs
+from .runs import token_and_run_recipes
 from .strip import credit_strip, signed, strip_style, trace_loss
 from .traces import Trace
 

@@ -17,16 +17,8 @@ from .checkpoint import Run
 from .files import given_path
 from .credit_explorer import CreditExplorer
 from .recipes import Recipe, recipe
-from mpo_nb.tables import (
-    Response,
-    _number,
-    choose_responses,
-    filters,
-    orders,
-    plain_text,
-    rollouts_table,
-    step_responses,
-)
+from .tables import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table
+from .tables import step_responses
 from .runs import RunData, configured, describe_actions, token_and_run_recipes
 from .strip import action_blocks, signed, trace_loss
 from .traces import Trace, TraceFile, load_traces, own_traces

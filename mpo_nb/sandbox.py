@@ -28,15 +28,8 @@ from math import ceil, inf
 from typing import IO, Any, cast
 from .checks import check_flag, check_whole, fits, is_number
 from .sandbox_tests import PreparedTest, prepare_test
-from mpo_nb.sandbox_walls import (
-    PACKAGE_ENVIRONMENT,
-    CALLS,
-    TMP_BYTES,
-    call_filter,
-    package_path,
-    python_path,
-    wall_arguments,
-)
+from .sandbox_walls import PACKAGE_ENVIRONMENT, CALLS, TMP_BYTES, call_filter, package_path, python_path
+from .sandbox_walls import wall_arguments
 
 # %% ../nbs/lib/sandbox.ipynb #8a0ab6d0
 _SIDES = "mpo_nb.sandbox_data", "mpo_nb.sandbox_protocol", "mpo_nb.sandbox_sides"

@@ -16,16 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from mpo_nb.blocks import (
-    block_sizes,
-    check_gaps,
-    check_mask,
-    check_positive_int,
-    place_in_turn,
-    sentence_blocks,
-    spread,
-    turn_blocks,
-)
+from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, place_in_turn, sentence_blocks
+from .blocks import spread, turn_blocks
 from .checks import checked_names
 from .traces import token_texts
 

@@ -552,7 +552,7 @@ def test_options_of_tasks_are_checked_before_anything_is_read(name, options, mes
 
 
 def test_the_options_of_a_task_of_ones_own_are_checked(tmp_path, monkeypatch):
-    (tmp_path / "my_tasks.py").write_text(
+    (tmp_path / "row_tasks.py").write_text(
         "from __future__ import annotations\n"
         "from collections.abc import Sequence\n"
         "from mpo_nb.tasks import Task\n"
@@ -561,16 +561,16 @@ def test_the_options_of_a_task_of_ones_own_are_checked(tmp_path, monkeypatch):
         "    return Task('parity', problems, problems, lambda p, r: 0.0)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert len(load_task("my_tasks:parity", n=3, bases=(2, 3), label="x", free=object()).train) == 3
+    assert len(load_task("row_tasks:parity", n=3, bases=(2, 3), label="x", free=object()).train) == 3
     for options, message in (
-        (dict(n="3"), "task 'my_tasks:parity': n='3'; it must be a whole number; it takes n, bases, label, free"),
+        (dict(n="3"), "task 'row_tasks:parity': n='3'; it must be a whole number; it takes n, bases, label, free"),
         (dict(n=True), "n=True"),
         (dict(bases="23"), "bases='23'"),
         (dict(label=5), "label=5"),
         (dict(m=3), "no option 'm'"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_task("my_tasks:parity", **options)
+            load_task("row_tasks:parity", **options)
 
 
 class Builder:
