@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_gaps, check_mask
 from .blocks import check_positive_int
-from .blocks import cut_at_gaps, fixed_blocks, place_in_turn, spread, turn_blocks
+from .blocks import cut_at_gaps, fixed_blocks, place_in_turn, spread, tokens_left
 from .checks import check_flag, check_whole, is_number
 
 # %% ../nbs/lib/actions.ipynb #bdb043a4
@@ -286,13 +286,7 @@ class WindowActions(ActionSpace):
                 f"delta has shape {tuple(delta.shape)}; a window of k={self.k} takes one column per token, (B, T,"
                 f" {self.k})"
             )
-        if self.gaps == "end":
-            turns = turn_blocks(m)
-            left = (spread(block_sizes(turns), turns) - place_in_turn(m))[
-                ..., None
-            ]  # kept tokens of the turn from here on
-        else:
-            left = m.flip(1).long().cumsum(1).flip(1)[..., None]  # kept tokens from here on
+        left = tokens_left(m, self.gaps)[..., None]
         exists = m[..., None] & (torch.arange(self.k, device=m.device) < left)
         wide = at_least_float32(delta)
         beta = torch.where(exists, torch.tensor(self.weights, dtype=wide.dtype, device=delta.device), 0)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['sentence_ends', 'check_tensor', 'check_mask', 'at_least_float32', 'blocks_from_starts', 'turn_blocks', 'cut_at_gaps',
-           'place_in_turn', 'check_gaps', 'token_blocks', 'sequence_block', 'fixed_blocks', 'check_positive_int',
-           'random_blocks', 'delimiter_blocks', 'sentence_blocks', 'surprise_blocks', 'perplexity_blocks', 'check_ids',
-           'block_sizes', 'block_sum', 'block_mean', 'spread']
+           'place_in_turn', 'tokens_left', 'check_gaps', 'token_blocks', 'sequence_block', 'fixed_blocks',
+           'check_positive_int', 'random_blocks', 'delimiter_blocks', 'sentence_blocks', 'surprise_blocks',
+           'perplexity_blocks', 'check_ids', 'block_sizes', 'block_sum', 'block_mean', 'spread']
 
 # %% ../nbs/lib/blocks.ipynb #3db661e9
 from collections.abc import Iterable, Sequence
@@ -94,6 +94,18 @@ def place_in_turn(
     here = torch.arange(m.shape[1], device=m.device).expand(m.shape)
     hole = torch.where(m, -1, here)  # the last hole before a token, -1 where none is
     return torch.where(m, here - hole.cummax(1).values - 1, -1) if m.shape[1] else hole
+
+
+def tokens_left(
+    mask: Tensor,  # (B, T)
+    gaps: str = "skip",  # "skip": to the end of the response | "end": to the end of the turn
+) -> Tensor:  # (B, T) long; what stands where the mask is 0 means nothing
+    "How many kept tokens there are from each token on, itself included. Raises ValueError for another `gaps`."
+    m = check_mask(mask)
+    if check_gaps(gaps) == "skip":
+        return m.flip(1).long().cumsum(1).flip(1)
+    turns = turn_blocks(m)
+    return spread(block_sizes(turns), turns) - place_in_turn(m)
 
 
 def check_gaps(

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 from .batches import draw_seed
-from .checks import check_whole
+from .checks import check_seed, check_whole, is_number
 from .decoding import check_stop
 from .checkpoint import read_lines, write_whole
-from .checks import check_seed, is_number
 from .compare import Comparison, Evaluation, compare, differs, read_settings, settings_path
 from .files import given_path
 from .locks import WriteLock

@@ -16,8 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, place_in_turn, sentence_blocks
-from .blocks import spread, turn_blocks
+from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, sentence_blocks, tokens_left
 from .checks import checked_names
 from .traces import token_texts
 
@@ -251,11 +250,7 @@ def action_lengths(
     m = check_mask(mask)
     if not isinstance(actions, WindowActions):
         return m.sum(), (block_sizes(cast(BlockActions, actions).ids(m)) > 0).sum()
-    if actions.gaps == "end":
-        turns = turn_blocks(m)
-        left = spread(block_sizes(turns), turns) - place_in_turn(m)
-    else:
-        left = m.flip(1).cumsum(1).flip(1)
+    left = tokens_left(m, actions.gaps)
     return (left.clamp(max=actions.k) * m).sum(), m.sum()
 
 # %% ../nbs/lib/trl.ipynb #52bdd22c

@@ -14,6 +14,7 @@ from mpo_nb.blocks import (
     random_blocks,
     sentence_blocks,
     surprise_blocks,
+    tokens_left,
     turn_blocks,
 )
 from mpo_nb.critic import value_loss, whiten
@@ -245,6 +246,9 @@ def test_rules_at_a_hole_by_hand():
     mask = torch.tensor([[1, 1, 1, 0, 1, 1, 0, 0, 1]])
     assert turn_blocks(mask).tolist() == [[0, 0, 0, -1, 1, 1, -1, -1, 2]]
     assert place_in_turn(mask).tolist() == [[0, 1, 2, -1, 0, 1, -1, -1, 0]]
+    kept = mask[0].bool()
+    assert tokens_left(mask)[0, kept].tolist() == [6, 5, 4, 3, 2, 1]
+    assert tokens_left(mask, "end")[0, kept].tolist() == [3, 2, 1, 2, 1, 1]
     assert fixed_blocks(mask, 2).tolist() == [[0, 0, 1, -1, 1, 2, -1, -1, 2]]
     assert fixed_blocks(mask, 2, gaps="end").tolist() == [[0, 0, 1, -1, 2, 2, -1, -1, 3]]
     assert cut_at_gaps(fixed_blocks(mask, 2), mask).tolist() == [[0, 0, 1, -1, 2, 3, -1, -1, 4]]
