@@ -296,7 +296,7 @@ def checksum_reward(problem, response: str) -> float:
 
 
 def our_config(case: Case, precision: str, device: str, rows: int, folder: str = "unused"):
-    from mpo_nb.trainer import TrainConfig
+    from mpo_nb.config import TrainConfig
 
     return TrainConfig(
         recipe="grpo",
@@ -320,8 +320,8 @@ def our_config(case: Case, precision: str, device: str, rows: int, folder: str =
 
 
 def run_ours(case: Case, shape, precision: str, device: str, rows: int, iterations: int, say) -> tuple[list[dict], int]:
-    from mpo_nb.tasks import Task
-    from mpo_nb.trainer import Trainer
+    from mpo_nb.tasks.task import Task
+    from mpo_nb.training.trainer import Trainer
 
     tokenizer = make_tokenizer(shape)
     problems = make_problems(case, shape)
@@ -357,7 +357,7 @@ def run_ours(case: Case, shape, precision: str, device: str, rows: int, iteratio
 
 def run_trl(case: Case, shape, precision: str, device: str, rows: int, iterations: int, say) -> tuple[list[dict], int]:
     "Halves the rows of a forward pass where memory runs out."
-    from mpo_nb.faults import out_of_memory
+    from mpo_nb.runtime.faults import out_of_memory
 
     while True:
         try:
@@ -477,7 +477,7 @@ def parts(total: float, seconds: dict, lengths: list[int]) -> dict:
 
 def planned(case: Case, shape, precision: str, device: str) -> tuple[int | None, float, float]:
     "Rows in a forward pass, the peak that is planned with them, and the bytes there are."
-    from mpo_nb.memory import present_device, step_phases
+    from mpo_nb.planning.plan import present_device, step_phases
 
     _, capacity = present_device(torch.device(device))
     peak = lambda rows: max(
@@ -514,7 +514,7 @@ def work(case: Case, side: str, iterations: int, rows: int | None, row: dict):
     "Measure, and fill in the row."
     import transformers
     from mpo_nb.config import choose_precision
-    from mpo_nb.metrics import peak_memory_mb
+    from mpo_nb.training.metrics import peak_memory_mb
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -32,10 +32,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 from transformers.utils import logging
 
-from mpo_nb.memory import plan_memory
-from mpo_nb.models import dtypes
-from mpo_nb.tasks import Task, tiny_model_path
-from mpo_nb.trainer import TrainConfig, Trainer
+from mpo_nb.planning.plan import plan_memory
+from mpo_nb.models.loading import dtypes
+from mpo_nb.tasks.task import Task
+from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.config import TrainConfig
+from mpo_nb.training.trainer import Trainer
 
 MIB = 2**20
 LLAMA = LlamaConfig(

@@ -61,7 +61,7 @@ def resident(field: str) -> int:
 
 def word_sums():
     "One-step word problems, for a model that speaks."
-    from mpo_nb.tasks import Task
+    from mpo_nb.tasks.task import Task
 
     problems = [
         dict(
@@ -82,7 +82,8 @@ def child(pipe, folder: str, options: dict):
     import warnings
 
     warnings.filterwarnings("ignore")
-    from mpo_nb.trainer import TrainConfig, Trainer
+    from mpo_nb.config import TrainConfig
+    from mpo_nb.training.trainer import Trainer
 
     task = None
     if options.get("model") == "smollm2":

@@ -16,8 +16,8 @@ from pathlib import Path
 import ipywidgets
 import torch
 
-from mpo_nb.checkpoint import Run
-from mpo_nb.traces import Trace
+from mpo_nb.runs.folder import Run
+from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import RatioLab, RolloutBrowser, TrainingMonitor
 
 bytes_sent = 0

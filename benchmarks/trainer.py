@@ -37,8 +37,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
-from mpo_nb.tasks import Task, chain_problems, chain_reward, tiny_model_path
-from mpo_nb.trainer import TrainConfig, Trainer
+from mpo_nb.tasks.task import Task
+from mpo_nb.tasks.sums import chain_problems, chain_reward, tiny_model_path
+from mpo_nb.config import TrainConfig
+from mpo_nb.training.trainer import Trainer
 
 PROMPTS = 32
 GROUP = 8

@@ -23,14 +23,14 @@ from transformers import HfArgumentParser
 from . import __version__
 from .checks import check_whole
 from .config import check_output, option_hint, option_values
-from .locks import WriteLock
-from .memory import plan_memory
-from .policy import check_start
-from .processes import is_first, launched
+from .runtime.locks import WriteLock
+from .planning.plan import plan_memory
+from .training.policy import check_start
+from .runtime.processes import is_first, launched
 from .recipes import recipes
-from .report import write_report
-from .tasks import task_names
-from .trainer import TrainConfig, Trainer
+from .drawing.report import write_report
+from .tasks.task import task_names
+from .training.trainer import TrainConfig, Trainer
 
 # %% ../nbs/lib/cli.ipynb #7de1dde0
 option_groups = dict(

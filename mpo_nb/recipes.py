@@ -128,8 +128,8 @@ class Recipe:
         "Advantages from rewards by this recipe's rule. Raises ValueError for a group of one, a reward that is not finite, or a rule that needs values."
         if self.advantage in ("gae", "boundary"):
             raise ValueError(
-                f"advantage={self.advantage!r} needs values: use mpo_nb.critic.critic_targets, or"
-                " mpo_nb.montecarlo.boundary_values"
+                f"advantage={self.advantage!r} needs values: use mpo_nb.models.critic.critic_targets, or"
+                " mpo_nb.training.continuations.boundary_values"
             )
         if self.advantage == "leave-one-out":
             return leave_one_out(rewards, group_size)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, sentence_blocks, tokens_left
 from .checks import checked_names
-from .traces import token_texts
+from .runs.traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
 trl_versions = ("0.29", "1.16")  # lowest and highest release of TRL that the tests run

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from .actions import ActionSpace, BlockActions, WindowActions
 from .blocks import check_mask, sentence_blocks
 from .losses import policy_loss
-from .traces import token_texts
+from .runs.traces import token_texts
 
 # %% ../nbs/lib/verl.ipynb #77212f65
 try:

@@ -85,13 +85,13 @@ def title_sources(pages: Path):
         lines = {}
         for cell in notebook.cells:
             if cell.source.startswith("#| default_exp"):
-                module = ROOT / config.lib_name / f"{cell.source.split()[-1]}.py"
+                module = ROOT / config.lib_name / f"{cell.source.split()[-1].replace('.', '/')}.py"
                 lines = {name: line for name, (line, _) in symbols(module).items()}
             elif cell.cell_type == "code" and SHOW_DOC.search(cell.source):
                 heading = HEADING.search("".join(cell.outputs[0].data["text/markdown"]))[0]
                 name = heading.split()[-1]
                 source = (
-                    f"{config.git_url}/blob/{config.branch}/{config.lib_name}/{module.name}#L{lines[name]}"
+                    f"{config.git_url}/blob/{config.branch}/{module.relative_to(ROOT).as_posix()}#L{lines[name]}"
                     if name in lines
                     else ""
                 )
@@ -124,23 +124,20 @@ def write_reference(pages: Path):
         "",
     ]
     listed = dict.fromkeys(
-        re.findall(r"\blib/\w+(?=\.ipynb)", (ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+        re.findall(r"\blib/[\w/]+(?=\.ipynb)", (ROOT / "_quarto.yml").read_text(encoding="utf-8"))
     )  # the navigation bar names some too
     for page in listed:
         title, subtitle = re.match(
             r"# (.*)\n> (.*)", nbformat.read(ROOT / "nbs" / f"{page}.ipynb", as_version=4).cells[0].source
         ).groups()
-        module = Path(page).name
+        wing = page.removeprefix("lib/").removesuffix("/index")
+        module = ROOT / config.lib_name / (wing + ".py" if page == f"lib/{wing}" else wing + "/__init__.py")
         text = (pages / f"{page}.ipynb").read_text(encoding="utf-8")
-        found = (
-            symbols(ROOT / config.lib_name / f"{module}.py")
-            if (ROOT / config.lib_name / f"{module}.py").exists()
-            else {}
-        )
+        found = symbols(module)
         if not found:
             continue
         lines += [
-            f"## {config.lib_name}.{module}",
+            f"## {config.lib_name}.{wing.replace('/', '.')}",
             "",
             f"[{title}]({page}.ipynb): {subtitle.rstrip('.')}.",
             "",
@@ -151,7 +148,7 @@ def write_reference(pages: Path):
             anchor = f"#{name.lower()}" if f"### {name}" in text else ""
             lines.append(
                 f"| [`{name}`]({page}.ipynb{anchor}) | {summary.replace('|', chr(92) + '|')}"
-                f" [source]({config.git_url}/blob/{config.branch}/{config.lib_name}/{module}.py#L{line}) |"
+                f" [source]({config.git_url}/blob/{config.branch}/{module.relative_to(ROOT).as_posix()}#L{line}) |"
             )
         lines.append("")
     (pages / "reference.qmd").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -34,7 +34,7 @@ def has_gpu() -> bool:
 
 def sandbox_starts() -> bool:
     "Whether bubblewrap is on the PATH and can start; where it starts and does not hold, the tests are to run and fail."
-    from mpo_nb.sandbox import check_sandbox
+    from mpo_nb.sandbox.runner import check_sandbox
 
     try:
         return bool(check_sandbox())

@@ -1,0 +1,481 @@
+"A critic and values by sampling: against plain loops, against each other where they must agree, and in runs."
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from mpo_nb.advantages import block_gae, boundary_advantages, distribute, gae
+from mpo_nb.training.batch import draw_seed
+from mpo_nb.blocks import block_mean, block_sizes, fixed_blocks, random_blocks, spread, token_blocks
+from mpo_nb.runs.folder import read_lines
+from mpo_nb.models.critic import Critic, critic_targets, explained_variance, value_loss, whiten
+from mpo_nb.training.metrics import clock_metrics
+from mpo_nb.training.continuations import boundary_values, prefixes
+from mpo_nb.recipes import recipe
+from mpo_nb.tasks.task import Task
+from mpo_nb.config import TrainConfig
+from mpo_nb.training.trainer import Trainer
+
+RUN = dict(
+    steps=3,
+    prompts_per_step=4,
+    group_size=4,
+    epochs=2,
+    minibatches=2,
+    eval_every=0,
+    precision="float32",
+    trace_groups=1,
+    progress=False,
+)
+
+
+def trainer(folder, **options) -> Trainer:
+    return Trainer(TrainConfig(output=str(folder), **RUN | options))
+
+
+def padded(rows=6, width=15, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.rand(rows, width, generator=g) < 0.75
+    mask[0] = True
+    return (
+        mask,
+        torch.randn(rows, width, generator=g, dtype=torch.double),
+        torch.randn(rows, generator=g, dtype=torch.double),
+        g,
+    )
+
+
+# Targets
+
+
+@pytest.mark.parametrize("gamma, lam", [(1.0, 1.0), (1.0, 0.95), (0.9, 0.5), (1.0, 0.0)])
+@pytest.mark.parametrize("macro", [1, 3, (1, 2, 5)])
+def test_targets_are_what_a_plain_loop_finds(gamma, lam, macro):
+    mask, values, rewards, _ = padded()
+    found = critic_targets(rewards, values.masked_fill(~mask, float("nan")), mask, gamma, lam, macro, seed=4)
+    for b in range(6):
+        kept = mask[b].nonzero()[:, 0].tolist()
+        blocks = (
+            [[t] for t in kept]
+            if macro == 1
+            else [[t for t in kept if found.ids[b, t] == n] for n in sorted({int(found.ids[b, t]) for t in kept})]
+        )
+        v = [float(sum(values[b, t] for t in block) / len(block)) for block in blocks] + [0.0]
+        advantage = 0.0
+        for n in reversed(range(len(blocks))):
+            reward = float(rewards[b]) if n == len(blocks) - 1 else 0.0
+            advantage = reward + gamma * v[n + 1] - v[n] + gamma * lam * advantage
+            for t in blocks[n]:
+                assert float(found.advantages[b, t]) == pytest.approx(advantage) and float(
+                    found.returns[b, t]
+                ) == pytest.approx(advantage + v[n])
+    assert not found.advantages[~mask].any() and not found.returns[~mask].any()
+
+
+def test_at_gamma_and_lambda_one_the_advantage_is_the_reward_less_the_value():
+    mask, values, rewards, _ = padded()
+    found = critic_targets(rewards, values, mask)
+    torch.testing.assert_close(found.advantages, torch.where(mask, rewards[:, None] - values, 0.0))
+    torch.testing.assert_close(found.returns, torch.where(mask, rewards[:, None].expand_as(values), 0.0))
+
+
+def test_one_token_blocks_are_tokens():
+    mask, values, rewards, g = padded()
+    for gamma, lam in ((1.0, 0.95), (0.9, 0.3)):
+        one = critic_targets(rewards, values, mask, gamma, lam)
+        ids = token_blocks(mask)
+        last = mask & (mask.flip(1).long().cumsum(1).flip(1) == 1)
+        blocks = block_gae(torch.where(last, rewards[:, None], 0.0), values, ids, gamma, lam)
+        torch.testing.assert_close(distribute(blocks[0], ids), one.advantages)
+        torch.testing.assert_close(
+            value_loss(values, values + 1, one.returns, mask, 0.2, ids),
+            value_loss(values, values + 1, one.returns, mask, 0.2),
+        )
+
+
+def test_drawn_sizes_are_the_seeds():
+    mask, values, rewards, _ = padded()
+    a, b, c = (critic_targets(rewards, values, mask, macro=(1, 2, 3), seed=s) for s in (0, 0, 1))
+    assert torch.equal(a.ids, b.ids) and not torch.equal(a.ids, c.ids)
+    assert torch.equal(a.ids, random_blocks(mask, (1, 2, 3), generator=torch.Generator().manual_seed(0)))
+
+
+def test_advantages_of_blocks_telescope_to_machine_precision():
+    for seed in range(20):
+        mask, values, rewards, g = padded(seed=seed)
+        mask[:, 0] = True
+        for ids in (fixed_blocks(mask, 3), token_blocks(mask), random_blocks(mask, generator=g)):
+            block_values = torch.randn(block_sizes(ids).shape, generator=g, dtype=torch.double)
+            total = boundary_advantages(block_values, rewards, ids, per="block").sum(1)
+            torch.testing.assert_close(total, rewards - block_values[:, 0], rtol=0, atol=1e-14)
+            advantages, _ = block_gae(
+                torch.where(mask & (mask.flip(1).long().cumsum(1).flip(1) == 1), rewards[:, None], 0.0),
+                values,
+                ids,
+                lam=0.0,
+            )
+            torch.testing.assert_close(advantages.sum(1), rewards - block_mean(values, ids)[:, 0], rtol=0, atol=1e-14)
+
+
+def test_whitened():
+    mask, values, *_ = padded()
+    found = whiten(values.masked_fill(~mask, float("nan")), mask)
+    assert (
+        float(found[mask].mean()) == pytest.approx(0, abs=1e-12)
+        and float(found[mask].std(unbiased=False)) == pytest.approx(1)
+        and not found[~mask].any()
+    )
+
+
+# Loss
+
+
+@pytest.mark.parametrize("clip", [None, 0.0, 0.2, 5.0])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_the_value_loss_is_a_plain_loop(clip, blocks):
+    mask, values, _, g = padded()
+    old = values + 0.3 * torch.randn(values.shape, generator=g, dtype=torch.double)
+    returns = torch.randn(values.shape, generator=g, dtype=torch.double)
+    ids = random_blocks(mask, (1, 2, 3), generator=g) if blocks else None
+    x = values.clone().requires_grad_()
+    loss = value_loss(
+        x.masked_fill(~mask, float("nan")),
+        old,
+        spread(block_mean(returns, ids), ids) if blocks else returns,
+        mask,
+        clip,
+        ids,
+    )
+    loss.backward()
+    y = values.clone().requires_grad_()
+    terms = []
+    for b in range(6):
+        kept = mask[b].nonzero()[:, 0].tolist()
+        groups = (
+            [[t for t in kept if ids[b, t] == n] for n in sorted({int(ids[b, t]) for t in kept})]
+            if blocks
+            else [[t] for t in kept]
+        )
+        for group in groups:
+            v, o, r = (sum(z[b, t] for t in group) / len(group) for z in (y, old, returns))
+            worst = (v - r) ** 2
+            if clip is not None:
+                worst = torch.maximum(worst, (o + (v - o).clamp(-clip, clip) - r) ** 2)
+            terms.append(worst / 2)
+    plain = torch.stack(terms).mean()
+    plain.backward()
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_explained_variance():
+    mask, values, *_ = padded()
+    returns = values + 0.5 * torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    y = returns[mask]
+    e = (returns - values)[mask]
+    assert explained_variance(values.masked_fill(~mask, 99.0), returns, mask) == pytest.approx(
+        1 - float(e.var() / y.var())
+    )
+    assert (
+        math.isnan(explained_variance(values, torch.ones_like(values), mask))
+        and explained_variance(returns, returns, mask) == 1
+    )
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("ppo", dict(critic=""), "critic=''"),
+        ("grpo", dict(critic="shared"), "critic='shared'"),
+        ("ppo", dict(lam=1.5), "lam=1.5"),
+        ("ppo", dict(gamma=-1), "gamma=-1"),
+        ("ppo", dict(value_coef=-1), "value_coef=-1"),
+        ("ppo", dict(value_clip=0), "value_clip=0"),
+        ("ma_rlhf", dict(macro=0), "macro=0"),
+        ("ma_rlhf", dict(macro=()), r"macro=\(\)"),
+        ("vineppo", dict(boundaries="comma"), "boundaries='comma'"),
+        ("vineppo", dict(continuations=0), "continuations=0"),
+        ("spo_chain", dict(confident=1.5), "confident=1.5"),
+        ("mpo", dict(base="dpo"), "base='dpo'"),
+    ],
+)
+def test_recipes_that_cannot_be(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(name, **options)
+
+
+def test_recipes_that_need_values_say_so():
+    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain"):
+        with pytest.raises(ValueError, match="needs values"):
+            recipe(name).advantages(torch.ones(4), 2)
+    assert (
+        recipe("mpo", base="ppo", k=3).actions.k == 3
+        and recipe("mpo", base="ppo").advantage == "gae"
+        and recipe("mpo").advantage == "group-std"
+    )
+
+
+@pytest.mark.parametrize("name", ["ppo", "ma_rlhf", "vineppo", "spo_chain"])
+def test_their_policy_loss_is_the_tokens_clipped_one(name):
+    "Given advantages per token: GRPO's surrogate, averaged over all tokens, in value and gradient."
+    mask, old, _, g = padded()
+    advantages = torch.randn(mask.shape, generator=g, dtype=torch.double)
+    found = []
+    for r in (recipe(name), recipe("grpo", aggregate="token-mean")):
+        new = (
+            old + 0.3 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(9), dtype=torch.double)
+        ).requires_grad_()
+        loss = r.loss(dict(logps=new, old_logps=old, mask=mask, advantages=advantages)).loss
+        found.append((loss.detach(), torch.autograd.grad(loss, new)[0]))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    ratio = (new - old).exp().detach()
+    plain = sum(
+        min(
+            float(ratio[b, t]) * float(advantages[b, t]),
+            min(max(float(ratio[b, t]), 0.8), 1.2) * float(advantages[b, t]),
+        )
+        for b, t in mask.nonzero().tolist()
+    ) / int(mask.sum())
+    assert float(found[0][0]) == pytest.approx(-plain)
+
+
+def one_update(folder, **options):
+    run = trainer(folder, **options)
+    batch = run.collect(1)
+    parts = run.accumulate(batch, torch.arange(16), 1)
+    return batch, [float(p[0].loss.detach()) for p in parts], [p.grad.clone() for p in run.trained], run
+
+
+def test_macro_actions_of_one_token_are_ppo(tmp_path):
+    "MA-RLHF with n = 1: values and gradients of PPO, to the last bit."
+    a, loss_a, grads_a, _ = one_update(tmp_path / "ppo", recipe="ppo")
+    b, loss_b, grads_b, _ = one_update(tmp_path / "macro", recipe="ma_rlhf", recipe_options=dict(macro=1))
+    assert (
+        torch.equal(a.advantages, b.advantages)
+        and loss_a == loss_b
+        and all(torch.equal(x, y) for x, y in zip(grads_a, grads_b))
+    )
+    c, loss_c, _, _ = one_update(tmp_path / "five", recipe="ma_rlhf")
+    assert loss_c != loss_a and c.macro is not None
+
+
+def test_mpo_of_one_token_over_ppo_is_ppo(tmp_path):
+    _, loss_a, grads_a, _ = one_update(tmp_path / "ppo", recipe="ppo")
+    _, loss_b, grads_b, _ = one_update(tmp_path / "mpo", recipe="mpo", k=1, recipe_options=dict(base="ppo"))
+    assert loss_a == loss_b and all(torch.equal(x, y) for x, y in zip(grads_a, grads_b))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(recipe="ppo"),
+        dict(recipe="ma_rlhf", recipe_options=dict(macro=3)),
+        dict(recipe="ppo", recipe_options=dict(critic="separate")),
+        dict(recipe="mpo", k=3, source="mtp", mtp_warmup_steps=0, recipe_options=dict(base="ppo")),
+        dict(recipe="ppo", lora_rank=2),
+    ],
+    ids=str,
+)
+def test_micro_batches_leave_the_gradient_as_it_is(options, tmp_path):
+    found = [one_update(tmp_path / str(tokens), micro_batch_tokens=tokens, **options) for tokens in (16384, 100)]
+    assert len(found[0][1]) == 1 < len(found[1][1])
+    for a, b in zip(found[0][2], found[1][2]):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_where_the_value_gradient_goes(tmp_path):
+    for how, reaches in (
+        (dict(critic_trunk_gradient=0.0), False),
+        ({}, True),
+        (dict(recipe_options=dict(critic="separate")), False),
+    ):
+        run = trainer(tmp_path / str(random.random()), recipe="ppo", **how)
+        torch.nn.init.normal_(run.critic.head.weight)
+        batch = run.collect(1)
+        batch.advantages = torch.zeros_like(batch.advantages)
+        run.accumulate(batch, torch.arange(16), 1)
+        own = sum(float(p.grad.abs().sum()) for p in run.model.parameters() if p.grad is not None)
+        assert (own > 0) == reaches and run.critic.head.weight.grad.any()
+
+
+def test_a_critic_that_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="critic='twin'"):
+        Critic(trainer(tmp_path).model, "twin")
+    with pytest.raises(ValueError, match="reads the policy's hidden states"):
+        run = trainer(tmp_path / "ppo", recipe="ppo")
+        run.critic.values(run.collect(1).rollout)
+    with pytest.raises(FileNotFoundError, match="no critic.safetensors"):
+        run.critic.load_weights(tmp_path)
+    with pytest.raises(ValueError, match="critic_lr=0"):
+        TrainConfig(critic_lr=0.0)
+
+
+# Runs
+
+
+def content(folder):
+    return [
+        {k: v for k, v in row.items() if k not in clock_metrics} for row in read_lines(folder / "metrics.jsonl")
+    ], read_lines(folder / "traces.jsonl")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(recipe="ppo"),
+        dict(recipe="ppo", recipe_options=dict(critic="separate")),
+        dict(recipe="ma_rlhf", recipe_options=dict(macro=(1, 2, 3))),
+        dict(recipe="vineppo", recipe_options=dict(boundaries=6, continuations=2)),
+        dict(recipe="spo_chain", recipe_options=dict(continuations=2)),
+        dict(recipe="mpo", recipe_options=dict(base="ppo"), lora_rank=2),
+    ],
+    ids=lambda o: json.dumps(o),
+)
+def test_a_run_that_goes_on_ends_where_one_that_was_never_stopped_does(options, tmp_path):
+    trainer(tmp_path / "whole", checkpoint_every=1, **options).fit()
+    stopped = trainer(tmp_path / "broken", checkpoint_every=1, **options)
+
+    def stop(row):
+        if row["step"] == 2:
+            raise RuntimeError("the machine went away")
+
+    with pytest.raises(RuntimeError, match="went away"):
+        stopped.fit(callback=stop)
+    torch.manual_seed(5)
+    trainer(tmp_path / "broken", checkpoint_every=1, **options).fit()
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
+    rows, traces = content(tmp_path / "whole")
+    assert all(math.isfinite(t["advantage"]) for t in traces)
+    if options["recipe"] in ("vineppo", "spo_chain"):
+        assert all(row["value_tokens"] > 0 and 0 < row["value_tokens_share"] < 1 for row in rows)
+    else:
+        assert (
+            all(row["value_loss"] > 0 and "explained_variance" in row for row in rows)
+            and rows[0]["value_mean"] == 0 != rows[-1]["value_mean"]
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [dict(recipe="ppo"), dict(recipe="mpo", recipe_options=dict(base="ppo"))], ids=["ppo", "mpo over ppo"]
+)
+def test_the_tiny_model_learns_with_a_critic(options, tmp_path):
+    run = Trainer(
+        TrainConfig(
+            output=str(tmp_path), steps=16, eval_every=0, lr=1e-4, precision="float32", progress=False, **options
+        )
+    )
+    rows = run.fit()
+    first, last = (sum(row["reward"] for row in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert last > first + 0.1, f"reward {first:.2f} to {last:.2f}"
+    assert rows[-1]["value_loss"] < 0.9 * max(row["value_loss"] for row in rows)
+
+
+# Values by sampling
+
+
+class Toy:
+    "A policy that finishes a response with the digits 0 and 1 in turn, so that every value is known."
+
+    def __init__(self, real, continuation):
+        self.tokenizer, self.config, self.model, self.asked = real.tokenizer, real.config, real.model, []
+        self.task = Task(
+            "toy",
+            [dict(prompt="1?", answer="1")],
+            [dict(prompt="1?", answer="1")],
+            lambda problem, response: float(response.endswith("1")),
+        )
+        self.continuation = continuation
+
+    def finish(self, starts, rooms, continuations, seed):
+        self.asked = list(zip(starts, rooms))
+        one, zero = (self.tokenizer(d, add_special_tokens=False).input_ids for d in "10")
+        return [
+            [one if j < self.continuation(len(start)) else zero for j in range(continuations)] for start in starts
+        ], 7
+
+
+def test_values_are_the_shares_of_right_continuations(tmp_path):
+    run = trainer(tmp_path)
+    batch = run.collect(1)
+    toy = None
+    ids = fixed_blocks(batch.rollout.mask, 5)
+    prompt = batch.rollout.prompt_mask.sum(1)
+    toy = Toy(run, lambda length: length % 4)
+    found = boundary_values(toy, batch, ids, 4, 0)
+    sizes = block_sizes(ids)
+    assert found.tokens == 7 and found.places == len(prefixes(ids, 4)) == len(toy.asked)
+    for row in range(16):
+        for block in range(int((sizes[row] > 0).sum())):
+            length = int(prompt[row]) + 5 * block
+            assert float(found.values[row, block]) == (length % 4) / 4
+    assert not found.values[sizes == 0].any()
+    for (start, room), place in zip(toy.asked, prefixes(ids, 4)):
+        assert room == run.config.max_new_tokens - place.length
+        assert (
+            start
+            == batch.rollout.prompt_ids[place.row][batch.rollout.prompt_mask[place.row]].tolist()
+            + batch.rollout.ids[place.row, : place.length].tolist()
+        )
+    advantages = distribute(boundary_advantages(found.values, batch.rewards, ids, per="block"), ids)
+    firsts = torch.stack([block_mean(advantages, ids)[row].sum() for row in range(16)])
+    torch.testing.assert_close(firsts, batch.rewards - found.values[:, 0])
+
+
+def test_finished_responses_are_the_seeds_and_stay_within_their_room(tmp_path):
+    run = trainer(tmp_path)
+    batch = run.collect(1)
+    starts = [
+        batch.rollout.prompt_ids[0][batch.rollout.prompt_mask[0]].tolist() + batch.rollout.ids[0, :n].tolist()
+        for n in (0, 3, 20)
+    ]
+    for rooms in ([40, 20, 3], [3, 240, 30]):
+        (a, cost), (b, _), (c, _) = (run.finish(starts, rooms, 3, seed) for seed in (1, 1, 2))
+        assert a == b != c and [len(x) for x in a] == [3, 3, 3]
+        assert all(1 <= len(y) <= room for x, room in zip(a, rooms) for y in x) and cost >= sum(
+            len(y) for x in a for y in x
+        )
+    values = [boundary_values(run, batch, fixed_blocks(batch.rollout.mask, 8), 2, seed).values for seed in (3, 3, 4)]
+    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+    assert set(values[0].unique().tolist()) <= {0.0, 0.5, 1.0}
+
+
+def test_confident_tokens_are_left_out_of_the_loss(tmp_path):
+    run = trainer(tmp_path, recipe="spo_chain", recipe_options=dict(continuations=2))
+    batch = run.collect(1)
+    assert torch.equal(batch.learnt, batch.rollout.mask & (batch.rollout.logps.exp() < 0.9)) and 0 < int(
+        batch.learnt.sum()
+    ) < int(batch.rollout.mask.sum())
+    ((out, mask, *_),) = run.accumulate(batch, torch.arange(16), 1)
+    assert int(mask.sum()) == int(batch.learnt.sum()) and not out.credit[~mask].any() and out.credit[mask].any()
+
+
+def test_vllm_is_refused_where_responses_are_finished(tmp_path):
+    with pytest.raises(ValueError, match="recipe='vineppo' finishes half-written responses"):
+        trainer(tmp_path, recipe="vineppo", sampler="vllm")
+
+
+def test_seeds_of_the_purposes_differ():
+    assert (
+        len(
+            {
+                draw_seed(0, 1, purpose)
+                for purpose in ("problems", "rollout", "minibatches", "evaluation", "warm-up", "values")
+            }
+        )
+        == 6
+    )
+
+
+def test_gae_is_the_targets_of_tokens():
+    mask, values, rewards, _ = padded()
+    last = mask & (mask.flip(1).long().cumsum(1).flip(1) == 1)
+    advantages, returns = gae(torch.where(last, rewards[:, None], 0.0), values, mask, 0.9, 0.8)
+    found = critic_targets(rewards, values, mask, 0.9, 0.8)
+    assert torch.equal(found.advantages, advantages) and torch.equal(found.returns, returns)

@@ -1,0 +1,342 @@
+"""The widgets in a real browser: live in JupyterLab with a kernel, and as pages with the network off.
+
+What the page shows is compared with what the library computes for the same settings: the strip token by token, the figure number by number.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lab import lab_server, run_notebook, watched, write_notebook
+from mpo_nb.runs.traces import Trace
+from mpo_nb.widgets.controls import painted_strip
+from mpo_nb.widgets import BlockExplorer, CreditExplorer
+
+pytestmark = pytest.mark.browser
+
+NASTY = [
+    "<script>window.hit=1</script>",
+    "<img src=x onerror=window.hit=2>",
+    " </script>",
+    "\u202e",
+    "思",
+    "",
+    "🙂",
+    "\n",
+]
+SETUP = """import json
+from pathlib import Path
+from mpo_nb.runs.traces import load_traces
+from mpo_nb.widgets import BlockExplorer, CreditExplorer
+trace = load_traces('traces.jsonl')[0]"""
+
+SAME = """([root, n, html]) => {
+  const made = document.createElement('template'); made.innerHTML = html
+  const read = t => { const s = t.firstElementChild.style
+    return [[...t.classList].filter(c => c !== 'mpo-same').sort().join(' '), t.getAttribute('aria-label'), t.dataset.block, t.textContent, s.backgroundColor, s.borderBottomColor, s.borderBottomStyle].join(' | ') }
+  const shown = [...document.querySelectorAll(root)[0].querySelectorAll('.mpo-strip')[n].querySelectorAll('.mpo-token')].map(read), wanted = [...made.content.querySelectorAll('.mpo-token')].map(read)
+  return shown.length === wanted.length ? shown.map((s, i) => [s, wanted[i]]).filter(([a, b]) => a !== b) : [shown.length, wanted.length]
+}"""
+FIGURE = "([plot, i]) => Array.from(document.querySelectorAll(plot)[0]._fullData[i].y)"
+AXES_HOLD_DATA = """selector => {
+    const plot = document.querySelector(selector), layout = plot._fullLayout;
+    return plot._fullData.every(t => {
+        const axis = layout['yaxis' + t.yaxis.slice(1)], [low, high] = axis.range, slack = 1e-6 * Math.abs(high - low);
+        return [...t.y].filter(Number.isFinite).map(y => axis.type === 'log' ? Math.log10(y) : y).every(y => y >= low - slack && y <= high + slack);
+    });
+}"""
+
+
+def nasty_trace() -> Trace:
+    "A response that would like to be a page."
+    plain = Trace.from_text("First, 7 + 5 = 12.\nThen 12 - 3 = 8; so it is 8.", moved=0.25)
+    n = len(NASTY)
+    rest = {name: [-0.5 - 0.1 * i for i in range(n)] + getattr(plain, name) for name in ("logps", "old_logps")}
+    rest["logps"][2] -= 0.4
+    return Trace(
+        NASTY + plain.tokens,
+        entropies=[0.3] * n + plain.entropies,
+        prompt="".join(NASTY),
+        note=NASTY[0],
+        advantage=-0.8,
+        reward=0.0,
+        **rest,
+    )
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory) -> Trace:
+    "As it comes back from a file: six significant digits."
+    return Trace.from_dict(json.loads(json.dumps(nasty_trace().to_dict())))
+
+
+@pytest.fixture(scope="module")
+def lab(browser, trace, tmp_path_factory):
+    "A notebook with both explorers, run in JupyterLab."
+    pytest.importorskip("jupyterlab")
+    folder = tmp_path_factory.mktemp("notebooks")
+    config = tmp_path_factory.mktemp("lab")
+    (folder / "traces.jsonl").write_text(json.dumps(trace.to_dict()) + "\n")
+    write_notebook(folder / "widgets.ipynb", SETUP, "CreditExplorer(trace, moved=2.0)", "BlockExplorer(trace)")
+    with lab_server(folder, config) as address:
+        page = watched(browser.new_page(viewport=dict(width=1400, height=2400)), address, address.replace("http", "ws"))
+        run_notebook(page, address, "widgets.ipynb")
+        page.wait_for_function(
+            "document.querySelectorAll('.mpo-widget').length === 2 && document.querySelectorAll('.mpo-widget"
+            " .js-plotly-plot .main-svg').length >= 2",
+            timeout=60_000,
+        )
+        page.evaluate("document.querySelectorAll('.mpo-widget').forEach((w, i) => w.id = 'widget-' + i)")
+        yield page
+        page.close()
+
+
+def check(page, root: str, figure: dict[int, int], explorer):
+    "The page shows what the explorer computes: both strips, and the figure's traces by number."
+    view = explorer.picture()
+    page.wait_for_function(
+        "([root, values]) => { const e = document.querySelector(root), d = e.dataset.values ||"
+        " e.querySelector('[data-values]').dataset.values, now = JSON.parse(d); return"
+        " Object.entries(values).every(([k, v]) => !(k in now) || now[k] === v) }",
+        arg=[root, explorer.values],
+        timeout=20_000,
+    )
+    for n, state in enumerate(view.strips):
+        assert page.evaluate(SAME, [root, n, painted_strip(explorer.trace, state, 10_000).html]) == []
+    for i in figure:
+        wanted = [None if y != y else y for y in view.data[i]["y"].tolist()]
+        page.wait_for_function(
+            "([plot, i, n]) => document.querySelectorAll(plot)[0]._fullData?.[i]?.y?.length === n",
+            arg=[f"{root} .js-plotly-plot", i, len(wanted)],
+            timeout=20_000,
+        )
+        for _ in range(40):
+            if (shown := page.evaluate(FIGURE, [f"{root} .js-plotly-plot", i])) == pytest.approx(
+                wanted, rel=2e-4, abs=1e-6
+            ):
+                break
+            page.wait_for_timeout(100)
+        assert shown == pytest.approx(wanted, rel=2e-4, abs=1e-6)
+    page.wait_for_function(AXES_HOLD_DATA, arg=f"{root} .js-plotly-plot", timeout=5000)
+
+
+def press(page, selector: str, *keys: str):
+    "Keys on one element, as a hand would."
+    page.locator(selector).first.focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_credit_explorer_live(lab, trace):
+    explorer = CreditExplorer(trace, moved=2.0)
+    root = "#widget-0"
+    check(lab, root, (3, 5), explorer)
+    press(lab, f"{root} .noUi-handle[aria-label='tokens per action, K']", "ArrowRight", "ArrowRight")
+    check(lab, root, (1, 3, 5, 7), explorer.set(k=6))
+    press(lab, f"{root} select >> nth=1", "ArrowDown")
+    check(lab, root, (5, 7), explorer.set(right="joint"))
+    lab.locator(f"{root} select").nth(1).select_option(label="blocks of K, mean")
+    check(lab, root, (5, 7, 10), explorer.set(right="block"))
+    press(lab, f"{root} .noUi-handle[aria-label='how far the policy has moved (× recorded)']", "Home")
+    check(lab, root, (3, 5), explorer.set(moved=0.0, right="block"))
+    assert "On-policy" in lab.locator(f"{root} .mpo-summary").inner_text()
+
+
+def test_block_explorer_live(lab, trace):
+    explorer = BlockExplorer(trace)
+    root = "#widget-1"
+    check(lab, root, range(6), explorer)
+    press(lab, f"{root} .noUi-handle[aria-label='tokens per block, K']", "ArrowLeft")
+    check(lab, root, range(3), explorer.set(k=3))
+    press(lab, f"{root} select", "ArrowDown")
+    check(lab, root, range(3), explorer.set(rule="random"))
+    assert (
+        lab.locator(f"{root} .noUi-handle[aria-label='tokens per block, K']").first.is_hidden()
+        and lab.locator(f"{root} .noUi-handle[aria-label='seed of the draw']").first.is_visible()
+    )
+    lab.locator(f"{root} select").nth(1).select_option(label="surprise")
+    check(lab, root, range(3, 6), explorer.set(rule_2="surprise"))
+
+
+def test_tokens_by_keyboard_live(lab):
+    lab.locator("#widget-1 .mpo-strip").first.locator(".mpo-token").first.focus()
+    lab.keyboard.press("ArrowRight")
+    assert lab.evaluate("document.activeElement.dataset.token") == "1"
+    info = lab.evaluate("getComputedStyle(document.activeElement, '::after').content")
+    assert "token 2" in info and "log-probability" in info and "entropy" in info and "ratio" in info and "block" in info
+    assert lab.locator("#widget-1 .mpo-same").count() == 1
+    lab.keyboard.press("ArrowDown")
+    assert lab.evaluate("document.activeElement.classList.contains('mpo-first')")
+    lab.keyboard.press("Tab")
+    assert lab.evaluate(
+        "document.activeElement.closest('.mpo-strip') === document.querySelectorAll('#widget-1 .mpo-strip')[1]"
+    )
+
+
+def test_nothing_is_executed_and_nothing_asked_for_live(lab):
+    assert lab.evaluate("window.hit") is None and lab.trouble == []
+    assert lab.locator("#widget-0 .mpo-tokens img, #widget-0 .mpo-tokens script").count() == 0
+    assert "U+202E" in lab.locator("#widget-0 .mpo-tokens").first.inner_text()
+    assert all(
+        label
+        for label in lab.locator(".mpo-widget .js-plotly-plot").evaluate_all(
+            "plots => plots.map(p => p.getAttribute('aria-label'))"
+        )
+    )
+
+
+CLIPPED = """root => {
+  const outside = []
+  for (const plot of document.querySelectorAll(root + ' .js-plotly-plot')) {
+    const box = plot.getBoundingClientRect()
+    for (const t of plot.querySelectorAll('.main-svg text')) { const r = t.getBoundingClientRect(); if (r.width && (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1)) outside.push(t.textContent) }
+  }
+  for (const e of document.querySelectorAll(root + ' .widget-label, ' + root + ' label, ' + root + ' .mpo-summary')) if (e.offsetParent && e.scrollWidth > e.clientWidth + 1) outside.push(e.textContent)
+  return outside
+}"""
+
+
+def shot(page, name: str, **options):
+    if folder := os.environ.get("MPO_NB_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(folder) / f"{name}.png", **options)
+
+
+def test_both_widths_and_themes_live(lab):
+    for width, theme in ((1400, "Light"), (1400, "Dark"), (700, "Dark"), (700, "Light")):
+        lab.set_viewport_size(dict(width=width, height=2800))
+        lab.evaluate(
+            "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab ' + theme})",
+            theme,
+        )
+        lab.evaluate("window.jupyterapp.shell.collapseLeft()")
+        lab.wait_for_function(
+            "theme => document.body.dataset.jpThemeName === 'JupyterLab ' + theme &&"
+            " !document.querySelector('#jupyterlab-splash')",
+            arg=theme,
+        )
+        lab.wait_for_function(
+            "[...document.querySelectorAll('.mpo-widget .js-plotly-plot')].every(p =>"
+            " Math.abs(p.querySelector('.main-svg').getBoundingClientRect().width - p.clientWidth) < 4)"
+        )
+        assert lab.evaluate(CLIPPED, ".mpo-widget") == [], f"{width} px, {theme}"
+        ink, paper = lab.evaluate(
+            "[getComputedStyle(document.querySelector('.mpo-widget .ytick text')).fill,"
+            " getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor]"
+        )
+        assert contrast(ink, paper) > 4.5, f"{theme}: {ink} on {paper}"
+        shot(lab, f"lab-{width}-{theme.lower()}")
+
+
+def contrast(a: str, b: str) -> float:
+    "WCAG's contrast of two CSS colours."
+
+    def light(c):
+        rgb = [float(x) / 255 for x in c[c.index("(") + 1 : -1].split(",")[:3]]
+        return sum(
+            w * (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4)
+            for w, x in zip((0.2126, 0.7152, 0.0722), rgb)
+        )
+
+    high, low = sorted((light(a), light(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture
+def offline(browser, tmp_path):
+    "Opens a widget's page with the network off."
+    contexts = []
+
+    def open_page(explorer, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = watched(context.new_page(), "file:")
+        page.on("console", lambda m: m.type in ("error", "warning") and page.trouble.append(m.text))
+        page.goto(explorer.to_html(tmp_path / "page.html").as_uri())
+        if explorer.trace.tokens:
+            page.wait_for_function("document.querySelectorAll('.mpo-plot .main-svg').length")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def test_credit_page(offline, trace):
+    explorer = CreditExplorer(trace, moved=2.0)
+    root = ".mpo-widget"
+    page = offline(explorer)
+    check(page, root, (1, 3, 5), explorer)
+    press(page, "[data-axis=k]", "ArrowRight")
+    check(page, root, (3, 5, 7), explorer.set(k=5))
+    press(page, "[data-axis=right]", "ArrowDown")
+    check(page, root, (5, 7, 10), explorer.set(right="joint"))
+    press(page, "[data-axis=moved]", "Home")
+    check(page, root, (3, 5), explorer.set(moved=0.0))
+    page.locator("[data-axis=right]").select_option(label="whole response, mean (GSPO)")
+    assert page.locator("[data-axis=k]").is_hidden()
+    check(page, root, (5, 7), explorer.set(right="sequence"))
+    assert page.evaluate("window.hit") is None and page.trouble == []
+
+
+def test_block_page(offline, trace):
+    explorer = BlockExplorer(trace)
+    root = ".mpo-widget"
+    page = offline(explorer)
+    check(page, root, range(6), explorer)
+    press(page, "[data-axis=k]", "ArrowRight", "ArrowRight")
+    check(page, root, range(3), explorer.set(k=6))
+    press(page, "[data-axis=rule_2]", "ArrowDown")
+    check(page, root, range(3, 6), explorer.set(rule_2="delimiter"))
+    page.locator(".mpo-token").first.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.token") == "0", "one Tab leaves a strip, whatever its length"
+    assert page.evaluate("window.hit") is None and page.trouble == []
+
+
+@pytest.mark.parametrize("explorer", [BlockExplorer, CreditExplorer])
+def test_page_fits_every_width_and_theme(offline, trace, explorer):
+    page = offline(explorer(trace))
+    for width, scheme in ((1400, "light"), (1400, "dark"), (700, "dark"), (700, "light"), (420, "light")):
+        page.set_viewport_size(dict(width=width, height=900))
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(
+            "Math.abs(document.querySelector('.mpo-plot .main-svg').getBoundingClientRect().width -"
+            " document.querySelector('.mpo-plot').clientWidth) < 4"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
+            f"{width} px scrolls sideways"
+        )
+        assert page.evaluate(CLIPPED, ".mpo-widget") == [], f"{width} px"
+        ink, paper = page.evaluate(
+            "[getComputedStyle(document.querySelector('.ytick text')).fill,"
+            " getComputedStyle(document.body).backgroundColor]"
+        )
+        assert contrast(ink, paper) > 4.5
+        shot(page, f"page-{explorer.__name__}-{width}-{scheme}", full_page=True)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Trace([]),
+        Trace(["a"]),
+        Trace(list("abc"), mask=[0, 0, 0]),
+        Trace(list("ab"), logps=[-1.0, float("nan")], advantage=1.0),
+    ],
+)
+def test_odd_pages(offline, odd):
+    for explorer in (BlockExplorer, CreditExplorer):
+        page = offline(explorer(odd, k=3))
+        assert page.locator(".mpo-summary").inner_text() and page.trouble == []
+
+
+def test_without_a_script_the_strips_are_there(browser, tmp_path, trace):
+    context = browser.new_context(offline=True, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(CreditExplorer(trace).to_html(tmp_path / "page.html").as_uri())
+    assert page.locator(".mpo-token").count() == 2 * len(trace.tokens) and page.locator(".mpo-controls").is_hidden()
+    context.close()
