@@ -38,7 +38,8 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
 from mpo_nb.tasks.task import Task
-from mpo_nb.tasks.sums import chain_problems, chain_reward, tiny_model_path
+from mpo_nb.tasks.sums import chain_problems, chain_reward
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 

@@ -27,7 +27,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
-from mpo_nb.tasks.sums import char_tokenizer, tiny_model_path
+from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 from mpo_nb.tasks.task import load_task
 from mpo_nb.trl import BlockGRPOConfig, BlockGRPOTrainer, TokenRows
 

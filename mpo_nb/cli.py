@@ -30,7 +30,8 @@ from .runtime.processes import is_first, launched
 from .recipes import recipes
 from .drawing.report import write_report
 from .tasks.task import task_names
-from .training.trainer import TrainConfig, Trainer
+from .config import TrainConfig
+from .training.trainer import Trainer
 
 # %% ../nbs/lib/cli.ipynb #7de1dde0
 option_groups = dict(

@@ -16,14 +16,12 @@ import math
 import operator
 import os
 import re
-import time
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any
 import torch
-from torch import nn
 from . import __version__
 from .actions import ActionSpace
 from .checks import checked_names

@@ -8,7 +8,7 @@ __all__ = ['block_rules', 'recipes', 'Recipe', 'recipe']
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 import torch
 from torch import Tensor

@@ -18,9 +18,11 @@ from plotly.offline import get_plotlyjs
 from ..runtime.files import output_file, write_output
 from ..runs.live import Runs
 from ..recipes import Recipe
-from ..runs.reading import RatioRow, RunData, choose_traces, compare_ratios, describe_actions, read_runs
-from ..runs.reading import token_and_run_recipes
-from .strip import credit_strip, signed, strip_style, trace_loss
+from ..runs.ratios import RatioRow, choose_traces, compare_ratios, describe_actions
+from ..runs.reading import RunData, read_runs
+from ..runs.ratios import token_and_run_recipes
+from .strip import credit_strip, signed, strip_style
+from ..runs.ratios import trace_loss
 from ..runs.traces import Trace
 
 # %% ../../nbs/lib/drawing/report.ipynb #bba8f2bc

@@ -15,7 +15,8 @@ from html import escape
 from typing import Any
 from ..checks import check_texts
 from ..recipes import Recipe
-from .strip import signed, trace_loss, visible_html
+from .strip import signed, visible_html
+from ..runs.ratios import trace_loss
 from ..runs.traces import Trace
 
 # %% ../../nbs/lib/drawing/tables.ipynb #72944d77

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from ..runs.folder import read_lines
+from ..runtime.files import read_lines
 from ..checks import check_texts, check_seed
 from .intervals import mcnemar, mean_interval, pass_at_k, paired_interval, sign_flip
 from ..runtime.files import given_path

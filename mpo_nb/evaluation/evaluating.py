@@ -20,10 +20,11 @@ import transformers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from ..training.batch import draw_seed
+from ..sampling.draws import draw_seed
 from ..checks import check_seed, check_whole, is_number
 from ..sampling.decoding import check_stop
-from ..runs.folder import read_lines, write_whole
+from ..runtime.files import read_lines
+from ..runtime.files import write_whole
 from .comparing import Comparison, Evaluation, compare, differs, read_settings, settings_path
 from ..runtime.files import given_path
 from ..runtime.locks import WriteLock

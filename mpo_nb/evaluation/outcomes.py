@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from ..checks import check_texts
-from ..runs.live import student_t
+from .intervals import student_t
 
 # %% ../../nbs/lib/evaluation/outcomes.ipynb #d9488495
 def outcome(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['load', 'load_shape', 'load_tokenizer', 'resolve_device', 'add_lora', 'adapters_off', 'describe_model', 'save_merged',
-           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'warm_up', 'Critic',
-           'critic_targets', 'value_loss', 'explained_variance', 'check_family', 'trial']
+           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'Critic', 'critic_targets',
+           'value_loss', 'explained_variance', 'check_family', 'trial', 'tiny_model_path', 'char_tokenizer']
 
 # %% ../../nbs/lib/models/index.ipynb #models03
 from typing import TYPE_CHECKING
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from mpo_nb.models.loading import load, load_shape, load_tokenizer, resolve_device, add_lora, adapters_off
     from mpo_nb.models.loading import describe_model, save_merged
     from mpo_nb.models.logprobs import token_logps, response_logps, response_hidden, head_logits
-    from mpo_nb.models.mtp import MTPModules, warm_up
+    from mpo_nb.models.mtp import MTPModules
     from mpo_nb.models.critic import Critic, critic_targets, value_loss, explained_variance
     from mpo_nb.models.families import check_family, trial
+    from mpo_nb.models.tiny import tiny_model_path, char_tokenizer
 
 # %% ../../nbs/lib/models/index.ipynb #models07
 __getattr__, __dir__ = offer(
@@ -28,9 +29,10 @@ __getattr__, __dir__ = offer(
     {
         "loading": "load load_shape load_tokenizer resolve_device add_lora adapters_off describe_model save_merged",
         "logprobs": "token_logps response_logps response_hidden head_logits",
-        "mtp": "MTPModules warm_up",
+        "mtp": "MTPModules",
         "critic": "Critic critic_targets value_loss explained_variance",
         "families": "check_family trial",
+        "tiny": "tiny_model_path char_tokenizer",
     },
 )
 
@@ -49,11 +51,12 @@ _all_ = [
     "response_hidden",
     "head_logits",
     "MTPModules",
-    "warm_up",
     "Critic",
     "critic_targets",
     "value_loss",
     "explained_variance",
     "check_family",
     "trial",
+    "tiny_model_path",
+    "char_tokenizer",
 ]

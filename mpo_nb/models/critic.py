@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from ..runs.folder import read_tensors
+from ..runtime.tensors import read_tensors
 from ..runtime.files import output_folder
 from ..advantages import block_gae, distribute, gae
 from ..blocks import at_least_float32, block_mean, block_sizes, check_mask, check_tensor, fixed_blocks

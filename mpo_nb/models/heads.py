@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from ..blocks import check_positive_int
-from ..runs.folder import read_tensors
+from ..runtime.tensors import read_tensors
 from ..runtime.files import output_folder
 from .families import recompute_layers, without_dropout
 from .logprobs import CausalLM, decoder_of, check_model

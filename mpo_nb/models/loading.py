@@ -31,10 +31,11 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
-from ..runs.folder import check_whole, quiet_files, read_tensors
+from ..runtime.manifest import check_undamaged
+from ..runtime.tensors import quiet_files, read_tensors
 from ..runtime.files import output_folder, given_path
 from ..config import check_model_options, choose_precision
-from ..tasks.sums import tiny_model_path
+from .tiny import tiny_model_path
 from ..checks import fits
 from .logprobs import CausalLM
 
@@ -149,7 +150,7 @@ def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
     try:
         return read(name, **source)
     except Exception as error:
-        check_whole(name)  # of a damaged checkpoint, the file that is damaged says more
+        check_undamaged(name)  # of a damaged checkpoint, the file that is damaged says more
         if not isinstance(error, OSError):
             raise
         raise OSError(
@@ -560,7 +561,7 @@ def load(
             f"lora_targets={lora_targets!r:.80}; it must be text: 'all-linear', or names separated by commas, e.g."
             " 'q_proj,v_proj'"
         )
-    check_whole(model)
+    check_undamaged(model)
     place = resolve_device(device)
     tokenizer = load_tokenizer(model)
     if precision == "auto":

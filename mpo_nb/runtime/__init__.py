@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Processes', 'Whole', 'Shards', 'MemoryBudget', 'Interruptible', 'out_of_memory', 'JsonLines', 'output_file',
-           'output_folder', 'write_output', 'write_whole', 'WriteLock']
+           'output_folder', 'write_output', 'write_whole', 'WriteLock', 'read_tensors', 'save_optimizer',
+           'load_optimizer', 'check_undamaged', 'damage']
 
 # %% ../../nbs/lib/runtime/index.ipynb #runtim03
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mpo_nb.runtime.faults import MemoryBudget, Interruptible, out_of_memory
     from mpo_nb.runtime.files import JsonLines, output_file, output_folder, write_output, write_whole
     from mpo_nb.runtime.locks import WriteLock
+    from mpo_nb.runtime.tensors import read_tensors, save_optimizer, load_optimizer
+    from mpo_nb.runtime.manifest import check_undamaged, damage
 
 # %% ../../nbs/lib/runtime/index.ipynb #runtim07
 __getattr__, __dir__ = offer(
@@ -29,6 +32,8 @@ __getattr__, __dir__ = offer(
         "faults": "MemoryBudget Interruptible out_of_memory",
         "files": "JsonLines output_file output_folder write_output write_whole",
         "locks": "WriteLock",
+        "tensors": "read_tensors save_optimizer load_optimizer",
+        "manifest": "check_undamaged damage",
     },
 )
 
@@ -46,4 +51,9 @@ _all_ = [
     "write_output",
     "write_whole",
     "WriteLock",
+    "read_tensors",
+    "save_optimizer",
+    "load_optimizer",
+    "check_undamaged",
+    "damage",
 ]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['given_path', 'nearest_path', 'did_you_mean', 'output_file', 'output_folder', 'write_output', 'write_whole',
-           'JsonLines', 'parse_line', 'check_utf8', 'open_bytes', 'json_lines', 'line_step', 'cut_after_step']
+           'JsonLines', 'parse_line', 'check_utf8', 'open_bytes', 'json_lines', 'read_lines', 'line_step',
+           'cut_after_step']
 
 # %% ../../nbs/lib/runtime/files.ipynb #f11e0003
 import gzip
@@ -223,6 +224,21 @@ def json_lines(
             if value is not None:
                 found.rows.append(value)
     return found
+
+# %% ../../nbs/lib/runtime/files.ipynb #ef12e0d6
+def read_lines(
+    path: Path,  # a .jsonl file, present or not
+) -> list[dict[str, Any]]:  # one per whole line
+    "The objects of a .jsonl file; a last line without its end is left out, as a killed writer may leave one. Raises ValueError naming a line that is not JSON."
+    if not path.exists():
+        return []
+    found = json_lines(path)
+    if found.broken:
+        raise ValueError(
+            f"{path} holds a line that is not JSON (line {found.broken[0]}); it was changed by something other than a"
+            " run: mend that line, or delete it"
+        )
+    return found.rows
 
 # %% ../../nbs/lib/runtime/files.ipynb #f11e000f
 _step = re.compile(rb'[{,]\s*"step"\s*:\s*(-?\d+)\s*[,}]')

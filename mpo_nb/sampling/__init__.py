@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rollout', 'rollout', 'encode_prompts', 'end_tokens', 'response_texts', 'StopStrings', 'decoding_ways',
-           'decoder_class', 'VLLMSampler']
+           'decoder_class', 'VLLMSampler', 'draw_seed']
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli03
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpo_nb.sampling.rollouts import Rollout, rollout, encode_prompts, end_tokens, response_texts
     from mpo_nb.sampling.decoding import StopStrings, decoding_ways, decoder_class
     from mpo_nb.sampling.vllm import VLLMSampler
+    from mpo_nb.sampling.draws import draw_seed
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli07
 __getattr__, __dir__ = offer(
@@ -25,6 +26,7 @@ __getattr__, __dir__ = offer(
         "rollouts": "Rollout rollout encode_prompts end_tokens response_texts",
         "decoding": "StopStrings decoding_ways decoder_class",
         "vllm": "VLLMSampler",
+        "draws": "draw_seed",
     },
 )
 
@@ -39,4 +41,5 @@ _all_ = [
     "decoding_ways",
     "decoder_class",
     "VLLMSampler",
+    "draw_seed",
 ]

@@ -9,7 +9,6 @@ __all__ = ['lora_ranks', 'sampler_mismatch', 'logprobs_mode', 'as_rollout', 'imp
 import math
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 import torch
@@ -18,7 +17,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from ..blocks import check_mask
 from ..checks import check_whole
-from ..runs.folder import quiet_files
+from ..runtime.tensors import quiet_files
 from .decoding import StopStrings
 from ..models.logprobs import CausalLM
 from ..losses import kl_penalty

@@ -12,7 +12,6 @@ import importlib.metadata
 import inspect
 import itertools
 import json
-import math
 import numbers
 import os
 import re

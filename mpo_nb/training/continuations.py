@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from ..advantages import boundary_advantages, distribute
-from .batch import Batch, draw_seed
+from .batch import Batch
+from ..sampling.draws import draw_seed
 from ..blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
 from .policy import Policy
 from ..sampling.rollouts import end_tokens, response_texts

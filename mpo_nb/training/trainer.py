@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from ..advantages import overlong_penalty
-from .batch import Batch, draw_seed, forward, micro_batches, step_problems
+from .batch import Batch, forward, micro_batches, step_problems
+from ..sampling.draws import draw_seed
 from ..blocks import block_sizes
 from ..runs.folder import Run
 from ..config import TrainConfig

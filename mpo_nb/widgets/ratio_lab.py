@@ -18,7 +18,8 @@ from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, 
 from ..recipes import recipe
 from ..drawing.report import _clipping, _colours, _percent
 from ..drawing.tables import numbers_table
-from ..runs.reading import RatioRow, _stack, spread_factor
+from ..runs.ratios import RatioRow, spread_factor
+from ..runs.ratios import stack_traces
 from ..runs.traces import Trace, load_spaced
 from .explorer import Explorer, axis, figure_layout
 from .controls import Control, View
@@ -86,7 +87,7 @@ def _from_traces(traces: list[Trace], most: int) -> Deltas:
     notes = [f"{len(traces) - len(known)} of {len(traces)} responses have no log-probabilities and are left out."] * (
         len(known) < len(traces)
     ) + [f"Of {len(known):,} responses, one in {every} is used."] * (every > 1)
-    batch = _stack(used, recipe("grpo"))
+    batch = stack_traces(used, recipe("grpo"))
     finite = [t.advantage if math.isfinite(t.advantage) else 0.0 for t in used]
     return Deltas(
         (batch["logps"] - batch["old_logps"]).nan_to_num(),

@@ -19,8 +19,10 @@ from .credit_explorer import CreditExplorer
 from ..recipes import Recipe, recipe
 from ..drawing.tables import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table
 from ..drawing.tables import step_responses
-from ..runs.reading import RunData, configured, describe_actions, token_and_run_recipes
-from ..drawing.strip import action_blocks, signed, trace_loss
+from ..runs.reading import RunData, configured
+from ..runs.ratios import describe_actions, token_and_run_recipes
+from ..drawing.strip import action_blocks, signed
+from ..runs.ratios import trace_loss
 from ..runs.traces import Trace, TraceFile, load_traces, own_traces
 from .explorer import Explorer
 from .controls import Control, View, strip_state

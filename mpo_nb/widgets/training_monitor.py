@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
-from pathlib import Path
 from typing import Any, TypeVar
 import anywidget
 import ipywidgets

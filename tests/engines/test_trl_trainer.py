@@ -28,7 +28,7 @@ from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowAc
 from mpo_nb.blocks import block_sizes, sentence_blocks
 from mpo_nb.runs.completions import load_completions
 from mpo_nb.losses import kl_penalty, policy_loss
-from mpo_nb.tasks.sums import char_tokenizer, tiny_model_path
+from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 from mpo_nb.tasks.task import load_task
 from mpo_nb.runs.traces import token_texts
 from mpo_nb.trl import (

@@ -19,7 +19,7 @@ from verl_process import WHY_NOT, Verl, find_verl
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from mpo_nb.blocks import sentence_blocks
-from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.losses import policy_loss
 from mpo_nb.recipes import recipe
 

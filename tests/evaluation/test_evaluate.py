@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpo_nb.evaluation import evaluating as module
-from mpo_nb.runs.folder import read_lines
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.evaluation.intervals import mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
 from mpo_nb.evaluation.comparing import Evaluation, compare
 from mpo_nb.evaluation.evaluating import evaluate, fingerprint
-from mpo_nb.training.metrics import accuracy_interval
+from mpo_nb.evaluation.intervals import accuracy_interval
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.tasks.task import Task, load_task
-from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
 
 TASK = load_task("chain_sum")
 QUICK = dict(n=12, k=(1, 2), max_new_tokens=40, batch=4, progress=False)

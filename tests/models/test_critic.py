@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mpo_nb.advantages import block_gae, boundary_advantages, distribute, gae
-from mpo_nb.training.batch import draw_seed
+from mpo_nb.sampling.draws import draw_seed
 from mpo_nb.blocks import block_mean, block_sizes, fixed_blocks, random_blocks, spread, token_blocks
-from mpo_nb.runs.folder import read_lines
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.models.critic import Critic, critic_targets, explained_variance, value_loss, whiten
 from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.continuations import boundary_values, prefixes

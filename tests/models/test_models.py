@@ -24,7 +24,8 @@ from mpo_nb.models.loading import (
 from mpo_nb.tasks.prompts import render_prompt
 from mpo_nb.sampling.rollouts import encode_prompts
 from mpo_nb.training.sweeps import _decided
-from mpo_nb.tasks.sums import chain_sum, tiny_model_path
+from mpo_nb.tasks.sums import chain_sum
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.traces import load_traces
 from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer

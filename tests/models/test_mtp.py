@@ -22,11 +22,13 @@ from transformers import (
 )
 
 from mpo_nb.actions import WindowActions
-from mpo_nb.tasks.sums import chain_problems, demonstration, tiny_model_path
+from mpo_nb.tasks.sums import chain_problems, demonstration
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.models.logprobs import positions, response_hidden, response_logps
 from mpo_nb.losses import policy_loss
 from mpo_nb.models.loading import add_lora
-from mpo_nb.models.mtp import MTPModules, warm_up
+from mpo_nb.models.mtp import MTPModules
+from mpo_nb.training.warm_up import warm_up
 from mpo_nb.models.heads import MTPParts, one_layer
 
 SHAPE = dict(
@@ -531,7 +533,7 @@ def run(folder, **options):
 
 
 def lines(folder):
-    from mpo_nb.runs.folder import read_lines
+    from mpo_nb.runtime.files import read_lines
     from mpo_nb.training.metrics import clock_metrics
 
     return [

@@ -29,7 +29,7 @@ from mpo_nb.planning.plan import (
 from mpo_nb.models.loading import add_lora, dtypes
 from mpo_nb.planning.rehearsal import Ledger, Work, along, outline, rehearse_sampling, rehearse_training
 from mpo_nb.tasks.task import Task, load_task
-from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 

@@ -15,7 +15,7 @@ from mpo_nb.cli import train_config
 from mpo_nb.tasks.mathematics import gsm8k, math
 from mpo_nb.planning.plan import cards, context_bytes, plan_memory
 from mpo_nb.tasks.task import own_response_limit, response_limit, response_limits
-from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.config import TrainConfig
 
 GIB = 2**30

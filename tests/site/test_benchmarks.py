@@ -7,7 +7,7 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM
 
-from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.models.mtp import MTPModules
 
 

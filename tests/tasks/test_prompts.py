@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import mpo_nb.tasks.prompts
-from mpo_nb.runs.folder import read_lines
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.cli import train_config
 from mpo_nb.evaluation.comparing import compare
 from mpo_nb.config import TrainConfig
@@ -21,7 +21,7 @@ from mpo_nb.evaluation.evaluating import evaluate
 from mpo_nb.tasks.prompts import PromptText, control_tokens, pin_clock, prompt_tokens, render_prompt, turn_ends
 from mpo_nb.sampling.rollouts import check_tokenizer, encode_prompts, end_tokens, response_texts, rollout
 from mpo_nb.tasks.task import Task, load_task
-from mpo_nb.tasks.sums import char_tokenizer, tiny_model_path
+from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 from mpo_nb.runs.traces import Trace
 from mpo_nb.sampling.vllm import as_rollout
 
@@ -716,7 +716,7 @@ def test_values_of_half_written_responses_read_the_tags_too(tmp_path):
 
 
 def test_a_text_for_the_warm_up_is_begun_and_ended_once():
-    from mpo_nb.models.mtp import _rows
+    from mpo_nb.training.warm_up import _rows
 
     tokenizer = family("chatml, BOS before a text")
     chat = tokenizer.apply_chat_template(

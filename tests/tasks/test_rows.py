@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mpo_nb.tasks.sums import char_tokenizer
+from mpo_nb.models.tiny import char_tokenizer
 from mpo_nb.checks import check_options, check_positive, check_share, check_texts, check_whole, fits, in_words
 from mpo_nb.tasks.rows import apart, from_dataset, read_rows
 from mpo_nb.evaluation.evaluating import evaluate

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer
 
 from mpo_nb.tasks import task as tasks
 from mpo_nb.tasks.task import Task, load_task, register_task, score, task_names
-from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, char_tokenizer, demonstration, is_held_out
-from mpo_nb.tasks.sums import tiny_model_path
+from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, demonstration, is_held_out
+from mpo_nb.models.tiny import char_tokenizer
+from mpo_nb.models.tiny import tiny_model_path
 
 PROBLEMS = [dict(prompt="1+1?", answer="2"), dict(prompt="2+2?", answer="4"), dict(prompt="3+3?", answer="6")]
 RESPONSES = ["1+1=2#2", "", "x" * 200]

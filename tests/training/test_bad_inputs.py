@@ -24,7 +24,8 @@ from mpo_nb.evaluation.evaluating import evaluate
 from mpo_nb.losses import kl_penalty, policy_loss
 from mpo_nb.planning.plan import plan_memory
 from mpo_nb.models.loading import load, save_merged
-from mpo_nb.models.mtp import MTPModules, warm_up
+from mpo_nb.models.mtp import MTPModules
+from mpo_nb.training.warm_up import warm_up
 from mpo_nb.recipes import recipe
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.sandbox.runner import code_passes, run_programs

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpo_nb.runs.folder import Run, damage, load_optimizer, manifest_name, read_lines
+from mpo_nb.runs.folder import Run
+from mpo_nb.runtime.manifest import damage, manifest_name
+from mpo_nb.runtime.tensors import load_optimizer
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.runs.traces import load_traces
 
@@ -471,7 +474,8 @@ def test_loading_a_damaged_checkpoint_names_the_file(three_steps, tmp_path):
 
 def test_a_damaged_warm_up_goes_on_from_the_checkpoint_before(tmp_path):
     from mpo_nb.models.loading import load
-    from mpo_nb.models.mtp import MTPModules, warm_up
+    from mpo_nb.models.mtp import MTPModules
+    from mpo_nb.training.warm_up import warm_up
 
     model, _ = load("tiny", device="cpu", precision="float32", quiet=True)
     rows = [dict(input_ids=[3, 4, 5, 6, 7, 8, 9, 10]) for _ in range(8)]

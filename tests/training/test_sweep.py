@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 
-from mpo_nb.runs.folder import Run, read_lines
+from mpo_nb.runs.folder import Run
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.runtime.locks import WriteLock
 from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.sweeps import finished, sweep
