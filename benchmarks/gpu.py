@@ -44,7 +44,7 @@ import time
 import warnings
 import zlib
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -480,23 +480,33 @@ def planned(case: Case, shape, precision: str, device: str) -> tuple[int | None,
     from mpo_nb.planning.plan import present_device, step_phases
 
     _, capacity = present_device(torch.device(device))
-    peak = lambda rows: max(
-        found.total()
-        for found in step_phases(
-            our_config(case, precision, device, rows), shape, case.prompt, device == "cuda"
-        ).values()
-    )
+
+    def peak(rows):
+        return max(
+            found.total()
+            for found in step_phases(
+                our_config(case, precision, device, rows), shape, case.prompt, device == "cuda"
+            ).values()
+        )
+
     return *first_fit(case.rows, peak, capacity), capacity
 
 
 def summary(case: Case, shape, found: list[dict], peak: float) -> dict:
     "Medians over iterations, and the utilisation that follows."
-    middle = lambda key: statistics.median(f[key] for f in found)
-    per_second = lambda work, key: statistics.median(work(f["lengths"]) / f[key] for f in found)
-    count = lambda lengths: pass_counts(case.prompts, case.prompt, lengths)
-    used = lambda key, times, training: (
-        per_second(lambda lengths: times * flops(shape, *count(lengths), case.lora, training), key) / peak / 1e12
-    )
+
+    def middle(key):
+        return statistics.median(f[key] for f in found)
+
+    def per_second(work, key):
+        return statistics.median(work(f["lengths"]) / f[key] for f in found)
+
+    def count(lengths):
+        return pass_counts(case.prompts, case.prompt, lengths)
+
+    def used(key, times, training):
+        return per_second(lambda lengths: times * flops(shape, *count(lengths), case.lora, training), key) / peak / 1e12
+
     return dict(
         iterations=len(found),
         seconds_min=min(f["seconds"] for f in found),
@@ -513,6 +523,7 @@ def summary(case: Case, shape, found: list[dict], peak: float) -> dict:
 def work(case: Case, side: str, iterations: int, rows: int | None, row: dict):
     "Measure, and fill in the row."
     import transformers
+
     from mpo_nb.config import choose_precision
     from mpo_nb.training.metrics import peak_memory_mb
 
@@ -616,7 +627,9 @@ def measure(case: Case, side: str, iterations: int, rows: int | None, limit: flo
 
 
 def write(path: Path, rows: list[dict]):
-    shown = lambda x: ("" if x != x else f"{x:.4g}" if abs(x) < 1000 else f"{x:.0f}") if isinstance(x, float) else x
+    def shown(x):
+        return ("" if x != x else f"{x:.4g}" if abs(x) < 1000 else f"{x:.0f}") if isinstance(x, float) else x
+
     with path.open("w", newline="") as f:
         writer = csv.DictWriter(f, FIELDS, lineterminator="\n")
         writer.writeheader()

@@ -32,11 +32,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 from transformers.utils import logging
 
-from mpo_nb.planning.plan import plan_memory
-from mpo_nb.models.loading import dtypes
-from mpo_nb.tasks.task import Task
-from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.config import TrainConfig
+from mpo_nb.models.loading import dtypes
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.planning.plan import plan_memory
+from mpo_nb.tasks.task import Task
 from mpo_nb.training.trainer import Trainer
 
 MIB = 2**20

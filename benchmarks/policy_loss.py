@@ -52,7 +52,10 @@ def plain_loss(logps, old_logps, advantages, mask):
 
 def cases() -> dict:
     "Name -> (loss of a batch, whether its mask has holes)."
-    space = lambda actions: lambda *batch: policy_loss(*batch, actions).loss
+
+    def space(actions):
+        return lambda *batch: policy_loss(*batch, actions).loss
+
     found = {"plain formula": (plain_loss, False), "token": (space(TokenActions()), False)}
     for k in (1, 2, 4, 8, 16, 32, 64):
         found[f"window k={k}"] = (space(WindowActions(k)), False)

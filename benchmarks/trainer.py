@@ -37,10 +37,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 
-from mpo_nb.tasks.task import Task
-from mpo_nb.tasks.sums import chain_problems, chain_reward
-from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.config import TrainConfig
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.tasks.sums import chain_problems, chain_reward
+from mpo_nb.tasks.task import Task
 from mpo_nb.training.trainer import Trainer
 
 PROMPTS = 32
@@ -238,7 +238,10 @@ def table(setup: str, rows: list) -> list[dict]:
         trl = [r[1][part] for r in rows]
         ratios = [b / a for a, b in zip(ours, trl)] if min(ours) > 0 else []
         low, mid, high = statistics.quantiles(ratios, n=4) if ratios else (None,) * 3
-        shown = lambda x, digits=3: "" if x is None else f"{x:.{digits}f}"
+
+        def shown(x, digits=3):
+            return "" if x is None else f"{x:.{digits}f}"
+
         seconds = [statistics.median(x) for x in (ours, trl)]
         found.append(
             {

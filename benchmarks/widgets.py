@@ -17,6 +17,7 @@ from pathlib import Path
 
 import ipywidgets
 import torch
+
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
 

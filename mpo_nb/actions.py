@@ -11,12 +11,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, cast
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_gaps, check_mask
-from .blocks import check_positive_int
-from .blocks import cut_at_gaps, fixed_blocks, place_in_turn, spread, tokens_left
+
+from mpo_nb.blocks import (
+    at_least_float32,
+    block_mean,
+    block_sizes,
+    block_sum,
+    check_gaps,
+    check_mask,
+    check_positive_int,
+    cut_at_gaps,
+    fixed_blocks,
+    place_in_turn,
+    spread,
+    tokens_left,
+)
 from .checks import check_flag, check_whole, is_number
 
 # %% ../nbs/lib/actions.ipynb #bdb043a4

@@ -8,10 +8,20 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
 import math
+
 import torch
 from torch import Tensor
-from .blocks import at_least_float32, block_mean, block_sizes, block_sum, check_mask, spread, check_ids
-from .blocks import check_tensor
+
+from mpo_nb.blocks import (
+    at_least_float32,
+    block_mean,
+    block_sizes,
+    block_sum,
+    check_ids,
+    check_mask,
+    check_tensor,
+    spread,
+)
 from .checks import fits, is_number
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec

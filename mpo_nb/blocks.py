@@ -10,8 +10,10 @@ __all__ = ['sentence_ends', 'check_tensor', 'check_mask', 'at_least_float32', 'b
 
 # %% ../nbs/lib/blocks.ipynb #3db661e9
 from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
+
 from .checks import check_texts, is_number
 
 # %% ../nbs/lib/blocks.ipynb #5629809e

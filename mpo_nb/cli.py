@@ -17,20 +17,21 @@ from collections.abc import Callable
 from dataclasses import asdict, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
+
 import shtab
 import yaml
 from transformers import HfArgumentParser
+
 from . import __version__
 from .checks import check_whole
-from .config import check_output, option_hint, option_values
-from .runtime.locks import WriteLock
-from .planning.plan import plan_memory
-from .training.policy import check_start
-from .runtime.processes import is_first, launched
-from .recipes import recipes
+from .config import TrainConfig, check_output, option_hint, option_values
 from .drawing.report import write_report
+from .planning.plan import plan_memory
+from .recipes import recipes
+from .runtime.locks import WriteLock
+from .runtime.processes import is_first, launched
 from .tasks.task import task_names
-from .config import TrainConfig
+from .training.policy import check_start
 from .training.trainer import Trainer
 
 # %% ../nbs/lib/cli.ipynb #7de1dde0
@@ -416,7 +417,10 @@ def closing_table(
             f"{r['accuracy_sampled']:.3f} [{r['accuracy_sampled_low']:.3f}, {r['accuracy_sampled_high']:.3f}]"
             for r in (evaluated[0], evaluated[-1])
         )
-        mean: Callable[[str], float] = lambda name: sum(r[name] for r in trained) / len(trained)
+
+        def mean(name: str) -> float:
+            return sum(r[name] for r in trained) / len(trained)
+
         lines.append(
             f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}"
         )

@@ -21,7 +21,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any
+
 import torch
+
 from . import __version__
 from .actions import ActionSpace
 from .checks import checked_names

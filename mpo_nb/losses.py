@@ -10,8 +10,10 @@ __all__ = ['surrogates', 'aggregates', 'loss_count', 'loss_normalizer', 'aggrega
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+
 import torch
 from torch import Tensor
+
 from .actions import ActionSpace, TokenActions, WindowActions, check_actions
 from .blocks import at_least_float32, check_mask, check_tensor
 from .checks import is_number

@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
+
 import torch
 from torch import Tensor
+
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from .advantages import group_advantages, leave_one_out
 from .blocks import random_blocks, sentence_blocks, surprise_blocks

@@ -13,8 +13,10 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, cast
+
 import torch
 from torch import Tensor
+
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, sentence_blocks, tokens_left
 from .checks import checked_names

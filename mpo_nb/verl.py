@@ -15,9 +15,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, cast
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
 from .actions import ActionSpace, BlockActions, WindowActions
 from .blocks import check_mask, sentence_blocks
 from .losses import policy_loss

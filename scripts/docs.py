@@ -31,11 +31,10 @@ KATEX = re.compile(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\n?")
 
 def prepare() -> Path:
     "What `nbdev_proc_nbs` does, less its attempt to install quarto: pages in _proc, with API documentation."
+    import plotly
     from nbdev.config import get_config
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
-
-    import plotly
 
     shared = ROOT / "nbs" / "js"
     shared.mkdir(exist_ok=True)

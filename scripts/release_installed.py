@@ -14,9 +14,12 @@ def outside(distribution: metadata.Distribution) -> list[str]:
     "The installed files that are neither the package, nor its .dist-info, nor a command that it declares."
     scripts = Path(sysconfig.get_path("scripts")).resolve()
     commands = {scripts / point.name for point in distribution.entry_points if point.group == "console_scripts"}
-    own = lambda file: (
-        file.parts[0] == "mpo_nb" or (file.parts[0].startswith("mpo_nb-") and file.parts[0].endswith(".dist-info"))
-    )
+
+    def own(file):
+        return file.parts[0] == "mpo_nb" or (
+            file.parts[0].startswith("mpo_nb-") and file.parts[0].endswith(".dist-info")
+        )
+
     return [str(file) for file in distribution.files if not own(file) and Path(file.locate()).resolve() not in commands]
 
 

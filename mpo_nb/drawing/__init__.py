@@ -14,9 +14,9 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/drawing/index.ipynb #drawin06
 if TYPE_CHECKING:
-    from mpo_nb.drawing.strip import TokenStrip, token_strip, credit_strip
-    from mpo_nb.drawing.tables import numbers_table, rollouts_table, step_responses
     from mpo_nb.drawing.report import report_figures, report_html, write_report
+    from mpo_nb.drawing.strip import TokenStrip, credit_strip, token_strip
+    from mpo_nb.drawing.tables import numbers_table, rollouts_table, step_responses
 
 # %% ../../nbs/lib/drawing/index.ipynb #drawin07
 __getattr__, __dir__ = offer(

@@ -12,18 +12,25 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any, cast
+
 import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
-from ..runtime.files import output_file, write_output
-from ..runs.live import Runs
-from ..recipes import Recipe
-from ..runs.ratios import RatioRow, choose_traces, compare_ratios, describe_actions
-from ..runs.reading import RunData, read_runs
-from ..runs.ratios import token_and_run_recipes
+
 from .strip import credit_strip, signed, strip_style
-from ..runs.ratios import trace_loss
+from ..recipes import Recipe
+from ..runs.live import Runs
+from mpo_nb.runs.ratios import (
+    RatioRow,
+    choose_traces,
+    compare_ratios,
+    describe_actions,
+    token_and_run_recipes,
+    trace_loss,
+)
+from ..runs.reading import RunData, read_runs
 from ..runs.traces import Trace
+from ..runtime.files import output_file, write_output
 
 # %% ../../nbs/lib/drawing/report.ipynb #bba8f2bc
 def _mean(rows: list[dict[str, Any]], key: str) -> float:

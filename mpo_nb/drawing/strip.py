@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeAlias
+
 from torch import Tensor
+
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenGradient, WindowActions
 from ..blocks import fixed_blocks, sequence_block, token_blocks
 from ..recipes import Recipe
-from ..runs.traces import Trace
 from ..runs.ratios import trace_loss
+from ..runs.traces import Trace
 
 # %% ../../nbs/lib/drawing/strip.ipynb #228f4e91
 _marks = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}

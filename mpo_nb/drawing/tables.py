@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
 from ..checks import check_texts
-from ..recipes import Recipe
 from .strip import signed, visible_html
+from ..recipes import Recipe
 from ..runs.ratios import trace_loss
 from ..runs.traces import Trace
 

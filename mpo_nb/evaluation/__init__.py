@@ -15,12 +15,25 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua06
 if TYPE_CHECKING:
+    from mpo_nb.evaluation.comparing import Comparison, Difference, Evaluation, compare
     from mpo_nb.evaluation.evaluating import evaluate
-    from mpo_nb.evaluation.comparing import Evaluation, Comparison, Difference, compare
-    from mpo_nb.evaluation.intervals import pass_at_k, mean_interval, paired_interval, mcnemar, sign_flip
-    from mpo_nb.evaluation.intervals import accuracy_interval, student_t
-    from mpo_nb.evaluation.outcomes import outcome, outcomes, seed_interval, seed_differences, difference_table
-    from mpo_nb.evaluation.outcomes import seed_figure
+    from mpo_nb.evaluation.intervals import (
+        accuracy_interval,
+        mcnemar,
+        mean_interval,
+        paired_interval,
+        pass_at_k,
+        sign_flip,
+        student_t,
+    )
+    from mpo_nb.evaluation.outcomes import (
+        difference_table,
+        outcome,
+        outcomes,
+        seed_differences,
+        seed_figure,
+        seed_interval,
+    )
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua07
 __getattr__, __dir__ = offer(

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from ..runtime.files import read_lines
-from ..checks import check_texts, check_seed
-from .intervals import mcnemar, mean_interval, pass_at_k, paired_interval, sign_flip
-from ..runtime.files import given_path
+
+from ..checks import check_seed, check_texts
+from .intervals import mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
+from ..runtime.files import given_path, read_lines
 
 # %% ../../nbs/lib/evaluation/comparing.ipynb #56899429
 class Measure(NamedTuple):

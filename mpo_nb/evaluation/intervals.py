@@ -9,6 +9,7 @@ __all__ = ['accuracy_interval', 'pass_at_k', 'mean_interval', 'paired_interval',
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
+
 import numpy as np
 
 # %% ../../nbs/lib/evaluation/intervals.ipynb #98f48d5d

@@ -9,9 +9,11 @@ __all__ = ['outcome', 'outcomes', 'seed_interval', 'seed_differences', 'differen
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+
 from ..checks import check_texts
 from .intervals import student_t
 

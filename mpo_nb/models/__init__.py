@@ -15,13 +15,21 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/models/index.ipynb #models06
 if TYPE_CHECKING:
-    from mpo_nb.models.loading import load, load_shape, load_tokenizer, resolve_device, add_lora, adapters_off
-    from mpo_nb.models.loading import describe_model, save_merged
-    from mpo_nb.models.logprobs import token_logps, response_logps, response_hidden, head_logits
-    from mpo_nb.models.mtp import MTPModules
-    from mpo_nb.models.critic import Critic, critic_targets, value_loss, explained_variance
+    from mpo_nb.models.critic import Critic, critic_targets, explained_variance, value_loss
     from mpo_nb.models.families import check_family, trial
-    from mpo_nb.models.tiny import tiny_model_path, char_tokenizer
+    from mpo_nb.models.loading import (
+        adapters_off,
+        add_lora,
+        describe_model,
+        load,
+        load_shape,
+        load_tokenizer,
+        resolve_device,
+        save_merged,
+    )
+    from mpo_nb.models.logprobs import head_logits, response_hidden, response_logps, token_logps
+    from mpo_nb.models.mtp import MTPModules
+    from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 
 # %% ../../nbs/lib/models/index.ipynb #models07
 __getattr__, __dir__ = offer(

@@ -10,18 +10,28 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from ..runtime.tensors import read_tensors
-from ..runtime.files import output_folder
+
 from ..advantages import block_gae, distribute, gae
-from ..blocks import at_least_float32, block_mean, block_sizes, check_mask, check_tensor, fixed_blocks
-from ..blocks import random_blocks, spread
+from mpo_nb.blocks import (
+    at_least_float32,
+    block_mean,
+    block_sizes,
+    check_mask,
+    check_tensor,
+    fixed_blocks,
+    random_blocks,
+    spread,
+)
 from ..checks import check_seed, fits
-from .logprobs import CausalLM, decoder_of, response_hidden
 from .heads import scale_gradient
+from .logprobs import CausalLM, decoder_of, response_hidden
+from ..runtime.files import output_folder
 from ..runtime.processes import Processes
+from ..runtime.tensors import read_tensors
 from ..sampling.rollouts import Rollout
 
 # %% ../../nbs/lib/models/critic.ipynb #fd83cc6d
@@ -138,7 +148,10 @@ def critic_targets(
         advantages, returns = gae(rewards, values, m, gamma, lam)
         return Targets(advantages, returns, None)
     sizes = (macro,) if isinstance(macro, int) else tuple(macro)
-    draw = lambda whole: random_blocks(whole, sizes, generator=torch.Generator().manual_seed(seed))
+
+    def draw(whole):
+        return random_blocks(whole, sizes, generator=torch.Generator().manual_seed(seed))
+
     ids = (
         fixed_blocks(m, macro)
         if isinstance(macro, int)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 from weakref import WeakSet
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
-from ..runtime.faults import out_of_memory
+
 from .logprobs import CausalLM, decoder_of, positions, response_hidden, select_rows
+from ..runtime.faults import out_of_memory
 
 # %% ../../nbs/lib/models/families.ipynb #fa000007
 _states = "its cache is a state that only its own generate() can carry on"

@@ -10,14 +10,16 @@ import copy
 import json
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
 from ..blocks import check_positive_int
-from ..runtime.tensors import read_tensors
-from ..runtime.files import output_folder
 from .families import recompute_layers, without_dropout
-from .logprobs import CausalLM, decoder_of, check_model
+from .logprobs import CausalLM, check_model, decoder_of
+from ..runtime.files import output_folder
+from ..runtime.tensors import read_tensors
 
 # %% ../../nbs/lib/models/heads.ipynb #4a79927a
 class _Scaled(torch.autograd.Function):

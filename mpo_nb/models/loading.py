@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
@@ -31,13 +32,14 @@ from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+
+from ..checks import fits
+from ..config import check_model_options, choose_precision
+from .logprobs import CausalLM
+from .tiny import tiny_model_path
+from ..runtime.files import given_path, output_folder
 from ..runtime.manifest import check_undamaged
 from ..runtime.tensors import quiet_files, read_tensors
-from ..runtime.files import output_folder, given_path
-from ..config import check_model_options, choose_precision
-from .tiny import tiny_model_path
-from ..checks import fits
-from .logprobs import CausalLM
 
 # %% ../../nbs/lib/models/loading.ipynb #9e3e7a7e
 def model_source(

@@ -9,11 +9,12 @@ __all__ = ['check_model', 'head_logits', 'token_logps', 'positions', 'decoder_of
 # %% ../../nbs/lib/models/logprobs.ipynb #e968e899
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
 import torch
-import torch.nn.functional as F
 from torch import LongTensor, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache
+
 from ..blocks import check_mask
 
 if TYPE_CHECKING:

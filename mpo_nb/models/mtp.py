@@ -8,12 +8,14 @@ __all__ = ['MTPModules']
 # %% ../../nbs/lib/models/mtp.ipynb #a3381c88
 from collections.abc import Callable, Iterator
 from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
 from ..blocks import check_mask
-from .logprobs import decoder_of, positions, token_logps
 from .heads import Depth, MTPParts, scale_gradient
+from .logprobs import decoder_of, positions, token_logps
 
 # %% ../../nbs/lib/models/mtp.ipynb #9758c62c
 class MTPModules(MTPParts):

@@ -7,6 +7,7 @@ __all__ = ['char_tokenizer', 'tiny_model_path']
 
 # %% ../../nbs/lib/models/tiny.ipynb #f38d9ccc
 import importlib.resources
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

@@ -14,8 +14,8 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/planning/index.ipynb #planni06
 if TYPE_CHECKING:
-    from mpo_nb.planning.plan import MemoryPlan, plan_memory, cards, longest_prompt, present_device
-    from mpo_nb.planning.rehearsal import rehearse_training, rehearse_sampling, outline, meta_model
+    from mpo_nb.planning.plan import MemoryPlan, cards, longest_prompt, plan_memory, present_device
+    from mpo_nb.planning.rehearsal import meta_model, outline, rehearse_sampling, rehearse_training
 
 # %% ../../nbs/lib/planning/index.ipynb #planni07
 __getattr__, __dir__ = offer(

@@ -16,21 +16,32 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, cast
+
 import psutil
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 from ..actions import WindowActions
 from ..checks import check_whole, fits
 from ..config import TrainConfig, choose_precision, configured_recipe, json_options
 from ..models.critic import Critic
-from ..models.logprobs import decoder_of
 from ..models.families import check_family
 from ..models.loading import load_shape, resolve_device
-from ..tasks.prompts import render_prompt
-from .rehearsal import Heads, Outline, Work, along, meta_heads, meta_model, outline, rehearse_sampling
-from .rehearsal import rehearse_training
+from ..models.logprobs import decoder_of
+from mpo_nb.planning.rehearsal import (
+    Heads,
+    Outline,
+    Work,
+    along,
+    meta_heads,
+    meta_model,
+    outline,
+    rehearse_sampling,
+    rehearse_training,
+)
 from ..sampling.rollouts import prompt_lengths
+from ..tasks.prompts import render_prompt
 from ..tasks.task import Task, own_response_limit, response_limit
 
 # %% ../../nbs/lib/planning/plan.ipynb #6a67a776
@@ -74,9 +85,10 @@ def fixed(kind: Outline, quantization: str = "none") -> Fixed:
     "Parts that need nothing but counting."
     model = meta_model(kind)
     extra = nn.ModuleList(part for part in meta_heads(kind, model) if part is not None)
-    size: Callable[[Iterable[Tensor]], int] = lambda tensors: sum(
-        t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values()
-    )
+
+    def size(tensors: Iterable[Tensor]) -> int:
+        return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+
     weights = size([*model.parameters(), *model.buffers()])
     trained = [p for p in model.parameters() if p.requires_grad]
     beside_trained = [p for p in extra.parameters() if p.requires_grad]
@@ -95,9 +107,10 @@ def fixed(kind: Outline, quantization: str = "none") -> Fixed:
         if quantization != "none"
         else []
     )  # a critic's own trunk is packed as the model is
-    packed: Callable[[list[Tensor]], int] = lambda weights: (
-        sum(packed_bytes(w, quantization) for w in weights) - size(weights)
-    )
+
+    def packed(weights: list[Tensor]) -> int:
+        return sum(packed_bytes(w, quantization) for w in weights) - size(weights)
+
     layers = [tuple(p.shape for p in layer.parameters()) for layer in getattr(decoder_of(model), "layers", [])]
     everything = trained + beside_trained
     return Fixed(
@@ -191,20 +204,25 @@ def response_bytes(config: TrainConfig, w: Work) -> int:
 def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter[str]:
     "Gradients and what moves in the training pass, at its highest point."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
-    moving: Callable[[dict[str, Counter[str]]], dict[str, Counter[str]]] = lambda found: {
-        phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")})
-        for phase, p in found.items()
-    }
-    passed: Callable[..., dict[str, Counter[str]]] = lambda w, first=False: moving(
-        along(
-            lambda layers: rehearse_training(kind, layers, w, *how, first=first),
-            kind.shape().num_hidden_layers,
-            f.alike,
+
+    def moving(found: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+        return {
+            phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")})
+            for phase, p in found.items()
+        }
+
+    def passed(w, first=False) -> dict[str, Counter[str]]:
+        return moving(
+            along(
+                lambda layers: rehearse_training(kind, layers, w, *how, first=first),
+                kind.shape().num_hidden_layers,
+                f.alike,
+            )
         )
-    )
-    with_gradients: Callable[[Counter[str], int], Counter[str]] = lambda p, parameters: (
-        p + Counter(gradients=4 * parameters)
-    )
+
+    def with_gradients(p: Counter[str], parameters: int) -> Counter[str]:
+        return p + Counter(gradients=4 * parameters)
+
     w, second = work(config, prompt)
     own = f.trained - f.beside_trained  # of the model: a first pass counts those of modules and critic itself
     moments = (
@@ -276,10 +294,13 @@ def step_phases(
             for way in scored
         ]
         found["scoring"] = max((moment for phases in passes for moment in phases.values()), key=Counter.total)
-    named: Callable[[Counter[str]], dict[str, int]] = lambda moved: (
-        {label: moved[label] for label in ("low-precision copies", "key-value cache")}
-        | {rest: moved[rest] + moved["activations"] + f.unpacked, "gradients": 4 * f.trained}
-    )
+
+    def named(moved: Counter[str]) -> dict[str, int]:
+        return {label: moved[label] for label in ("low-precision copies", "key-value cache")} | {
+            rest: moved[rest] + moved["activations"] + f.unpacked,
+            "gradients": 4 * f.trained,
+        }
+
     sampling = {phase: Counter(named(moved)) for phase, moved in found.items()}
     training = training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})
     adam = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
@@ -326,10 +347,12 @@ def remedy(
     subsets: Callable[[dict[str, list[Any]]], list[tuple[str, ...]]]
     values = free | costly
     subsets = lambda names: [s for n in range(len(names) + 1) for s in combinations(names, n)]
-    tried: Callable[[dict[str, Any]], bool] = lambda changes: (
-        not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank))
-        and fits(replace(config, **changes))
-    )
+
+    def tried(changes: dict[str, Any]) -> bool:
+        return not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank)) and fits(
+            replace(config, **changes)
+        )
+
     for harm in subsets(costly):
         if not tried({name: values[name][-1] for name in (*harm, *free)}):
             continue
@@ -407,9 +430,9 @@ class MemoryPlan:
         return self.phases[self.phase].total()
 
     def __str__(self) -> str:
-        line: Callable[[str, Iterable[str]], str] = lambda name, cells: (
-            f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
-        )
+        def line(name: str, cells: Iterable[str]) -> str:
+            return f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
+
         lines = [line("", self.phases)] + [
             line(part, [in_words(found[part]) if found[part] else "" for found in self.phases.values()])
             for part in parts
@@ -532,9 +555,9 @@ def plan_memory(
             f"shape={type(shape).__name__}: its code does not run without data ({str(error).splitlines()[0]}), so"
             " nothing can be planned; measure a short run instead"
         ) from error
-    needed: Callable[[TrainConfig, bool], int] = lambda c, gpu: max(
-        found.total() for found in step_phases(c, shape, prompt, gpu).values()
-    )
+
+    def needed(c: TrainConfig, gpu: bool) -> int:
+        return max(found.total() for found in step_phases(c, shape, prompt, gpu).values())
 
     def verdict(name: str, capacity: int, c: TrainConfig, gpu: bool, note: str = "") -> Verdict:
         found = Verdict(name, capacity, needed(c, gpu), note=note)

@@ -14,20 +14,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
+
 from ..actions import WindowActions
 from ..config import TrainConfig, configured_recipe
 from ..models.critic import Critic
-from ..sampling.decoding import DynamicDecoder
-from ..models.logprobs import CausalLM, decoder_of, positions, token_logps
-from ..models.loading import add_lora, dtypes
-from ..models.mtp import MTPModules
 from ..models.heads import scale_gradient
+from ..models.loading import add_lora, dtypes
+from ..models.logprobs import CausalLM, decoder_of, positions, token_logps
+from ..models.mtp import MTPModules
+from ..sampling.decoding import DynamicDecoder
 from ..sampling.rollouts import cut, pick
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #76c35ccc

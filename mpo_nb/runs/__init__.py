@@ -15,12 +15,12 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/runs/index.ipynb #runs06
 if TYPE_CHECKING:
+    from mpo_nb.runs.completions import load_completions, load_logged, load_verl_rollouts
     from mpo_nb.runs.folder import Run
-    from mpo_nb.runs.traces import Trace, TraceFile, load_traces, sample_traces, check_trace
+    from mpo_nb.runs.live import LiveRun, live_runs, metric_curve, seed_mean
+    from mpo_nb.runs.ratios import choose_traces, compare_ratios, trace_loss
     from mpo_nb.runs.reading import RunData, read_run, read_runs
-    from mpo_nb.runs.live import LiveRun, live_runs, seed_mean, metric_curve
-    from mpo_nb.runs.completions import load_completions, load_verl_rollouts, load_logged
-    from mpo_nb.runs.ratios import compare_ratios, trace_loss, choose_traces
+    from mpo_nb.runs.traces import Trace, TraceFile, check_trace, load_traces, sample_traces
 
 # %% ../../nbs/lib/runs/index.ipynb #runs07
 __getattr__, __dir__ = offer(

@@ -17,11 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, cast
-from transformers import PreTrainedTokenizerBase
+
 import torch
+from transformers import PreTrainedTokenizerBase
+
 from ..advantages import group_advantages, leave_one_out
-from ..runtime.files import check_utf8, did_you_mean, given_path, json_lines, open_bytes, parse_line
 from .traces import Trace, token_texts, writable
+from ..runtime.files import check_utf8, did_you_mean, given_path, json_lines, open_bytes, parse_line
 
 # %% ../../nbs/lib/runs/completions.ipynb #4a6d0771
 _thoughts = ("reasoning_content", "reasoning", "thinking")  # where a message keeps what was thought

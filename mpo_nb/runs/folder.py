@@ -13,8 +13,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
 import torch
 from safetensors import SafetensorError
+
 from ..config import config_differences
 from ..runtime.files import cut_after_step, json_lines, write_whole
 from ..runtime.manifest import checkpoints_in, damage, step_folders, write_manifest

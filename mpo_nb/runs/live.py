@@ -14,10 +14,12 @@ from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, TypeAlias
+
 import numpy as np
+
+from ..evaluation.intervals import student_t
 from .folder import Run, free_fields
 from ..runtime.files import given_path, nearest_path, parse_line
-from ..evaluation.intervals import student_t
 
 # %% ../../nbs/lib/runs/live.ipynb #39bacf7b
 class Tail:

@@ -10,8 +10,10 @@ __all__ = ['trace_loss', 'stack_traces', 'spread_factor', 'RatioRow', 'compare_r
 import math
 from dataclasses import dataclass, replace
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from ..losses import PolicyLoss
 from ..recipes import Recipe, block_rules, recipe

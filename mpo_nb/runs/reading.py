@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from .folder import Run
-from ..runtime.files import given_path, did_you_mean
+
 from ..config import TrainConfig, configured_recipe, described, recipe_differences
-from .live import Runs
 from ..recipes import Recipe
+from .folder import Run
+from .live import Runs
 from .traces import Trace, load_spaced
+from ..runtime.files import did_you_mean, given_path
 
 # %% ../../nbs/lib/runs/reading.ipynb #2628a1c0
 @dataclass

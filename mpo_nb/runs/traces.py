@@ -18,12 +18,14 @@ from numbers import Integral, Real
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
 from ..checks import check_seed, checked_names
-from ..runtime.files import check_utf8, given_path, json_lines, line_step, did_you_mean, parse_line
 from ..models.logprobs import CausalLM, response_logps
+from ..runtime.files import check_utf8, did_you_mean, given_path, json_lines, line_step, parse_line
 from ..sampling.rollouts import encode_prompts
 
 # %% ../../nbs/lib/runs/traces.ipynb #c6df748a

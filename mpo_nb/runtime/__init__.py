@@ -15,13 +15,13 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/runtime/index.ipynb #runtim06
 if TYPE_CHECKING:
-    from mpo_nb.runtime.processes import Processes
-    from mpo_nb.runtime.placement import Whole, Shards
-    from mpo_nb.runtime.faults import MemoryBudget, Interruptible, out_of_memory
+    from mpo_nb.runtime.faults import Interruptible, MemoryBudget, out_of_memory
     from mpo_nb.runtime.files import JsonLines, output_file, output_folder, write_output, write_whole
     from mpo_nb.runtime.locks import WriteLock
-    from mpo_nb.runtime.tensors import read_tensors, save_optimizer, load_optimizer
     from mpo_nb.runtime.manifest import check_undamaged, damage
+    from mpo_nb.runtime.placement import Shards, Whole
+    from mpo_nb.runtime.processes import Processes
+    from mpo_nb.runtime.tensors import load_optimizer, read_tensors, save_optimizer
 
 # %% ../../nbs/lib/runtime/index.ipynb #runtim07
 __getattr__, __dir__ = offer(

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+
 from .processes import Processes
 
 # %% ../../nbs/lib/runtime/faults.ipynb #bf80bfb1

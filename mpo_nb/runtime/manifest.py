@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
 from safetensors import SafetensorError, safe_open
 
 # %% ../../nbs/lib/runtime/manifest.ipynb #c4ec0002

@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor, nn
+
 from .processes import Processes
 
 # %% ../../nbs/lib/runtime/placement.ipynb #5ba7d014
@@ -128,8 +130,8 @@ class Shards(Whole):
         processes: Processes,  # several
     ) -> None:
         fully_shard = fully_shard_function()
-        from torch.distributed.fsdp import FSDPModule
         from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FSDPModule
 
         super().__init__(model)
         assert processes.device is not None  # several have met, each with its own
@@ -163,7 +165,9 @@ class Shards(Whole):
                 unit.set_reshard_after_forward(True, recurse=False)
 
     def gathered(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        put: Callable[[Tensor], Tensor] = lambda x: whole_tensor(x.detach(), self.processes).cpu()
+        def put(x: Tensor) -> Tensor:
+            return whole_tensor(x.detach(), self.processes).cpu()
+
         weights = {name: put(x) for name, x in self.model.state_dict().items()}
         state = {
             i: {name: put(x) for name, x in entries.items()} for i, entries in optimizer.state_dict()["state"].items()

@@ -9,10 +9,11 @@ __all__ = ['quiet_files', 'read_tensors', 'save_optimizer', 'load_optimizer']
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
 import torch
-from torch import Tensor
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers.utils import logging
 
 # %% ../../nbs/lib/runtime/tensors.ipynb #81afdf04

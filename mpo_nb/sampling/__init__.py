@@ -14,10 +14,10 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli06
 if TYPE_CHECKING:
-    from mpo_nb.sampling.rollouts import Rollout, rollout, encode_prompts, end_tokens, response_texts
-    from mpo_nb.sampling.decoding import StopStrings, decoding_ways, decoder_class
-    from mpo_nb.sampling.vllm import VLLMSampler
+    from mpo_nb.sampling.decoding import StopStrings, decoder_class, decoding_ways
     from mpo_nb.sampling.draws import draw_seed
+    from mpo_nb.sampling.rollouts import Rollout, encode_prompts, end_tokens, response_texts, rollout
+    from mpo_nb.sampling.vllm import VLLMSampler
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli07
 __getattr__, __dir__ = offer(

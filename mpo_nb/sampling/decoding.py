@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
 from weakref import WeakSet
+
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import Cache, CompileConfig, DynamicCache, PreTrainedTokenizerBase, StaticCache
 from transformers.cache_utils import StaticLayer
+
 from ..checks import check_texts
 from ..models.logprobs import CausalLM, decoder_of, head_logits, positions, select_rows
 

@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
+
 from ..checks import check_flag, check_seed, check_texts, check_whole, is_number
-from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from ..models.families import check_sampling, evaluating
-from ..runtime.faults import out_of_memory
 from ..models.logprobs import CausalLM, check_model
+from ..runtime.faults import out_of_memory
+from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from ..tasks.prompts import prompt_tokens, turn_ends
 
 # %% ../../nbs/lib/sampling/rollouts.ipynb #82cac00b

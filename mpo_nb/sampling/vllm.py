@@ -11,17 +11,19 @@ import tempfile
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
+
 import torch
-from torch import Tensor
 from peft import PeftModel
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+
 from ..blocks import check_mask
 from ..checks import check_whole
-from ..runtime.tensors import quiet_files
-from .decoding import StopStrings
-from ..models.logprobs import CausalLM
 from ..losses import kl_penalty
 from ..models.loading import model_source
+from ..models.logprobs import CausalLM
+from ..runtime.tensors import quiet_files
+from .decoding import StopStrings
 from .rollouts import Rollout, check_cut, check_tokenizer, encode_prompts, end_tokens, response_texts
 
 # %% ../../nbs/lib/sampling/vllm.ipynb #9d296db3

@@ -14,10 +14,10 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/sandbox/index.ipynb #sandbo06
 if TYPE_CHECKING:
+    from mpo_nb.sandbox.checkers import Checked, Checks
     from mpo_nb.sandbox.runner import CodeResult, check_sandbox, code_passes, run_programs
-    from mpo_nb.sandbox.walls import wall_arguments, call_filter
-    from mpo_nb.sandbox.tests import PreparedTest, prepare_test, check_test
-    from mpo_nb.sandbox.checkers import Checks, Checked
+    from mpo_nb.sandbox.tests import PreparedTest, check_test, prepare_test
+    from mpo_nb.sandbox.walls import call_filter, wall_arguments
 
 # %% ../../nbs/lib/sandbox/index.ipynb #sandbo07
 __getattr__, __dir__ = offer(

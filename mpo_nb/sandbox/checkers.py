@@ -25,8 +25,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from .runner import check_sandbox
 from .walls import CALLS, PACKAGE_ENVIRONMENT, call_filter, package_path, python_path, wall_arguments
 
@@ -133,7 +135,8 @@ def _is_plain(node: Any) -> bool:
 
 
 def _lock_eval(excused: set[str]) -> None:
-    import ast, builtins
+    import ast
+    import builtins
 
     refused = frozenset(dir(builtins)) - {*_FORMULA, "True", "False", "None"}
     run = builtins.eval
@@ -174,7 +177,8 @@ def _lock_eval(excused: set[str]) -> None:
 
 
 def _limit_reader(memory: int, code: bytes | None) -> None:
-    import ctypes, resource
+    import ctypes
+    import resource
 
     for name, value in (("RLIMIT_AS", memory), ("RLIMIT_FSIZE", 0), ("RLIMIT_NPROC", 0), ("RLIMIT_CORE", 0)):
         try:
@@ -272,7 +276,8 @@ def _ask_reader(end: int, job: bytes, seconds: float) -> tuple[bytes, bool]:
 
 def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, code: bytes | None) -> None:
     "What a worker does, until the trainer ends it or itself."
-    import gc, shutil
+    import gc
+    import shutil
 
     jobs = os.dup(0)
     replies = os.dup(1)

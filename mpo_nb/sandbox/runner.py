@@ -24,12 +24,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, inf
-
 from typing import IO, Any, cast
+
 from ..checks import check_flag, check_whole, fits, is_number
 from .tests import PreparedTest, prepare_test
-from .walls import PACKAGE_ENVIRONMENT, CALLS, TMP_BYTES, call_filter, package_path, python_path
-from .walls import wall_arguments
+from mpo_nb.sandbox.walls import (
+    CALLS,
+    PACKAGE_ENVIRONMENT,
+    TMP_BYTES,
+    call_filter,
+    package_path,
+    python_path,
+    wall_arguments,
+)
 
 # %% ../../nbs/lib/sandbox/runner.ipynb #8a0ab6d0
 _SIDES = "mpo_nb.sandbox.values", "mpo_nb.sandbox.protocol", "mpo_nb.sandbox.sides"

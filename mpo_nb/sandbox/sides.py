@@ -10,13 +10,12 @@ import builtins
 import posix as os  # what it has of os is there already; os itself takes as long to import as all of this
 import sys
 
-from .values import Channel, Kept, bare, error_kind, error_kinds, error_names, their_error
 from .protocol import ARITHMETIC, Gone, Link, Remote, Whole, answer
+from .values import Channel, Kept, bare, error_kind, error_kinds, error_names, their_error
 
 if "typing" in sys.modules:
     from typing import (
         Any,
-        Callable,
         BinaryIO,
     )  # for hints, which are texts here: the processes of a sandbox start without it
 
@@ -65,7 +64,8 @@ _OPERATIONS: "dict[str, Any]" = {
 
 
 def _operation(name: str) -> "Any":
-    import _operator, math
+    import _operator
+    import math
 
     if name in ("copy", "deepcopy"):
         return getattr(__import__("copy"), name)
@@ -391,9 +391,10 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
     if "numpy" in packages:
         _guard_numpy("testing" in text)
     given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
-    above: "Any" = lambda name: (
-        len(given[name][1][0]) if given[name][0] == "error" else 0
-    )  # a class comes before those under it
+
+    def above(name):
+        return len(given[name][1][0]) if given[name][0] == "error" else 0  # a class comes before those under it
+
     ordered = sorted((name for name in wanted if name in given), key=above)
     counts = _Counts()
     space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
@@ -438,7 +439,8 @@ def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None)
 
 def main(file: "BinaryIO", end: int) -> None:
     "Run one side: its limits, then the program or the test, as the file says."
-    import marshal, select
+    import marshal
+    import select
 
     role, text, entry_point, limits, walled, code, test, folders = marshal.load(file)
     file.close()

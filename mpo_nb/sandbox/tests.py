@@ -163,7 +163,10 @@ def _swallows(statement: ast.stmt) -> bool:
         kinds = [kind for call in calls for kind in cast(ast.Call, call).args]
         return any(isinstance(kind, ast.Name) and kind.id in _ANY_ERROR for kind in kinds)
     heard = (ast.Assert, ast.Raise, ast.Call, ast.Assign, ast.AugAssign, ast.Return)
-    quiet = lambda part: not isinstance(part, heard) or _called(part).startswith("print")
+
+    def quiet(part):
+        return not isinstance(part, heard) or _called(part).startswith("print")
+
     caught = [handler for handler in getattr(statement, "handlers", []) if _catches(handler)]
     return any(all(map(quiet, ast.walk(handler))) for handler in caught)
 
@@ -471,7 +474,10 @@ def _wanted(
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in free:
             uses.setdefault(node.value.id, set()).add(node.attr)
-    has: Callable[[str, str], bool] = lambda module, name: hasattr(importlib.import_module(module), name)
+
+    def has(module: str, name: str) -> bool:
+        return hasattr(importlib.import_module(module), name)
+
     modules = [name for name in free if name in LIBRARY and name in uses and all(has(name, use) for use in uses[name])]
     wanted = [name for name in free if name not in modules]
     helpers = [name for name in wanted if name in _HELPERS or name.lower().startswith("assert")]

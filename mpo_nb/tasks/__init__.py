@@ -18,17 +18,25 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks06
 if TYPE_CHECKING:
-    from mpo_nb.tasks.task import Task, score, load_task, register_task, task_names, prompt_text, prompt_turns
-    from mpo_nb.tasks.task import response_limit, own_response_limit
-    from mpo_nb.tasks.prompts import render_prompt, prompt_format, prompt_formats, prompt_tokens
-    from mpo_nb.tasks.prompts import check_template_options
-    from mpo_nb.tasks.rows import from_dataset, read_rows
-    from mpo_nb.tasks.sums import chain_sum, chain_problems, chain_reward, demonstration, is_held_out
-    from mpo_nb.tasks.mathematics import gsm8k, math, math_reward
-    from mpo_nb.tasks.programs import humaneval, mbpp, extract_program
-    from mpo_nb.tasks.games import countdown, countdown_reward, gym, gym_problems
     from mpo_nb.tasks.answers import extract_answer, math_equal, math_equal_each
     from mpo_nb.tasks.equality import same_answer
+    from mpo_nb.tasks.games import countdown, countdown_reward, gym, gym_problems
+    from mpo_nb.tasks.mathematics import gsm8k, math, math_reward
+    from mpo_nb.tasks.programs import extract_program, humaneval, mbpp
+    from mpo_nb.tasks.prompts import check_template_options, prompt_format, prompt_formats, prompt_tokens, render_prompt
+    from mpo_nb.tasks.rows import from_dataset, read_rows
+    from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, demonstration, is_held_out
+    from mpo_nb.tasks.task import (
+        Task,
+        load_task,
+        own_response_limit,
+        prompt_text,
+        prompt_turns,
+        register_task,
+        response_limit,
+        score,
+        task_names,
+    )
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks07
 __getattr__, __dir__ = offer(

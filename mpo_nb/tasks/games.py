@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
-from .rows import apart, fill
+
 from ..sandbox.checkers import Checks, with_requirements
+from .rows import apart, fill
 from .task import Task, response_limits
 
 # %% ../../nbs/lib/tasks/games.ipynb #fe942025
@@ -160,12 +161,13 @@ def countdown(
             f" numbers={numbers}, largest={largest}; ask for fewer, or for larger numbers"
         )
     problems = list(found.values())
-    readable: Callable[[dict[str, Any], str], bool] = lambda problem, response: (
-        expression_value(expression_in(response) or "") is not None
-    )
-    reward: Callable[[dict[str, Any], str], float] = lambda problem, response: (
-        countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
-    )
+
+    def readable(problem: dict[str, Any], response: str) -> bool:
+        return expression_value(expression_in(response) or "") is not None
+
+    def reward(problem: dict[str, Any], response: str) -> float:
+        return countdown_reward(problem, response, exactly) or format_reward * readable(problem, response)
+
     return Task(
         "countdown",
         problems[n_test:],
@@ -267,6 +269,7 @@ def _number_or_text(answer: str | None, problem: dict[str, Any]) -> str | None:
 
 def _prepare_checker(dataset: str, options: dict[str, Any], modules: Sequence[str], entry: dict[str, Any]) -> Any:
     import importlib
+
     import reasoning_gym
 
     for module in modules:

@@ -10,10 +10,11 @@ __all__ = ['gsm8k_template', 'math_template', 'plain_frame', 'plain_stop', 'gsm8
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
 from ..checks import check_options
+from .answers import extract_answer, math_equal_each
 from .rows import Source, apart, cell_text, fill, read_rows, take
 from .task import Task, response_limits
-from .answers import extract_answer, math_equal_each
 
 # %% ../../nbs/lib/tasks/mathematics.ipynb #0f728eac
 gsm8k_template = "{question}\n\nThink step by step, and end with the final number after ####."

@@ -13,10 +13,11 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
 from ..checks import check_options, check_positive, check_texts
-from .rows import Source, apart, fill, read_rows, take
 from ..sandbox.runner import check_sandbox, run_programs
 from ..sandbox.tests import UndefinedName, check_test, global_names
+from .rows import Source, apart, fill, read_rows, take
 from .task import Task, response_limits
 
 # %% ../../nbs/lib/tasks/programs.ipynb #2ca49295
@@ -158,7 +159,10 @@ def humaneval(
     _started(style, options)
     columns = ("task_id", "prompt", "entry_point", "test")
     held = _humaneval(read_rows(test, columns, ("openai/openai_humaneval",), "test", "test"), template, style)
-    side: Callable[[dict[str, Any]], int] = lambda p: zlib.crc32(p["task_id"].encode()) % 2
+
+    def side(p: dict[str, Any]) -> int:
+        return zlib.crc32(p["task_id"].encode()) % 2
+
     learn = [p for p in held if side(p)] if train is None else _humaneval(read_rows(train, columns), template, style)
     held = [p for p in held if not side(p)] if train is None else held
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, cast
+
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
+
 from ..checks import check_texts
 from .task import Task, prompt_turns
 

@@ -18,9 +18,11 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
+
 import numpy as np
 import pyarrow.parquet
 from datasets import Dataset, load_dataset
+
 from ..checks import check_hints, check_options, check_texts
 from .task import Task, prompt_turns
 

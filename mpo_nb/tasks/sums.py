@@ -8,7 +8,6 @@ __all__ = ['is_held_out', 'chain_problems', 'chain_reward', 'chain_sum', 'demons
 # %% ../../nbs/lib/tasks/sums.ipynb #a1e34552
 import random
 import zlib
-
 from typing import Any
 
 from ..checks import check_options, check_share

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, cast, get_type_hints
+
 from ..checks import check_hints, check_options, check_texts, check_whole, checked_names
 
 # %% ../../nbs/lib/tasks/task.ipynb #5178b56c

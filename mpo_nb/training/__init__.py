@@ -14,14 +14,14 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/training/index.ipynb #traini06
 if TYPE_CHECKING:
-    from mpo_nb.training.trainer import Trainer
-    from mpo_nb.training.policy import Policy
-    from mpo_nb.training.batch import Batch
-    from mpo_nb.training.metrics import rollout_metrics, held_out_accuracy, UpdateMetrics
-    from mpo_nb.training.continuations import boundary_values, boundary_blocks, sampled_advantages
-    from mpo_nb.training.sweeps import sweep
-    from mpo_nb.training.warm_up import WarmUp, warm_up
     from mpo_nb.config import TrainConfig
+    from mpo_nb.training.batch import Batch
+    from mpo_nb.training.continuations import boundary_blocks, boundary_values, sampled_advantages
+    from mpo_nb.training.metrics import UpdateMetrics, held_out_accuracy, rollout_metrics
+    from mpo_nb.training.policy import Policy
+    from mpo_nb.training.sweeps import sweep
+    from mpo_nb.training.trainer import Trainer
+    from mpo_nb.training.warm_up import WarmUp, warm_up
 
 # %% ../../nbs/lib/training/index.ipynb #traini07
 __getattr__, __dir__ = offer(

@@ -8,15 +8,17 @@ __all__ = ['step_problems', 'length_buckets', 'Batch', 'forward', 'micro_batches
 # %% ../../nbs/lib/training/batch.ipynb #debfad85
 from dataclasses import dataclass, field
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from ..config import TrainConfig
 from ..models.critic import Critic
 from ..models.logprobs import CausalLM, response_hidden, response_logps
 from ..models.mtp import MTPModules
+from ..sampling.draws import draw_seed
 from ..sampling.rollouts import Rollout
 from ..tasks.task import Task
-from ..sampling.draws import draw_seed
 
 # %% ../../nbs/lib/training/batch.ipynb #d3d93a7b
 def step_problems(

@@ -7,16 +7,18 @@ __all__ = ['Prefix', 'prefixes', 'BoundaryValues', 'boundary_values', 'boundary_
 
 # %% ../../nbs/lib/training/continuations.ipynb #60e702ce
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
 from ..advantages import boundary_advantages, distribute
-from .batch import Batch
-from ..sampling.draws import draw_seed
 from ..blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
-from .policy import Policy
+from ..runs.traces import token_texts
+from ..sampling.draws import draw_seed
 from ..sampling.rollouts import end_tokens, response_texts
 from ..tasks.task import score
-from ..runs.traces import token_texts
+from .batch import Batch
+from .policy import Policy
 
 # %% ../../nbs/lib/training/continuations.ipynb #df0d2026
 @dataclass

@@ -10,14 +10,16 @@ import math
 import sys
 from collections.abc import Callable
 from typing import Any
+
 import torch
 from torch import Tensor
-from .batch import Batch
+
+from ..evaluation.intervals import accuracy_interval
 from ..losses import PolicyLoss, kl_penalty
 from ..runtime.processes import Processes
-from ..tasks.task import Task, score
 from ..sampling.vllm import sampler_mismatch
-from ..evaluation.intervals import accuracy_interval
+from ..tasks.task import Task, score
+from .batch import Batch
 
 # %% ../../nbs/lib/training/metrics.ipynb #c2d2bd9b
 def held_out_accuracy(

@@ -13,24 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
+
 import torch
 from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
+
 from ..actions import WindowActions
-from ..sampling.draws import draw_seed
-from .batch import frozen_forward, step_problems
-from ..runs.folder import Run, Saveable
-from ..runtime.tensors import load_optimizer
 from ..config import TrainConfig, choose_precision, config_record, configured_recipe, json_options
 from ..models.critic import Critic
 from ..models.families import check_family, check_sampling, recompute_layers, without_dropout
-from ..runtime.faults import Interruptible, MemoryBudget
-from ..runtime.locks import WriteLock
-from ..models.logprobs import CausalLM
-from ..models.mtp import MTPModules
-from .warm_up import WarmUp, warm_up
 from mpo_nb.models.loading import (
     AdapterFiles,
     adapters_off,
@@ -39,18 +32,29 @@ from mpo_nb.models.loading import (
     frozen_copy,
     is_packed,
     load,
+    load_shape,
+    load_state,
+    load_tokenizer,
+    resolve_device,
+    take_over,
 )
-from ..models.loading import load_shape, load_state, load_tokenizer, resolve_device, take_over
-from ..runtime.processes import Processes, is_first
-from .setup import check_several
-from ..tasks.prompts import pin_clock, prompt_format, render_prompt
+from ..models.logprobs import CausalLM
+from ..models.mtp import MTPModules
 from ..recipes import Recipe
+from ..runs.folder import Run, Saveable
+from ..runtime.faults import Interruptible, MemoryBudget
+from ..runtime.locks import WriteLock
 from ..runtime.placement import Shards, Whole, wants_shards
-from .setup import check_shards
+from ..runtime.processes import Processes, is_first
+from ..runtime.tensors import load_optimizer
+from ..sampling.draws import draw_seed
 from ..sampling.rollouts import Rollout, RowBudget, check_tokenizer, prompt_lengths, rollout
-from .setup import check_machine, check_shape, check_weights, check_handed
-from ..tasks.task import Task, load_task, response_limit
 from ..sampling.vllm import VLLMSampler, import_vllm
+from ..tasks.prompts import pin_clock, prompt_format, render_prompt
+from ..tasks.task import Task, load_task, response_limit
+from .batch import frozen_forward, step_problems
+from .setup import check_handed, check_machine, check_several, check_shape, check_shards, check_weights
+from .warm_up import WarmUp, warm_up
 
 # %% ../../nbs/lib/training/policy.ipynb #d3f20386
 class Setup:

@@ -9,21 +9,23 @@ __all__ = ['check_handed', 'check_machine', 'check_weights', 'check_shape', 'che
 import importlib.util
 import json
 from pathlib import Path
+
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
+
 from ..actions import WindowActions
 from ..config import TrainConfig
 from ..models.critic import Critic
-from ..sampling.decoding import decoder_class
-from ..models.logprobs import CausalLM, check_model
 from ..models.loading import adapter_base, model_source
+from ..models.logprobs import CausalLM, check_model
 from ..models.mtp import MTPModules
-from ..recipes import Recipe
 from ..planning.rehearsal import meta_model, outline
-from ..tasks.task import Task
-from ..runtime.processes import Processes
+from ..recipes import Recipe
 from ..runtime.placement import fully_shard_function
+from ..runtime.processes import Processes
+from ..sampling.decoding import decoder_class
+from ..tasks.task import Task
 
 # %% ../../nbs/lib/training/setup.ipynb #57a40007
 def check_handed(

@@ -18,10 +18,12 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
+
 import torch
 from tqdm.auto import tqdm
-from ..runs.folder import Run
+
 from ..config import TrainConfig, choose_precision
+from ..runs.folder import Run
 from ..runtime.faults import Interruptible
 from ..runtime.locks import WriteLock
 from ..runtime.processes import launched

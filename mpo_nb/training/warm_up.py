@@ -13,19 +13,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
+
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from ..runs.folder import Run
-from ..runtime.tensors import load_optimizer
+
 from ..checks import check_choice, check_positive, check_seed, check_whole, is_number
-from ..runtime.files import output_folder
-from ..runtime.faults import Interruptible
-from ..runtime.locks import WriteLock
-from ..models.logprobs import CausalLM, decoder_of, head_logits, positions, token_logps, check_model
-from ..tasks.prompts import prompt_tokens, turn_ends
+from ..models.logprobs import CausalLM, check_model, decoder_of, head_logits, positions, token_logps
 from ..models.mtp import MTPModules
+from ..runs.folder import Run
+from ..runtime.faults import Interruptible
+from ..runtime.files import output_folder
+from ..runtime.locks import WriteLock
+from ..runtime.tensors import load_optimizer
+from ..tasks.prompts import prompt_tokens, turn_ends
 
 # %% ../../nbs/lib/training/warm_up.ipynb #a3a20c98
 @dataclass(repr=False)

@@ -10,16 +10,29 @@ __all__ = ['rules', 'rule_settings', 'colours', 'rule_blocks', 'block_outline', 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
-from ..blocks import block_mean, block_sizes, block_sum, delimiter_blocks, fixed_blocks, perplexity_blocks
-from ..blocks import random_blocks, sentence_blocks, sequence_block, surprise_blocks, token_blocks
+
+from mpo_nb.blocks import (
+    block_mean,
+    block_sizes,
+    block_sum,
+    delimiter_blocks,
+    fixed_blocks,
+    perplexity_blocks,
+    random_blocks,
+    sentence_blocks,
+    sequence_block,
+    surprise_blocks,
+    token_blocks,
+)
 from ..drawing.report import _look
 from ..drawing.strip import Values
 from ..runs.traces import Trace, check_trace
-from .explorer import Explorer, axis, figure_layout
 from .controls import Control, View, strip_state
+from .explorer import Explorer, axis, figure_layout
 
 # %% ../../nbs/lib/widgets/block_explorer.ipynb #59e8c462
 rules = {

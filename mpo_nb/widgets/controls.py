@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
+
 import anywidget
 import ipywidgets
 import traitlets
+
 from ..drawing.strip import TokenStrip, Values, _down, _legend, _row, _up, strip_style, token_strip
 from ..runs.traces import Trace
 

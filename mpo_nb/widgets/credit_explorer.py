@@ -9,18 +9,20 @@ __all__ = ['spaces', 'space_actions', 'moved_loss', 'spans', 'differing', 'carri
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
-from .block_explorer import block_outline, reach_controls, token_axis
 from ..blocks import block_sum, sentence_blocks
-from ..losses import PolicyLoss, policy_loss
 from ..drawing.report import _look
 from ..drawing.strip import action_blocks, signed
+from ..losses import PolicyLoss, policy_loss
 from ..runs.traces import Trace, check_trace
-from .explorer import Explorer, axis, figure_layout
+from .block_explorer import block_outline, reach_controls, token_axis
 from .controls import Control, View, strip_state
+from .explorer import Explorer, axis, figure_layout
 
 # %% ../../nbs/lib/widgets/credit_explorer.ipynb #fb88a6b6
 spaces = {

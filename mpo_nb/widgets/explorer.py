@@ -11,16 +11,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 from plotly.graph_objects import FigureWidget
 from plotly.offline import get_plotlyjs
-from ..runtime.files import output_file, write_output
+
 from ..drawing.report import _figure
 from ..runs.traces import Trace
-from .page import page_fragment, whole_page
+from ..runtime.files import output_file, write_output
 from .controls import Control, Panel, View, live_control
+from .page import page_fragment, whole_page
 
 # %% ../../nbs/lib/widgets/explorer.ipynb #4860d25d
 _style = {

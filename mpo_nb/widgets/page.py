@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import product
 from typing import Any, cast
+
 import numpy as np
+
 from ..drawing.report import _css
 from ..drawing.strip import _character
 from ..runs.traces import Trace

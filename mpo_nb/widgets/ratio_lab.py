@@ -11,18 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from ..recipes import recipe
 from ..drawing.report import _clipping, _colours, _percent
 from ..drawing.tables import numbers_table
-from ..runs.ratios import RatioRow, spread_factor
-from ..runs.ratios import stack_traces
+from ..recipes import recipe
+from ..runs.ratios import RatioRow, spread_factor, stack_traces
 from ..runs.traces import Trace, load_spaced
-from .explorer import Explorer, axis, figure_layout
 from .controls import Control, View
+from .explorer import Explorer, axis, figure_layout
 
 # %% ../../nbs/lib/widgets/ratio_lab.ipynb #960271a2
 @dataclass

@@ -11,21 +11,30 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
 import ipywidgets
-from .block_explorer import BlockExplorer
-from ..runs.folder import Run
-from ..runtime.files import given_path
-from .credit_explorer import CreditExplorer
-from ..recipes import Recipe, recipe
-from ..drawing.tables import Response, _number, choose_responses, filters, orders, plain_text, rollouts_table
-from ..drawing.tables import step_responses
-from ..runs.reading import RunData, configured
-from ..runs.ratios import describe_actions, token_and_run_recipes
+
 from ..drawing.strip import action_blocks, signed
-from ..runs.ratios import trace_loss
+from mpo_nb.drawing.tables import (
+    Response,
+    _number,
+    choose_responses,
+    filters,
+    orders,
+    plain_text,
+    rollouts_table,
+    step_responses,
+)
+from ..recipes import Recipe, recipe
+from ..runs.folder import Run
+from ..runs.ratios import describe_actions, token_and_run_recipes, trace_loss
+from ..runs.reading import RunData, configured
 from ..runs.traces import Trace, TraceFile, load_traces, own_traces
-from .explorer import Explorer
+from ..runtime.files import given_path
+from .block_explorer import BlockExplorer
 from .controls import Control, View, strip_state
+from .credit_explorer import CreditExplorer
+from .explorer import Explorer
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #05d5c10e
 _Opens = TypeVar("_Opens", BlockExplorer, CreditExplorer)

@@ -13,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from typing import Any, TypeVar
+
 import anywidget
 import ipywidgets
 import numpy as np
 import traitlets
-from ..runs.live import LiveRun, Runs, live_runs, metric_curve, metric_names, seed_groups, seed_mean
+
 from ..drawing.report import _accuracy, _colours, _look
 from ..drawing.tables import numbers_table
-from .explorer import Explorer, axis, figure_layout
+from ..runs.live import LiveRun, Runs, live_runs, metric_curve, metric_names, seed_groups, seed_mean
 from .controls import Control, View
+from .explorer import Explorer, axis, figure_layout
 
 # %% ../../nbs/lib/widgets/training_monitor.ipynb #b564c6d1
 def _place(number: int) -> dict[str, Any]:

@@ -206,7 +206,10 @@ def test_micro_batches_of_dapo(mask, seed):
 def test_the_stub_calls_trl():
     "A stand-in that fed our loss back to us would pass everything above: TRL's loss has to move with each of its own settings."
     batch = draw(torch.ones(3, 4, dtype=torch.long).tril(1), 0, False)
-    value = lambda **options: trl_loss(batch["logps"], batch, **(dict(loss_type="grpo") | options))[0].item()
+
+    def value(**options):
+        return trl_loss(batch["logps"], batch, **(dict(loss_type="grpo") | options))[0].item()
+
     changed = [
         value(),
         value(loss_type="bnpo"),

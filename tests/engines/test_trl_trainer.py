@@ -24,13 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_nb import trl as ours
-from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
+from mpo_nb.actions import BlockActions, WindowActions
 from mpo_nb.blocks import block_sizes, sentence_blocks
-from mpo_nb.runs.completions import load_completions
 from mpo_nb.losses import kl_penalty, policy_loss
 from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
-from mpo_nb.tasks.task import load_task
+from mpo_nb.runs.completions import load_completions
 from mpo_nb.runs.traces import token_texts
+from mpo_nb.tasks.task import load_task
 from mpo_nb.trl import (
     BlockGRPOConfig,
     BlockGRPOTrainer,
@@ -729,7 +729,10 @@ def test_settings_are_filled_in_and_survive(tmp_path):
         (dict(loss_type="cispo"), ("token", None, None, None, "token")),
     ):
         made = BlockGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **given)
-        read = lambda c: (c.action_space, c.k, c.future, c.reduce, c.importance_sampling_level)
+
+        def read(c):
+            return (c.action_space, c.k, c.future, c.reduce, c.importance_sampling_level)
+
         assert read(made) == wanted
         again = BlockGRPOConfig(
             output_dir=str(tmp_path),

@@ -19,8 +19,8 @@ from verl_process import WHY_NOT, Verl, find_verl
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from mpo_nb.blocks import sentence_blocks
-from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.losses import policy_loss
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.recipes import recipe
 
 MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm", "seq-mean-token-mean")
@@ -260,7 +260,10 @@ def sentence_batch(seed=0):
     ids = [tokenizer(t.replace("!", ";"), add_special_tokens=False)["input_ids"] for t in IDS]
     kept = [[int(not (i == 0 and t in (4, 5))) for t in range(len(r))] for i, r in enumerate(ids)]
     old, new, A = ([torch.randn(len(r), generator=g, dtype=torch.double) * s for r in ids] for s in (1.0, 1.0, 1.0))
-    pad = lambda rows: torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True)
+
+    def pad(rows):
+        return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r) for r in rows], batch_first=True)
+
     mask = pad(kept).bool()
     return (
         dict(ids=ids, masks=kept, old=old, advantages=A, log_probs=new),

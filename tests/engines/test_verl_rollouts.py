@@ -9,22 +9,21 @@ import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from verl_process import WHY_NOT, find_verl
 
 from mpo_nb.advantages import group_advantages, leave_one_out
-from mpo_nb.widgets.block_explorer import BlockExplorer
+from mpo_nb.drawing.report import report_html
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.completions import load_logged, load_verl_rollouts
-from mpo_nb.widgets.credit_explorer import CreditExplorer
-from mpo_nb.widgets.ratio_lab import RatioLab
-from mpo_nb.drawing.report import report_html
-from mpo_nb.widgets.rollout_browser import RolloutBrowser
 from mpo_nb.runs.reading import made_up_run
 from mpo_nb.runs.traces import load_traces
+from mpo_nb.widgets.block_explorer import BlockExplorer
+from mpo_nb.widgets.credit_explorer import CreditExplorer
+from mpo_nb.widgets.ratio_lab import RatioLab
+from mpo_nb.widgets.rollout_browser import RolloutBrowser
 
 NASTY = "</script><img src=x onerror=alert(1)> \u202e\u2028 中🙂.\nNext; one"
 PROMPTS = {"7+5?": "12", "9-2?": "7", "1+1?": "2"}

@@ -73,6 +73,7 @@ def losses() -> list[str]:
 
 def actor_config(policy_loss=None, **fields):
     from verl.workers.config import ActorConfig, PolicyLossConfig
+
     import mpo_nb.verl
 
     made = PolicyLossConfig() if policy_loss is None else mpo_nb.verl.BlockLossConfig(**policy_loss)
@@ -99,9 +100,9 @@ def loss(name, old, new, advantages, mask, mode="token-mean", weights=None, **co
 
 def command_line(*overrides):
     "The policy loss's configuration as verl's trainer makes it, and its class."
+    import verl
     from hydra import compose, initialize_config_dir
     from verl.utils.config import omega_conf_to_dataclass
-    import verl
 
     with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
         found = compose("ppo_trainer", ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1", *overrides])
@@ -143,8 +144,9 @@ def micro_batch(ids, masks, old, advantages, log_probs, prompt=2):
 
 def update(policy_loss, ids, masks, old, advantages, log_probs, tokenizer, patched=True):
     "(loss, gradients per row, metrics) of verl's own `ppo_loss`, as a worker picks it: by its name in the worker's module."
-    import torch
     from functools import partial
+
+    import torch
     from transformers import AutoTokenizer
 
     workers = SimpleNamespace()  # stands for verl.workers.engine_workers, whose imports are a rollout server's

@@ -20,14 +20,13 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpo_nb.evaluation import evaluating as module
-from mpo_nb.runtime.files import read_lines
-from mpo_nb.evaluation.intervals import mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
 from mpo_nb.evaluation.comparing import Evaluation, compare
 from mpo_nb.evaluation.evaluating import evaluate, fingerprint
-from mpo_nb.evaluation.intervals import accuracy_interval
+from mpo_nb.evaluation.intervals import accuracy_interval, mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.tasks.task import Task, load_task
-from mpo_nb.models.tiny import tiny_model_path
 
 TASK = load_task("chain_sum")
 QUICK = dict(n=12, k=(1, 2), max_new_tokens=40, batch=4, progress=False)
@@ -346,7 +345,7 @@ def test_every_weight_counts(tiny):
 
 
 def test_adapters_switched_off_are_another_model(tiny):
-    from mpo_nb.models.loading import add_lora, adapters_off
+    from mpo_nb.models.loading import adapters_off, add_lora
 
     model = add_lora(deepcopy(tiny[0]), 2, 4, "all-linear")
     on = fingerprint(model)

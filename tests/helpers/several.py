@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 import torch
-
 from lab import free_port
-from mpo_nb.runtime.processes import Processes
-from mpo_nb.runtime.placement import whole_tensor
+
 from mpo_nb.config import TrainConfig
+from mpo_nb.runtime.placement import whole_tensor
+from mpo_nb.runtime.processes import Processes
 from mpo_nb.training.trainer import Trainer
 
 SMALL = dict(

@@ -164,9 +164,10 @@ def test_block_gae(mask, seed, gamma, lam, value, reward):
     v = draw(mask.shape, seed + 1)
     ids, blocks = ragged(mask)
     pick = {"mean": lambda x: sum(x) / len(x), "first": lambda x: x[0], "last": lambda x: x[-1], "sum": sum}
-    over = lambda rows, how: [
-        [pick[how]([row[i] for i in block]) for block in row_blocks] for row, row_blocks in zip(rows, blocks)
-    ]
+
+    def over(rows, how):
+        return [[pick[how]([row[i] for i in block]) for block in row_blocks] for row, row_blocks in zip(rows, blocks)]
+
     block_rewards = over(numbers(r, mask), reward)
     block_values = over(numbers(v, mask), value)
     n = block_sizes(ids).shape[1]

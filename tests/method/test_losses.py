@@ -356,7 +356,9 @@ def test_padding_and_order_of_rows_change_nothing(name, surrogate):
     new, old, A = draw_batch(AWKWARD, 2, per_token=False)
 
     def run(rows, left, right):
-        wide = lambda x, fill: torch.nn.functional.pad(x[rows], (left, right), value=fill)
+        def wide(x, fill):
+            return torch.nn.functional.pad(x[rows], (left, right), value=fill)
+
         mask = wide(AWKWARD, 0)
         actions = with_ids(space(name, AWKWARD).actions, lambda ids: wide(ids, -1))
         loss, grad = loss_and_grad(
@@ -407,7 +409,10 @@ def test_micro_batches_add_up_to_the_whole(mask, seed, name, surrogate, aggregat
 
     def total(x, rows, normalizer=None, token_normalizer=None):
         last = 1 + max(max(positions, default=0) for positions in ref.kept(mask[rows]))
-        cut = lambda t: t[rows, :last]
+
+        def cut(t):
+            return t[rows, :last]
+
         m = cut(mask)
         actions = with_ids(s.actions, cut)
         policy = policy_loss(

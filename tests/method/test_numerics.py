@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions, weight_matrix
 from mpo_nb.advantages import distribute, gae, group_advantages, leave_one_out
 from mpo_nb.blocks import (
@@ -17,8 +18,8 @@ from mpo_nb.blocks import (
     tokens_left,
     turn_blocks,
 )
-from mpo_nb.models.critic import value_loss, whiten
 from mpo_nb.losses import aggregates, entropy_bonus, kl_penalty, policy_loss, surrogates
+from mpo_nb.models.critic import value_loss, whiten
 from mpo_nb.recipes import recipe
 from mpo_nb.tasks.task import Task
 

@@ -204,7 +204,10 @@ def test_penalties_share_the_recipe_s_weights(mask, seed, rewards, name, estimat
         "grpo": lambda rows: mean([mean(row) for row in rows]),
         "dr_grpo": lambda rows: sum(map(sum, rows)) / (ROWS * LONGEST),
     }
-    token_mean = lambda rows: mean([v for row in rows for v in row])
+
+    def token_mean(rows):
+        return mean([v for row in rows for v in row])
+
     weigh = means["grpo"] if name == "mpo" else means.get(name, token_mean)
 
     def extra(new):

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from mpo_nb.advantages import block_gae, boundary_advantages, distribute, gae
-from mpo_nb.sampling.draws import draw_seed
 from mpo_nb.blocks import block_mean, block_sizes, fixed_blocks, random_blocks, spread, token_blocks
-from mpo_nb.runtime.files import read_lines
-from mpo_nb.models.critic import Critic, critic_targets, explained_variance, value_loss, whiten
-from mpo_nb.training.metrics import clock_metrics
-from mpo_nb.training.continuations import boundary_values, prefixes
-from mpo_nb.recipes import recipe
-from mpo_nb.tasks.task import Task
 from mpo_nb.config import TrainConfig
+from mpo_nb.models.critic import Critic, critic_targets, explained_variance, value_loss, whiten
+from mpo_nb.recipes import recipe
+from mpo_nb.runtime.files import read_lines
+from mpo_nb.sampling.draws import draw_seed
+from mpo_nb.tasks.task import Task
+from mpo_nb.training.continuations import boundary_values, prefixes
+from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.trainer import Trainer
 
 RUN = dict(

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mpo_nb.models.tiny import char_tokenizer
+from mpo_nb.config import TrainConfig
 from mpo_nb.models.families import check_sampling, evaluating, recompute_layers, trial, without_dropout
 from mpo_nb.models.logprobs import decoder_of, response_logps
 from mpo_nb.models.mtp import MTPModules
+from mpo_nb.models.tiny import char_tokenizer
 from mpo_nb.sampling.rollouts import rollout
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 
 TOKENIZER = char_tokenizer()

@@ -9,8 +9,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import mpo_nb.training.sweeps
-from mpo_nb.config import choose_precision
-from mpo_nb.runtime.faults import MemoryBudget
+from mpo_nb.config import TrainConfig, choose_precision
 from mpo_nb.models.loading import (
     adapters_off,
     check_vocabulary,
@@ -21,13 +20,13 @@ from mpo_nb.models.loading import (
     model_source,
     save_merged,
 )
-from mpo_nb.tasks.prompts import render_prompt
-from mpo_nb.sampling.rollouts import encode_prompts
-from mpo_nb.training.sweeps import _decided
-from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.traces import load_traces
-from mpo_nb.config import TrainConfig
+from mpo_nb.runtime.faults import MemoryBudget
+from mpo_nb.sampling.rollouts import encode_prompts
+from mpo_nb.tasks.prompts import render_prompt
+from mpo_nb.tasks.sums import chain_sum
+from mpo_nb.training.sweeps import _decided
 from mpo_nb.training.trainer import Trainer
 
 SMALL = dict(

@@ -22,14 +22,14 @@ from transformers import (
 )
 
 from mpo_nb.actions import WindowActions
-from mpo_nb.tasks.sums import chain_problems, demonstration
-from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.models.logprobs import positions, response_hidden, response_logps
 from mpo_nb.losses import policy_loss
-from mpo_nb.models.loading import add_lora
-from mpo_nb.models.mtp import MTPModules
-from mpo_nb.training.warm_up import warm_up
 from mpo_nb.models.heads import MTPParts, one_layer
+from mpo_nb.models.loading import add_lora
+from mpo_nb.models.logprobs import positions, response_hidden, response_logps
+from mpo_nb.models.mtp import MTPModules
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.tasks.sums import chain_problems, demonstration
+from mpo_nb.training.warm_up import warm_up
 
 SHAPE = dict(
     vocab_size=40,

@@ -50,8 +50,9 @@ def test_flops_are_those_that_torch_counts(gpu, backward):
 @pytest.mark.parametrize("backward", [False, True])
 def test_flops_with_adapters(gpu, backward):
     "The first layer's query, key and value products have no gradient to pass on, since the embedding is frozen; the formula counts one all the same."
-    from mpo_nb.models.loading import add_lora
     from transformers import AutoModelForCausalLM
+
+    from mpo_nb.models.loading import add_lora
 
     shape = gpu.make_shape(gpu.SMOKE[0])
     n = 10

@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, T5Config
 
+from mpo_nb.config import TrainConfig
+from mpo_nb.models.loading import add_lora, dtypes
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.planning import plan as memory
-from mpo_nb.sampling.decoding import DynamicDecoder
 from mpo_nb.planning.plan import (
     MemoryPlan,
     Verdict,
@@ -26,11 +28,9 @@ from mpo_nb.planning.plan import (
     ways,
     work,
 )
-from mpo_nb.models.loading import add_lora, dtypes
 from mpo_nb.planning.rehearsal import Ledger, Work, along, outline, rehearse_sampling, rehearse_training
+from mpo_nb.sampling.decoding import DynamicDecoder
 from mpo_nb.tasks.task import Task, load_task
-from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 
 PROMPT = 8
@@ -262,7 +262,10 @@ def test_layers_add_up_in_a_straight_line(how, different):
     deep.num_hidden_layers = 7
     kind = outline(replace(STEP, **how), deep)
     w = Work(16, 24, 6, different, 2, 6)
-    train = lambda n: rehearse_training(kind, n, w, how.get("gradient_checkpointing", False))
+
+    def train(n):
+        return rehearse_training(kind, n, w, how.get("gradient_checkpointing", False))
+
     for rehearse in (train, lambda n: rehearse_sampling(kind, n, w)):
         line = along(rehearse, 7)
         whole = along(rehearse, 7, alike=False)
@@ -367,7 +370,10 @@ def test_evaluation_reads_a_prompt_in_every_row():
 @pytest.mark.parametrize("capacity", [6, 11, 20, 40, 70])
 def test_advice_that_is_taken_fits_and_asks_for_nothing_needless(capacity):
     config = TrainConfig(**SIZES)
-    needed = lambda c: total(c, LARGE, 256, True)
+
+    def needed(c):
+        return total(c, LARGE, 256, True)
+
     assert needed(config) > capacity * GIB
     changes = remedy(config, 256, lambda c: needed(c) <= capacity * GIB)
     assert needed(replace(config, **changes)) <= capacity * GIB

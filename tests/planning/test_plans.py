@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig, Qwen2Config
 
-from mpo_nb.planning import plan as memory
-from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.cli import train_config
-from mpo_nb.tasks.mathematics import gsm8k, math
-from mpo_nb.planning.plan import cards, context_bytes, plan_memory
-from mpo_nb.tasks.task import own_response_limit, response_limit, response_limits
-from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.config import TrainConfig
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.planning import plan as memory
+from mpo_nb.planning.plan import cards, context_bytes, plan_memory
+from mpo_nb.tasks.mathematics import gsm8k, math
+from mpo_nb.tasks.sums import chain_sum
+from mpo_nb.tasks.task import own_response_limit, response_limit, response_limits
 
 GIB = 2**30
 QWEN_05B = Qwen2Config(

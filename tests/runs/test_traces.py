@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mpo_nb.runs.live import Tail
-from mpo_nb.widgets.ratio_lab import RatioLab
 from mpo_nb.drawing.report import report_html
-from mpo_nb.widgets.rollout_browser import RolloutBrowser
+from mpo_nb.runs.live import Tail
 from mpo_nb.runs.reading import made_up_run
 from mpo_nb.runs.traces import Trace, TraceFile, load_spaced, load_traces, token_texts
+from mpo_nb.widgets.ratio_lab import RatioLab
+from mpo_nb.widgets.rollout_browser import RolloutBrowser
 from mpo_nb.widgets.training_monitor import TrainingMonitor
 
 CORPUS = [

@@ -13,16 +13,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mpo_nb.runtime.locks
 from mpo_nb.cli import main, tour
+from mpo_nb.config import TrainConfig
 from mpo_nb.evaluation.evaluating import evaluate
-from mpo_nb.runtime.locks import WriteLock
 from mpo_nb.models.mtp import MTPModules
-from mpo_nb.training.warm_up import warm_up
-from mpo_nb.training.sweeps import sweep
-from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.traces import load_traces
-from mpo_nb.config import TrainConfig
+from mpo_nb.runtime.locks import WriteLock
+from mpo_nb.tasks.sums import chain_sum
+from mpo_nb.training.sweeps import sweep
 from mpo_nb.training.trainer import Trainer
+from mpo_nb.training.warm_up import warm_up
 from mpo_nb.widgets import RolloutBrowser, TrainingMonitor
 
 SMALL = dict(

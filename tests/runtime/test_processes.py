@@ -10,20 +10,19 @@ import time
 import psutil
 import pytest
 import torch
+from several import SHAPES, Together, end, finish, launch, train
 
+from mpo_nb.cli import tour
+from mpo_nb.config import TrainConfig, configured_recipe
+from mpo_nb.models.loading import load
+from mpo_nb.recipes import recipes
 from mpo_nb.runs.folder import Run
 from mpo_nb.runtime.files import read_lines
-from mpo_nb.cli import tour
-from mpo_nb.config import configured_recipe
-from mpo_nb.training.metrics import clock_metrics
-from mpo_nb.models.loading import load
 from mpo_nb.runtime.processes import Processes
-from mpo_nb.recipes import recipes
+from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.setup import check_shards
 from mpo_nb.training.sweeps import sweep
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
-from several import SHAPES, Together, end, finish, launch, train
 
 KL = dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')
 JOBS = {

@@ -19,11 +19,11 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 
 import mpo_nb.sampling.decoding
 import mpo_nb.sampling.rollouts
-from mpo_nb.sampling.decoding import CompiledDecoder, StopStrings, decoder_class
 from mpo_nb.models.logprobs import response_logps
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.sampling.decoding import CompiledDecoder, StopStrings, decoder_class
 from mpo_nb.sampling.rollouts import RowBudget, cut, encode_prompts, pick, rollout
 from mpo_nb.tasks.sums import chain_sum
-from mpo_nb.models.tiny import tiny_model_path
 
 TEXT = "né€ 3\nQuestion: naïve 漢字 🙂 a 4\nQuestion: né€ a b ; 漢 "
 

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
 from mpo_nb.models.logprobs import response_logps
-from mpo_nb.tasks.prompts import render_prompt
-from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.tasks.sums import chain_sum
+from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.sampling.vllm import VLLMSampler, sampler_mismatch
+from mpo_nb.tasks.prompts import render_prompt
+from mpo_nb.tasks.sums import chain_sum
 
 # The stand-in knows these arguments and no others, so that a wrong name is a TypeError. The names are those of vLLM's own signatures.
 

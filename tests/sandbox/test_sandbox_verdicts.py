@@ -9,9 +9,9 @@ import pytest
 from code_attacks import FORGERIES, RIGHT
 from code_idioms import IDIOMS
 
-from mpo_nb.tasks.programs import humaneval, mbpp
 from mpo_nb.sandbox.runner import code_passes, run_programs
 from mpo_nb.sandbox.tests import check_test, prepare_test
+from mpo_nb.tasks.programs import humaneval, mbpp
 from mpo_nb.tasks.task import score
 
 walled = pytest.mark.sandbox

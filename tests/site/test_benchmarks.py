@@ -7,8 +7,8 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM
 
-from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.models.mtp import MTPModules
+from mpo_nb.models.tiny import tiny_model_path
 
 
 def table(root, name: str) -> list[dict]:

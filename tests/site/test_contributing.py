@@ -7,10 +7,10 @@ import torch
 from batches import leaf
 
 from mpo_nb.actions import weight_matrix
+from mpo_nb.config import TrainConfig
 from mpo_nb.losses import policy_loss
 from mpo_nb.recipes import recipe
 from mpo_nb.tasks.task import load_task
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 
 

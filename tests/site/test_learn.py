@@ -11,8 +11,8 @@ import nbformat
 import pytest
 import torch
 
-import mpo_nb.planning.plan
 import mpo_nb.models.loading
+import mpo_nb.planning.plan
 import mpo_nb.tasks.task
 from mpo_nb.models.tiny import char_tokenizer
 from mpo_nb.planning.plan import cards, context_bytes, plan_memory

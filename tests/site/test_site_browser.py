@@ -200,11 +200,16 @@ def test_the_lesson_s_widget_answers(visit, name):
     page = visit(name)
     page.wait_for_function(WAITING)
     widget = page.locator(".mpo-widget", has=page.locator("[data-axis=k]")).first
-    state = lambda: (
-        widget.locator(".mpo-summary").first.inner_text(),
-        widget.locator(".mpo-token").evaluate_all("tokens => tokens.map(t => [t.textContent, t.dataset.block])"),
-        widget.locator(".js-plotly-plot").first.evaluate("plot => JSON.stringify(plot._fullData.map(d => [...d.y]))"),
-    )
+
+    def state():
+        return (
+            widget.locator(".mpo-summary").first.inner_text(),
+            widget.locator(".mpo-token").evaluate_all("tokens => tokens.map(t => [t.textContent, t.dataset.block])"),
+            widget.locator(".js-plotly-plot").first.evaluate(
+                "plot => JSON.stringify(plot._fullData.map(d => [...d.y]))"
+            ),
+        )
+
     before = state()
     slider = widget.locator("[data-axis=k]").first
     slider.focus()

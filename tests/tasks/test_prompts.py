@@ -12,18 +12,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import mpo_nb.tasks.prompts
-from mpo_nb.runtime.files import read_lines
 from mpo_nb.cli import train_config
-from mpo_nb.evaluation.comparing import compare
 from mpo_nb.config import TrainConfig
-from mpo_nb.sampling.decoding import StopStrings
+from mpo_nb.evaluation.comparing import compare
 from mpo_nb.evaluation.evaluating import evaluate
-from mpo_nb.tasks.prompts import PromptText, control_tokens, pin_clock, prompt_tokens, render_prompt, turn_ends
-from mpo_nb.sampling.rollouts import check_tokenizer, encode_prompts, end_tokens, response_texts, rollout
-from mpo_nb.tasks.task import Task, load_task
 from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 from mpo_nb.runs.traces import Trace
+from mpo_nb.runtime.files import read_lines
+from mpo_nb.sampling.decoding import StopStrings
+from mpo_nb.sampling.rollouts import check_tokenizer, encode_prompts, end_tokens, response_texts, rollout
 from mpo_nb.sampling.vllm import as_rollout
+from mpo_nb.tasks.prompts import PromptText, control_tokens, pin_clock, prompt_tokens, render_prompt, turn_ends
+from mpo_nb.tasks.task import Task, load_task
 
 PROBLEM = dict(prompt="Is Rhea a moon of Saturn?", answer="yes")
 TASK = Task("moons", [PROBLEM], [dict(PROBLEM, prompt="Is Io?")], lambda problem, response: 0.0)
@@ -762,9 +762,10 @@ def test_a_processor_is_not_a_tokenizer():
 
 def one_text():
     import pandas as pd
+
     from mpo_nb import blocks
-    from mpo_nb.evaluation import outcomes
     from mpo_nb.drawing import tables
+    from mpo_nb.evaluation import outcomes
     from mpo_nb.tasks import task as tasks
 
     frame = pd.DataFrame(dict(seed=[0], method=["a"], accuracy_sampled=[0.5], l=[1], r=[1]))

@@ -13,9 +13,9 @@ import datasets
 import pytest
 
 from mpo_nb.tasks import games as game_tasks
-from mpo_nb.tasks.programs import cut_completion, extract_program
-from mpo_nb.tasks.rows import from_dataset, read_rows, take
 from mpo_nb.tasks.games import countdown_reward, expression_in, expression_value
+from mpo_nb.tasks.programs import cut_completion, extract_program
+from mpo_nb.tasks.rows import from_dataset, take
 from mpo_nb.tasks.task import load_task, score, task_names
 
 GSM = [
@@ -718,7 +718,10 @@ def test_humaneval_in_both_styles(hub):
         and len(chat.train) + len(chat.test) == 12
         and len(chat.test) > 2
     )
-    solved = lambda p: p["code"] + p["answer"]
+
+    def solved(p):
+        return p["code"] + p["answer"]
+
     right = [f"Sure.\n{FENCE}python\n{solved(p)}{FENCE}" for p in chat.test]
     assert score(chat, chat.test, right) == [1.0] * len(chat.test)
     assert score(chat, chat.test, [r.replace("len(x)", "0") for r in right]) == [0.0] * len(chat.test)
@@ -771,11 +774,11 @@ def test_all_canonical_solutions_pass_through_the_task(data_dir):
 @pytest.mark.slow
 def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, smollm2, tmp_path):
     "The whole way, two steps of it: files, chat template, LoRA in bfloat16, math-verify, evaluation, adapters merged."
+    from mpo_nb.config import TrainConfig
     from mpo_nb.evaluation.comparing import compare
     from mpo_nb.evaluation.evaluating import evaluate
     from mpo_nb.models.loading import load
     from mpo_nb.runs.traces import load_traces
-    from mpo_nb.config import TrainConfig
     from mpo_nb.training.trainer import Trainer
 
     files = dict(

@@ -16,15 +16,15 @@ import numpy as np
 import psutil
 import pytest
 
-from mpo_nb.models.tiny import char_tokenizer
 from mpo_nb.checks import check_options, check_positive, check_share, check_texts, check_whole, fits, in_words
-from mpo_nb.tasks.rows import apart, from_dataset, read_rows
-from mpo_nb.evaluation.evaluating import evaluate
-from mpo_nb.planning.plan import longest_prompt
-from mpo_nb.models.loading import load
-from mpo_nb.sampling.rollouts import encode_prompts, prompt_lengths
-from mpo_nb.tasks.task import Task, load_task, prompt_text, prompt_turns
 from mpo_nb.config import TrainConfig
+from mpo_nb.evaluation.evaluating import evaluate
+from mpo_nb.models.loading import load
+from mpo_nb.models.tiny import char_tokenizer
+from mpo_nb.planning.plan import longest_prompt
+from mpo_nb.sampling.rollouts import encode_prompts, prompt_lengths
+from mpo_nb.tasks.rows import apart, from_dataset, read_rows
+from mpo_nb.tasks.task import Task, load_task, prompt_text, prompt_turns
 from mpo_nb.training.trainer import Trainer
 
 WRITTEN = [

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 from mpo_nb.tasks import task as tasks
-from mpo_nb.tasks.task import Task, load_task, register_task, score, task_names
 from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, demonstration, is_held_out
-from mpo_nb.models.tiny import char_tokenizer
-from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.tasks.task import Task, load_task, register_task, score, task_names
 
 PROBLEMS = [dict(prompt="1+1?", answer="2"), dict(prompt="2+2?", answer="4"), dict(prompt="3+3?", answer="6")]
 RESPONSES = ["1+1=2#2", "", "x" * 200]
@@ -74,7 +73,9 @@ def test_a_batched_reward_may_return_a_tensor():
 )
 @pytest.mark.parametrize("batched", [False, True])
 def test_anything_else_names_the_response(value, batched):
-    one = lambda response: value if response == "" else 0.0
+    def one(response):
+        return value if response == "" else 0.0
+
     reward = (lambda ps, rs: [one(r) for r in rs]) if batched else (lambda p, r: one(r))
     with pytest.raises(ValueError, match="task 'toy' is .* for response 1, ''"):
         score(task(reward, batched=batched), PROBLEMS, RESPONSES)

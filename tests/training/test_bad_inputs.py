@@ -12,29 +12,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpo_nb import actions
-from mpo_nb import advantages
-from mpo_nb import blocks
-from mpo_nb import cli
+from mpo_nb import actions, advantages, blocks, cli
 from mpo_nb.cli import main, tour
+from mpo_nb.config import TrainConfig
 from mpo_nb.evaluation.comparing import compare
-from mpo_nb.models.critic import critic_targets
-from mpo_nb.tasks.rows import from_dataset
 from mpo_nb.evaluation.evaluating import evaluate
 from mpo_nb.losses import kl_penalty, policy_loss
-from mpo_nb.planning.plan import plan_memory
+from mpo_nb.models.critic import critic_targets
 from mpo_nb.models.loading import load, save_merged
 from mpo_nb.models.mtp import MTPModules
-from mpo_nb.training.warm_up import warm_up
+from mpo_nb.planning.plan import plan_memory
 from mpo_nb.recipes import recipe
+from mpo_nb.runs.traces import Trace, load_traces
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.sandbox.runner import code_passes, run_programs
-from mpo_nb.training.sweeps import sweep
-from mpo_nb.tasks.task import Task, load_task, score
-from mpo_nb.runs.traces import Trace, load_traces
-from mpo_nb.config import TrainConfig
-from mpo_nb.training.trainer import Trainer
 from mpo_nb.tasks.answers import math_equal, math_equal_each
+from mpo_nb.tasks.rows import from_dataset
+from mpo_nb.tasks.task import Task, load_task, score
+from mpo_nb.training.sweeps import sweep
+from mpo_nb.training.trainer import Trainer
+from mpo_nb.training.warm_up import warm_up
 from mpo_nb.widgets import CreditExplorer
 
 FILES = {

@@ -10,8 +10,7 @@ import pytest
 
 from mpo_nb import __version__
 from mpo_nb.cli import main, option_groups, read_options, tour, train_config, train_parser
-from mpo_nb.config import option_values
-from mpo_nb.config import TrainConfig
+from mpo_nb.config import TrainConfig, option_values
 
 
 def test_no_argument_is_the_default_configuration():

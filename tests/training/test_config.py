@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mpo_nb.actions import WindowActions
-from mpo_nb.runs.folder import Run, free_fields
 from mpo_nb.config import (
+    TrainConfig,
     config_differences,
     config_record,
     configured_recipe,
@@ -19,7 +19,7 @@ from mpo_nb.config import (
     recipe_differences,
 )
 from mpo_nb.recipes import Recipe, recipe
-from mpo_nb.config import TrainConfig
+from mpo_nb.runs.folder import Run, free_fields
 
 KINDS = {f.name: f.type for f in fields(TrainConfig)}
 # What is wrong for every field of a kind, and what more is wrong for one field.

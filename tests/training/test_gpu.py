@@ -7,11 +7,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from mpo_nb.planning.plan import plan_memory
+from mpo_nb.config import TrainConfig
 from mpo_nb.models.loading import dtypes, load
+from mpo_nb.planning.plan import plan_memory
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.tasks.task import Task
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu

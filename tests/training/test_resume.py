@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from mpo_nb.runs.folder import Run
+from mpo_nb.runs.traces import load_traces
+from mpo_nb.runtime.files import read_lines
 from mpo_nb.runtime.manifest import damage, manifest_name
 from mpo_nb.runtime.tensors import load_optimizer
-from mpo_nb.runtime.files import read_lines
 from mpo_nb.training.metrics import clock_metrics
-from mpo_nb.runs.traces import load_traces
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 CONFIG = dict(
@@ -81,7 +81,9 @@ def dies_at(owner, name: str, call: int):
 def train(folder: str, where: str = "", call: int = 0, ready=None, options=None):
     "What the child process does: the whole run, or the part before it dies."
     import shutil
+
     import torch
+
     import mpo_nb.runs.folder
     from mpo_nb.config import TrainConfig
     from mpo_nb.training.trainer import Trainer
@@ -451,6 +453,7 @@ def test_a_reading_run_moves_nothing(three_steps, tmp_path):
 
 def test_loading_a_damaged_checkpoint_names_the_file(three_steps, tmp_path):
     import torch
+
     from mpo_nb.models.loading import load, load_shape, load_tokenizer
 
     folder = shutil.copytree(three_steps[0], tmp_path / "run")

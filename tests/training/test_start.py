@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import mpo_nb.training.policy
+from mpo_nb.cli import main
+from mpo_nb.config import TrainConfig
+from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.folder import Run
 from mpo_nb.runtime.files import read_lines
-from mpo_nb.cli import main
 from mpo_nb.runtime.locks import WriteLock
-from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 
 BASE = [

@@ -9,12 +9,12 @@ import time
 import psutil
 import pytest
 
+from mpo_nb.config import TrainConfig
 from mpo_nb.runs.folder import Run
 from mpo_nb.runtime.files import read_lines
 from mpo_nb.runtime.locks import WriteLock
 from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.sweeps import finished, sweep
-from mpo_nb.config import TrainConfig
 from mpo_nb.training.trainer import Trainer
 
 SMALL = dict(steps=2, prompts_per_step=2, group_size=4, eval_every=0, precision="float32", trace_every=0)

@@ -13,21 +13,21 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
-
 from lab import lab_server, run_notebook, watched, write_notebook
+
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
-from mpo_nb.runs.folder import Run
-from mpo_nb.runs.completions import load_completions
-from mpo_nb.runs.live import Tail, live_runs, seed_groups, seed_mean
+from mpo_nb.drawing.tables import choose_responses, rollouts_table, snippet_html, step_responses
 from mpo_nb.evaluation.intervals import student_t
 from mpo_nb.losses import policy_loss
-from mpo_nb.widgets.ratio_lab import as_deltas
-from mpo_nb.drawing.tables import choose_responses, rollouts_table, snippet_html, step_responses
 from mpo_nb.recipes import recipe
-from mpo_nb.runs.reading import made_up_run, read_run
+from mpo_nb.runs.completions import load_completions
+from mpo_nb.runs.folder import Run
+from mpo_nb.runs.live import Tail, live_runs, seed_groups, seed_mean
 from mpo_nb.runs.ratios import trace_loss
+from mpo_nb.runs.reading import made_up_run, read_run
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import RatioLab, RolloutBrowser, TrainingMonitor
+from mpo_nb.widgets.ratio_lab import as_deltas
 
 NASTY = "<script>window.hit=1</script><img src=x onerror='window.hit=2'> </script><b>\u202e 思考"
 WRITER = """import sys, time, json

@@ -11,16 +11,15 @@ import torch
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from mpo_nb.blocks import block_mean, block_sizes, block_sum, fixed_blocks, sentence_blocks
-from mpo_nb.losses import policy_loss
-from mpo_nb.widgets.block_explorer import rule_blocks, rules
-from mpo_nb.widgets.credit_explorer import carried_out, differing, moved_loss, spaces
-from mpo_nb.drawing.strip import signed, token_strip
 from mpo_nb.drawing.report import write_report
+from mpo_nb.drawing.strip import signed, token_strip
+from mpo_nb.losses import policy_loss
 from mpo_nb.runs.traces import Trace
-from mpo_nb.widgets.explorer import Explorer
-from mpo_nb.widgets.controls import Panel, View
-from mpo_nb.widgets.controls import Control, strip_state, strip_template
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
+from mpo_nb.widgets.block_explorer import rule_blocks, rules
+from mpo_nb.widgets.controls import Control, Panel, View, strip_state, strip_template
+from mpo_nb.widgets.credit_explorer import carried_out, differing, moved_loss, spaces
+from mpo_nb.widgets.explorer import Explorer
 
 NASTY = "<script>window.hit=1</script><img src=x onerror='window.hit=2'> </script>\n思考 🙂 \u202eabc"
 
@@ -392,7 +391,10 @@ def test_pages_go_where_they_can(tmp_path):
 def test_paths_that_take_no_page_are_refused_before_any_work(path, said, tmp_path, monkeypatch):
     monkeypatch.setattr(CreditExplorer, "html", lambda *a: pytest.fail("the page was made first"))
     (tmp_path / "taken").write_text("a file")
-    fill = lambda text: text.replace("{folder}", str(tmp_path)) if isinstance(text, str) else text
+
+    def fill(text):
+        return text.replace("{folder}", str(tmp_path)) if isinstance(text, str) else text
+
     explorer = CreditExplorer(Trace.from_text("7+5=12"))
     for write in (explorer.to_html, lambda p: write_report("runs/none", p)):
         with pytest.raises(ValueError, match="^path=") as error:

@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
-
 from lab import lab_server, run_notebook, watched, write_notebook
+
 from mpo_nb.runs.traces import Trace
-from mpo_nb.widgets.controls import painted_strip
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
+from mpo_nb.widgets.controls import painted_strip
 
 pytestmark = pytest.mark.browser
 
