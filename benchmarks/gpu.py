@@ -1,30 +1,39 @@
-"""The trainer on a CUDA GPU, beside TRL's GRPOTrainer on the same work: speed, peak memory against `plan_memory`, and model FLOP utilisation.
+"""The trainer on a CUDA GPU, beside TRL's GRPOTrainer on the same work: speed, peak memory against `plan_memory`, and
+model FLOP utilisation.
 
-It needs no network: the models have the shapes of Qwen2.5-0.5B and Qwen2.5-1.5B and random weights, the tokenizer is made here, and a response's
-reward is drawn from its checksum. What such models say is noise, so this tells nothing about learning, and everything about time and memory.
+It needs no network: the models have the shapes of Qwen2.5-0.5B and Qwen2.5-1.5B and random weights, the tokenizer is
+made here, and a response's reward is drawn from its checksum. What such models say is noise, so this tells nothing
+about learning, and everything about time and memory.
 
-An iteration samples 128 responses (16 prompts of 128 tokens, groups of 8), scores them, computes the old log-probabilities, and takes four optimiser
-steps: two passes in two minibatches of 64. Both sides have the same weights in the same type (bfloat16, or float16 on cards without it; full
-training keeps float32 weights under autocast), the same adapters (rank 16 on every linear layer but the head), the same rows in a forward pass, and no gradient checkpointing.
-The rows are the most, up to 32, that the plan says fit; TRL begins with as many and halves them where memory runs out, and its row says how many were left.
+An iteration samples 128 responses (16 prompts of 128 tokens, groups of 8), scores them, computes the old
+log-probabilities, and takes four optimiser steps: two passes in two minibatches of 64. Both sides have the same weights
+in the same type (bfloat16, or float16 on cards without it; full training keeps float32 weights under autocast), the
+same adapters (rank 16 on every linear layer but the head), the same rows in a forward pass, and no gradient
+checkpointing. The rows are the most, up to 32, that the plan says fit; TRL begins with as many and halves them where
+memory runs out, and its row says how many were left.
 
 Two kinds of lengths:
-- even: with random weights the end token is one in 151,936, so nearly every response is as long as it may be, 192 tokens;
-- tail: a bias on the end token's logit makes a response end after each token with a chance of about 1 in 64, and at 384 tokens at the latest. A few
-  responses are then several times as long as most. TRL carries every row to the end of the longest; here rows that have ended leave the batch.
+- even: with random weights the end token is one in 151,936, so nearly every response is as long as it may be, 192
+  tokens;
+- tail: a bias on the end token's logit makes a response end after each token with a chance of about 1 in 64, and at 384
+  tokens at the latest. A few responses are then several times as long as most. TRL carries every row to the end of the
+  longest; here rows that have ended leave the batch.
 
-Each side of each case runs in a process of its own, with one iteration to warm up (compiling included) and a few that count; a case that fails says so in its
-row, and the others go on. Rows are written as they come. What the plan says does not fit is skipped by name, and so is what time no longer allows.
+Each side of each case runs in a process of its own, with one iteration to warm up (compiling included) and a few that
+count; a case that fails says so in its row, and the others go on. Rows are written as they come. What the plan says
+does not fit is skipped by name, and so is what time no longer allows.
 
-Model FLOP utilisation is the work that the mathematics needs, divided by time and by the card's dense peak in the type used. One pass over an iteration's responses reads each
-different prompt once, each response once, and puts the head on response tokens only. With N the weights of the layers' products, L layers, h query heads of d numbers each, and
-a pair for each token and each token that it attends to:
+Model FLOP utilisation is the work that the mathematics needs, divided by time and by the card's dense peak in the type
+used. One pass over an iteration's responses reads each different prompt once, each response once, and puts the head on
+response tokens only. With N the weights of the layers' products, L layers, h query heads of d numbers each, and a pair
+for each token and each token that it attends to:
 
     forward     2 N per token  +  2 x hidden x vocabulary per response token  +  4 L h d per pair
     full step   three times that
     LoRA step   twice the first two terms, three times the third, and 6 x adapter weights per token
 
-Recomputed activations, padding, prompts read once per response and the pass for the old log-probabilities are in the time and not in the work, on both sides.
+Recomputed activations, padding, prompts read once per response and the pass for the old log-probabilities are in the
+time and not in the work, on both sides.
 
     python benchmarks/gpu.py            # or make gpu-check: meant for under 8 minutes on an H100; writes benchmarks/gpu.csv
     python benchmarks/gpu.py --smoke    # the same code on tiny models, on the CPU if need be; about a minute, writes no committed file
@@ -62,7 +71,8 @@ FIELDS = (
     " mfu_training peak_tflops product_tflops peak_source"
 ).split()
 
-# The published shapes, which fix the number of parameters: 494 and 1544 million, the tied vocabulary matrix counted once.
+# The published shapes, which fix the number of parameters: 494 and 1544 million, the tied vocabulary matrix counted
+# once.
 SHAPES = {
     "0.5B": dict(
         vocab_size=151936,
@@ -93,7 +103,8 @@ SHAPES = {
     ),
 }
 
-# Dense peak in TFLOP/s with 32-bit accumulation, from the makers' data sheets: bfloat16, and float16 for the cards without it (T4, V100).
+# Dense peak in TFLOP/s with 32-bit accumulation, from the makers' data sheets: bfloat16, and float16 for the cards
+# without it (T4, V100).
 PEAKS = {
     "H200": 989,
     "H100 PCIe": 756,
@@ -167,7 +178,8 @@ def adapter_weights(shape, rank: int) -> int:
 
 
 def flops(shape, tokens: float, predicted: float, pairs: float, rank: int = 0, training: bool = False) -> float:
-    "Of a forward pass, or of a forward and backward pass: `tokens` read, `predicted` put through the head, `pairs` attended to."
+    """Of a forward pass, or of a forward and backward pass: `tokens` read, `predicted` put through the head, `pairs`
+    attended to."""
     head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     dense = 2 * layer_weights(shape) * tokens + 2 * shape.hidden_size * shape.vocab_size * predicted
     attention = 4 * shape.num_hidden_layers * shape.num_attention_heads * head * pairs
@@ -176,7 +188,8 @@ def flops(shape, tokens: float, predicted: float, pairs: float, rank: int = 0, t
 
 
 def pass_counts(prompts: int, prompt: int, lengths: list[int]) -> tuple[int, int, int]:
-    "Tokens read, tokens predicted and pairs of one pass over responses: prompts once, and no response's last token, which predicts nothing."
+    """Tokens read, tokens predicted and pairs of one pass over responses: prompts once, and no response's last token,
+    which predicts nothing."""
     pairs = prompts * prompt * (prompt + 1) // 2 + sum((n - 1) * prompt + n * (n - 1) // 2 for n in lengths)
     return prompts * prompt + sum(n - 1 for n in lengths), sum(lengths), pairs
 
@@ -187,7 +200,8 @@ def known_peak(device: str) -> float | None:
 
 
 def first_fit(sizes, peak, capacity: float) -> tuple[int | None, float]:
-    "The first size whose `peak(size)` is at most the capacity, and that peak; None, and the last size's peak, where none fits."
+    """The first size whose `peak(size)` is at most the capacity, and that peak; None, and the last size's peak, where
+    none fits."""
     for size in sizes:
         found = peak(size)
         if found <= capacity:
@@ -292,7 +306,8 @@ def checksum_reward(problem, response: str) -> float:
     return zlib.crc32(response.encode()) / 2**32
 
 
-# The two sides: seconds of each part of each iteration, lengths of its responses, and the rows that went through the model at once
+# The two sides: seconds of each part of each iteration, lengths of its responses, and the rows that went through the
+# model at once
 
 
 def our_config(case: Case, precision: str, device: str, rows: int, folder: str = "unused"):

@@ -1,17 +1,20 @@
 """Peak memory of real training steps beside what `plan_memory` says before anything is loaded.
 
-Each case is a model of random weights, a task with synthetic rewards, and two whole steps of `Trainer` (sampling, scoring, two
-epochs of updates), alone in a process of its own. Responses never end early: the end token's logit is pushed down while sampling, so the
-longest response is the one that was planned for; every second prompt is a token shorter than the longest, so that there is padding, as there is in real runs.
-Evaluation is off, as is whatever else a step can do without.
+Each case is a model of random weights, a task with synthetic rewards, and two whole steps of `Trainer` (sampling,
+scoring, two epochs of updates), alone in a process of its own. Responses never end early: the end token's logit is
+pushed down while sampling, so the longest response is the one that was planned for; every second prompt is a token
+shorter than the longest, so that there is padding, as there is in real runs. Evaluation is off, as is whatever else a
+step can do without.
 
 What is measured:
-- On a GPU, `torch.cuda.max_memory_allocated`: every byte that torch handed out, counted by its allocator; `second` is what the
-  allocator had reserved from the driver.
-- On a CPU, the same quantity: torch's profiler notes every allocation and release of the CPU allocator from before the model is made, and the largest running total
-  is the peak. `second` is a check by quite other means, in a process of its own: the kernel's high-water mark of resident memory, reset once everything is imported
-  and a small matrix product has been taken, less what was resident then. glibc is told to give every block of 64 KiB back at once. It counts what
-  torch's allocator does not (workspaces of the matrix library, Python objects), and leaves out pages that nobody wrote to.
+- On a GPU, `torch.cuda.max_memory_allocated`: every byte that torch handed out, counted by its allocator; `second` is
+  what the allocator had reserved from the driver.
+- On a CPU, the same quantity: torch's profiler notes every allocation and release of the CPU allocator from before the
+  model is made, and the largest running total is the peak. `second` is a check by quite other means, in a process of
+  its own: the kernel's high-water mark of resident memory, reset once everything is imported and a small matrix product
+  has been taken, less what was resident then. glibc is told to give every block of 64 KiB back at once. It counts what
+  torch's allocator does not (workspaces of the matrix library, Python objects), and leaves out pages that nobody wrote
+  to.
 
     python benchmarks/memory.py        # a minute or two; writes benchmarks/memory.csv
 """

@@ -1,8 +1,11 @@
-"""What looking ahead costs: an iteration with MTP modules beside one of token-level GRPO, against K, on the tiny model and on one of 135M parameters.
+"""What looking ahead costs: an iteration with MTP modules beside one of token-level GRPO, against K, on the tiny model
+and on one of 135M parameters.
 
-Each case is a `Trainer` in a process of its own. They take turns, one iteration each (sampling, scoring, updates), so that whatever else the machine does falls on all of
-them; a round's times are divided by that round's time of token-level GRPO, and the table gives the median over the rounds and their range. The warm-up comes before and is not counted. The
-first iteration of each is not counted either. Memory is the kernel's high-water mark of resident memory over one iteration, less what was resident after the imports.
+Each case is a `Trainer` in a process of its own. They take turns, one iteration each (sampling, scoring, updates), so
+that whatever else the machine does falls on all of them; a round's times are divided by that round's time of
+token-level GRPO, and the table gives the median over the rounds and their range. The warm-up comes before and is not
+counted. The first iteration of each is not counted either. Memory is the kernel's high-water mark of resident memory
+over one iteration, less what was resident after the imports.
 
     python benchmarks/mtp.py           # about 15 minutes; writes benchmarks/mtp.csv
     python benchmarks/mtp.py --quick   # the tiny model, two rounds, writes nothing
@@ -75,7 +78,8 @@ def word_sums():
 
 
 def child(pipe, folder: str, options: dict):
-    "One case: an iteration whenever it is told to, answered by its seconds, its peak in bytes and its number of parameters."
+    """One case: an iteration whenever it is told to, answered by its seconds, its peak in bytes and its number of
+    parameters."""
     import torch
 
     torch.set_num_threads(1)

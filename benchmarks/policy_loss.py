@@ -1,9 +1,10 @@
-"""What the granularity of the importance ratio costs: `policy_loss`, forward and backward, at (64, 4096) in float32 on two CPU threads.
+"""What the granularity of the importance ratio costs: `policy_loss`, forward and backward, at (64, 4096) in float32 on
+two CPU threads.
 
 Every action space is compared with token level, and token level with the loss written out plainly, the way trainers
-usually write it: a dozen elementwise operations on tensors that are known to be clean, with no checks, no clip mask and no NaN under the mask.
-All cases take turns in one process, in a new random order each round, so that a machine whose speed drifts slows them alike;
-a turn runs a case twice and times the second.
+usually write it: a dozen elementwise operations on tensors that are known to be clean, with no checks, no clip mask and
+no NaN under the mask. All cases take turns in one process, in a new random order each round, so that a machine whose
+speed drifts slows them alike; a turn runs a case twice and times the second.
 
     python benchmarks/policy_loss.py        # under a minute; writes benchmarks/policy_loss.csv
 """
@@ -26,7 +27,8 @@ THREADS = 2
 
 
 def ragged_batch(holes: bool = False) -> tuple[torch.Tensor, ...]:
-    "logps, old_logps, advantages, mask: right-padded rows of random length, with a tenth of the tokens masked out if `holes`."
+    """logps, old_logps, advantages, mask: right-padded rows of random length, with a tenth of the tokens masked out if
+    `holes`."""
     g = torch.Generator().manual_seed(0)
     old = -torch.rand(B, T, generator=g) * 3
     logps = old + 0.15 * torch.randn(B, T, generator=g)

@@ -2,8 +2,8 @@
 
     python benchmarks/run_widgets.py       # writes run_widgets.csv beside this file
 
-Times are medians of `--rounds`, on one thread; kilobytes are what a notebook is sent, plotly's script with the first draw.
-"""
+Times are medians of `--rounds`, on one thread; kilobytes are what a notebook is sent, plotly's script with the first
+draw."""
 
 import argparse
 import csv

@@ -1,20 +1,22 @@
 """One training iteration beside TRL's GRPOTrainer: the same tiny model and problems, float32, two CPU threads.
 
-An iteration samples 256 responses (32 problems, groups of 8), scores them, and takes four optimiser steps: two passes in two
-minibatches of 128. TRL: `per_device_train_batch_size=128, steps_per_generation=2, num_iterations=2, beta=0`, everything
-else as it comes; with these options it runs one further forward pass for the old log-probabilities, where mpo_nb keeps those of
-the sampler. The two take turns in one process, an iteration each. TRL's clock stops before its logging and
-data loading; ours includes the lines and traces that a run writes.
+An iteration samples 256 responses (32 problems, groups of 8), scores them, and takes four optimiser steps: two passes
+in two minibatches of 128. TRL: `per_device_train_batch_size=128, steps_per_generation=2, num_iterations=2, beta=0`,
+everything else as it comes; with these options it runs one further forward pass for the old log-probabilities, where
+mpo_nb keeps those of the sampler. The two take turns in one process, an iteration each. TRL's clock stops before its
+logging and data loading; ours includes the lines and traces that a run writes.
 
 Two set-ups:
 - even: the responses that the model gives to chains of four digits, about 24 tokens each;
-- tail: most responses have 16 tokens and one in sixteen has 128. The lengths are forced on both sides by one hook on the model, which
-  lets the end token be drawn at the given place and nowhere else; which rows are long is told by their prompts, two of the 32, which are longer.
+- tail: most responses have 16 tokens and one in sixteen has 128. The lengths are forced on both sides by one hook on
+  the model, which lets the end token be drawn at the given place and nowhere else; which rows are long is told by their
+  prompts, two of the 32, which are longer.
 
-Where the time goes. Both sample and train through the same transformers model, so matrix products bound both. mpo_nb makes fewer of them:
-it has no pass for old log-probabilities; its training pass reads each prompt once, not once per response; rows that have
-ended leave the sampling batch; and a minibatch is cut into micro-batches of similar length. TRL pads all 256 rows to the longest of them in every pass, so the tail
-costs it most, and smaller micro-batches (`--trl-micro-batch 32`) do not help it.
+Where the time goes. Both sample and train through the same transformers model, so matrix products bound both. mpo_nb
+makes fewer of them: it has no pass for old log-probabilities; its training pass reads each prompt once, not once per
+response; rows that have ended leave the sampling batch; and a minibatch is cut into micro-batches of similar length.
+TRL pads all 256 rows to the longest of them in every pass, so the tail costs it most, and smaller micro-batches
+(`--trl-micro-batch 32`) do not help it.
 
     python benchmarks/trainer.py        # two to five minutes; writes benchmarks/trainer.csv
 """
@@ -63,7 +65,8 @@ def problems(setup: str) -> list[dict]:
 
 
 def force_lengths(model, end: int):
-    "While sampling, a response ends after LONG tokens where the prompt has no padding, and after SHORT tokens elsewhere."
+    """While sampling, a response ends after LONG tokens where the prompt has no padding, and after SHORT tokens
+    elsewhere."""
     width = {}  # of the prompts of the batch that is being sampled
 
     def hook(_, args, kwargs, output):
@@ -116,7 +119,8 @@ def our_trainer(setup: str, folder: str, limit: int) -> Trainer:
 
 
 def trl_trainer(setup: str, folder: str, limit: int, iterations: int, micro: int, lengths: list[float]) -> GRPOTrainer:
-    "`micro` responses in one forward pass, accumulated to minibatches of 128; the mean length of each iteration's responses is added to `lengths`."
+    """`micro` responses in one forward pass, accumulated to minibatches of 128; the mean length of each iteration's
+    responses is added to `lengths`."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     parts = RESPONSES // MINIBATCHES // micro
     config = GRPOConfig(
@@ -231,7 +235,8 @@ def measure(
 
 
 def table(setup: str, rows: list) -> list[dict]:
-    "One row per part: median seconds on both sides, and the ratio of TRL's to ours, iteration by iteration, with quartiles."
+    """One row per part: median seconds on both sides, and the ratio of TRL's to ours, iteration by iteration, with
+    quartiles."""
     found = []
     for part in ("sampling", "old log-probabilities", "training", "total"):
         ours = [r[0][part] for r in rows]

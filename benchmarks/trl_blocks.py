@@ -1,10 +1,13 @@
-"""What block actions add to a training step of TRL: `BlockGRPOTrainer` beside `GRPOTrainer`, tiny model, float32, one CPU thread.
+"""What block actions add to a training step of TRL: `BlockGRPOTrainer` beside `GRPOTrainer`, tiny model, float32, one
+CPU thread.
 
-A step samples 64 responses of about 24 tokens (8 problems, groups of 8) every second time and takes one optimiser step on all of them. In each round every case
-trains for a few steps from the same weights and the same seed, in turn. Times are CPU seconds of the one thread, which other programs on the machine disturb less than a clock. `training`
-is a step without its sampling; `ratio` is that of the medians over all rounds, `ratio_of_best` that of the quickest steps. `hand_over_ms` is the part that is ours before the loss: the action
-space, the ratio, three metrics. The model has 0.86 million parameters, so this is the worst case; a large model's forward pass is longer, those
-milliseconds are not. The last column is that part alone, for 8 responses of 4096 tokens.
+A step samples 64 responses of about 24 tokens (8 problems, groups of 8) every second time and takes one optimiser step
+on all of them. In each round every case trains for a few steps from the same weights and the same seed, in turn. Times
+are CPU seconds of the one thread, which other programs on the machine disturb less than a clock. `training` is a step
+without its sampling; `ratio` is that of the medians over all rounds, `ratio_of_best` that of the quickest steps.
+`hand_over_ms` is the part that is ours before the loss: the action space, the ratio, three metrics. The model has 0.86
+million parameters, so this is the worst case; a large model's forward pass is longer, those milliseconds are not. The
+last column is that part alone, for 8 responses of 4096 tokens.
 
     python benchmarks/trl_blocks.py        # two to three minutes; writes benchmarks/trl_blocks.csv
 """
@@ -73,7 +76,8 @@ def timed(trainer, name: str) -> list[float]:
 
 
 def measure(case: str, folder: str) -> tuple[list[float], list[float], list[float]]:
-    "CPU seconds of each training step (forward, loss, backward), of each pair of steps with its sampling, and of our part."
+    """CPU seconds of each training step (forward, loss, backward), of each pair of steps with its sampling, and of our
+    part."""
     plain = case == "TRL, token"
     task = load_task("chain_sum", n_train=200, n_test=8)
 

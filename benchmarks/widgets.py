@@ -1,7 +1,8 @@
-"""What a widget costs in Python: its first draw, and one change of a control, for responses of 64, 512 and 4,096 tokens.
+"""What a widget costs in Python: its first draw, and one change of a control, for responses of 64, 512 and 4,096
+tokens.
 
-A first draw makes the widget and everything that a notebook is sent for it; a change is what happens between a control's
-new value and the last byte of the messages that follow. Messages are written out as JSON, as a kernel would.
+A first draw makes the widget and everything that a notebook is sent for it; a change is what happens between a
+control's new value and the last byte of the messages that follow. Messages are written out as JSON, as a kernel would.
 The time is that of one thread, as waited for and as spent on the processor; imports are not in it.
 
     python benchmarks/widgets.py        # under a minute; writes benchmarks/widgets.csv

@@ -142,7 +142,8 @@ def _pack(x: Tensor, m: Tensor, order: Tensor) -> Tensor:
 
 
 def _over_kept(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> Tensor:
-    "f(x, lengths), a map over rows whose kept tokens come first, applied to the kept tokens of each row. Behind them: what f leaves there."
+    """f(x, lengths), a map over rows whose kept tokens come first, applied to the kept tokens of each row. Behind them:
+    what f leaves there."""
     lengths = m.count_nonzero(1)[:, None]
     if not (m[:, 1:] > m[:, :-1]).count_nonzero():
         return f(_kept(x, m), lengths)
@@ -214,9 +215,8 @@ class WindowActions(ActionSpace):
     beta: tuple[float, ...] | None = None  # k weights of your own, non-negative, summing to 1; overrides future
     joint: bool = False  # all weights 1: the joint ratio, a product over the window
     tail: str = "renormalise"  # the last k-1 windows: "renormalise" | "truncate" (joint always truncates)
-    gaps: str = (  # a hole in the mask, such as a tool's reply: "skip", a window reaches across it | "end", the window ends there
-        "skip"
-    )
+    # a hole in the mask, such as a tool's reply: "skip", a window reaches across it | "end", the window ends there
+    gaps: str = "skip"
 
     def __post_init__(self) -> None:
         check_positive_int("k", self.k)
@@ -292,7 +292,8 @@ class WindowActions(ActionSpace):
         )  # 0 behind the last token, where only zeros are ahead
 
     def _own_terms(self, delta: Tensor, m: Tensor) -> Tensor:
-        "The same sum where each window brings its k terms along: those of multi-token prediction, which are no shifted copies of one another."
+        """The same sum where each window brings its k terms along: those of multi-token prediction, which are no
+        shifted copies of one another."""
         if delta.shape[2] != self.k:
             raise ValueError(
                 f"delta has shape {tuple(delta.shape)}; a window of k={self.k} takes one column per token, (B, T,"
@@ -317,9 +318,8 @@ class BlockActions(ActionSpace):
 
     blocks: int | Tensor  # tokens per block, or block ids (B, T) from `mpo_nb.blocks`
     reduce: str = "mean"  # "mean": geometric mean over the block | "sum": joint ratio
-    gaps: str = (  # a hole in the mask, such as a tool's reply: "skip", a block reaches across it | "end", the block ends there
-        "skip"
-    )
+    # a hole in the mask, such as a tool's reply: "skip", a block reaches across it | "end", the block ends there
+    gaps: str = "skip"
 
     def __post_init__(self) -> None:
         if self.reduce not in ("mean", "sum"):
@@ -382,7 +382,8 @@ class SequenceActions(ActionSpace):
 # %% ../nbs/lib/actions.ipynb #a8938adc
 @dataclass(frozen=True, eq=False)
 class TokenGradient(ActionSpace):
-    "The ratio of another action space, whose gradient goes to the token itself: GSPO-token (arXiv 2507.18071, section 4.3)."
+    """The ratio of another action space, whose gradient goes to the token itself: GSPO-token (arXiv 2507.18071, section
+    4.3)."""
 
     actions: ActionSpace  # where the value comes from
 
@@ -405,7 +406,8 @@ def weight_matrix(
     mask: Tensor,  # (B, T)
     row: int = 0,  # which response
 ) -> Tensor:  # (T, T): d log_ratio[t] / d delta[s]
-    "W of one response, written out, by automatic differentiation of `log_ratio`. Raises ValueError for a row that is not there."
+    """W of one response, written out, by automatic differentiation of `log_ratio`. Raises ValueError for a row that is
+    not there."""
     check_actions(actions)
     check_whole("row", row, -len(check_mask(mask)), len(mask) - 1)
     zero = torch.zeros(mask.shape, dtype=torch.double, device=mask.device)

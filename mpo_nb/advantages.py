@@ -29,7 +29,8 @@ def _groups(
     rewards: Tensor,  # (B,)
     group_size: int,  # responses per prompt
 ) -> Tensor:  # (B / group_size, group_size)
-    "Rewards as one row per group, in float32 at least. Raises ValueError for a group of one, a wrong count, or a reward that is not finite."
+    """Rewards as one row per group, in float32 at least. Raises ValueError for a group of one, a wrong count, or a
+    reward that is not finite."""
     check_tensor("rewards", rewards)
     if rewards.ndim != 1:
         raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
@@ -62,7 +63,8 @@ def group_advantages(
     scale: str = "std",  # "std" (GRPO) | "none" (Dr. GRPO)
     eps: float = 1e-4,  # added to the standard deviation (TRL's value; verl uses 1e-6)
 ) -> Tensor:  # (B,)
-    "Rewards relative to their group: GRPO (arXiv 2402.03300, section 4.1.2). Raises ValueError for a group of one or a NaN."
+    """Rewards relative to their group: GRPO (arXiv 2402.03300, section 4.1.2). Raises ValueError for a group of one or
+    a NaN."""
     if scale not in ("std", "none"):
         raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
     if not is_number(eps) or not 0 <= eps < math.inf:
@@ -78,7 +80,8 @@ def leave_one_out(
     rewards: Tensor,  # (B,) one reward per response; groups are consecutive
     group_size: int,  # responses per prompt, at least 2
 ) -> Tensor:  # (B,)
-    "Each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740). Raises ValueError like `group_advantages`."
+    """Each reward minus the mean of the others in its group: RLOO (arXiv 2402.14740). Raises ValueError like
+    `group_advantages`."""
     r = _groups(rewards, group_size)
     centred = (r - r.mean(1, keepdim=True)) * (group_size / (group_size - 1))
     return _as_given(centred.flatten(), rewards)
@@ -106,7 +109,8 @@ def gae(
     gamma: float = 1.0,  # discount per kept token
     lam: float = 1.0,  # lambda: 1 is Monte Carlo, 0 is one-step
 ) -> tuple[Tensor, Tensor]:  # advantages (B, T), returns (B, T); 0 where the mask is 0
-    "Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a rate is outside [0, 1]."
+    """Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a
+    rate is outside [0, 1]."""
     m = check_mask(mask, rewards=rewards, values=values)
     for name, rate in (("gamma", gamma), ("lam", lam)):
         if not is_number(rate) or not 0 <= rate <= 1:
@@ -138,7 +142,8 @@ def block_gae(
     value: str = "mean",  # the block's value: "mean" | "first" | "last" of its tokens'
     reward: str = "sum",  # the block's reward: "sum" | "mean" of its tokens'
 ) -> tuple[Tensor, Tensor]:  # advantages (B, N), returns (B, N); 0 for blocks that pad a row
-    "Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for an unknown `value` or `reward`."
+    """Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for
+    an unknown `value` or `reward`."""
     if reward not in ("sum", "mean"):
         raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
     check_mask(check_ids(ids) >= 0, rewards=rewards, values=values)
@@ -167,12 +172,14 @@ def block_value(
 
 # %% ../nbs/lib/advantages.ipynb #2e381f7e
 def boundary_advantages(
-    values: Tensor,  # (B, N) value of the state before each block; or (B, T) per token, read at each block's first token
+    # (B, N) value of the state before each block; or (B, T) per token, read at each block's first token
+    values: Tensor,
     final_reward: Tensor,  # (B,) reward of the whole response
     ids: Tensor,  # (B, T) block ids
     per: str | None = None,  # what `values` holds one of: "block" | "token"; None reads it off the shape
 ) -> Tensor:  # (B, N), 0 for blocks that pad a row
-    "What each block changed: V(next boundary) - V(this one), R - V for the last. VinePPO (arXiv 2410.01679), SPO-chain (arXiv 2505.23564)."
+    """What each block changed: V(next boundary) - V(this one), R - V for the last. VinePPO (arXiv 2410.01679),
+    SPO-chain (arXiv 2505.23564)."""
     check_tensor("values", values)
     check_tensor("final_reward", final_reward)
     sizes = block_sizes(ids)

@@ -142,7 +142,8 @@ def fixed_blocks(
     k: int,  # tokens per block, at least 1
     gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
 ) -> Tensor:  # (B, T) long
-    "Blocks of `k` kept tokens, the last one shorter: disjoint MPO, and MA-RLHF's fixed n-gram. Raises ValueError when k < 1."
+    """Blocks of `k` kept tokens, the last one shorter: disjoint MPO, and MA-RLHF's fixed n-gram. Raises ValueError when
+    k < 1."""
     check_positive_int("k", k)
     order = token_blocks(mask)
     if check_gaps(gaps) == "end":
@@ -191,7 +192,8 @@ def delimiter_blocks(
     ends: str | Sequence[str],  # delimiters: a block closes after a token ending in one of them
     gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
 ) -> Tensor:  # (B, T) long
-    "Blocks that close after a token ending in one of `ends`. Raises ValueError when tokens do not cover the mask or ends is empty."
+    """Blocks that close after a token ending in one of `ends`. Raises ValueError when tokens do not cover the mask or
+    ends is empty."""
     m = check_mask(mask)
     ends = (ends,) if isinstance(ends, str) else check_texts("ends", ends, blank=True)
     if not ends or "" in ends:
@@ -221,7 +223,8 @@ def sentence_blocks(
     tokens: Sequence[Sequence[str]],  # decoded text of each token, one list per row
     gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
 ) -> Tensor:  # (B, T) long
-    "One block per sentence: closes after . ! ? ; : newline and their CJK forms. LPO's linguistic unit (Ling 2.0; TRL issue 4443)."
+    """One block per sentence: closes after . ! ? ; : newline and their CJK forms. LPO's linguistic unit (Ling 2.0; TRL
+    issue 4443)."""
     return delimiter_blocks(mask, tokens, sentence_ends, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #3b4ca57c
@@ -232,7 +235,8 @@ def surprise_blocks(
     interval: int = 5,  # surprising tokens per block
     gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
 ) -> Tensor:  # (B, T) long
-    "Blocks that open at every `interval`-th surprising token: SPO-chain's cutpoints. Raises ValueError for a threshold outside (0, 1]."
+    """Blocks that open at every `interval`-th surprising token: SPO-chain's cutpoints. Raises ValueError for a
+    threshold outside (0, 1]."""
     check_positive_int("interval", interval)
     if not is_number(threshold) or not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold!r}; it is a probability: choose one in (0, 1], e.g. 0.9")
@@ -247,7 +251,8 @@ def perplexity_blocks(
     ref_logps: Tensor,  # (B, T) log pi_ref(o_t), in nats
     gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
 ) -> Tensor:  # (B, T) long
-    "Blocks that open where the reference model's perplexity rises from one kept token to the next: MA-RLHF's rule (arXiv 2410.02743)."
+    """Blocks that open where the reference model's perplexity rises from one kept token to the next: MA-RLHF's rule
+    (arXiv 2410.02743)."""
     m = check_mask(mask, ref_logps=ref_logps)
     positions = torch.where(m, torch.arange(m.shape[1], device=m.device), -1).cummax(1).values
     previous = torch.cat([positions.new_full((len(m), 1), -1), positions[:, :-1]], 1)[:, : m.shape[1]]

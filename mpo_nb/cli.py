@@ -135,7 +135,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _describe(action: argparse.Action) -> None:
-    "One spelling in help and completion (both are parsed), a short word for the value, and the values or files to choose from."
+    """One spelling in help and completion (both are parsed), a short word for the value, and the values or files to
+    choose from."""
     name = action.dest
     kinds = {int: "N", float: "X", str: "TEXT"}
     if action.option_strings[0].startswith("--"):
@@ -207,7 +208,8 @@ _Options.add_constructor("tag:yaml.org,2002:int", _Options.construct_yaml_int)
 def read_options(
     path: str | Path,  # a YAML file
 ) -> dict[str, Any]:  # field of TrainConfig -> value
-    "Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another kind; OSError for a file that cannot be read."
+    """Options from a file. Raises ValueError for what is not a mapping, a name that is no option, or a value of another
+    kind; OSError for a file that cannot be read."""
     if not str(path).strip():
         raise ValueError("--config '' names no file; give a YAML file, or leave --config away")
     try:
@@ -279,7 +281,8 @@ def _as_field(path: str | Path, name: str, kind: Any, value: Any) -> Any:
 def train_config(
     argv: list[str] | None = None,  # arguments; default: those of the process
 ) -> tuple[TrainConfig, bool]:  # and whether nothing is to be trained
-    "The configuration that a command line asks for: defaults, under the file's options, under those of the line. Raises what `read_options` and `TrainConfig` raise."
+    """The configuration that a command line asks for: defaults, under the file's options, under those of the line.
+    Raises what `read_options` and `TrainConfig` raise."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     parser = train_parser()
@@ -316,7 +319,8 @@ def _no_option(word: str, parser: argparse.ArgumentParser) -> str:
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
 def _guarded(command: str, work: Callable[[], None]) -> int:
-    "Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status; the package's warnings are one line too."
+    """Runs `work()` and turns the errors a user can mend into one line on stderr and an exit status; the package's
+    warnings are one line too."""
     plain = warnings.formatwarning
 
     def told(
@@ -363,7 +367,8 @@ def _dry_run(config: TrainConfig) -> None:
 def main(
     argv: list[str] | None = None,  # arguments; default: those of the process
 ) -> int:  # 0 finished, 1 failed, 2 bad input, 130 interrupted
-    "`mpo-train`: train a model, and write report.html into its run folder; or, with --dry_run, only say what would be done."
+    """`mpo-train`: train a model, and write report.html into its run folder; or, with --dry_run, only say what would be
+    done."""
 
     def work() -> None:
         config, dry = train_config(argv)
@@ -389,7 +394,8 @@ def tour_config(
     seed: int,  # of problems and sampling
     overwrite: bool = False,  # train again where a run is finished
 ) -> TrainConfig:
-    "One of the tour's runs: four passes over each step's responses, so that the ratios leave 1 and clipping has something to do."
+    """One of the tour's runs: four passes over each step's responses, so that the ratios leave 1 and clipping has
+    something to do."""
     return TrainConfig(
         recipe=recipe,
         output=f"{output}/{recipe}",
@@ -419,10 +425,11 @@ def closing_table(
         )
 
         def mean(name: str) -> float:
-            return sum(r[name] for r in trained) / len(trained)
+            return float(sum(r[name] for r in trained) / len(trained))
 
         lines.append(
-            f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}"
+            f"{label:6}{accuracy:^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{mean('clip_fraction'):>10.2%}"
+            f"{mean('log_ratio_std'):>12.4f}{rows[-1]['seconds']:>9.0f}"
         )
     return "\n".join(lines)
 

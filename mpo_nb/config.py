@@ -86,7 +86,8 @@ _recipe_names = dict(
 def option_hint(
     name: str,  # one that no field of TrainConfig has
 ) -> str:  # what was meant, as the end of a message; empty where nothing is near
-    "What to write in the place of a wrong name: that of another trainer, an option of the recipe, or a slip of the pen."
+    """What to write in the place of a wrong name: that of another trainer, an option of the recipe, or a slip of the
+    pen."""
     known = [f.name for f in fields(TrainConfig)]
     plain = unicodedata.normalize("NFKC", name).strip("- ").replace("-", "_").lower()
     if plain in known:
@@ -273,7 +274,8 @@ def field_value(
     kind: Any,  # its type
     value: Any,  # what was given
 ) -> Any:  # the same as the field's own type
-    "A value of a field's kind; numpy's numbers, paths and tuples are turned into Python's own. Raises ValueError for another kind."
+    """A value of a field's kind; numpy's numbers, paths and tuples are turned into Python's own. Raises ValueError for
+    another kind."""
     if name.endswith("_options"):
         return _options_text(name, value)
     if kind is int:
@@ -623,7 +625,8 @@ def _plain(key: str, value: Any) -> Any:
 
 # %% ../nbs/lib/config.ipynb #700fdd29
 def multiplies_bfloat16() -> bool:
-    "Whether this CPU has instructions for products in bfloat16: AMX tiles or AVX512_BF16. What torch is too old to know of is taken as absent."
+    """Whether this CPU has instructions for products in bfloat16: AMX tiles or AVX512_BF16. What torch is too old to
+    know of is taken as absent."""
     return any(
         bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )

@@ -28,7 +28,8 @@ class _Surrogate:
 
 
 def _free_objective(log_ratio: Tensor, A: Tensor, cut: Tensor) -> Tensor:
-    "R A with its gradient where `cut` is False. Where it is True, R is put to 1: a ratio that overflows there would leave 0 * inf = NaN in the gradient."
+    """R A with its gradient where `cut` is False. Where it is True, R is put to 1: a ratio that overflows there would
+    leave 0 * inf = NaN in the gradient."""
     return torch.where(cut, 0, log_ratio).exp() * A
 
 
@@ -200,7 +201,8 @@ class PolicyLoss:
 
     @cached_property
     def credit(self) -> Tensor:
-        "(B, T) = -d loss / d logps of the policy term: the weight with which each log-probability is pushed up. Worked out on first use."
+        """(B, T) = -d loss / d logps of the policy term: the weight with which each log-probability is pushed up.
+        Worked out on first use."""
         return self._credit()
 
 
@@ -272,7 +274,8 @@ def policy_loss(
     max_length: int | None = None,  # L_max in tokens, for "seq-mean-token-sum-norm"
     normalizer: float | None = None,  # denominator of the whole batch, when this is a micro-batch of it
 ) -> PolicyLoss:
-    "The clipped policy-gradient loss at any granularity: log R = W delta. Half types are computed in float32. Raises ValueError for shapes or options that do not fit."
+    """The clipped policy-gradient loss at any granularity: log R = W delta. Half types are computed in float32. Raises
+    ValueError for shapes or options that do not fit."""
     check_clip(clip, surrogate, dual_clip)
     check_actions(actions)
     for name, value in (("logps", logps), ("old_logps", old_logps)):

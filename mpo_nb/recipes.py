@@ -35,10 +35,12 @@ class Recipe:
     name: str  # its name in the literature
     actions: ActionSpace | str | int = (
         TokenActions()
-    )  # granularity of the ratio; a number: blocks of that many tokens; "sentence" | "surprise" | "random": blocks that each batch brings
-    advantage: str = (  # "group-std" (GRPO) | "group-mean" (Dr. GRPO) | "leave-one-out" (RLOO) | "gae" (PPO: a critic) | "boundary" (VinePPO: values by sampling)
-        "group-std"
+        # granularity of the ratio; a number: blocks of that many tokens; "sentence" | "surprise" | "random": blocks that
+        # each batch brings
     )
+    # "group-std" (GRPO) | "group-mean" (Dr. GRPO) | "leave-one-out" (RLOO) | "gae" (PPO: a critic) | "boundary"
+    # (VinePPO: values by sampling)
+    advantage: str = "group-std"
     clip: tuple[float, float] = (0.2, 0.2)  # (low, high)
     surrogate: str = "ppo"  # "ppo" | "cispo" | "gmpo" | "none"
     aggregate: str = "seq-mean-token-mean"  # see `mpo_nb.losses.aggregates`
@@ -46,7 +48,9 @@ class Recipe:
     kl: float = 0.0  # coefficient of the KL penalty to the reference model; 0 loads no reference
     kl_estimator: str = "k3"  # "k1" | "k2" | "k3"
     entropy: float = 0.0  # coefficient of the entropy bonus
-    drop_dead_groups: bool = False  # leave groups that are all right or all wrong out of the loss and its mean (DAPO); whether a response is right says the task's pass mark
+    # leave groups that are all right or all wrong out of the loss and its mean (DAPO); whether a response is right says
+    # the task's pass mark
+    drop_dead_groups: bool = False
     overlong_buffer: float = 0.0  # share of the length limit over which DAPO's overlong penalty grows; 0 is off
     critic: str = ""  # for "gae": "shared" | "separate" trunk of the value head
     gamma: float = 1.0  # for "gae": discount
@@ -127,7 +131,8 @@ class Recipe:
         rewards: Tensor,  # (B,), groups consecutive
         group_size: int,  # responses per prompt, at least 2
     ) -> Tensor:  # (B,)
-        "Advantages from rewards by this recipe's rule. Raises ValueError for a group of one, a reward that is not finite, or a rule that needs values."
+        """Advantages from rewards by this recipe's rule. Raises ValueError for a group of one, a reward that is not
+        finite, or a rule that needs values."""
         if self.advantage in ("gae", "boundary"):
             raise ValueError(
                 f"advantage={self.advantage!r} needs values: use mpo_nb.models.critic.critic_targets, or"
@@ -144,7 +149,8 @@ class Recipe:
         old_logps: Tensor | None = None,  # (B, T) the sampler's: for "surprise"
         seed: int = 0,  # for "random"
     ) -> Tensor | None:  # (B, T) ids, or None when the action space needs none
-        "Block ids that depend on the responses, to be put into the batch as `blocks`. Raises ValueError when what they are read from is missing."
+        """Block ids that depend on the responses, to be put into the batch as `blocks`. Raises ValueError when what
+        they are read from is missing."""
         if isinstance(self.actions, ActionSpace):
             return None
         if self.actions == "random":
@@ -175,7 +181,9 @@ class Recipe:
         self,
         batch: Mapping[
             str, Any
-        ],  # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer where used
+            # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, normalizer
+            # where used
+        ],
     ) -> PolicyLoss:  # its loss includes the penalties; its credit is the policy term's
         "The loss of a batch. Raises ValueError when the batch lacks what this recipe needs."
         missing = [key for key in ("logps", "old_logps", "mask", "advantages") if batch.get(key) is None]
@@ -451,7 +459,8 @@ def recipe(
     name: str,  # one of `recipes`
     **options: Any,  # mpo: k, future, beta, joint, tail, base; any: a field of Recipe, e.g. clip=(0.1, 0.1), kl=0.04
 ) -> Recipe:
-    "A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says what there is."
+    """A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says
+    what there is."""
     if not isinstance(name, str) or name not in recipes:
         raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
     known: set[str] = {f.name for f in fields(Recipe)} - {"name", "sources"} | (

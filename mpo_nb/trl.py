@@ -41,7 +41,8 @@ def installed_trl() -> str | None:  # such as "1.16.0"
 def check_trl(
     version: str | None,  # as `installed_trl` gives it
 ) -> None:
-    "Raise ImportError where TRL is missing or older than the lowest of `trl_versions`; warn where it is newer than the highest."
+    """Raise ImportError where TRL is missing or older than the lowest of `trl_versions`; warn where it is newer than
+    the highest."""
     low, high = trl_versions
     if version is None:
         raise ImportError(f"mpo_nb.trl needs TRL, which is not installed; run: pip install 'trl>={low}'")
@@ -88,7 +89,8 @@ def moved_old_logps(
 ) -> tuple[
     Tensor, Tensor, Tensor
 ]:  # (B, T) each: old log-probabilities moved so that logps minus them is W delta; delta; W delta
-    "Old log-probabilities whose distance to `logps` is the action's log-ratio; as they were where the mask is 0. Raises ValueError when shapes differ."
+    """Old log-probabilities whose distance to `logps` is the action's log-ratio; as they were where the mask is 0.
+    Raises ValueError when shapes differ."""
     m = check_mask(mask, logps=logps, old_logps=old_logps)
     dtype = torch.promote_types(logps.dtype, torch.float32)
     delta = logps.to(dtype) - old_logps.to(dtype)
@@ -206,7 +208,8 @@ def _check_settings(s: Any) -> None:
 @checked_names()
 @dataclass
 class BlockGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL's class, known at run time only
-    "TRL's GRPOConfig with an action space. Raises ValueError for settings that do not go together, ImportError without TRL."
+    """TRL's GRPOConfig with an action space. Raises ValueError for settings that do not go together, ImportError
+    without TRL."""
 
     action_space: str = field(
         default="token",
@@ -257,7 +260,8 @@ def action_lengths(
 
 # %% ../nbs/lib/trl.ipynb #52bdd22c
 class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known at run time only
-    "TRL's GRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless `args` is a BlockGRPOConfig, ImportError without TRL."
+    """TRL's GRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless
+    `args` is a BlockGRPOConfig, ImportError without TRL."""
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: BlockGRPOConfig | None = None, *rest: Any, **kwargs: Any
@@ -276,7 +280,8 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
         self._rows = TokenRows(self.processing_class)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        "TRL's, and a RuntimeError unless the loss came through `_compute_loss`: before the first update, so that nothing is trained token by token under another name."
+        """TRL's, and a RuntimeError unless the loss came through `_compute_loss`: before the first update, so that
+        nothing is trained token by token under another name."""
         self._computed = False
         loss = super().training_step(*args, **kwargs)
         if not self._computed and self.args.action_space not in ("token", "sequence"):

@@ -58,7 +58,8 @@ def verl_normalizer(
     global_batch_size: int | None = None,  # responses of the whole batch; None: the piece is all there is
     loss_scale_factor: int | None = None,  # for "seq-mean-token-sum-norm"; None: T
 ) -> tuple[str, float]:  # aggregate and normalizer of `policy_loss`
-    "What makes `policy_loss` aggregate as verl's `agg_loss`. Raises ValueError for an unknown mode, or several processes without counts of the whole batch."
+    """What makes `policy_loss` aggregate as verl's `agg_loss`. Raises ValueError for an unknown mode, or several
+    processes without counts of the whole batch."""
     if loss_agg_mode not in loss_agg_modes:
         raise ValueError(f"loss_agg_mode={loss_agg_mode!r}; choose one of {', '.join(loss_agg_modes)}")
     m = check_mask(mask)
@@ -107,12 +108,14 @@ def verl_loss(
     advantages: Tensor,  # (B, T)
     response_mask: Tensor,  # (B, T), 1 on tokens that the policy produced
     loss_agg_mode: str = "token-mean",  # one of `loss_agg_modes`
-    config: Any = None,  # verl's ActorConfig: clip_ratio, clip_ratio_low, clip_ratio_high, clip_ratio_c, global_batch_info
+    # verl's ActorConfig: clip_ratio, clip_ratio_low, clip_ratio_high, clip_ratio_c, global_batch_info
+    config: Any = None,
     rollout_is_weights: (
         Tensor | None
     ) = None,  # (B, T), at least 0: weights against the rollout engine's own probabilities
 ) -> tuple[Tensor, dict[str, float]]:  # loss, metrics by verl's names
-    "A policy loss of verl at any granularity; `partial(verl_loss, actions)` can be registered. Raises ValueError for shapes or settings that do not fit."
+    """A policy loss of verl at any granularity; `partial(verl_loss, actions)` can be registered. Raises ValueError for
+    shapes or settings that do not fit."""
     low, high, dual = _clip(config)
     aggregate, total = verl_normalizer(response_mask, loss_agg_mode, **getattr(config, "global_batch_info", {}))
     delta = (log_prob - old_log_prob).clamp(-20, 20)
@@ -266,7 +269,8 @@ def _need_verl() -> None:
 
 
 def register() -> list[str]:  # the names
-    "Put the losses into verl's registry; importing this module does it where verl is installed. Raises ImportError without verl, ValueError where a name is taken."
+    """Put the losses into verl's registry; importing this module does it where verl is installed. Raises ImportError
+    without verl, ValueError where a name is taken."""
     _need_verl()
     for name, loss in policy_losses.items():
         there = POLICY_LOSS_REGISTRY.get(name)
@@ -281,7 +285,8 @@ def register() -> list[str]:  # the names
 
 @dataclass
 class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, known at run time only
-    "verl's PolicyLossConfig with the options of block actions: the `_target_` of actor.policy_loss. Raises ValueError for an option that does not fit, ImportError without verl."
+    """verl's PolicyLossConfig with the options of block actions: the `_target_` of actor.policy_loss. Raises ValueError
+    for an option that does not fit, ImportError without verl."""
 
     k: int | None = None  # mpo: tokens per window; mpo_block: tokens per block; default 4
     future: float | None = None  # mpo: share of the later tokens, in [0, 1); default 0.2
@@ -292,7 +297,9 @@ class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, 
     )
 
     gaps: str | None = (
-        None  # where a tool's reply interrupts a response: "end", an action ends there | "skip", it reaches across; default "end"
+        # where a tool's reply interrupts a response: "end", an action ends there | "skip", it reaches across; default
+        # "end"
+        None
     )
 
     def __post_init__(self) -> None:

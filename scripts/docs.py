@@ -4,10 +4,9 @@
 
 A page is its notebook, exported code included: in settings.ini, skip_procs keeps nbdev from taking that out.
 
-Figures: a notebook stores a figure as `HTML(fig.to_html(full_html=False, include_plotlyjs=False))`; the site carries one
-copy of plotly.js, and each page that draws a figure loads that. Formulas become MathML, so no page asks another host for
-anything. The pages show stored outputs: no notebook is run.
-"""
+Figures: a notebook stores a figure as `HTML(fig.to_html(full_html=False, include_plotlyjs=False))`; the site carries
+one copy of plotly.js, and each page that draws a figure loads that. Formulas become MathML, so no page asks another
+host for anything. The pages show stored outputs: no notebook is run."""
 
 import ast
 import contextlib
@@ -50,7 +49,8 @@ def prepare() -> Path:
 
 
 def symbols(module: Path) -> dict[str, tuple[int, str]]:
-    "What a module exports, in the order of its source: name -> (line, first line of its docstring; of a constant, its value)."
+    """What a module exports, in the order of its source: name -> (line, first line of its docstring; of a constant, its
+    value)."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
     found = {}
     public = next(
@@ -73,7 +73,8 @@ def symbols(module: Path) -> dict[str, tuple[int, str]]:
 
 
 def title_sources(pages: Path):
-    "Puts nbdev's headings for symbols above their source, each with a link to it; the signature that nbdev adds would say the same again."
+    """Puts nbdev's headings for symbols above their source, each with a link to it; the signature that nbdev adds would
+    say the same again."""
     import nbformat
     from nbdev.config import get_config
 
@@ -109,7 +110,8 @@ def title_sources(pages: Path):
 
 
 def write_reference(pages: Path):
-    "One page that names every exported symbol, in the order of the sidebar: its summary, and links to its documentation and source."
+    """One page that names every exported symbol, in the order of the sidebar: its summary, and links to its
+    documentation and source."""
     import nbformat
     from nbdev.config import get_config
 
@@ -196,11 +198,13 @@ def mathml(match: re.Match) -> str:
 
 
 def finish(site: Path) -> int:
-    "Formulas, links and plotly.js, page by page; no theme asks another host for its fonts. Returns the number of pages."
+    """Formulas, links and plotly.js, page by page; no theme asks another host for its fonts. Returns the number of
+    pages."""
     from nbdev.config import get_config
 
     config = get_config()
-    # nbdev links a symbol to the published site; within the site, such a link is relative. A method is documented with its class.
+    # nbdev links a symbol to the published site; within the site, such a link is relative. A method is documented with
+    # its class.
     published = re.compile(
         f'(<a [^>]*href="){re.escape(config.doc_host + config.doc_baseurl)}/([^"#]*)(?:(#[^".]+)(?:\\.[^"]*)?)?'
     )

@@ -4,21 +4,21 @@
     python scripts/release_check.py --full 3.12          Python 3.12 gets everything, CUDA packages included
     python scripts/release_check.py --tag v0.1.0         also: is everything ready for this tag?
 
-The two files: size, contents, licence, metadata, `twine check`. The sources: nothing that the oldest Python lacks (vermin).
-Then each Python that the classifiers name and this machine has, found as python3.X on the PATH or under pyenv, compiles the
-sources and installs each file into an empty environment of its own:
+The two files: size, contents, licence, metadata, `twine check`. The sources: nothing that the oldest Python lacks
+(vermin). Then each Python that the classifiers name and this machine has, found as python3.X on the PATH or under
+pyenv, compiles the sources and installs each file into an empty environment of its own:
 
-- The whole check, where the torch that pip chooses there needs no CUDA packages: all requirements, every module imported,
-  the commands' help, the README's example with the output it shows, and one training step.
-- Elsewhere the part without torch, since the CUDA packages take gigabytes: the requirements less torch, peft and accelerate,
-  every module compiled, those that need no torch imported, the commands in their place. The closing lines say why.
+- The whole check, where the torch that pip chooses there needs no CUDA packages: all requirements, every module
+  imported, the commands' help, the README's example with the output it shows, and one training step.
+- Elsewhere the part without torch, since the CUDA packages take gigabytes: the requirements less torch, peft and
+  accelerate, every module compiled, those that need no torch imported, the commands in their place. The closing lines
+  say why.
 
-One Python at least has to get the whole check; --full names those for which CUDA packages may be downloaded.
-The wheel's environment resolves and installs the requirements, at the versions of constraints.txt. The sdist's reads the same
-packages through a .pth file, after mpo_nb was removed beside them: what it proves is that the sdist builds on this Python and
-that what it builds works. That both files ask for the same packages is compared in their metadata.
-Nothing is written but dist/ and a temporary folder.
-"""
+One Python at least has to get the whole check; --full names those for which CUDA packages may be downloaded. The
+wheel's environment resolves and installs the requirements, at the versions of constraints.txt. The sdist's reads the
+same packages through a .pth file, after mpo_nb was removed beside them: what it proves is that the sdist builds on this
+Python and that what it builds works. That both files ask for the same packages is compared in their metadata. Nothing
+is written but dist/ and a temporary folder."""
 
 import argparse
 import difflib
@@ -90,7 +90,8 @@ def find_pythons(minors: list[str]) -> dict[str, str]:
 
 
 def version_of(path: str) -> str | None:
-    "3.X of an interpreter that starts and can make environments; a shim for a version that is not switched on does not start."
+    """3.X of an interpreter that starts and can make environments; a shim for a version that is not switched on does
+    not start."""
     try:
         return run(path, "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])").strip()
     except Failed:
@@ -113,7 +114,8 @@ class Environment:
         self.pip("install", "--no-compile", *words)
 
     def plan(self, folder: Path, *words) -> dict:
-        "What pip would install, without what that requires: its report. An index that serves metadata is asked for no more."
+        """What pip would install, without what that requires: its report. An index that serves metadata is asked for no
+        more."""
         report = folder / "report.json"
         self.pip("install", "--dry-run", "--no-deps", "--only-binary", ":all:", "--report", report, *words)
         return json.loads(report.read_text())

@@ -104,7 +104,8 @@ def check_size(file: Path) -> str:
 
 
 def check_contents(file: Path):
-    "In a wheel the package and its .dist-info; in an sdist those files and folders of the root that MANIFEST.in names. Every module."
+    """In a wheel the package and its .dist-info; in an sdist those files and folders of the root that MANIFEST.in
+    names. Every module."""
     names = contents(file).keys()
     if file.suffix == ".whl":
         stray = [

@@ -1,5 +1,5 @@
-"""What stands in an environment after mpo_nb was installed there. release_check.py runs this with that environment's Python;
-the last line it prints is JSON."""
+"""What stands in an environment after mpo_nb was installed there. release_check.py runs this with that environment's
+Python; the last line it prints is JSON."""
 
 import importlib
 import json

@@ -26,7 +26,8 @@ def main() -> int:
     notebooks = step(
         "notebooks", [sys.executable, "-c", TEST_NOTEBOOKS], OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive"
     )
-    # Two workers, a file at a time (in the order that conftest.py gives) and a thread each: most tests keep one core busy, and those that share something stand in one file.
+    # Two workers, a file at a time (in the order that conftest.py gives) and a thread each: most tests keep one core
+    # busy, and those that share something stand in one file.
     tests = step(
         "tests",
         [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *sys.argv[1:]],

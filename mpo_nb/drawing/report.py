@@ -324,9 +324,11 @@ def _clipping(compared: list[RatioRow]) -> str:
         )
     token = compared[0]
     r = blocks[0]
-    p: Callable[[float | None], str]
     fall = token.clip_fraction - r.clip_fraction
-    p = lambda x: _percent(x, 2 if cast(float, x) < 0.02 else 1)
+
+    def p(x: float | None) -> str:
+        return _percent(x, 2 if cast(float, x) < 0.02 else 1)
+
     numbers = (
         f"On the same recorded log-ratios, {r.label} clips {p(r.clip_fraction)} of actions and the token level"
         f" {p(token.clip_fraction)}; widened by the factor 1/{r.factor:.2f} that averaging independent tokens alone"
@@ -512,7 +514,8 @@ def write_report(
     runs: Runs,  # label -> run folder, or run folders
     path: str | Path,  # the HTML file to be written, or replaced; ".html" is added to a name without an ending
 ) -> Path:  # the file
-    "Write the report of finished or unfinished runs as one file that opens offline. Raises what `read_runs` raises, ValueError for a path that can be no such file, OSError where it cannot be written."
+    """Write the report of finished or unfinished runs as one file that opens offline. Raises what `read_runs` raises,
+    ValueError for a path that can be no such file, OSError where it cannot be written."""
     file = output_file(path)
     write_output(file, report_html(runs))
     return file

@@ -52,7 +52,8 @@ def value_style(
     value: float,  # what colours the token
     limit: float,  # the value drawn at full strength
 ) -> str:  # inline CSS
-    "Background and underline for a value: blue and solid above 0, vermilion and dashed below, nothing at 0 or when unknown."
+    """Background and underline for a value: blue and solid above 0, vermilion and dashed below, nothing at 0 or when
+    unknown."""
     if not math.isfinite(value) or value == 0 or not limit > 0:
         return ""
     colour, line = (_up, "solid") if value > 0 else (_down, "dashed")
@@ -213,7 +214,8 @@ def token_strip(
     numbers: bool | None = None,  # print each value under its token; default: up to 64 tokens
     legend: bool = True,  # explain the marks below
 ) -> TokenStrip:
-    "A response as a strip of tokens in blocks, coloured by one number each. Raises ValueError for lists that do not fit the tokens."
+    """A response as a strip of tokens in blocks, coloured by one number each. Raises ValueError for lists that do not
+    fit the tokens."""
     T = len(trace.tokens)
     value = _row(values, T, "values", math.nan)
     ratio_row = _row(ratio, T, "ratio", math.nan)
@@ -269,7 +271,8 @@ def credit_strip(
     title: str = "",  # above the strip; default: the recipe's name
     **options: Any,  # of `token_strip`, e.g. limit
 ) -> TokenStrip:
-    "The exact credit of each token under a recipe, in blocks, with the clipped actions hatched. Raises ValueError when log-probabilities are unknown."
+    """The exact credit of each token under a recipe, in blocks, with the clipped actions hatched. Raises ValueError
+    when log-probabilities are unknown."""
     out, actions = trace_loss(trace, recipe)
     return token_strip(
         trace,

@@ -151,7 +151,8 @@ class Evaluation:
         path: str | Path,  # the .jsonl file that `evaluate` wrote
         k: int | Sequence[int] | None = None,  # default: those that were asked for
     ) -> "Evaluation":
-        "A finished evaluation from its files; no model is needed. Raises FileNotFoundError, or ValueError for one that is not finished."
+        """A finished evaluation from its files; no model is needed. Raises FileNotFoundError, or ValueError for one
+        that is not finished."""
         settings = read_settings(path)
         records = read_lines(Path(path))
         if settings is None:
@@ -304,7 +305,8 @@ def compare(
     b: Evaluation | str | Path,  # what is compared with it
     seed: int = 0,  # of the random sign patterns
 ) -> Comparison:  # of b with a
-    "Whether b differs from a on the same problems. Raises ValueError where the problems differ, or an evaluation is not finished."
+    """Whether b differs from a on the same problems. Raises ValueError where the problems differ, or an evaluation is
+    not finished."""
     check_seed("seed", seed)
     a = _evaluation("a", a)
     b = _evaluation("b", b)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..checks import check_seed, check_whole, is_number
-from .comparing import Evaluation, compare, differs, read_settings, settings_path
+from .comparing import Evaluation, differs, read_settings, settings_path
 from ..models.logprobs import CausalLM, check_model
 from ..runtime.files import given_path, read_lines, write_whole
 from ..runtime.locks import WriteLock
@@ -220,7 +220,8 @@ def evaluate(
         Mapping[str, Any] | None
     ) = None,  # what the chat template reads besides the turns, e.g. {"enable_thinking": False}
 ) -> Evaluation:
-    "Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, another process that writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."
+    """Greedy accuracy and pass@k with 95% intervals. Raises ValueError for whatever cannot work, another process that
+    writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."""
     check_model("model", model)
     check_tokenizer(tokenizer)
     check_cut(top_p, top_k)

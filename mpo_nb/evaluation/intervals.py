@@ -33,7 +33,8 @@ def pass_at_k(
     correct: int,  # right ones among them
     k: int,  # responses that may be tried, at most `samples`
 ) -> float:  # in [0, 1]
-    "Unbiased estimate of the chance that one of k responses is right. Raises ValueError for counts that cannot be. Chen et al. 2021, eq. 1."
+    """Unbiased estimate of the chance that one of k responses is right. Raises ValueError for counts that cannot be.
+    Chen et al. 2021, eq. 1."""
     if not 0 <= correct <= samples or not 1 <= k <= samples:
         raise ValueError(
             f"samples={samples}, correct={correct}, k={k}; need 0 <= correct <= samples and 1 <= k <= samples"
@@ -61,7 +62,8 @@ def mean_interval(
     values: Sequence[float] | _Numbers,  # one number in [0, 1] per problem
     tries: float = 1.0,  # disjoint tries behind each of them: samples / k; 1 for a single response
 ) -> tuple[float, float, float]:  # mean, lower end, upper end
-    "Mean over problems with Wilson's interval at the effective number of problems. Raises ValueError for no values, or values outside [0, 1]."
+    """Mean over problems with Wilson's interval at the effective number of problems. Raises ValueError for no values,
+    or values outside [0, 1]."""
     v = np.asarray(values, dtype=float)
     if v.ndim != 1 or not len(v) or not ((v >= 0) & (v <= 1)).all():
         raise ValueError(f"values={str(values)[:80]}; give at least one number, each in [0, 1]")
@@ -76,7 +78,8 @@ def paired_interval(
     b: Sequence[float] | _Numbers,  # on the same problems, in the same order
     tries: tuple[float, float] = (1.0, 1.0),  # as for `mean_interval`, of a and of b
 ) -> tuple[float, float, float]:  # mean of b minus mean of a, lower end, upper end
-    "Difference of two means over the same problems, with Newcombe's interval for pairs. Raises ValueError for unequal numbers of problems."
+    """Difference of two means over the same problems, with Newcombe's interval for pairs. Raises ValueError for unequal
+    numbers of problems."""
     x: _Numbers
     y: _Numbers
     x = np.asarray(a, dtype=float)
@@ -140,7 +143,8 @@ def sign_flip(
 def student_t(
     n: int,  # how many values the mean is of, at least 2
 ) -> float:
-    "The 97.5% quantile of Student's t with n - 1 degrees of freedom, to 3 digits; from its expansion in 1/(n - 1) beyond 7. Raises ValueError for n < 2."
+    """The 97.5% quantile of Student's t with n - 1 degrees of freedom, to 3 digits; from its expansion in 1/(n - 1)
+    beyond 7. Raises ValueError for n < 2."""
     if n < 2:
         raise ValueError(f"n={n}; an interval over seeds takes at least 2 of them")
     if n <= 8:

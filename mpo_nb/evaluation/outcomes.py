@@ -21,7 +21,8 @@ from .intervals import student_t
 def outcome(
     rows: Sequence[dict[str, Any]],  # a run's metrics, one dict per step
 ) -> dict[str, float]:
-    "A run in one row: the last evaluation's accuracies, and the means of all else over the training steps that record it. Raises ValueError for a run without a step."
+    """A run in one row: the last evaluation's accuracies, and the means of all else over the training steps that record
+    it. Raises ValueError for a run without a step."""
     trained = [row for row in rows if row["step"] > 0]
     if not trained:
         raise ValueError("rows holds no training step; a run that was not trained has no outcome")

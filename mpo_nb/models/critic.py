@@ -36,7 +36,8 @@ from ..sampling.rollouts import Rollout
 
 # %% ../../nbs/lib/models/critic.ipynb #fd83cc6d
 class Critic(nn.Module):
-    "A value head on the policy's hidden states, or on a backbone of its own. Raises ValueError for an unknown trunk or a model without a decoder."
+    """A value head on the policy's hidden states, or on a backbone of its own. Raises ValueError for an unknown trunk
+    or a model without a decoder."""
 
     def __init__(
         self,
@@ -132,7 +133,8 @@ def critic_targets(
         Processes | None
     ) = None,  # that hold the other parts of the batch, for which sizes are drawn too; default: one
 ) -> Targets:
-    "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae` and `fixed_blocks`."
+    """Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae` and
+    `fixed_blocks`."""
     m = check_mask(mask, values=values)
     check_tensor("final_rewards", final_rewards)
     check_seed("seed", seed)
@@ -149,7 +151,7 @@ def critic_targets(
         return Targets(advantages, returns, None)
     sizes = (macro,) if isinstance(macro, int) else tuple(macro)
 
-    def draw(whole):
+    def draw(whole: Tensor) -> Tensor:
         return random_blocks(whole, sizes, generator=torch.Generator().manual_seed(seed))
 
     ids = (
@@ -170,7 +172,8 @@ def value_loss(
     ids: Tensor | None = None,  # (B, T) blocks whose means are compared
     normalizer: float | None = None,  # kept tokens, or blocks, of the whole batch, when this is a part of it
 ) -> Tensor:  # scalar
-    "The critic's loss: mean over tokens, or blocks, of half the squared error; half types are computed in float32. Raises ValueError when shapes differ or `clip` is negative."
+    """The critic's loss: mean over tokens, or blocks, of half the squared error; half types are computed in float32.
+    Raises ValueError when shapes differ or `clip` is negative."""
     m = check_mask(mask, values=values, old_values=old_values, returns=returns)
     if clip is not None and not clip >= 0:
         raise ValueError(f"value_clip={clip}; it must be >= 0, or None for no clipping")

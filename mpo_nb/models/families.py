@@ -206,7 +206,8 @@ def without_dropout(
 
 
 class _Recomputed:
-    "A layer's checkpoint, inside which the layer is in evaluation mode. A class, so that a deep copy of the model calls its own layers."
+    """A layer's checkpoint, inside which the layer is in evaluation mode. A class, so that a deep copy of the model
+    calls its own layers."""
 
     def __init__(self, layer: nn.Module, checkpoint: Callable[..., Any]) -> None:
         self.layer = layer
@@ -226,7 +227,8 @@ class _Recomputed:
 def recompute_layers(
     model: nn.Module,  # of transformers, plain or with adapters; changed in place
 ) -> None:
-    "Recompute each layer's activations in the backward pass, without dropout. Raises ValueError for a model that cannot."
+    """Recompute each layer's activations in the backward pass, without dropout. Raises ValueError for a model that
+    cannot."""
     without_dropout(model)
     # transformers 5 renamed it, and drops the old name in 6; the old one can go when 5 is the least that is supported.
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable

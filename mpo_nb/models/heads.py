@@ -52,7 +52,8 @@ def one_layer(
     model: CausalLM,  # a causal language model, plain or wrapped by peft
     start: str = "copy",  # "copy" of the backbone's last layer and norm | "random"
 ) -> tuple[nn.Module, nn.Module]:  # a decoder of one layer that takes inputs_embeds, and the norm for its output
-    "A decoder layer of the backbone's class. Raises ValueError for an architecture that is built another way, or packed weights to copy."
+    """A decoder layer of the backbone's class. Raises ValueError for an architecture that is built another way, or
+    packed weights to copy."""
     trunk: Any = decoder_of(model)  # what it must have is checked next
     lacking = [name for name in ("embed_tokens", "layers", "norm", "config") if not hasattr(trunk, name)]
     if lacking:

@@ -80,7 +80,8 @@ def model_source(
 
 
 def _named_base(folder: Path) -> str | None:
-    "The base that a folder's adapters name, found from there; None where it holds no adapters. Raises ValueError where they name none."
+    """The base that a folder's adapters name, found from there; None where it holds no adapters. Raises ValueError
+    where they name none."""
     file = folder / "adapter_config.json"
     if not file.is_file():
         return None
@@ -102,7 +103,8 @@ def _named_base(folder: Path) -> str | None:
 def adapter_base(
     model: str | Path,  # as for `load`
 ) -> str | None:  # what the adapters in a folder were trained on; None where it holds none
-    "The base model of a folder of LoRA adapters. Raises ValueError for adapters that name no base, or each other in a circle."
+    """The base model of a folder of LoRA adapters. Raises ValueError for adapters that name no base, or each other in a
+    circle."""
     folder = Path(str(model)).expanduser()
     base = _named_base(folder)
     passed = [folder.resolve()]
@@ -199,7 +201,8 @@ def check_vocabulary(
     tokenizer: PreTrainedTokenizerBase,  # whose tokens the model is to read and write
     rows: int,  # of the model's embedding
 ) -> None:
-    "Raises ValueError for tokens that the model has no row for, but for placeholders of pictures and sounds, which no text holds."
+    """Raises ValueError for tokens that the model has no row for, but for placeholders of pictures and sounds, which no
+    text holds."""
     beyond = [
         token
         for token, i in tokenizer.get_added_vocab().items()
@@ -343,7 +346,8 @@ def add_lora(
     alpha: int = 0,  # scale; 0 means twice the rank
     targets: str = "all-linear",  # every linear layer but the head, or layer names separated by commas
 ) -> PeftModel:  # only adapters have gradients; they are float32
-    "Adapters on a model's linear layers. Raises ValueError for a rank below 1, layers that are not there, or a model that has adapters already."
+    """Adapters on a model's linear layers. Raises ValueError for a rank below 1, layers that are not there, or a model
+    that has adapters already."""
     if isinstance(model, PeftModel):
         raise ValueError(
             f"lora_rank={rank}, but model has adapters already ({', '.join(model.peft_config)}); set lora_rank=0 to"
@@ -552,7 +556,8 @@ def load(
     training: bool = False,  # whether all weights will be trained, and so are kept in float32
     quiet: bool = False,  # say nothing
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:  # in eval mode, on the device; the tokenizer pads on the left
-    "A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be, OSError for a model that is not there."
+    """A model and its tokenizer, ready to sample from or to train. Raises ValueError for options that cannot be,
+    OSError for a model that is not there."""
     if not isinstance(model, str):
         given_path(model, "model", "'tiny', a hub name (owner/name), a folder, or a GGUF file")
     check_model_options(precision, quantization, attention, lora_rank, training)
@@ -586,7 +591,8 @@ def describe_model(
 ) -> str:  # one line
     "Size, type, device, attention, prompt format and trained share of a model."
     parameters = list(model.parameters())
-    # A packed 4-bit weight holds two numbers in a byte, and its shape is that of the bytes; peft counts what was packed.
+    # A packed 4-bit weight holds two numbers in a byte, and its shape is that of the bytes; peft counts what was
+    # packed.
     total = (
         model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else sum(p.numel() for p in parameters)
     )
@@ -653,7 +659,8 @@ def save_merged(
     folder: str | Path,  # where to write the plain model
     precision: str = "bfloat16",  # of the file
 ) -> Path:  # the folder, which `AutoModelForCausalLM.from_pretrained` loads
-    "Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises ValueError for a folder without adapters."
+    """Merge adapters into their base model, in float32 on the CPU, and save the result with its tokenizer. Raises
+    ValueError for a folder without adapters."""
     if precision not in dtypes:
         raise ValueError(f"precision={precision!r}; choose one of {', '.join(dtypes)}")
     if adapter_base(model) is None:

@@ -48,7 +48,8 @@ def head_logits(
     hidden: Tensor,  # (..., d) last hidden states
     head: Callable[[Tensor], Tensor] | None = None,  # instead of the output embedding
 ) -> Tensor:  # (..., V) float32
-    "Logits from hidden states: the output embedding, then the model's own scaling or soft cap where its configuration names one."
+    """Logits from hidden states: the output embedding, then the model's own scaling or soft cap where its configuration
+    names one."""
     logits = (head or model.get_output_embeddings())(hidden).float()
     config = model.config.get_text_config()
     if getattr(config, "logits_scaling", None):
@@ -198,7 +199,8 @@ def response_logps(
     chunk_elements: int = 2**24,  # most logits held at once
     hidden: Tensor | None = None,  # (B, T, d) what `response_hidden` gave, where it is known
 ) -> tuple[Tensor, Tensor]:  # logps (B, T), entropy (B, T): nats, float32, 0 where the mask is 0
-    "Log-probabilities and whole-vocabulary entropies of response tokens. Raises ValueError when shapes do not fit or the temperature is not positive."
+    """Log-probabilities and whole-vocabulary entropies of response tokens. Raises ValueError when shapes do not fit or
+    the temperature is not positive."""
     if not temperature > 0:
         raise ValueError(
             f"temperature={temperature}; it must be positive (greedy decoding has no log-probabilities to train on)"

@@ -19,7 +19,8 @@ from .logprobs import decoder_of, positions, token_logps
 
 # %% ../../nbs/lib/models/mtp.ipynb #9758c62c
 class MTPModules(MTPParts):
-    "K-1 multi-token prediction modules on a backbone (MPO, arXiv 2602.14386; DeepSeek-V3, arXiv 2412.19437). Raises ValueError for an option or architecture that cannot be."
+    """K-1 multi-token prediction modules on a backbone (MPO, arXiv 2602.14386; DeepSeek-V3, arXiv 2412.19437). Raises
+    ValueError for an option or architecture that cannot be."""
 
     def of_backbone(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
         "A part of the backbone that the modules use, with the share of the gradient that the backbone is to get."
@@ -93,7 +94,8 @@ class MTPModules(MTPParts):
     ) -> (
         Tensor
     ):  # (B, T, k) nats, float32: column 0 the backbone's own at token t, column n for token t + n, seen from before t
-        "Log-probabilities of the next k tokens from every position; 0 where there is no such token, and at a row's first. Raises ValueError for shapes that do not fit."
+        """Log-probabilities of the next k tokens from every position; 0 where there is no such token, and at a row's
+        first. Raises ValueError for shapes that do not fit."""
         return self.logps_and_entropy(hidden, input_ids, attention_mask, mask, temperature, chunk_elements)[0]
 
     def logps_and_entropy(

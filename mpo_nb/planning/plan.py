@@ -187,7 +187,8 @@ parts = (
 
 
 def response_bytes(config: TrainConfig, w: Work) -> int:
-    "What is known of a step's responses and kept until its last update, 34 bytes of ratios, losses and masks for each token of a minibatch included."
+    """What is known of a step's responses and kept until its last update, 34 bytes of ratios, losses and masks for each
+    token of a minibatch included."""
     c = config
     recipe = configured_recipe(config)
     per_token = 8 + 8 + 1 + 4 * (4 + bool(recipe.kl)) + 8 * isinstance(recipe.actions, str)
@@ -211,7 +212,7 @@ def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> 
             for phase, p in found.items()
         }
 
-    def passed(w, first=False) -> dict[str, Counter[str]]:
+    def passed(w: Work, first: bool = False) -> dict[str, Counter[str]]:
         return moving(
             along(
                 lambda layers: rehearse_training(kind, layers, w, *how, first=first),
@@ -344,9 +345,10 @@ def remedy(
 ) -> dict[str, Any] | None:  # changes to the configuration; None when nothing here is enough
     "The least harmful set of changes that fits, each as mild as it can be."
     free, costly = levers(config, prompt)
-    subsets: Callable[[dict[str, list[Any]]], list[tuple[str, ...]]]
     values = free | costly
-    subsets = lambda names: [s for n in range(len(names) + 1) for s in combinations(names, n)]
+
+    def subsets(names: dict[str, list[Any]]) -> list[tuple[str, ...]]:
+        return [s for n in range(len(names) + 1) for s in combinations(names, n)]
 
     def tried(changes: dict[str, Any]) -> bool:
         return not (changes.get("quantization") and not (changes.get("lora_rank") or config.lora_rank)) and fits(
@@ -498,13 +500,15 @@ def plan_memory(
     ) = None,  # longest prompt; default: the task's, where task and tokenizer are given, else 256
     task: (
         Task | None
-    ) = None,  # to measure the longest prompt, with the tokenizer, and for its response limit; default: that of `config.task`
+        # to measure the longest prompt, with the tokenizer, and for its response limit; default: that of `config.task`
+    ) = None,
     tokenizer: PreTrainedTokenizerBase | None = None,  # the model's
     cards: dict[
         str, tuple[float, bool]
     ] = cards,  # name -> (GiB, whether it multiplies bfloat16); {} for the present device alone
 ) -> MemoryPlan:
-    "The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration, ValueError for one that is no causal language model, or of a family that cannot be trained here."
+    """The peak of a run, part by part, and what would make it fit. Raises OSError for a model without a configuration,
+    ValueError for one that is no causal language model, or of a family that cannot be trained here."""
     if not isinstance(config, TrainConfig):
         raise ValueError(
             f"config={config!r:.80} is of type {type(config).__name__}; pass a TrainConfig, e.g."

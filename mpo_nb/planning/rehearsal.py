@@ -259,7 +259,8 @@ def rehearse_training(
     chunk_elements: int = 2**24,  # the same
     entropy_grad: bool = False,  # whether the loss holds the entropy
     frozen: bool = False,  # forward only, as for old log-probabilities
-    first: bool = False,  # the first micro-batch, before which modules and critic have no gradients: they are counted as they come
+    # the first micro-batch, before which modules and critic have no gradients: they are counted as they come
+    first: bool = False,
 ) -> dict[str, Counter[str]]:  # phase -> label -> bytes
     "What is alive at the highest points of one micro-batch, forward and backward."
     model = meta_model(kind, layers)
@@ -340,7 +341,8 @@ def _mark_embedding(model: CausalLM, ledger: Ledger) -> None:
 def _columns(
     model: CausalLM, mtp: MTPModules | None, hidden: Tensor, w: Work
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor] | None]]:
-    "The states (rows * T, d) that each column of log-probabilities is computed from, the backbone's first, and the head that reads them."
+    """The states (rows * T, d) that each column of log-probabilities is computed from, the backbone's first, and the
+    head that reads them."""
     own = hidden[:, -w.response :].flatten(0, 1)
     if mtp is None:
         yield own, None

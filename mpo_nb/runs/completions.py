@@ -461,7 +461,8 @@ def load_completions(
         int | None
     ) = None,  # responses per prompt (TRL's num_generations); default: as long as the prompt stays the same
 ) -> list[Trace]:  # in the order they were logged
-    "TRL's logged completions as traces, without log-probabilities. Raises FileNotFoundError where there are none, ValueError for a table that is not TRL's or an option of another kind, ImportError without pyarrow."
+    """TRL's logged completions as traces, without log-probabilities. Raises FileNotFoundError where there are none,
+    ValueError for a table that is not TRL's or an option of another kind, ImportError without pyarrow."""
     if group_size is not None and (isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1):
         raise ValueError(f"group_size={group_size!r}; pass the number of responses per prompt, at least 1, or None")
     _check_options(tokenizer, pass_mark)
@@ -524,7 +525,8 @@ def _score(value: object, where: str) -> float:
 
 
 def _dump_rows(file: Path) -> list[dict[str, Any]]:
-    "The rows of a file of verl's, prompts as texts and scores as numbers; a last line that is cut off is left out, and that is said."
+    """The rows of a file of verl's, prompts as texts and scores as numbers; a last line that is cut off is left out,
+    and that is said."""
     rows = _json_rows(file, _verl)
     scored = any(isinstance(row, dict) and "score" in row for row in rows)
     found = []
@@ -601,7 +603,8 @@ def load_verl_rollouts(
         str | None
     ) = None,  # "group-std" | "group-mean" | "leave-one-out": from the scores of each group; None: not known
 ) -> list[Trace]:  # step by step, group by group
-    "verl's dumped rollouts as traces, without log-probabilities. Raises FileNotFoundError where there are none, ValueError for a file that is not verl's."
+    """verl's dumped rollouts as traces, without log-probabilities. Raises FileNotFoundError where there are none,
+    ValueError for a file that is not verl's."""
     if advantage not in (None, "group-std", "group-mean", "leave-one-out"):
         raise ValueError(f"advantage={advantage!r}; choose 'group-std', 'group-mean' or 'leave-one-out', or None")
     _check_options(tokenizer, pass_mark)
@@ -636,7 +639,8 @@ def load_verl_rollouts(
 def load_logged(
     path: str | Path,  # a file or folder
 ) -> list[Trace] | None:  # None where neither TRL nor verl wrote there
-    "What TRL or verl logged there, whichever it was, with the options' defaults. Raises ValueError for a file that is not what its name says."
+    """What TRL or verl logged there, whichever it was, with the options' defaults. Raises ValueError for a file that is
+    not what its name says."""
     path = given_path(path, "path", "the output folder of TRL or verl")
     if path.suffix == ".parquet" or path.suffix == ".csv" and path.is_file() or _tables(path):
         return load_completions(path)

@@ -88,7 +88,8 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        "One dict per step, in order; a line that is still being written is left out. A line that cannot be read is left out too, with a warning."
+        """One dict per step, in order; a line that is still being written is left out. A line that cannot be read is
+        left out too, with a warning."""
         if not self.metrics_path.exists():
             return []
         found = json_lines(self.metrics_path)
@@ -105,7 +106,8 @@ class Run:
 
     @property
     def started(self) -> bool:
-        "Whether a step was taken or a checkpoint is there: a start that failed before its first step leaves nothing to go on from."
+        """Whether a step was taken or a checkpoint is there: a start that failed before its first step leaves nothing
+        to go on from."""
         return bool(self.checkpoints()) or any(row.get("step", 0) > 0 for row in self.metrics)
 
     def check(
@@ -113,7 +115,8 @@ class Run:
         config: Mapping[str, Any],  # the configuration as plain values
         overwrite: bool = False,  # whether an earlier run is to be deleted
     ) -> None:
-        "Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is written."
+        """Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is
+        written."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"output={str(self.path)!r} is a file; choose a folder")
         self._check_own()
@@ -193,7 +196,8 @@ class Run:
         return checkpoints_in(self.path)
 
     def newest(self) -> tuple[int, Path] | None:  # (step, folder); None where the run has saved none yet
-        "The newest checkpoint that is whole. Damaged ones after it are set aside, with a warning that names their files. Raises ValueError when none is whole."
+        """The newest checkpoint that is whole. Damaged ones after it are set aside, with a warning that names their
+        files. Raises ValueError when none is whole."""
         damaged: list[tuple[Path, list[str]]] = []
         found = None
         for step, folder in reversed(step_folders(self.path)):
@@ -221,7 +225,8 @@ class Run:
         return found
 
     def _set_aside(self, checkpoint: Path) -> Path:
-        "Give a damaged checkpoint a name under which nobody looks for one, so that it neither counts among those kept nor is taken for the newest."
+        """Give a damaged checkpoint a name under which nobody looks for one, so that it neither counts among those kept
+        nor is taken for the newest."""
         number = 1
         while (
             aside := checkpoint.with_name(f"damaged-{checkpoint.name}{f'-{number}' if number > 1 else ''}")

@@ -44,12 +44,12 @@ class Tail:
         self.rows = {}
         self.broken = 0
         self.written = None
-        self.seen = (  # the last bytes that were read: a file that was cut and has grown again has others in their place
-            b""
-        )
+        # the last bytes that were read: a file that was cut and has grown again has others in their place
+        self.seen = b""
 
     def read(self) -> bool:  # whether there was anything new
-        "Take what was added. A line that is no JSON object is counted in `broken`; a last line without its end waits in `rest`."
+        """Take what was added. A line that is no JSON object is counted in `broken`; a last line without its end waits
+        in `rest`."""
         try:
             stat = self.path.stat()
         except FileNotFoundError:
@@ -185,7 +185,8 @@ def live_runs(
 def seed_mean(
     curves: list[dict[int, float]],  # one for each seed: step -> value
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # steps, means, half widths of the 95% interval; each (steps,)
-    "Mean over seeds at the steps that all of them have, with half the width of Student's 95% interval (NaN for one seed)."
+    """Mean over seeds at the steps that all of them have, with half the width of Student's 95% interval (NaN for one
+    seed)."""
     steps = sorted(set.intersection(*(set(c) for c in curves))) if curves else []
     values = np.array([[c[s] for s in steps] for c in curves], dtype=float).reshape(len(curves), len(steps))
     n = len(curves)

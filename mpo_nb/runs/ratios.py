@@ -25,7 +25,8 @@ def trace_loss(
     trace: Trace,  # with log-probabilities and an advantage
     recipe: Recipe,  # action space, surrogate and clip range
 ) -> tuple[PolicyLoss, ActionSpace]:  # tensors (1, T); credit in units of the advantage
-    "The policy term of a recipe's loss for one response, summed over tokens. Raises ValueError when log-probabilities are unknown."
+    """The policy term of a recipe's loss for one response, summed over tokens. Raises ValueError when log-probabilities
+    are unknown."""
     plain = replace(recipe, aggregate="seq-mean-token-sum", kl=0.0, entropy=0.0)
     batch: dict[str, Any] = dict(trace.batch())
     batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens], batch["old_logps"])
@@ -103,7 +104,8 @@ def compare_ratios(
 def token_and_run_recipes(
     runs: list[RunData],  # as read
 ) -> dict[str, Recipe]:  # label -> recipe, a token-level one first
-    "The recipes of runs, each action space once, on the backbone's probabilities, which are what traces hold; a token-level one is added where none of them is."
+    """The recipes of runs, each action space once, on the backbone's probabilities, which are what traces hold; a
+    token-level one is added where none of them is."""
     found = {r.label: replace(r.recipe, source="backbone") for r in runs if r.recipe is not None}
     if not any(isinstance(r.actions, TokenActions) for r in found.values()):
         found = {

@@ -74,7 +74,8 @@ def _number(x: float | None) -> float:
 def writable(
     text: str,  # of anyone
 ) -> str:
-    "A text that every file can hold: half of a surrogate pair, as a text cut amid a character may leave it, becomes U+FFFD."
+    """A text that every file can hold: half of a surrogate pair, as a text cut amid a character may leave it, becomes
+    U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -284,7 +285,8 @@ class Trace(_Views):
         temperature: float = 1.0,  # of the distribution
         **more: Any,  # further fields, e.g. reward, advantage, answer, correct
     ) -> "Trace":
-        "Score a text. Raises ValueError for a prompt without tokens, text longer than the context, or an argument of another kind."
+        """Score a text. Raises ValueError for a prompt without tokens, text longer than the context, or an argument of
+        another kind."""
         _check_scoring(model, tokenizer, prompt, response, old_model, temperature)
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
         logps, entropies = _scores(model, tokenizer, prompt, ids, temperature) if ids else ([], [])
@@ -301,7 +303,8 @@ class Trace(_Views):
         seed: int = 0,  # another seed, other numbers
         **more: Any,  # further fields, e.g. answer, correct
     ) -> "Trace":
-        "A trace with made-up numbers: the same text and seed give the same ones. Raises ValueError for an argument of another kind."
+        """A trace with made-up numbers: the same text and seed give the same ones. Raises ValueError for an argument of
+        another kind."""
         _check_text("text", text)
         _check_text("prompt", prompt)
         for name, value in (("moved", moved), ("advantage", advantage), ("seed", seed)):
@@ -498,7 +501,8 @@ def load_traces(
     path: str | Path,  # a run folder or a traces.jsonl; or what TRL or verl logged, see `mpo_nb.runs.completions`
     steps: int | Iterable[int] | None = None,  # only those of a step, or of several; None: of all
 ) -> list[Trace]:  # in the order they were recorded
-    "The traces of a run. Raises FileNotFoundError where there is no file, ValueError for a line that is no trace, or a step that was not recorded."
+    """The traces of a run. Raises FileNotFoundError where there is no file, ValueError for a line that is no trace, or
+    a step that was not recorded."""
     given = given_path(path, "path", "'runs/tour/mpo'")
     wanted = _wanted(steps)
     file = own_traces(given)
@@ -563,7 +567,8 @@ def load_spaced(
     path: str | Path,  # as for `load_traces`
     most: int = 2**25,  # bytes of the file to read at most, but one step at least
 ) -> tuple[list[Trace], str]:  # traces; a sentence that says which, where not all were read
-    "Traces of steps that are evenly spaced, so that a long run is looked at in seconds. Raises what `load_traces` raises."
+    """Traces of steps that are evenly spaced, so that a long run is looked at in seconds. Raises what `load_traces`
+    raises."""
     file = own_traces(given_path(path, "path", "'runs/tour/mpo'"))
     if file is None or file.stat().st_size <= most:
         return load_traces(path), ""

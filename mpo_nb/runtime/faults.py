@@ -27,7 +27,8 @@ _ending = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(si
 
 
 class Interruptible:
-    "Turns the first Ctrl-C, SIGTERM or SIGHUP inside `shield()` into a flag; outside it raises KeyboardInterrupt. With several processes every first Ctrl-C is a flag, and they stop together."
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP inside `shield()` into a flag; outside it raises KeyboardInterrupt.
+    With several processes every first Ctrl-C is a flag, and they stop together."""
 
     def __init__(
         self,
@@ -38,7 +39,8 @@ class Interruptible:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        "Install the handler for a run; does nothing outside the main thread, where Python delivers no signals. SIGTERM and SIGHUP are left alone where somebody else handles or ignores them, and with several processes."
+        """Install the handler for a run; does nothing outside the main thread, where Python delivers no signals.
+        SIGTERM and SIGHUP are left alone where somebody else handles or ignores them, and with several processes."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -54,7 +56,8 @@ class Interruptible:
                 signal.signal(s, handler)
 
     def pass_on(self) -> None:
-        "End the process by the SIGTERM or SIGHUP that it got, now that everything is saved; nothing where there was none."
+        """End the process by the SIGTERM or SIGHUP that it got, now that everything is saved; nothing where there was
+        none."""
         if self.ended_by is None:
             return
         sys.stdout.flush()
@@ -91,7 +94,8 @@ class Interruptible:
             raise KeyboardInterrupt
 
     def check(self) -> None:
-        "A place that several processes reach: when one of them was interrupted, all raise KeyboardInterrupt. Nothing with one."
+        """A place that several processes reach: when one of them was interrupted, all raise KeyboardInterrupt. Nothing
+        with one."""
         if self.processes.many and self._anyone():
             raise KeyboardInterrupt
 
@@ -126,7 +130,8 @@ class MemoryBudget:
         work: Callable[[int], T],  # work(tokens), which can be begun again
         lengths: Tensor,  # (n,) tokens of each response, prompt included
     ) -> T:
-        "`work(tokens)`, with half as many tokens whenever memory runs out. Raises OutOfMemoryError when one response alone is too much."
+        """`work(tokens)`, with half as many tokens whenever memory runs out. Raises OutOfMemoryError when one response
+        alone is too much."""
         while True:
             try:
                 return work(self.tokens)

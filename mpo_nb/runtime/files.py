@@ -121,7 +121,8 @@ def write_output(
     text: str,  # its content
     argument: str = "path",  # what it is called
 ) -> None:
-    "Write it, or replace what is there, at once. Raises OSError naming the argument where the disk or the folder does not take it."
+    """Write it, or replace what is there, at once. Raises OSError naming the argument where the disk or the folder does
+    not take it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
@@ -229,7 +230,8 @@ def json_lines(
 def read_lines(
     path: Path,  # a .jsonl file, present or not
 ) -> list[dict[str, Any]]:  # one per whole line
-    "The objects of a .jsonl file; a last line without its end is left out, as a killed writer may leave one. Raises ValueError naming a line that is not JSON."
+    """The objects of a .jsonl file; a last line without its end is left out, as a killed writer may leave one. Raises
+    ValueError naming a line that is not JSON."""
     if not path.exists():
         return []
     found = json_lines(path)

@@ -132,14 +132,16 @@ _warned: set[str] = set()
 
 
 class WriteLock:
-    "The right to write into a folder, or beside it a file. `acquire` raises ValueError that names the holder, OSError for a place that cannot be written."
+    """The right to write into a folder, or beside it a file. `acquire` raises ValueError that names the holder, OSError
+    for a place that cannot be written."""
 
     def __init__(
         self,
         path: str | Path,  # a folder, or with `file` a file; need not exist yet
         name: str = "output",  # the argument that it was given as, for messages
         file: bool = False,  # whether the path is a file's
-        mark: str = "",  # of a lock apart: a sweep holds its runs' folders by one, while its workers write into them by the plain one
+        # of a lock apart: a sweep holds its runs' folders by one, while its workers write into them by the plain one
+        mark: str = "",
     ) -> None:
         self.path = Path(path)
         self.name = name
@@ -181,7 +183,8 @@ class WriteLock:
             raise unwritable(self.name, self.path, NotADirectoryError())
 
     def _taken(self) -> int:
-        "The locked file. Somebody who only looks whether it is free holds it for a moment, so there are a few tries; a holder that ends removes the file, so that another may stand in its place."
+        """The locked file. Somebody who only looks whether it is free holds it for a moment, so there are a few tries;
+        a holder that ends removes the file, so that another may stand in its place."""
         for attempt in range(20):
             self._make_folder()
             try:

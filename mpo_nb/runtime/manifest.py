@@ -77,7 +77,8 @@ def _wrong_size(path: Path, noted: Any) -> str:
 
 
 def _differing(folder: Path, noted: dict[str, Any]) -> list[str]:
-    "How the files of a checkpoint differ from its manifest. Sizes are compared first: most damage shows there, at once."
+    """How the files of a checkpoint differ from its manifest. Sizes are compared first: most damage shows there, at
+    once."""
     found = [wrong for name in sorted(noted) if (wrong := _wrong_size(folder / name, noted[name]))]
     if found:
         return found
@@ -147,7 +148,8 @@ def checkpoints_in(
 def check_undamaged(
     folder: str | Path,  # a checkpoint, or any other folder of a model
 ) -> None:
-    "Raises ValueError naming the damaged files of a checkpoint with a manifest, and for a run folder in a checkpoint's place; says nothing of other folders."
+    """Raises ValueError naming the damaged files of a checkpoint with a manifest, and for a run folder in a
+    checkpoint's place; says nothing of other folders."""
     folder = Path(folder).expanduser()
     saved = [path for _, path in checkpoints_in(folder)]
     if saved and not (folder / manifest_name).exists() and (folder / "metrics.jsonl").exists():

@@ -78,7 +78,8 @@ class _Place:
             )
 
     def _meet(self, device: str) -> None:
-        "Wait for the others; an hour's silence counts as a fault, because scoring and sampling take long on one of them at times."
+        """Wait for the others; an hour's silence counts as a fault, because scoring and sampling take long on one of
+        them at times."""
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(
                 f"device={device!r} with several processes: each takes a device of its own; use device='auto', 'cuda'"
@@ -266,7 +267,8 @@ _kinds = dict(
 
 
 class Processes(_Adding):
-    "The processes of a run: this one's place among them, and what they tell each other. Raises ValueError for a device that only one of them could have."
+    """The processes of a run: this one's place among them, and what they tell each other. Raises ValueError for a
+    device that only one of them could have."""
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -19,7 +19,8 @@ from transformers.utils import logging
 # %% ../../nbs/lib/runtime/tensors.ipynb #81afdf04
 @contextmanager
 def quiet_files() -> Iterator[None]:
-    "No progress bars of transformers for loading and saving weights, which would break up the bar of the training steps."
+    """No progress bars of transformers for loading and saving weights, which would break up the bar of the training
+    steps."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -57,7 +58,8 @@ def load_optimizer(
     optimizer: torch.optim.Optimizer,  # made with the same parameters
     path: Path,  # what `save_optimizer` wrote
 ) -> None:
-    "Put the tensors back; the options (learning rate and so on) stay those of `optimizer`. Raises ValueError naming a file that is damaged."
+    """Put the tensors back; the options (learning rate and so on) stay those of `optimizer`. Raises ValueError naming a
+    file that is damaged."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in read_tensors(path).items():
         i, key = name.split(".", 1)

@@ -54,7 +54,8 @@ class StopStrings:
         "Whether a token could complete one of the strings, whatever came before it."
         if token not in self.known:
             text = self._text([token])
-            # Some tokenizers drop a token's leading space when it stands alone, so a string that ends in a space is always looked for.
+            # Some tokenizers drop a token's leading space when it stands alone, so a string that ends in a space is
+            # always looked for.
             self.known[token] = "\ufffd" in text or any(s[-1] == " " or s[-1] in text for s in self.stop)
         return self.known[token]
 
@@ -241,7 +242,8 @@ def decoder_class(
     model: CausalLM,  # a causal language model
     decoding: str = "auto",  # auto, dynamic or compiled
 ) -> type[DynamicDecoder]:
-    "The decoder for a model on its device. Raises ValueError for an unknown way, or for a model that cannot be compiled when that is asked for."
+    """The decoder for a model on its device. Raises ValueError for an unknown way, or for a model that cannot be
+    compiled when that is asked for."""
     if decoding not in decoding_ways:
         raise ValueError(f"decoding={decoding!r}; choose one of {', '.join(decoding_ways)}")
     if decoding == "dynamic" or (decoding == "auto" and next(model.parameters()).device.type != "cuda"):

@@ -156,7 +156,8 @@ def checked_tokens(
     name: str = "prompts",  # what error messages call them
     first: int = 0,  # number of the first, for error messages
 ) -> list[list[int]]:  # ids of each, without padding
-    "Token ids of prompts. Raises ValueError for none, one text instead of a list, an empty prompt or one that leaves no room in the context."
+    """Token ids of prompts. Raises ValueError for none, one text instead of a list, an empty prompt or one that leaves
+    no room in the context."""
     rows = prompt_tokens(tokenizer, prompts, name, first)
     if not rows:
         raise ValueError(f"{name} is empty; pass at least one")
@@ -247,7 +248,8 @@ class _How:
 
 @torch.no_grad()
 def _decode(decoder: DynamicDecoder, u: Tensor | None, how: _How) -> tuple[Tensor, Tensor, Tensor]:
-    "Tokens, log-probabilities (B, max_new_tokens) and lengths (B,), negative where cut off; u is None for greedy decoding."
+    """Tokens, log-probabilities (B, max_new_tokens) and lengths (B,), negative where cut off; u is None for greedy
+    decoding."""
     logits = decoder.logits
     limit = how.max_new_tokens
     B = len(logits)
@@ -316,7 +318,8 @@ class RowBudget:
 def _batches(
     decode: Callable[[int, int, int, int], _T], n: int, group_size: int, budget: RowBudget, max_new_tokens: int
 ) -> list[_T]:
-    "What `decode(first prompt, prompts, copies, first row)` gives for all rows: whole groups at once, or parts of one where a group is too large."
+    """What `decode(first prompt, prompts, copies, first row)` gives for all rows: whole groups at once, or parts of one
+    where a group is too large."""
     parts: list[_T]
     said: str | None
     parts = []
@@ -348,7 +351,8 @@ def _batches(
 def _uniform(
     n: int, group_size: int, width: int, seed: int, places: Sequence[int] | None
 ) -> Tensor:  # (n * group_size, width)
-    "The random numbers of n prompts' responses, or of those at `places` in a larger draw. Raises ValueError when their number differs."
+    """The random numbers of n prompts' responses, or of those at `places` in a larger draw. Raises ValueError when
+    their number differs."""
     if places is not None and len(places) != n:
         raise ValueError(f"places has {len(places)} entries for {n} prompts; give one for each")
     whole = torch.rand(
@@ -387,7 +391,8 @@ def rollout(
         Sequence[int] | None
     ) = None,  # which prompts of a larger call these are, rising: they get the random numbers that they have there
 ) -> Rollout:
-    "Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."
+    """Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a
+    tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."""
     check_model("model", model)
     check_tokenizer(tokenizer)
     check_cut(top_p, top_k)

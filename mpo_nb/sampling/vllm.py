@@ -34,7 +34,8 @@ def sampler_mismatch(
     mask: Tensor,  # (B, T), 1 on tokens that the policy produced
     bound: float = 0.1,  # nats; what counts as far
 ) -> dict[str, float]:  # largest |difference|, k1, k3 (nats per token), share of tokens beyond the bound
-    "How far a sampler's log-probabilities are from the trainer's. Raises ValueError when shapes do not fit or no token is kept."
+    """How far a sampler's log-probabilities are from the trainer's. Raises ValueError when shapes do not fit or no
+    token is kept."""
     m = check_mask(mask, sampler_logps=sampler_logps, logps=logps)
     if not m.any():
         raise ValueError("mask keeps no token, so there is nothing to compare; pass at least one response")
@@ -204,7 +205,8 @@ class VLLMSampler(_Engine):
         self,
         model: CausalLM,  # the policy, plain or with adapters
     ) -> None:
-        "Give the engine the policy's present weights. Raises ValueError when adapters meet an engine without room for them, or the other way round."
+        """Give the engine the policy's present weights. Raises ValueError when adapters meet an engine without room for
+        them, or the other way round."""
         adapted = isinstance(model, PeftModel)
         if adapted != bool(self.lora_rank):
             raise ValueError(

@@ -117,7 +117,8 @@ class Remote:
         held = self._link.ask("exit", self, None if error is None else own_error(error))
         return bool(held) and isinstance(error, Exception) and not self._link.asserting(trace)
 
-    # Each operator is a method of the class. They are put there before the class is made: later ones would cost a millisecond.
+    # Each operator is a method of the class. They are put there before the class is made: later ones would cost a
+    # millisecond.
     for _name in _ANSWERED:
         vars()[f"__{_name}__"] = _asking(_name)
     for _name in _ORDERED:
@@ -145,7 +146,8 @@ def _compare(operation: str, mine: Remote, other: object) -> "Any":
 
 
 def _equals_this_alone(mine: Remote, other: object) -> "Any":
-    "The program's word on `==`, where it says no to values of the same kind, which are asked before or after by chance."
+    """The program's word on `==`, where it says no to values of the same kind, which are asked before or after by
+    chance."""
     decoys = _decoys(other)
     first = os.urandom(1)[0] % (len(decoys) + 1)
     fooled = [_says_equal(mine, decoy) for decoy in decoys[:first]]
@@ -290,7 +292,8 @@ _NONE: "Any" = None
 
 
 class _Streams:
-    "While it answers: what is printed is kept, and what is read is asked for, where the test has replaced its own streams."
+    """While it answers: what is printed is kept, and what is read is asked for, where the test has replaced its own
+    streams."""
 
     def __init__(self, link: Link, replaced: str) -> None:
         self.link = link

@@ -153,7 +153,9 @@ class CodeResult:
     "What became of one program; true if it passed."
 
     passed: bool  # whether the test ran to its end and nothing failed
-    reason: str  # "passed", or what went wrong: "wrong answer: ...", "timeout: ...", "memory: ...", "exited early ...", "syntax error: ..."
+    # "passed", or what went wrong: "wrong answer: ...", "timeout: ...", "memory: ...", "exited early ...", "syntax
+    # error: ..."
+    reason: str
     seconds: float  # wall time, the start of the sandbox included
     output: str = ""  # what program and test printed, at most a megabyte
 
@@ -301,7 +303,8 @@ def code_passes(
     unsafe_code: bool = False,  # run without walls, where bubblewrap is missing
     called: (
         str | None
-    ) = None,  # the function that the program is to define, if its name is a built-in one or begins like a class: sum, Sum
+        # the function that the program is to define, if its name is a built-in one or begins like a class: sum, Sum
+    ) = None,
 ) -> CodeResult:
     """Run a program against a test, from any thread. RuntimeError without bubblewrap.
 

@@ -117,13 +117,16 @@ def run_program(
     channel: Channel,  # to the process of the test
     program: str,  # its source
 ) -> None:
-    "Run a program's module, then answer for it until the other side ends. What the program raises is reported, save exits."
+    """Run a program's module, then answer for it until the other side ends. What the program raises is reported, save
+    exits."""
     module = sys.modules["program"] = type(sys)("program")
-    names: "Any"
     refused: "Any" = None
     link = Link(channel, refused, {})
     link.kinds = error_kinds()
-    names = lambda wanted: {name: _origin(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
+
+    def names(wanted: "list[str]") -> "dict[str, Any]":
+        return {name: _origin(name, module.__dict__[name]) for name in wanted if name in module.__dict__}
+
     own = {"names": names, "call": _call, "change": _change}
     link.permit = lambda operation, args: own.get(operation) or _operation(operation)
     try:
@@ -356,7 +359,8 @@ def judge(
 
 
 def _guard_numpy(testing: bool) -> None:
-    "Comparisons of numpy find that nothing is close to any one number, because they pair no elements. Here that is no match."
+    """Comparisons of numpy find that nothing is close to any one number, because they pair no elements. Here that is no
+    match."""
     import numpy
 
     def careful(compare: "Any", told: bool) -> "Any":
@@ -392,7 +396,7 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
         _guard_numpy("testing" in text)
     given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
 
-    def above(name):
+    def above(name: str) -> int:
         return len(given[name][1][0]) if given[name][0] == "error" else 0  # a class comes before those under it
 
     ordered = sorted((name for name in wanted if name in given), key=above)

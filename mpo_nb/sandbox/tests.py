@@ -16,7 +16,7 @@ import symtable
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -164,7 +164,7 @@ def _swallows(statement: ast.stmt) -> bool:
         return any(isinstance(kind, ast.Name) and kind.id in _ANY_ERROR for kind in kinds)
     heard = (ast.Assert, ast.Raise, ast.Call, ast.Assign, ast.AugAssign, ast.Return)
 
-    def quiet(part):
+    def quiet(part: ast.AST) -> bool:
         return not isinstance(part, heard) or _called(part).startswith("print")
 
     caught = [handler for handler in getattr(statement, "handlers", []) if _catches(handler)]
@@ -515,7 +515,8 @@ def prepare_test(
         str | None
     ) = None,  # the function that a program defines, if its name is a built-in one or begins like a class
 ) -> PreparedTest:
-    "Compile a test with its counters. ValueError, with the remedy, for one that asserts nothing or cannot run by itself."
+    """Compile a test with its counters. ValueError, with the remedy, for one that asserts nothing or cannot run by
+    itself."""
     try:
         with _quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the test's style

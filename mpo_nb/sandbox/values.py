@@ -53,7 +53,8 @@ def _array(value: "Any") -> "tuple[Any, ...]":
     return value.dtype.str, getattr(value, "shape", ()), value.tobytes() if plain else value.tolist()
 
 
-_NAMED: "dict[str, Callable[[Any], tuple[Any, ...]]]" = {  # types of the standard library -> what their constructors take
+# types of the standard library -> what their constructors take
+_NAMED: "dict[str, Callable[[Any], tuple[Any, ...]]]" = {
     "builtins.range": lambda v: (v.start, v.stop, v.step),
     "builtins.bytearray": lambda v: (bytes(v),),
     "builtins.slice": lambda v: (v.start, v.stop, v.step),
@@ -199,7 +200,8 @@ def encode(
     value: "Any",  # any object
     name: "Callable[[Any], bytes]" = lambda value: b"",  # gives an object that is no data the item that stands for it
 ) -> bytes:  # one item
-    "A value as bytes: data by content, anything else by the number that `name` gives it. RecursionError if nested too deeply."
+    """A value as bytes: data by content, anything else by the number that `name` gives it. RecursionError if nested too
+    deeply."""
     kind: "Any" = type(value)
     if kind in _ATOMS:
         return _ATOMS[kind](value)
@@ -410,7 +412,8 @@ _Stopped.__name__ = "StopIteration"
 
 
 def their_error(
-    kinds: "dict[str, type[BaseException]]",  # name -> class that may be raised here; ":" begins the names of the other side's own
+    # name -> class that may be raised here; ":" begins the names of the other side's own
+    kinds: "dict[str, type[BaseException]]",
     names: "list[str]",  # this and what follows: as `own_error` gives it
     arguments: "tuple[Any, ...]",
     fields: "dict[str, Any]",

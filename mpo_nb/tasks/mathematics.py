@@ -88,7 +88,8 @@ def gsm8k(
     template: str = gsm8k_template,  # the user turn; {question} stands for the problem
     require_format: bool = False,  # whether the form is a condition of the reward
 ) -> Task:  # reward 1.0 for the right number
-    "Grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). Raises ValueError or OSError for data that will not do."
+    """Grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). Raises ValueError or OSError for data that will
+    not do."""
     check_options(gsm8k, locals(), "task 'gsm8k'")
 
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
@@ -133,7 +134,8 @@ def math(
     template: str = math_template,  # the user turn; {problem} stands for the problem
     require_format: bool = False,  # whether the form is a condition of the reward
 ) -> Task:  # reward 1.0 for the right expression
-    "Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al. 2023). Raises ValueError or OSError for data that will not do."
+    """Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al.
+    2023). Raises ValueError or OSError for data that will not do."""
     check_options(math, locals(), "task 'math'")
     wanted = set(levels)
     if not wanted <= {1, 2, 3, 4, 5}:

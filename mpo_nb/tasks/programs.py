@@ -66,7 +66,8 @@ def _function(row: dict[str, Any]) -> str | None:
 
 
 def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
-    "What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or imports what is not there."
+    """What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or
+    imports what is not there."""
     tried = set[tuple[str, ...]]()
     faults = dict[str, str]()
     for row in rows:
@@ -153,7 +154,8 @@ def humaneval(
     timeout: float = 5.0,  # seconds for one program
     unsafe_code: bool = False,  # run without a sandbox where there is none
 ) -> Task:  # reward 1.0 for a program that passes
-    "Functions to complete (Chen et al. 2021, arXiv 2107.03374). Without a file to learn from, a checksum of the task's number puts half of the problems on each side. Raises RuntimeError where there is no sandbox."
+    """Functions to complete (Chen et al. 2021, arXiv 2107.03374). Without a file to learn from, a checksum of the
+    task's number puts half of the problems on each side. Raises RuntimeError where there is no sandbox."""
     check_options(humaneval, locals(), "task 'humaneval'")
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
     _started(style, options)
@@ -186,7 +188,8 @@ def humaneval(
 
 
 def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
-    # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not the response's.
+    # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not
+    # the response's.
     return [
         dict(
             prompt=fill(template, "code", r["prompt"]) if style == "chat" else r["prompt"],
@@ -218,7 +221,8 @@ def mbpp(
     timeout: float = 5.0,  # seconds for one program
     unsafe_code: bool = False,  # run without a sandbox where there is none
 ) -> Task:  # reward 1.0 for a program that passes all assertions
-    "Small programs (Austin et al. 2021, arXiv 2108.07732; the sanitized part). Raises RuntimeError where there is no sandbox."
+    """Small programs (Austin et al. 2021, arXiv 2108.07732; the sanitized part). Raises RuntimeError where there is no
+    sandbox."""
     check_options(mbpp, locals(), "task 'mbpp'")
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
     _started("chat", options)
@@ -271,7 +275,8 @@ def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, A
 
 
 def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:
-    "The imports of a solution that its test relies on, and all names that the solution defines; None where it does not compile."
+    """The imports of a solution that its test relies on, and all names that the solution defines; None where it does
+    not compile."""
     try:
         read, bound = global_names(test)
         _, defined = global_names(code)

@@ -202,7 +202,8 @@ class _Shape:
 def _shape(
     tokenizer: PreTrainedTokenizerBase, template: str, options: str, roles: tuple[str, ...], size: int
 ) -> _Shape:
-    "Try a template on turns of these roles. `template` and `size` say when to try anew. Raises ValueError: see `_refused`."
+    """Try a template on turns of these roles. `template` and `size` say when to try anew. Raises ValueError: see
+    `_refused`."""
     turns = [dict(role=role, content=_probe(i, role)) for i, role in enumerate(roles)]
     reason = ""
     for parts in (False, True):
@@ -420,8 +421,8 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int]:
-    """Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no other
-    way to read them."""
+    """Ids of a text with pieces that only look like control tokens. Raises ValueError where the tokenizer knows no
+    other way to read them."""
     ids: list[int] = []
     for i, piece in enumerate(text.pieces):
         if not piece:

@@ -79,7 +79,8 @@ def chain_sum(
     terms: int | tuple[int, int] = 4,  # digits in a chain, or an inclusive range of them
     seed: int = 0,  # which problems are drawn; the sides of the split are the same for every seed
 ) -> Task:  # reward 1.0 for the exact answer after the last '#'
-    "The tiny model's task: chains of single-digit sums, no problem on both sides. Raises ValueError as `chain_problems`."
+    """The tiny model's task: chains of single-digit sums, no problem on both sides. Raises ValueError as
+    `chain_problems`."""
     check_options(chain_sum, locals(), "task 'chain_sum'")
     rng = random.Random(seed)
     sides = {}
@@ -104,7 +105,8 @@ def demonstration(
     error_rate: float = 0.0,  # probability that a step is wrong, in [0, 1]
     rng: random.Random | None = None,  # default: a generator seeded with 0
 ) -> str:  # such as "7+5=12;12-3=9;9+8=17#17"
-    "A worked solution in which each step is wrong with the given probability. Raises ValueError on a rate outside [0, 1]."
+    """A worked solution in which each step is wrong with the given probability. Raises ValueError on a rate outside [0,
+    1]."""
     check_share("error_rate", error_rate)
     rng = rng or random.Random(0)
     chain = problem["prompt"].rstrip("?")

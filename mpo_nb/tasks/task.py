@@ -169,7 +169,8 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
 
 
 def _each(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    "Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may not walk at all."
+    """Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may not walk at
+    all."""
     return iter(problems) if hasattr(problems, "__iter__") else (problems[i] for i in range(len(problems)))
 
 # %% ../../nbs/lib/tasks/task.ipynb #9fd5c44f
@@ -254,7 +255,8 @@ def task_names() -> list[str]:  # in alphabetical order
 
 # %% ../../nbs/lib/tasks/task.ipynb #f1255c94
 def load_task(
-    name: str,  # a registered name, "gym:NAME" for a data set of reasoning-gym, or "module:function" for one of your own
+    # a registered name, "gym:NAME" for a data set of reasoning-gym, or "module:function" for one of your own
+    name: str,
     **options: Any,  # the builder's keyword arguments, such as terms=4
 ) -> Task:
     """Build a task by name. Raises ValueError on an unknown name (lists them), an unknown option or one of the wrong
@@ -311,7 +313,8 @@ def own_response_limit(
     name: str,  # as `load_task` takes it
     **options: Any,  # the same
 ) -> int | None:  # tokens; None where the task sets no limit
-    "A task's own response limit, from the table or from the task itself. Raises what `load_task` raises for a task that is not the package's."
+    """A task's own response limit, from the table or from the task itself. Raises what `load_task` raises for a task
+    that is not the package's."""
     family = name.partition(":")[0]
     known = response_limits.get(family if family == "gym" else name)
     if known and name not in _builders:

@@ -43,7 +43,8 @@ def length_buckets(
     lengths: Tensor,  # (n,) tokens per row, prompt included
     max_tokens: int,  # budget per bucket, padding included
     stretch: float = 1.5,  # longest row over shortest row in a bucket
-    least: int = 1024,  # a bucket of fewer tokens is not closed for its stretch: small forward passes waste more than padding
+    # a bucket of fewer tokens is not closed for its stretch: small forward passes waste more than padding
+    least: int = 1024,
 ) -> list[Tensor]:  # row numbers, shortest bucket first
     "Rows grouped so that little padding is needed; a row longer than the budget gets a bucket of its own."
     buckets: list[Tensor]
@@ -64,7 +65,8 @@ def length_buckets(
 # %% ../../nbs/lib/training/batch.ipynb #da59bb66
 @dataclass
 class Batch:
-    "One step's responses and what the loss needs of them; row i of everything belongs to response i, and groups are consecutive."
+    """One step's responses and what the loss needs of them; row i of everything belongs to response i, and groups are
+    consecutive."""
 
     rollout: Rollout  # the responses
     problems: list[dict[str, Any]]  # B
@@ -73,7 +75,9 @@ class Batch:
     old_logps: Tensor  # (B, T) log pi_old, nats; (B, T, k) where MTP modules look ahead
     ref_logps: Tensor | None  # (B, T) of the reference, for a recipe with a KL penalty
     blocks: Tensor | None  # (B, T) ids, for a recipe whose actions are read from the text
-    dead: Tensor  # (B,) bool, in a group without a difference: in correctness where the recipe drops such groups (DAPO), else in the shaped reward
+    # (B,) bool, in a group without a difference: in correctness where the recipe drops such groups (DAPO), else in the
+    # shaped reward
+    dead: Tensor
     kept: Tensor  # (b,) the rows that are trained on
     logps: Tensor  # (B, T) as the last pass over the responses saw them; old_logps before that
     entropy: Tensor  # (B, T) the same, nats; NaN before that

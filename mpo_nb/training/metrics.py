@@ -50,7 +50,8 @@ def held_out_accuracy(
 
 # %% ../../nbs/lib/training/metrics.ipynb #712a5868
 def dead_groups(
-    rewards: Tensor,  # (B,), groups consecutive: rewards, or correctness for a recipe that drops what it cannot compare (DAPO)
+    # (B,), groups consecutive: rewards, or correctness for a recipe that drops what it cannot compare (DAPO)
+    rewards: Tensor,
     group_size: int,  # responses per prompt
 ) -> Tensor:  # (B / group_size,) bool
     "Which groups have no reward difference, and so no signal."

@@ -58,7 +58,8 @@ from .warm_up import WarmUp, warm_up
 
 # %% ../../nbs/lib/training/policy.ipynb #d3f20386
 class Setup:
-    "A run's task, model, reference, optimiser and folder, as they stand after its last checkpoint. Raises ValueError for whatever cannot work."
+    """A run's task, model, reference, optimiser and folder, as they stand after its last checkpoint. Raises ValueError
+    for whatever cannot work."""
 
     model: CausalLM
     reference: CausalLM | None
@@ -153,7 +154,8 @@ class Setup:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        "The right to write into the run's folder, which the main process has for all. Raises ValueError that says who has it."
+        """The right to write into the run's folder, which the main process has for all. Raises ValueError that says who
+        has it."""
         with self.processes.together():
             if self.run.writes:
                 self.lock.acquire()
@@ -219,7 +221,8 @@ class Setup:
         ]
 
     def _prepare_model(self) -> None:
-        "No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the optimiser and its schedule."
+        """No dropout (ratios must start at 1), gradient checkpointing, the modules that look ahead, the reference, the
+        optimiser and its schedule."""
         c = self.config
         ahead = self.recipe.source == "mtp"
         self.mtp = (
@@ -241,7 +244,8 @@ class Setup:
             recompute_layers(self.model)
             if self.mtp is not None:
                 self.mtp.gradient_checkpointing()
-        # With adapters that begin here, the reference is the model without them. Those that were handed over belong to it.
+        # With adapters that begin here, the reference is the model without them. Those that were handed over belong to
+        # it.
         self.reference = (
             frozen_copy(self.model, share=not self.in_pieces) if self.recipe.kl and not c.lora_rank else None
         )
@@ -355,7 +359,8 @@ class Setup:
 def check_start(
     config: TrainConfig,  # what to do
 ) -> Setup:  # with config, task, tokenizer, recipe, processes and device, and no model
-    "Everything that is checked before a run loads weights; nothing is loaded, and nothing stays behind. Raises what `Setup` raises."
+    """Everything that is checked before a run loads weights; nothing is loaded, and nothing stays behind. Raises what
+    `Setup` raises."""
     start = Setup.__new__(Setup)
     start._resolve(config)
     return start
@@ -467,8 +472,11 @@ class Policy(Setup):
         reference: bool = False,  # of the reference instead of the policy
     ) -> tuple[
         Tensor, Tensor | None
-    ]:  # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with a critic
-        "Log-probabilities of responses under the policy, or the reference: a frozen copy, or the policy without the adapters that the run began."
+        # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with
+        # a critic
+    ]:
+        """Log-probabilities of responses under the policy, or the reference: a frozen copy, or the policy without the
+        adapters that the run began."""
         model = self.reference if reference and self.reference is not None else self.model
         mtp, critic = (None, None) if reference else (self.mtp, self.critic)
         shards = self.shards if model is self.model else self.reference_shards
@@ -481,7 +489,8 @@ class Policy(Setup):
             )
 
     def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
-        "Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run, resumable. The main process does it for all."
+        """Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run,
+        resumable. The main process does it for all."""
         if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.tell(self.run.checkpoints()):
             return None
         with self.processes.together():

@@ -58,7 +58,8 @@ def check_machine(
     config: TrainConfig,  # with its precision decided
     device: torch.device,  # where the run would be
 ) -> None:
-    "Raises ValueError for a device that is not there or attention that it cannot do, ImportError for a package that is missing."
+    """Raises ValueError for a device that is not there or attention that it cannot do, ImportError for a package that
+    is missing."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -81,7 +82,8 @@ def check_machine(
 def check_weights(
     model: str | Path,  # as for `load`
 ) -> None:
-    "Raises OSError naming a file of weights that is missing or cut short, ValueError for adapters whose bases go in a circle. What lies on a hub is not looked at."
+    """Raises OSError naming a file of weights that is missing or cut short, ValueError for adapters whose bases go in a
+    circle. What lies on a hub is not looked at."""
     while base := adapter_base(model):
         _check_safetensors(model, [Path(str(model)).expanduser() / "adapter_model.safetensors"])
         model = base
@@ -168,7 +170,8 @@ def _check_targets(targets: str, model: CausalLM) -> None:
 
 
 def _on_meta(config: TrainConfig, shape: PretrainedConfig) -> CausalLM | None:
-    "The model without numbers, adapters included; None where an architecture cannot be built so, which says nothing against it. Raises ValueError for what is no causal language model, or layers that are not there."
+    """The model without numbers, adapters included; None where an architecture cannot be built so, which says nothing
+    against it. Raises ValueError for what is no causal language model, or layers that are not there."""
     try:
         return meta_model(outline(config, shape))
     except ValueError:

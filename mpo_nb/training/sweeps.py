@@ -163,7 +163,8 @@ def _check(configs: Mapping[str, TrainConfig], workers: int, threads: int) -> No
 
 
 def _decided(config: TrainConfig) -> TrainConfig:
-    "The configuration with precision='auto' decided, once for the sweep; a run that was begun keeps what it was begun with."
+    """The configuration with precision='auto' decided, once for the sweep; a run that was begun keeps what it was begun
+    with."""
     if config.precision != "auto" or Run(config.output).config is not None:
         return config
     from mpo_nb.models.loading import resolve_device  # which imports peft
@@ -217,7 +218,8 @@ def sweep(
     threads: int = 1,  # of each run
     progress: bool = True,  # whether to draw a bar
 ) -> dict[str, list[dict[str, Any]]]:  # name -> metrics, as `Trainer.fit` gives them
-    "Train every configuration that is not finished. Raises ValueError before any of them starts, also where another process is at one of them; RuntimeError that names the runs that failed after all the others."
+    """Train every configuration that is not finished. Raises ValueError before any of them starts, also where another
+    process is at one of them; RuntimeError that names the runs that failed after all the others."""
     workers = (os.cpu_count() or 1) if workers is None else workers
     _check(configs, workers, threads)
     wanted = {name: c for name, c in configs.items() if not finished(c)}

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from ..advantages import overlong_penalty
 from ..blocks import block_sizes
-from ..config import TrainConfig
 from ..losses import PolicyLoss, loss_count
 from ..models.critic import critic_targets, explained_variance, value_loss, whiten
 from ..runs.folder import Run
@@ -302,7 +301,8 @@ class _Updating(_Sampling):
         )
 
     def _check_logps(self, batch: Batch, rows: Tensor) -> float:
-        "Largest difference in nats between the sampler and the training forward, before any update; said aloud on a run's first batch."
+        """Largest difference in nats between the sampler and the training forward, before any update; said aloud on a
+        run's first batch."""
         difference = self.processes.largest(
             float(((batch.logps - batch.rollout.logps).abs() * batch.rollout.mask)[rows].max()) if len(rows) else 0.0
         )
@@ -378,7 +378,8 @@ class _Updating(_Sampling):
 
 # %% ../../nbs/lib/training/trainer.ipynb #729aa200
 class Trainer(_Updating):
-    "Trains a causal language model with a recipe on a task. Raises ValueError for whatever cannot work, before the weights are loaded where that is possible."
+    """Trains a causal language model with a recipe on a task. Raises ValueError for whatever cannot work, before the
+    weights are loaded where that is possible."""
 
     def evaluate(self) -> dict[str, float]:
         "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
@@ -477,7 +478,9 @@ class Trainer(_Updating):
             Callable[[dict[str, float]], object] | None
         ) = None,  # called on the main process with each step's metrics, e.g. to send them to a tracker
     ) -> list[dict[str, Any]]:  # the run's metrics, one dict per step
-        "Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or gradient is not finite, ValueError when another process writes into the folder; Ctrl-C and SIGTERM save the last whole step and are raised on."
+        """Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or
+        gradient is not finite, ValueError when another process writes into the folder; Ctrl-C and SIGTERM save the
+        last whole step and are raised on."""
         try:
             with self.writing():
                 self._check_unmoved()
@@ -486,7 +489,8 @@ class Trainer(_Updating):
             self.interrupt.pass_on()
 
     def _check_unmoved(self) -> None:
-        "Raise ValueError where somebody else has taken steps in the folder since this trainer was made; a start without steps gives way."
+        """Raise ValueError where somebody else has taken steps in the folder since this trainer was made; a start
+        without steps gives way."""
         with self.processes.together():
             last = self.last_written()
             if self.run.writes and last != self.written:

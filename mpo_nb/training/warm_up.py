@@ -298,7 +298,8 @@ def warm_up(
     progress: bool = True,  # whether to draw a bar
     replace: bool = False,  # delete a warm-up of other options that is found in `output`, instead of refusing it
 ) -> WarmUp:  # accuracy per depth before and after, and the losses
-    "Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C saves the last step and is raised on."
+    """Train the modules on text, the backbone frozen. Raises ValueError for rows or options that will not do; Ctrl-C
+    saves the last step and is raised on."""
     check_model("model", model)
     if not isinstance(mtp, MTPModules):
         raise ValueError(f"mtp={mtp!r:.60} is of type {type(mtp).__name__}; pass MTPModules(model, k)")

@@ -57,7 +57,8 @@ def rule_blocks(
     threshold: float = 0.9,  # probability under which a token surprises, for "surprise"
     interval: int = 5,  # surprising tokens per block, for "surprise"
 ) -> Tensor:  # (1, T) long
-    "Block ids of one response under a rule. Raises ValueError for an unknown rule or a setting that the rule does not take."
+    """Block ids of one response under a rule. Raises ValueError for an unknown rule or a setting that the rule does not
+    take."""
     mask = trace.mask_tensor
     old = torch.tensor([trace.old_logps], dtype=torch.double)
     made: dict[str, Callable[[], Tensor]] = {
@@ -80,7 +81,8 @@ def block_outline(
     values: Tensor,  # (1, N) one number per block; one that is not finite leaves a gap
     **look: Any,  # of the plotly trace, e.g. name, line
 ) -> dict[str, Any]:  # a plotly trace
-    "Rectangles over the tokens of each block, whose positions count from 1; points name their block where there are at most 512."
+    """Rectangles over the tokens of each block, whose positions count from 1; points name their block where there are
+    at most 512."""
     kept = (ids[0] >= 0).nonzero()[:, 0].numpy()
     b = ids[0].numpy()[kept]
     N = values.shape[1]
@@ -108,7 +110,8 @@ def block_numbers(
     trace: Trace,  # the response
     ids: Tensor,  # (1, T) block ids
 ) -> dict[str, Tensor]:  # name -> (1, N)
-    "Size in tokens, log-probability in nats (sum) and entropy in nats per token (mean) of each block; NaN where a token's is unknown."
+    """Size in tokens, log-probability in nats (sum) and entropy in nats per token (mean) of each block; NaN where a
+    token's is unknown."""
     logps, entropies = (torch.tensor([x], dtype=torch.double) for x in (trace.logps, trace.entropies))
     return {"size": block_sizes(ids), "log-probability": block_sum(logps, ids), "entropy": block_mean(entropies, ids)}
 
@@ -156,7 +159,8 @@ def _side_controls(side: str, suffix: str, rule: str, high: int) -> list[Control
 
 
 class BlockExplorer(Explorer):
-    "A response split by two rules, side by side, with what each block holds. Raises ValueError for a setting that no control takes."
+    """A response split by two rules, side by side, with what each block holds. Raises ValueError for a setting that no
+    control takes."""
 
     trace: Trace
     _cache: dict[Any, tuple[str, Tensor, dict[str, Tensor], str]]
@@ -166,7 +170,8 @@ class BlockExplorer(Explorer):
     def __init__(
         self,
         trace: Trace,  # the response
-        **settings: Any,  # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
+        # rule, k, seed, ends, threshold, interval for the left; rule_2, k_2, ... for the right; colour
+        **settings: Any,
     ) -> None:
         self.trace = check_trace(trace)
         self._cache = {}

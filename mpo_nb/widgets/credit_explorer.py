@@ -306,7 +306,8 @@ def _controls(trace: Trace, settings: Mapping[str, Any]) -> list[Control]:
 
 # %% ../../nbs/lib/widgets/credit_explorer.ipynb #f05e2821
 class CreditExplorer(Explorer):
-    "The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control takes."
+    """The credit of every token under two action spaces, side by side. Raises ValueError for a setting that no control
+    takes."""
 
     trace: Trace
     title = "Where the advantage goes"

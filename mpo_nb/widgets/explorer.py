@@ -121,7 +121,8 @@ class _Settings:
         def refresh(self) -> None: ...
 
     def _with(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        "The settings with some of them changed and checked. Raises ValueError for a name or a value that no control takes."
+        """The settings with some of them changed and checked. Raises ValueError for a name or a value that no control
+        takes."""
         for name in values:
             if name not in self.controls:
                 raise ValueError(
@@ -150,7 +151,8 @@ class _Settings:
         name: str,  # of the control
         **fields: Any,  # of `Control`, e.g. options, low, high, value
     ) -> None:
-        "Change a control, e.g. the options of a choice. Its value becomes the new control's where the present one does not fit."
+        """Change a control, e.g. the options of a choice. Its value becomes the new control's where the present one
+        does not fit."""
         control = replace(self.controls[name], **fields)
         try:
             value = control.check(fields.get("value", self.values[name]))
@@ -255,13 +257,15 @@ class _Live(_Settings):
 
 # %% ../../nbs/lib/widgets/explorer.ipynb #5b2f0e70
 class Explorer(_Live):
-    "A widget: controls and a view of them. `.widget` is live, `.figure()` static, `.to_html(path)` a page; shows itself in a notebook."
+    """A widget: controls and a view of them. `.widget` is live, `.figure()` static, `.to_html(path)` a page; shows
+    itself in a notebook."""
 
     def picture(
         self,
         **values: Any,  # settings that differ from the present ones
     ) -> View:
-        "What there is to see for these settings, as data. Raises ValueError for a name or a value that no control takes."
+        """What there is to see for these settings, as data. Raises ValueError for a name or a value that no control
+        takes."""
         return self.view(self._with(values))
 
     def figure(
@@ -286,7 +290,8 @@ class Explorer(_Live):
         path: str | Path,  # the file to be written, or replaced; ".html" is added to a name without an ending
         axes: Mapping[str, Sequence[Any]] | None = None,  # control name -> values; default: `page_axes`
     ) -> Path:  # the file
-        "Write the widget as one page that stays interactive offline. Raises ValueError for an axis that lacks the present value, or a path that can be no such file; OSError where it cannot be written."
+        """Write the widget as one page that stays interactive offline. Raises ValueError for an axis that lacks the
+        present value, or a path that can be no such file; OSError where it cannot be written."""
         file = output_file(path)
         axes = self.page_axes() if axes is None else axes
         write_output(

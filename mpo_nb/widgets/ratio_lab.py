@@ -37,10 +37,12 @@ class Deltas:
 
 
 def as_deltas(
-    source: Any,  # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers, NaN where there is no token
+    # traces, one trace, a run folder, or log-ratios: a tensor (B, T) or lists of numbers, NaN where there is no token
+    source: Any,
     most: int = 200_000,  # tokens; beyond, responses are thinned out evenly
 ) -> Deltas:
-    "Log-ratios from whatever holds them. Raises ValueError when there is none, and what `load_traces` raises for a path."
+    """Log-ratios from whatever holds them. Raises ValueError when there is none, and what `load_traces` raises for a
+    path."""
     told = ""
     if isinstance(source, (str, Path)):
         source, told = load_spaced(source)
@@ -143,7 +145,8 @@ def _axes(n: int) -> dict[str, Any]:
 
 
 def _bars(log_ratio: Tensor, clip: Sequence[float], reach: float, n: int, colour: str) -> list[dict[str, Any]]:
-    "A histogram in panel n, in two traces: inside the clip range, and outside, hatched. The end bins hold all that lies beyond."
+    """A histogram in panel n, in two traces: inside the clip range, and outside, hatched. The end bins hold all that
+    lies beyond."""
     edges = torch.linspace(-reach, reach, 62, dtype=torch.double)
     x = ((edges[1:] + edges[:-1]) / 2).numpy()
     found = []
@@ -225,9 +228,11 @@ def _panel_axes(
     ticks = [v for v in ticks if v == 1 or abs(math.log(v)) > 0.25 * reach]
     while len(ticks) > 5:
         ticks = [v for i, v in enumerate(ticks) if v == 1 or abs(i - ticks.index(1)) % 2 == len(ticks) // 2 % 2]
-    height: Callable[[float], float]
     place = _axes(n)
-    height = lambda px: max(0.0, min(1.0, 1 - px / total))
+
+    def height(px: float) -> float:
+        return max(0.0, min(1.0, 1 - px / total))
+
     return {
         place["xaxis"].replace("x", "xaxis"): axis(
             domain=[0, 0.47] if left else [0.53, 1],
@@ -360,7 +365,8 @@ class _Ratios(Explorer):
 
 # %% ../../nbs/lib/widgets/ratio_lab.ipynb #8003d240
 class RatioLab(_Ratios):
-    "Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where no log-ratio is known."
+    """Ratios of the same tokens under four kinds of action, against K, each with its control. Raises ValueError where
+    no log-ratio is known."""
 
     title = "Ratios and the clip range"
     main = "k"

@@ -44,7 +44,8 @@ def show_trace(
     explorer: _Opens,  # a live `BlockExplorer` or `CreditExplorer`
     trace: Trace,  # what it is to show
 ) -> _Opens:  # the same one; another where this response has other controls, as a long one has
-    "Give an explorer another response. Settings that the user has moved stay; those that come from the response follow it."
+    """Give an explorer another response. Settings that the user has moved stay; those that come from the response
+    follow it."""
     fresh = type(explorer)(trace)
     if fresh.controls.keys() != explorer.controls.keys():
         return fresh
@@ -89,7 +90,8 @@ _kept_steps = 8  # steps of a file whose responses stay in memory
 
 
 class _Rollouts(Explorer):
-    "Responses by step, read again when their file has changed. Of a run's file, only the steps that are looked at are read."
+    """Responses by step, read again when their file has changed. Of a run's file, only the steps that are looked at are
+    read."""
 
     path: Path | None
     recipes: dict[str, Recipe]
@@ -330,7 +332,8 @@ class _Opening(_Rollouts):
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #82b02d8b
 class RolloutBrowser(_Opening):
-    "The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a sentence; `refresh()` looks again. Raises ValueError for what is neither a path nor traces."
+    """The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a
+    sentence; `refresh()` looks again. Raises ValueError for what is neither a path nor traces."""
 
     title = "Responses of a run"
     main = "pick"

@@ -32,7 +32,8 @@ def _place(number: int) -> dict[str, Any]:
 
 
 def _line(x: Any, y: Any, number: int, look: dict[str, Any], name: str = "", **more: Any) -> dict[str, Any]:
-    "A curve of at most a thousand points, in panel `number`; with no points it is still a trace, so that it can grow in place."
+    """A curve of at most a thousand points, in panel `number`; with no points it is still a trace, so that it can grow
+    in place."""
     every = max(1, -(-len(x) // 1000))
     kept = sorted({*range(0, len(x), every), *([len(x) - 1] if len(x) else [])})
     return (

@@ -1,4 +1,5 @@
-"`policy_loss` equals the loss of TRL's GRPOTrainer on the same tensors: its own `_compute_loss`, run on log-probabilities of ours."
+"""`policy_loss` equals the loss of TRL's GRPOTrainer on the same tensors: its own `_compute_loss`, run on
+log-probabilities of ours."""
 
 from collections import defaultdict
 from types import SimpleNamespace
@@ -43,7 +44,8 @@ class OneProcess:
 
 
 def trl_loss(logps, batch, loss_type, level="token", clip=CLIP, beta=0.0, delta=None, steps=1, items=None):
-    "The loss and the metrics that TRL logs; `steps` is the number of accumulation steps, `items` the tokens in all of them."
+    """The loss and the metrics that TRL logs; `steps` is the number of accumulation steps, `items` the tokens in all of
+    them."""
     trainer = SimpleNamespace(
         loss_type=loss_type,
         importance_sampling_level=level,
@@ -146,7 +148,8 @@ def test_loss_and_gradient(loss_type, level, mask, seed, per_token):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("loss_type", AGGREGATES)
 def test_to_the_last_bit(loss_type, level, rows, T, dtype):
-    "Token level: the same gradient, bit for bit. The loss sums in another order (weights first), sequences average in another: a few roundings."
+    """Token level: the same gradient, bit for bit. The loss sums in another order (weights first), sequences average in
+    another: a few roundings."""
     mask = (torch.arange(T) < torch.randint(1, T + 1, (rows, 1), generator=generator(T))).long()
     (mine, grad, _), (theirs, wanted, _) = both(draw(mask, rows, False, dtype), loss_type, level)
     assert mine.dtype == theirs.dtype == grad.dtype == dtype and grad.any()
@@ -204,7 +207,8 @@ def test_micro_batches_of_dapo(mask, seed):
 
 
 def test_the_stub_calls_trl():
-    "A stand-in that fed our loss back to us would pass everything above: TRL's loss has to move with each of its own settings."
+    """A stand-in that fed our loss back to us would pass everything above: TRL's loss has to move with each of its own
+    settings."""
     batch = draw(torch.ones(3, 4, dtype=torch.long).tril(1), 0, False)
 
     def value(**options):

@@ -1,4 +1,5 @@
-"`BlockGRPOTrainer` is TRL's trainer but for the ratio: to the last bit where the action is a token or a response, `policy_loss` elsewhere."
+"""`BlockGRPOTrainer` is TRL's trainer but for the ratio: to the last bit where the action is a token or a response,
+`policy_loss` elsewhere."""
 
 import configparser
 import csv
@@ -148,7 +149,8 @@ IDS = char_tokenizer()("0123456789+-=;#?", add_special_tokens=False)["input_ids"
 
 
 def batch_for(mask, seed, per_token=False, dtype=torch.double, scale=0.4):
-    "Random inputs for `_compute_loss` without NaN under the mask; a third of the mask's zeros are a tool's tokens, the rest padding. One character in four ends a sentence."
+    """Random inputs for `_compute_loss` without NaN under the mask; a third of the mask's zeros are a tool's tokens,
+    the rest padding. One character in four ends a sentence."""
     new, old, A = (torch.nan_to_num(x, 0.0, 0.0, 0.0).to(dtype) for x in draw_batch(mask, seed, scale, per_token))
     g = generator(seed + 1)
     semicolon = IDS[13]
@@ -171,7 +173,8 @@ def batch_for(mask, seed, per_token=False, dtype=torch.double, scale=0.4):
 
 @st.composite
 def masks(draw):
-    "Padded on the right, with holes; perhaps a response without a token. Two tokens wide at least: TRL takes a width of 1 for its sequence level."
+    """Padded on the right, with holes; perhaps a response without a token. Two tokens wide at least: TRL takes a width
+    of 1 for its sequence level."""
     T = draw(st.integers(2, 9))
     lengths = draw(st.lists(st.integers(0, T), min_size=2, max_size=5))
     mask = (torch.arange(T) < torch.tensor(lengths)[:, None]).long()
@@ -218,7 +221,8 @@ def same(theirs, x, mine, y):
 @settings(max_examples=EXAMPLES)
 @given(mask=masks(), seed=st.integers(0, 9999), per_token=st.booleans(), delta=st.sampled_from([None, 1.5]))
 def test_the_loss_is_policy_loss(loss_type, name, mask, seed, per_token, delta):
-    "Value, gradient and clip fraction, with TRL's delta as the dual clip; a tool's tokens are stepped over, padding is left alone."
+    """Value, gradient and clip fraction, with TRL's delta as the dual clip; a tool's tokens are stepped over, padding
+    is left alone."""
     x, inputs = batch_for(mask, seed, per_token)
     y = leaf(x.detach())
     before = dict(inputs)
@@ -257,7 +261,8 @@ def test_with_a_kl_penalty(name, mask, seed, corrected):
 @given(mask=masks(), seed=st.integers(0, 9999))
 @settings(max_examples=EXAMPLES)
 def test_with_what_weighs_tokens(name, mask, seed):
-    "vLLM's correction and the off-policy mask multiply a token's term, as at TRL's own levels; the mask compares token with token."
+    """vLLM's correction and the off-policy mask multiply a token's term, as at TRL's own levels; the mask compares
+    token with token."""
     x, inputs = batch_for(mask, seed, scale=0.8)
     y = leaf(x.detach())
     A = inputs["advantages"]
@@ -273,7 +278,8 @@ def test_with_what_weighs_tokens(name, mask, seed):
 @given(mask=masks(), seed=st.integers(0, 9999))
 @settings(max_examples=EXAMPLES)
 def test_one_block_is_the_sequence(mask, seed):
-    "A block as long as the response has TRL's sequence ratio; a window or block of one token TRL's token ratio, bit for bit in float32."
+    """A block as long as the response has TRL's sequence ratio; a window or block of one token TRL's token ratio, bit
+    for bit in float32."""
     for loss_type in AGGREGATES:
         x, inputs = batch_for(mask, seed)
         y = leaf(x.detach())
@@ -333,7 +339,8 @@ def test_actions_end_at_a_tools_reply_where_they_are_told_to(name):
 
 
 def test_accumulation_and_first_pass():
-    "Loss types are divided by the accumulation steps; without old log-probabilities every ratio is 1, and its gradient is W's."
+    """Loss types are divided by the accumulation steps; without old log-probabilities every ratio is 1, and its
+    gradient is W's."""
     mask = torch.ones(3, 6, dtype=torch.long).tril(3)
     for loss_type in AGGREGATES:
         x, inputs = batch_for(mask, 1)
@@ -480,7 +487,8 @@ def moved(trainer, result):
 @pytest.mark.parametrize("loss_type", AGGREGATES)
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_ten_steps_to_the_last_bit(level, loss_type):
-    "Parameters and logged numbers are TRL's. These two levels run TRL's own lines; windows and blocks of one token run ours, and come out the same."
+    """Parameters and logged numbers are TRL's. These two levels run TRL's own lines; windows and blocks of one token
+    run ours, and come out the same."""
     wanted = trl_run(loss_type=loss_type, importance_sampling_level=level)
     losses = [row["loss"] for row in wanted[1] if "loss" in row]
     assert len(losses) == 10 and any(losses) and max(row.get("clip_ratio/region_mean", 0) for row in wanted[1]) > 0
@@ -554,7 +562,8 @@ def test_lora():
 
 
 def test_sentences_train_and_are_read_back():
-    "A run with sentence ratios changes weights; what it logs as completions comes back as traces, whose sentences have the length that was logged."
+    """A run with sentence ratios changes weights; what it logs as completions comes back as traces, whose sentences
+    have the length that was logged."""
     tokenizer = char_tokenizer()
     trainer = trainer_of(
         action_space="sentence",
@@ -601,7 +610,8 @@ def test_evaluation_logs_its_own():
 
 @pytest.mark.skipif(VERSION < (1, 0), reason="this TRL calls a rollout_func only with vLLM")
 def test_a_run_with_a_tools_tokens(monkeypatch):
-    "Responses from elsewhere, with a reply between that the policy did not write: TRL's own tool mask reaches the blocks."
+    """Responses from elsewhere, with a reply between that the policy did not write: TRL's own tool mask reaches the
+    blocks."""
     tokenizer = char_tokenizer()
     seen = []
 
@@ -815,7 +825,8 @@ def test_without_a_trl_that_fits(version, message, monkeypatch):
 
 
 def test_the_range_of_versions():
-    "What is installed lies in the range that is stated; in the run below it is the lowest. A newer one gives a warning."
+    """What is installed lies in the range that is stated; in the run below it is the lowest. A newer one gives a
+    warning."""
     low, high = (tuple(map(int, v.split("."))) for v in trl_versions)
     assert VERSION == low if "MPO_NB_TRL" in os.environ else low <= VERSION <= high
     with warnings.catch_warnings():

@@ -1,4 +1,5 @@
-"""`policy_loss` and the losses that `mpo_nb.verl` registers equal verl's own, on the same tensors; and verl's configuration finds them.
+"""`policy_loss` and the losses that `mpo_nb.verl` registers equal verl's own, on the same tensors; and verl's
+configuration finds them.
 
 verl runs in a process of its own: see `verl_process`.
 """
@@ -52,7 +53,8 @@ all_modes = pytest.mark.parametrize("mode", MODES, indirect=True)
 
 
 def draw(mask, seed, per_token=True, spread=0.4):
-    "old, new, advantages, mask in float64; 0 where the mask is 0: verl multiplies by it, so there a NaN would reach its loss."
+    """old, new, advantages, mask in float64; 0 where the mask is 0: verl multiplies by it, so there a NaN would reach
+    its loss."""
     new, old, A = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in draw_batch(mask, seed, spread, per_token))
     A = A if per_token else A[:, None].expand(mask.shape)
     return old, new, torch.where(mask.bool(), A, 0), mask.bool()
@@ -61,7 +63,8 @@ def draw(mask, seed, per_token=True, spread=0.4):
 def ours(
     old, new, A, mask, mode, actions=TokenActions(), surrogate="ppo", clip=(0.2, 0.28), dual_clip=None, weights=None
 ):
-    "`policy_loss` by hand: (loss, gradient, PolicyLoss); the denominators written out once more, with verl's 1e-8 on a response's length."
+    """`policy_loss` by hand: (loss, gradient, PolicyLoss); the denominators written out once more, with verl's 1e-8 on
+    a response's length."""
     x = leaf(new)
     lengths = mask.sum(1, keepdim=True)
     if mode == "seq-mean-token-mean":
@@ -133,7 +136,8 @@ def test_gspo(verl, mode, mask, seed, per_token):
 
 @given(mask=masks(), seed=seeds, per_token=st.booleans())
 def test_geo_mean(verl, mask, seed, per_token):
-    "GMPO. verl adds 1e-8 to a response's length in the exponent, so the two agree to that; it divides by all responses, empty ones too."
+    """GMPO. verl adds 1e-8 to a response's length in the exponent, so the two agree to that; it divides by all
+    responses, empty ones too."""
     old, new, A, m = draw(mask, seed, per_token, spread=0.6)
     theirs = verl.loss("geo_mean", old, new, A, m, clip_ratio_low=0.4, clip_ratio_high=0.4)
     x = leaf(new)
@@ -170,7 +174,8 @@ def test_cispo(verl, mode, mask, seed, spread):
     spread=st.sampled_from([0.4, 12.0]),
 )
 def test_mpo_with_k_1_is_vanilla(verl, mode, mask, seed, dual, weighted, parts, spread):
-    "With rollout weights, pieces of a batch over processes, and log-ratios beyond 20, where verl holds them; metrics too."
+    """With rollout weights, pieces of a batch over processes, and log-ratios beyond 20, where verl holds them; metrics
+    too."""
     batch = draw(mask, seed, spread=spread)
     weights = (
         (2 * torch.rand(mask.shape, generator=generator(seed), dtype=torch.double) - 0.3).clamp(min=0)

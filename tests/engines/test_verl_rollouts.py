@@ -1,4 +1,5 @@
-"What verl dumps while it trains is read as it was: written by verl's own writers where verl is at hand, and by hand in the forms of its releases."
+"""What verl dumps while it trains is read as it was: written by verl's own writers where verl is at hand, and by hand
+in the forms of its releases."""
 
 import ast
 import gzip
@@ -71,7 +72,8 @@ def check(traces, steps=(3,), known=True):
 
 
 def trainer_class(file: str):
-    "The methods of verl's trainer that dump rollouts, taken out of their file: its other imports are a rollout server's."
+    """The methods of verl's trainer that dump rollouts, taken out of their file: its other imports are a rollout
+    server's."""
     folder = find_verl()
     if folder is None:
         pytest.skip(WHY_NOT)

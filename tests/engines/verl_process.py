@@ -1,8 +1,8 @@
 """verl in a process of its own, for the tests that compare with it.
 
-verl's configuration needs another release of antlr4-python3-runtime than math-verify brings, so the two do not fit into one process. verl and what
-its losses import lie in a folder of their own, which only this process has on its path. Requests and answers are pickled, one after another.
-"""
+verl's configuration needs another release of antlr4-python3-runtime than math-verify brings, so the two do not fit into
+one process. verl and what its losses import lie in a folder of their own, which only this process has on its path.
+Requests and answers are pickled, one after another."""
 
 import os
 import pickle
@@ -17,7 +17,8 @@ WHY_NOT = "no verl here: `make test` installs it into .venv/verl, or name a fold
 
 
 def find_verl() -> Path | None:
-    "The folder to be put on the path: MPO_NB_VERL, else `verl` in this environment; `.` where verl can be imported as it is."
+    """The folder to be put on the path: MPO_NB_VERL, else `verl` in this environment; `.` where verl can be imported as
+    it is."""
     for folder in (os.environ.get("MPO_NB_VERL"), Path(sys.prefix) / "verl"):
         if folder and (Path(folder) / "verl" / "__init__.py").is_file():
             return Path(folder)
@@ -113,7 +114,8 @@ def command_line(*overrides):
 
 
 def micro_batch(ids, masks, old, advantages, log_probs, prompt=2):
-    "A micro-batch as verl's engines hand it to `ppo_loss`: rows without padding, log-probabilities of prompt and response one place ahead."
+    """A micro-batch as verl's engines hand it to `ppo_loss`: rows without padding, log-probabilities of prompt and
+    response one place ahead."""
     import torch
     from tensordict import TensorDict
     from verl.utils import tensordict_utils as tu
@@ -143,7 +145,8 @@ def micro_batch(ids, masks, old, advantages, log_probs, prompt=2):
 
 
 def update(policy_loss, ids, masks, old, advantages, log_probs, tokenizer, patched=True):
-    "(loss, gradients per row, metrics) of verl's own `ppo_loss`, as a worker picks it: by its name in the worker's module."
+    """(loss, gradients per row, metrics) of verl's own `ppo_loss`, as a worker picks it: by its name in the worker's
+    module."""
     from functools import partial
 
     import torch

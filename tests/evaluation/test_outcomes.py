@@ -1,4 +1,5 @@
-"Sweeps as tables: the numbers kept of a run, intervals and differences against plain arithmetic and simulation, and refusals."
+"""Sweeps as tables: the numbers kept of a run, intervals and differences against plain arithmetic and simulation, and
+refusals."""
 
 import math
 import random

@@ -1,4 +1,5 @@
-"What the tests draw: masks of every awkward shape, batches with NaN under the mask, and all action spaces with their loops."
+"""What the tests draw: masks of every awkward shape, batches with NaN under the mask, and all action spaces with their
+loops."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,8 @@ def poison(x, mask):
 
 
 def draw_batch(mask, seed, spread=0.4, per_token=True):
-    "logps, old_logps, advantages in float64, nothing but NaN and infinities under the mask; rows without tokens have advantage NaN."
+    """logps, old_logps, advantages in float64, nothing but NaN and infinities under the mask; rows without tokens have
+    advantage NaN."""
     g = generator(seed)
     old = -3 * torch.rand(mask.shape, generator=g, dtype=torch.double)
     new = old + spread * torch.randn(mask.shape, generator=g, dtype=torch.double)

@@ -1,9 +1,8 @@
 """Programs that want a verdict they have not earned, or the machine they run on. Each passes `TESTS` if it succeeds.
 
-They are run for real, and a wall may be down while someone works on it. So a bomb forks nine times, not for ever, what is asked for in
-gigabytes is seldom touched, and those that kill or
-delete whatever they reach look first whether it is the sandbox that they reach.
-"""
+They are run for real, and a wall may be down while someone works on it. So a bomb forks nine times, not for ever, what
+is asked for in gigabytes is seldom touched, and those that kill or delete whatever they reach look first whether it is
+the sandbox that they reach."""
 
 TESTS = {  # form -> (test, entry_point)
     "check": (
@@ -266,7 +265,8 @@ _STACK = (
     " pop(self): return self.items.pop()\n"
 )
 
-# name -> (program, test): nearly all pass where both share an interpreter. `RIGHT`, or the program that stands third, passes the test in the sandbox.
+# name -> (program, test): nearly all pass where both share an interpreter. `RIGHT`, or the program that stands third,
+# passes the test in the sandbox.
 FORGERIES = {
     "all": ("def all(xs): return True", "assert all(double(x) == 2 * x for x in range(5))"),
     "any": ("def any(xs): return False", "assert not any(double(x) != 2 * x for x in range(5))"),

@@ -1,4 +1,5 @@
-"""What honest tests do with honest programs: each test passes with the right program and fails with the wrong one, in a plain interpreter and in the sandbox.
+"""What honest tests do with honest programs: each test passes with the right program and fails with the wrong one, in a
+plain interpreter and in the sandbox.
 
 IDIOMS: name -> (program, a piece of it, what a wrong program has in its place, test).
 """

@@ -149,7 +149,8 @@ def objectives(logps, delta, A, to_log_ratio, surrogate, clip, dual_clip=None):
 
 
 def aggregated(rows, aggregate, actions, max_length=None):
-    "One number from one value per kept token. `actions[b]` lists row b's actions, each a list of indices among kept tokens."
+    """One number from one value per kept token. `actions[b]` lists row b's actions, each a list of indices among kept
+    tokens."""
     if aggregate == "token-mean":
         return sum(sum(row) for row in rows) / max(1, sum(len(row) for row in rows))
     if aggregate == "block-mean":

@@ -46,7 +46,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Recorded(Trainer):
-    "Keeps the responses that it samples and the gradients of its updates; or takes its part of responses that were kept."
+    """Keeps the responses that it samples and the gradients of its updates; or takes its part of responses that were
+    kept."""
 
     def __init__(self, config, taken=None, **given):
         self.taken = taken
@@ -108,7 +109,8 @@ SHAPES = [(4, 3), (5, 3), (1, 4), (7,), (2, 2, 2)]
 
 
 def put_together(folder: Path):
-    "Tensors of even and uneven length, cut in two and gathered, and a sum of both processes' parts; without the collective that gloo cannot do safely."
+    """Tensors of even and uneven length, cut in two and gathered, and a sum of both processes' parts; without the
+    collective that gloo cannot do safely."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
@@ -268,7 +270,8 @@ def begin(work: str, arguments: tuple, env: dict, log: str):
 
 
 class Together:
-    "Two processes of a function of this file, begun with everything imported: what a launcher sets, without its seconds."
+    """Two processes of a function of this file, begun with everything imported: what a launcher sets, without its
+    seconds."""
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["several", "transformers.models.llama.modeling_llama"])

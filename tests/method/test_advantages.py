@@ -1,4 +1,5 @@
-"Advantages against loops: per response, per token, per block; what telescopes, what sums to zero, what is left when nothing differs."
+"""Advantages against loops: per response, per token, per block; what telescopes, what sums to zero, what is left when
+nothing differs."""
 
 import math
 
@@ -271,7 +272,8 @@ def test_nothing_kept(shape):
     assert group_advantages(torch.zeros(0), 4, "none").shape == leave_one_out(torch.zeros(0), 4).shape == (0,)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input
+# ---------------------------------------------------------------------------------------------------------
 
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 IDS = token_blocks(MASK)

@@ -1,4 +1,5 @@
-"A trusted checker and untrusted texts: what a text may do to the trainer, to its own score and to the others' (nothing)."
+"""A trusted checker and untrusted texts: what a text may do to the trainer, to its own score and to the others'
+(nothing)."""
 
 import os
 import signal

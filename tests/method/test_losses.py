@@ -1,4 +1,5 @@
-"The policy loss against loops: value, gradient and credit for every action space, surrogate and aggregate; limits; micro-batches."
+"""The policy loss against loops: value, gradient and credit for every action space, surrogate and aggregate; limits;
+micro-batches."""
 
 import math
 
@@ -211,7 +212,8 @@ def test_on_policy_windows_give_token_j_the_first_betas(mask, seed, k, future):
     close(grads[1], grads[0] * shares)
 
 
-# --- MPO 5: a lower clip fraction at a fixed epsilon is mechanical -----------------------------------------------------
+# --- MPO 5: a lower clip fraction at a fixed epsilon is mechanical
+# -----------------------------------------------------
 
 
 @pytest.mark.parametrize("k, joint", [(4, False), (9, False), (4, True)])
@@ -273,7 +275,8 @@ def test_a_dual_clip_out_of_reach_changes_nothing(mask, seed, name):
         assert torch.equal(a, b)
 
 
-# --- what is reported --------------------------------------------------------------------------------------------------
+# --- what is reported
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -400,7 +403,8 @@ def test_aggregate_tokens_and_its_denominator(mask, seed, name, aggregate):
 )
 @settings(max_examples=100)
 def test_micro_batches_add_up_to_the_whole(mask, seed, name, surrogate, aggregate, parts):
-    "The whole batch's denominator, parts in any order, each trimmed to its own last column: the same loss and gradient."
+    """The whole batch's denominator, parts in any order, each trimmed to its own last column: the same loss and
+    gradient."""
     new, old, A = draw_batch(mask, seed)
     s = space(name, mask)
     g = generator(seed + 1)
@@ -438,7 +442,8 @@ def test_micro_batches_add_up_to_the_whole(mask, seed, name, surrogate, aggregat
 
 
 def test_two_micro_batches_by_hand():
-    "Lengths 1 and 3, losses 8 and 0 per token: the token mean is 2 = (8 + 0) / 4, the mean of the parts' own means is 4."
+    """Lengths 1 and 3, losses 8 and 0 per token: the token mean is 2 = (8 + 0) / 4, the mean of the parts' own means is
+    4."""
     x = torch.tensor([[8.0, 0, 0], [0, 0, 0]])
     mask = torch.tensor([[1, 0, 0], [1, 1, 1]])
     assert aggregate_tokens(x, mask) == 2
@@ -446,7 +451,8 @@ def test_two_micro_batches_by_hand():
     assert sum(aggregate_tokens(x[i : i + 1], mask[i : i + 1]) for i in (0, 1)) / 2 == 4
 
 
-# --- the penalties ------------------------------------------------------------------------------------------------------
+# --- the penalties
+# ------------------------------------------------------------------------------------------------------
 
 
 @given(masks(), seeds, st.sampled_from(["k1", "k2", "k3"]), st.sampled_from(aggregates), st.sampled_from(SPACES))
@@ -507,7 +513,8 @@ def test_entropy_bonus_is_the_mean_over_kept_tokens(mask, seed):
     close(torch.autograd.grad(value, x)[0], mask.double() / n)
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------
+# --- bad input
+# ------------------------------------------------------------------------------------------------------------
 
 MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
 

@@ -1,4 +1,5 @@
-"What overflows, what is half a float, and where an action ends: values, gradients and credit at the edges of the number types."
+"""What overflows, what is half a float, and where an action ends: values, gradients and credit at the edges of the
+number types."""
 
 import pytest
 import torch

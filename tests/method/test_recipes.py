@@ -1,4 +1,5 @@
-"Each recipe against a loop written from its paper's formula, from rewards to gradient, and the limits in which recipes meet."
+"""Each recipe against a loop written from its paper's formula, from rewards to gradient, and the limits in which
+recipes meet."""
 
 import math
 from dataclasses import fields
@@ -22,7 +23,8 @@ batches = masks(rows=ROWS)
 outcomes = st.lists(st.sampled_from([0.0, 1.0, 0.25]), min_size=ROWS, max_size=ROWS)
 
 
-# --- the formulas: (log pi, delta, A) of every response, as lists over its kept tokens -> objective --------------------
+# --- the formulas: (log pi, delta, A) of every response, as lists over its kept tokens -> objective
+# --------------------
 
 
 def pc(ratio, A, low, high):
@@ -289,7 +291,8 @@ def test_disjoint_mpo_longer_than_the_response_is_gspo(mask, seed, rewards):
 
 @given(st.integers(1, 8), seeds, outcomes, st.sampled_from([5e-4, 0.3]))
 def test_equal_lengths_make_the_aggregates_agree(T, seed, rewards, scale):
-    "Then DAPO with GRPO's clip range is GRPO, TEPO with GSPO's is GSPO, and Dr. GRPO with L_max = T is GRPO without the std."
+    """Then DAPO with GRPO's clip range is GRPO, TEPO with GSPO's is GSPO, and Dr. GRPO with L_max = T is GRPO without
+    the std."""
     batch = draw(torch.ones(ROWS, T), seed, rewards, scale)
     same(run(recipe("dapo", clip=(0.2, 0.2)), batch), run(recipe("grpo"), batch))
     same(run(recipe("tepo", clip=(3e-4, 4e-4)), batch), run(recipe("gspo"), batch))
@@ -408,7 +411,8 @@ def test_only_lpo_reads_the_text():
 
 
 def test_blocks_by_any_rule():
-    "A rule named in a recipe gives the ids of the function that it stands for; a number of tokens is blocks of that many."
+    """A rule named in a recipe gives the ids of the function that it stands for; a number of tokens is blocks of that
+    many."""
     mask = torch.ones(2, 40, dtype=torch.bool)
     _, old, _ = draw_batch(mask, 0)
     assert torch.equal(recipe("lpo", actions="surprise").blocks(mask, None, old), surprise_blocks(mask, old))

@@ -1,4 +1,5 @@
-"Families of models: what cannot be sampled is refused by name, the others say what their text says, and nothing is drawn at random."
+"""Families of models: what cannot be sampled is refused by name, the others say what their text says, and nothing is
+drawn at random."""
 
 import pytest
 import torch

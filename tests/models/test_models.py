@@ -435,7 +435,8 @@ def with_added_tokens(resize=True):
 
 
 def trained(folder, model, tokenizer=None, **options):
-    "A run of two steps, and the largest difference of a logit between its model and what is loaded from its checkpoint."
+    """A run of two steps, and the largest difference of a logit between its model and what is loaded from its
+    checkpoint."""
     trainer = Trainer(small(folder, **LEARNS | options), model=model, tokenizer=tokenizer)
     rows = trainer.fit()
     again, own = load(trainer.run.checkpoints()[-1][1], "cpu", "float32", quiet=True)

@@ -1,4 +1,5 @@
-"Multi-token prediction modules: what they may see, what they compute, where their gradient goes, and how they are warmed up."
+"""Multi-token prediction modules: what they may see, what they compute, where their gradient goes, and how they are
+warmed up."""
 
 import os
 import random
@@ -296,7 +297,8 @@ def test_untrained_modules_start_with_a_ratio_of_one(form):
 
 
 def test_windows_of_shifted_columns_are_windows_of_the_backbone():
-    "Where the columns hold the backbone's own later probabilities, both forms of the loss have one value and one gradient."
+    """Where the columns hold the backbone's own later probabilities, both forms of the loss have one value and one
+    gradient."""
     g = torch.Generator().manual_seed(0)
     for k in (1, 2, 5, 30):
         mask = torch.rand(6, 20, generator=g) < 0.8
@@ -589,7 +591,8 @@ def test_micro_batches_leave_the_gradient_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("update", [3, 6, 14])
 def test_a_run_that_goes_on_ends_where_one_that_was_never_stopped_does(update, tmp_path):
-    "Broken off in the warm-up (4 updates), in the first step (4 more), and after the checkpoint of the second, by an error that nobody catches."
+    """Broken off in the warm-up (4 updates), in the first step (4 more), and after the checkpoint of the second, by an
+    error that nobody catches."""
     options = dict(checkpoint_every=2, mtp_start="random")
     run(tmp_path / "whole", **options).fit()
     step = torch.optim.AdamW.step

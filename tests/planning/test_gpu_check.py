@@ -1,4 +1,5 @@
-"`make gpu-check` on a machine without a GPU: what it counts is right, a case that fails costs no other, and the whole of it runs on tiny models."
+"""`make gpu-check` on a machine without a GPU: what it counts is right, a case that fails costs no other, and the whole
+of it runs on tiny models."""
 
 import csv
 import importlib.util
@@ -49,7 +50,8 @@ def test_flops_are_those_that_torch_counts(gpu, backward):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_flops_with_adapters(gpu, backward):
-    "The first layer's query, key and value products have no gradient to pass on, since the embedding is frozen; the formula counts one all the same."
+    """The first layer's query, key and value products have no gradient to pass on, since the embedding is frozen; the
+    formula counts one all the same."""
     from transformers import AutoModelForCausalLM
 
     from mpo_nb.models.loading import add_lora
@@ -81,7 +83,8 @@ def test_shapes_have_the_published_sizes(gpu, name, millions):
 
 
 def test_a_pass_reads_each_prompt_once(gpu):
-    "Two prompts of 3 tokens; responses of 1 and 3 tokens, whose last ones are not read: tokens 3+3+0+2; pairs 6+6, and 4 and 5 for the two tokens read."
+    """Two prompts of 3 tokens; responses of 1 and 3 tokens, whose last ones are not read: tokens 3+3+0+2; pairs 6+6,
+    and 4 and 5 for the two tokens read."""
     assert gpu.pass_counts(2, 3, [1, 3]) == (8, 4, 12 + 9)
 
 

@@ -1,4 +1,5 @@
-"Every configuration that README, lessons and FAQ give a reader is planned for as it would run, and what is said of its memory is the plan's."
+"""Every configuration that README, lessons and FAQ give a reader is planned for as it would run, and what is said of
+its memory is the plan's."""
 
 import ast
 import json

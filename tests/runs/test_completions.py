@@ -1,4 +1,5 @@
-"What TRL logs is read as it was said: thoughts with what was said, rewards apart from what is none, steps as numbers, and odd files by a rule or refused by name."
+"""What TRL logs is read as it was said: thoughts with what was said, rewards apart from what is none, steps as numbers,
+and odd files by a rule or refused by name."""
 
 import json
 import math

@@ -1,4 +1,5 @@
-"Traces: the pieces are exactly the text for every kind of vocabulary, numbers are the model's own, and broken files are told apart from unfinished ones."
+"""Traces: the pieces are exactly the text for every kind of vocabulary, numbers are the model's own, and broken files
+are told apart from unfinished ones."""
 
 import json
 import math
@@ -46,7 +47,8 @@ def wrapped(backend: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def byte_level() -> PreTrainedTokenizerFast:
-    "As GPT-2, Llama 3 and Qwen have it: merges over bytes, learnt from a few lines, so that most characters outside ASCII are split."
+    """As GPT-2, Llama 3 and Qwen have it: merges over bytes, learnt from a few lines, so that most characters outside
+    ASCII are split."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     backend.train_from_iterator(

@@ -1,4 +1,5 @@
-"One writer: what a second one is told, in this process and in others, after a kill, over a network, where nothing can be written; reading is never refused."
+"""One writer: what a second one is told, in this process and in others, after a kill, over a network, where nothing can
+be written; reading is never refused."""
 
 import os
 import signal

@@ -269,7 +269,8 @@ def test_interrupted_killed_and_taken_up_again(uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_pieces_are_killed_and_taken_up_again(uninterrupted, tmp_path):
-    "Checkpoints hold the whole model: two processes with pieces of it go on where a run with pieces was killed, and a whole model after them."
+    """Checkpoints hold the whole model: two processes with pieces of it go on where a run with pieces was killed, and a
+    whole model after them."""
     started = Together("run", tmp_path, RUN, log=tmp_path / "log", pieces=True)
     after(started, tmp_path, 2)
     started.kill()

@@ -193,7 +193,8 @@ def byte_level() -> Tokenizer:
 
 
 def byte_fallback() -> Tokenizer:
-    "As SentencePiece models decode: a leading space is dropped, characters without a token are bytes, and a run of bytes that is no text becomes replacement characters."
+    """As SentencePiece models decode: a leading space is dropped, characters without a token are bytes, and a run of
+    bytes that is no text becomes replacement characters."""
     pieces = [
         "<unk>",
         "<eos>",

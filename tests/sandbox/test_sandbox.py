@@ -1,4 +1,5 @@
-"A stranger's program: attacks on the verdict and on the machine, what is right, what is refused, and what is left behind."
+"""A stranger's program: attacks on the verdict and on the machine, what is right, what is refused, and what is left
+behind."""
 
 import contextlib
 import json
@@ -270,7 +271,8 @@ def test_output_is_kept():
 
 @walled
 def test_what_is_inside(root, filled):
-    "No variables but two, no folders but Python's and one empty one, nothing writable but that, no processes, no network."
+    """No variables but two, no folders but Python's and one empty one, nothing writable but that, no processes, no
+    network."""
     program = """
 import fcntl, json, os, socket, struct
 writable = []
@@ -319,7 +321,8 @@ print(json.dumps(seen))
 
 @walled
 def test_only_the_interpreters_own_files_are_in_sight():
-    "Its executable, its standard library without packages, its shared libraries, time zones and locales: no other part of /usr."
+    """Its executable, its standard library without packages, its shared libraries, time zones and locales: no other
+    part of /usr."""
     program = """
 import json, os, sys
 own = (*sys.path, "/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo", "/usr/lib/locale", "/dev", "/tmp")
@@ -752,8 +755,8 @@ def timed(step, count):
 def test_humaneval(data_dir):
     """All canonical solutions pass, 20 a second on two cores; what is left of a solution without its body does not.
 
-    A machine that is busy with other things starts bare interpreters more slowly too, so the rate may be measured against theirs.
-    """
+    A machine that is busy with other things starts bare interpreters more slowly too, so the rate may be measured
+    against theirs."""
     rows = list(problems(data_dir))
     jobs = [(row["prompt"] + row["canonical_solution"], row["test"], row["entry_point"]) for row in rows]
     rates = []

@@ -1,4 +1,5 @@
-"Programs that each show one fault of version 0.1.0: those in MPO_NB_CASES, else in `shared/cases` beside the clone, exit 0 where the package does right."
+"""Programs that each show one fault of version 0.1.0: those in MPO_NB_CASES, else in `shared/cases` beside the clone,
+exit 0 where the package does right."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"The site: every notebook has a page, every link within the site leads somewhere, and no page asks another host for anything."
+"""The site: every notebook has a page, every link within the site leads somewhere, and no page asks another host for
+anything."""
 
 import ast
 import re

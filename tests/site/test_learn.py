@@ -135,7 +135,8 @@ def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, m
 
 
 def planned(code, monkeypatch, tmp_path, model: str, card: str):
-    "The cells up to the plan, on a machine that looks like one with that card, with the model's shape and a task in the form of GSM8K."
+    """The cells up to the plan, on a machine that looks like one with that card, with the model's shape and a task in
+    the form of GSM8K."""
     from transformers import Qwen2Config
 
     listed, name, has_bf16 = CARDS[card]

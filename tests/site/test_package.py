@@ -1,4 +1,5 @@
-"The sdist and the wheel: what is in them, what they ask for, that they work where nbdev is not installed, and that the checks of a release fail when they should."
+"""The sdist and the wheel: what is in them, what they ask for, that they work where nbdev is not installed, and that
+the checks of a release fail when they should."""
 
 import ast
 import os
@@ -414,9 +415,9 @@ print(mpo_nb.__version__)
 
 @pytest.mark.slow
 def test_wheel_works_in_a_new_environment(wheel, root, tmp_path):
-    """The new environment holds the wheel; torch and the like come from the running one through a .pth file, which saves
-    a download of gigabytes. Such a line adds a folder to the path and reads no .pth file there, so an editable install of
-    this checkout stays out of sight."""
+    """The new environment holds the wheel; torch and the like come from the running one through a .pth file, which
+    saves a download of gigabytes. Such a line adds a folder to the path and reads no .pth file there, so an editable
+    install of this checkout stays out of sight."""
     run(sys.executable, "-m", "venv", tmp_path / "new")
     new = tmp_path / "new" / "bin"
     packages = run(new / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()

@@ -52,7 +52,8 @@ def address(site):
 
 @pytest.fixture
 def visit(browser, address):
-    "Opens a page of the site and collects what went wrong on it: errors, requests that failed, and requests to any other host."
+    """Opens a page of the site and collects what went wrong on it: errors, requests that failed, and requests to any
+    other host."""
     contexts = []
 
     def open_page(name: str = "", width: int = 1400, scheme: str = "light"):

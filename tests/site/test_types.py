@@ -23,7 +23,8 @@ def version(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def mypy(root):
-    "Runs mypy with the project's settings; a test is skipped where it is missing, or where it would read other types than the pinned ones."
+    """Runs mypy with the project's settings; a test is skipped where it is missing, or where it would read other types
+    than the pinned ones."""
     missing = [name for name in NEEDED if version(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[dev]'")
@@ -100,7 +101,8 @@ REFUSED = {  # a call that cannot work -> the kind of error
 
 @pytest.mark.slow
 def test_what_a_users_code_is_told(mypy, tmp_path):
-    "The types of some calls, and an error for each that cannot work: strict rules report a `type: ignore` that nothing needs."
+    """The types of some calls, and an error for each that cannot work: strict rules report a `type: ignore` that
+    nothing needs."""
     lines = [f"    reveal_type({call})" for call in PROMISED] + [
         f"    {call}  # type: ignore[{kind}]" for call, kind in REFUSED.items()
     ]

@@ -88,7 +88,8 @@ def test_notebooks_are_clean(root, fresh):
 
 
 def test_notebooks_store_no_widgets(root):
-    "Neither a progress bar of a run long past nor a live widget: nbdev_clean keeps their state, and a page shows none of it."
+    """Neither a progress bar of a run long past nor a live widget: nbdev_clean keeps their state, and a page shows none
+    of it."""
     stored = []
     for name, text in files(root / "nbs", "*.ipynb").items():
         notebook = json.loads(text)
@@ -132,13 +133,15 @@ def test_sidebar_lists_every_notebook(root):
 
 
 def test_notebook_names_carry_no_numbers(root):
-    "Quarto drops a leading number from a page's address and smalldocs does not, so links would hold in one of them only."
+    """Quarto drops a leading number from a page's address and smalldocs does not, so links would hold in one of them
+    only."""
     numbered = [name for name in files(root / "nbs", "*.ipynb") if Path(name).name[0].isdigit()]
     assert not numbered, f"rename {numbered}: the order of the pages stands in _quarto.yml"
 
 
 def test_a_cell_that_imports_does_nothing_else(root):
-    "Making a page runs the exported cells and those that import, and no others: whatever else stood in one would lack its names."
+    """Making a page runs the exported cells and those that import, and no others: whatever else stood in one would lack
+    its names."""
     mixed = []
     for path in sorted((root / "nbs").rglob("*.ipynb")):
         for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):

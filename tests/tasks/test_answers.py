@@ -201,7 +201,8 @@ def test_no_changed_digit_passes_and_every_other_way_does():
 
 @pytest.mark.data
 def test_math_500(data_dir):
-    "The numbers that nbs/lib/tasks/equality.ipynb states: no changed digit or sign of 250 right answers passes, and every other way to write them does."
+    """The numbers that nbs/lib/tasks/equality.ipynb states: no changed digit or sign of 250 right answers passes, and
+    every other way to write them does."""
     golds = list(
         dict.fromkeys(row["answer"] for row in json.loads((data_dir / "math500_a.json").read_text(encoding="utf-8")))
     )

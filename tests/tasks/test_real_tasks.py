@@ -461,7 +461,8 @@ EVAL = (
 @pytest.mark.sandbox
 @pytest.mark.parametrize("name", EVAL)
 def test_gym_runs_no_answer_in_this_process(name, tmp_path):
-    "The checkers that eval: what they run cannot write here, is stopped in time, and pays nothing; the right answer beside it keeps its score."
+    """The checkers that eval: what they run cannot write here, is stopped in time, and pays nothing; the right answer
+    beside it keeps its score."""
     reasoning_gym = pytest.importorskip("reasoning_gym")
     task = load_task("gym", dataset=name, n_train=1, n_test=1, timeout=0.7)
     flag = tmp_path / "flag"

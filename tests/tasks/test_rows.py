@@ -1,4 +1,5 @@
-"Rows and options: what stands on file reaches the reward as it stands there, and what will not do is named before any long work."
+"""Rows and options: what stands on file reaches the reward as it stands there, and what will not do is named before any
+long work."""
 
 import datetime
 import functools

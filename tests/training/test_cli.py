@@ -1,4 +1,5 @@
-"`mpo-train`: every field is an option in a group, a file stands under the line, a dry run writes nothing, bash completes."
+"""`mpo-train`: every field is an option in a group, a file stands under the line, a dry run writes nothing, bash
+completes."""
 
 import os
 import shutil

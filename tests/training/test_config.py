@@ -1,4 +1,5 @@
-"Every field of TrainConfig against values of the wrong kind and out of range; configurations of other versions; a config.json that is damaged."
+"""Every field of TrainConfig against values of the wrong kind and out of range; configurations of other versions; a
+config.json that is damaged."""
 
 import json
 import math

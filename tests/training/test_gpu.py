@@ -1,4 +1,5 @@
-"What only a GPU can show: half precision, compiled decoding, a plan beside the allocator's own count, and memory that really runs out."
+"""What only a GPU can show: half precision, compiled decoding, a plan beside the allocator's own count, and memory that
+really runs out."""
 
 import gc
 
@@ -103,7 +104,8 @@ def test_adapters_train_in_half_precision(precision, tmp_path):
 
 @pytest.mark.parametrize("lora_rank", [0, 8])
 def test_compiled_decoding_says_what_dynamic_decoding_says(lora_rank):
-    "The most likely tokens, of a trained model in float32, where rounding decides nothing; rows end at different times."
+    """The most likely tokens, of a trained model in float32, where rounding decides nothing; rows end at different
+    times."""
     model, tokenizer = load("tiny", DEVICE, "float32", lora_rank, quiet=True)
     prompts = ["7+5-3+8?", "1+1?", "9-4+2-2+8?", "3+3-1?"]
     dynamic, compiled = (
@@ -127,7 +129,8 @@ def test_compiled_decoding_says_what_dynamic_decoding_says(lora_rank):
     ids=["full", "LoRA", "checkpointing"],
 )
 def test_the_peak_is_near_the_plan(options, tmp_path):
-    "Random weights end a response once in 32,768 tokens, so lengths are what was planned for. Decoding is dynamic, as the plan has it."
+    """Random weights end a response once in 32,768 tokens, so lengths are what was planned for. Decoding is dynamic, as
+    the plan has it."""
     options |= dict(max_new_tokens=64, micro_batch_tokens=16 * (PROMPT + 64), decoding="dynamic")
     outside = torch.cuda.memory_allocated()
     trainer = make_trainer(tmp_path, **options)

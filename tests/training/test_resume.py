@@ -1,4 +1,5 @@
-"Runs that are killed: every file of a run folder stays readable, and a resumed run writes what an uninterrupted one would have."
+"""Runs that are killed: every file of a run folder stays readable, and a resumed run writes what an uninterrupted one
+would have."""
 
 import contextlib
 import json
@@ -565,7 +566,8 @@ def test_going_back_reads_only_what_it_drops(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [8, 13])
 def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, context, whole, tmp_path):
-    "The run's folder is a file system of a few megabytes; a checkpoint of the tiny model with its optimiser takes about ten."
+    """The run's folder is a file system of a few megabytes; a checkpoint of the tiny model with its optimiser takes
+    about ten."""
     import subprocess
 
     program = (

@@ -1,4 +1,5 @@
-"Starts that fail: each leaves a folder in which the corrected command runs, and a dry run refuses what the run would refuse."
+"""Starts that fail: each leaves a folder in which the corrected command runs, and a dry run refuses what the run would
+refuse."""
 
 import os
 import shutil

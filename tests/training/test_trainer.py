@@ -1,4 +1,5 @@
-"The training loop: equal gradients however a batch is cut, equal trajectories for equal recipes, clear errors, odd groups."
+"""The training loop: equal gradients however a batch is cut, equal trajectories for equal recipes, clear errors, odd
+groups."""
 
 import json
 import math
@@ -154,7 +155,8 @@ def test_first_batch_agrees_and_says_so(tmp_path, capsys):
 
 
 def test_first_batch_disagreement_is_said_aloud(tmp_path, monkeypatch):
-    "Positions counted from the padding instead of from the first token: the classic mistake, seen by a model with absolute positions."
+    """Positions counted from the padding instead of from the first token: the classic mistake, seen by a model with
+    absolute positions."""
     base = chain_sum(64, 16)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
     mixed = Task(

@@ -1,4 +1,5 @@
-"The training monitor, the rollout browser and the ratio lab: what they show is what the files and the library say, live and as pages."
+"""The training monitor, the rollout browser and the ratio lab: what they show is what the files and the library say,
+live and as pages."""
 
 import json
 import math
@@ -510,7 +511,8 @@ def shot(page, name: str):
 
 @pytest.fixture
 def offline(browser, tmp_path):
-    "Opens a widget's page with the network off; in both widths and themes it neither scrolls sideways nor clips a label."
+    """Opens a widget's page with the network off; in both widths and themes it neither scrolls sideways nor clips a
+    label."""
     contexts = []
 
     def open_page(widget, name):

@@ -1,4 +1,5 @@
-"The report: a page that opens offline, shows what a response says without running it, works by keyboard, and says what a run lacks."
+"""The report: a page that opens offline, shows what a response says without running it, works by keyboard, and says
+what a run lacks."""
 
 import json
 import os
@@ -172,7 +173,8 @@ def test_markup_is_not_executed(tmp_path, opened):
 
 @pytest.mark.browser
 def test_page_fits_every_width_and_theme(tmp_path, opened):
-    "No sideways scrolling, text that contrasts with its background; screenshots where MPO_NB_SCREENSHOTS names a folder."
+    """No sideways scrolling, text that contrasts with its background; screenshots where MPO_NB_SCREENSHOTS names a
+    folder."""
     page = opened(
         write_report(
             [made_up_run(tmp_path / "grpo", "grpo"), made_up_run(tmp_path / "mpo", seed=1)], tmp_path / "report.html"

@@ -1,7 +1,7 @@
 """The widgets in a real browser: live in JupyterLab with a kernel, and as pages with the network off.
 
-What the page shows is compared with what the library computes for the same settings: the strip token by token, the figure number by number.
-"""
+What the page shows is compared with what the library computes for the same settings: the strip token by token, the
+figure number by number."""
 
 import json
 import os
