@@ -1,0 +1,201 @@
+"assets/web/method.js, the method in the browser, gives the same numbers as the library on random inputs."
+
+import json
+import math
+import random
+from importlib.resources import files
+
+import pytest
+import torch
+
+from mpo_nb import actions as A
+from mpo_nb import blocks as blocks
+from mpo_nb.losses import policy_loss
+
+pytestmark = pytest.mark.browser
+
+TOLERANCE = 1e-9
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "block-mean")
+TEXTS = ["a", " b", "c.", "!", "\n", "；", "d e", "7", "..", "…", ""]
+
+RUN = """async ([source, cases]) => {
+  const m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  const rules = {
+    token: (c) => m.tokenBlocks(c.mask),
+    sequence: (c) => m.sequenceBlock(c.mask),
+    turn: (c) => m.turnBlocks(c.mask),
+    fixed: (c) => m.fixedBlocks(c.mask, c.k, c.gaps),
+    sentence: (c) => m.sentenceBlocks(c.mask, c.tokens, c.gaps),
+    surprise: (c) => m.surpriseBlocks(c.mask, c.old, c.threshold, c.interval, c.gaps),
+    perplexity: (c) => m.perplexityBlocks(c.mask, c.logps, c.gaps),
+    sized: (c) => m.sizedBlocks(c.mask, c.sizes, c.gaps),
+  };
+  const space = (c) => {
+    const s = c.space;
+    if (s === "token") return m.tokenActions();
+    if (s === "window") return m.windowActions({ k: c.k, future: c.future, tail: c.tail, gaps: c.gaps });
+    if (s === "beta") return m.windowActions({ k: c.k, beta: c.beta, tail: c.tail, gaps: c.gaps });
+    if (s === "joint") return m.windowActions({ k: c.k, joint: true, gaps: c.gaps });
+    if (s === "block") return m.blockActions({ ids: (mask) => m.fixedBlocks(mask, c.k, c.gaps), reduce: c.reduce });
+    if (s === "sequence") return m.sequenceActions();
+    return m.tokenGradient(m.sequenceActions());
+  };
+  return cases.map((c) => {
+    const actions = space(c);
+    const out = m.policyLoss({
+      logps: c.logps, oldLogps: c.old, advantage: c.advantage, mask: c.mask, actions, clip: c.clip,
+      surrogate: c.surrogate, aggregate: c.aggregate, dualClip: c.dual, maxLength: c.longest,
+    });
+    const ids = Object.fromEntries(Object.entries(rules).map(([name, rule]) => [name, rule(c)]));
+    const at = c.mask.findIndex(Boolean);
+    return { ...out, ids, row: at < 0 ? [] : m.windowOf(actions, c.mask, at),
+             column: at < 0 ? [] : m.payersOf(actions, c.mask, at) };
+  });
+}"""
+
+
+def made(rng: random.Random) -> dict:
+    "One random response with every control that the module has."
+    T = rng.choice([1, 2, 3, 7, 20, 60])
+    k = rng.choice([1, 2, 3, 5, 9, 16, 80])
+    beta = [rng.random() + 0.01 for _ in range(k)]
+    surrogate = rng.choice(["ppo", "ppo", "cispo", "gmpo", "none"])
+    holes = rng.choice([0.0, 0.2, 0.6])
+    advantage = rng.choice([1.0, -1.0, 0.0, rng.gauss(0, 2)])
+    return dict(
+        mask=[int(rng.random() >= holes) for _ in range(T)],
+        logps=[-abs(rng.gauss(0, 1)) for _ in range(T)],
+        old=[-abs(rng.gauss(0, 1)) for _ in range(T)],
+        tokens=[rng.choice(TEXTS) for _ in range(T)],
+        advantage=advantage if rng.random() < 0.5 else [rng.gauss(0, 1) for _ in range(T)],
+        space=rng.choice(["token", "window", "window", "beta", "joint", "block", "sequence", "gradient"]),
+        k=k,
+        future=rng.choice([0.0, 0.2, 0.5, 0.9]),
+        beta=[b / sum(beta) for b in beta],
+        tail=rng.choice(["renormalise", "truncate"]),
+        gaps=rng.choice(["skip", "end"]),
+        reduce=rng.choice(["mean", "sum"]),
+        surrogate=surrogate,
+        aggregate=rng.choice(AGGREGATES),
+        clip=[rng.choice([0.0, 0.1, 0.2]), rng.choice([0.0, 0.2, 0.28])],
+        dual=rng.choice([None, 1.5, 3.0]) if surrogate == "ppo" else None,
+        longest=T + 3,
+        threshold=rng.choice([0.2, 0.5, 0.9, 1.0]),
+        interval=rng.choice([1, 2, 5]),
+        sizes=[rng.choice([1, 2, 3, 5, 10]) for _ in range(T)],
+    )
+
+
+def action_space(c: dict) -> A.ActionSpace:
+    "The library's, of the same controls."
+    window = dict(gaps=c["gaps"])
+    spaces = {
+        "token": A.TokenActions,
+        "window": lambda: A.WindowActions(c["k"], c["future"], tail=c["tail"], **window),
+        "beta": lambda: A.WindowActions(c["k"], beta=tuple(c["beta"]), tail=c["tail"], **window),
+        "joint": lambda: A.WindowActions(c["k"], joint=True, **window),
+        "block": lambda: A.BlockActions(c["k"], c["reduce"], **window),
+        "sequence": A.SequenceActions,
+        "gradient": lambda: A.TokenGradient(A.SequenceActions()),
+    }
+    return spaces[c["space"]]()
+
+
+def block_ids(c: dict) -> dict[str, list[int]]:
+    "The library's partitions of the same response."
+    mask = torch.tensor([c["mask"]])
+    old, logps = (torch.tensor([c[name]], dtype=torch.double) for name in ("old", "logps"))
+    order = mask.cumsum(1) - 1
+    ends = torch.tensor([c["sizes"]]).cumsum(1)
+    sized = torch.where(mask.bool(), torch.searchsorted(ends, order, right=True), -1)
+    rules = dict(
+        token=blocks.token_blocks(mask),
+        sequence=blocks.sequence_block(mask),
+        turn=blocks.turn_blocks(mask),
+        fixed=blocks.fixed_blocks(mask, c["k"], c["gaps"]),
+        sentence=blocks.sentence_blocks(mask, [c["tokens"]], c["gaps"]),
+        surprise=blocks.surprise_blocks(mask, old, c["threshold"], c["interval"], c["gaps"]),
+        perplexity=blocks.perplexity_blocks(mask, logps, c["gaps"]),
+        sized=blocks.cut_at_gaps(sized, mask, c["gaps"]),
+    )
+    return {name: ids[0].tolist() for name, ids in rules.items()}
+
+
+def close(name: str, ours: object, theirs: object, case: dict) -> None:
+    a = torch.as_tensor(ours, dtype=torch.double)
+    b = torch.as_tensor(theirs, dtype=torch.double)
+    assert a.shape == b.shape and torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE), (name, case)
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    page = browser.new_page()
+    page.goto("about:blank")
+    return page
+
+
+@pytest.fixture(scope="module")
+def source() -> str:
+    return (files("mpo_nb") / "assets" / "web" / "method.js").read_text(encoding="utf-8")
+
+
+def test_the_module_equals_the_library(page, source):
+    rng = random.Random(0)
+    cases = [made(rng) for _ in range(1500)]
+    for case, out in zip(cases, page.evaluate(RUN, [source, cases]), strict=True):
+        space = action_space(case)
+        mask = torch.tensor([case["mask"]])
+        logps, old = (torch.tensor([case[name]], dtype=torch.double) for name in ("logps", "old"))
+        advantage = torch.tensor([case["advantage"]], dtype=torch.double)
+        ours = policy_loss(
+            logps,
+            old,
+            advantage,
+            mask,
+            space,
+            tuple(case["clip"]),
+            case["surrogate"],
+            case["aggregate"],
+            case["dual"],
+            case["longest"],
+        )
+        close("loss", ours.loss, out["loss"], case)
+        close("ratio", ours.ratio[0], out["ratio"], case)
+        close("credit", ours.credit[0], out["credit"], case)
+        assert float(ours.clip_fraction) == pytest.approx(out["clipFraction"], rel=1e-6), case  # a float32 there
+        close("KL", ours.approx_kl, out["approxKl"], case)
+        assert ours.clipped[0].tolist() == out["clipped"], case
+        assert block_ids(case) == out["ids"], case
+        if any(case["mask"]):
+            at = case["mask"].index(1)
+            unit = torch.zeros_like(logps)
+            unit[0, at] = 1
+            close("row of W", space.credit(unit, mask)[0], out["row"], case)
+            close("column of W", A.weight_matrix(space, mask)[:, at], column(space, out, at), case)
+
+
+def column(space: A.ActionSpace, out: dict, at: int) -> list[float]:
+    "Of a token gradient, W as differentiation sees it is the identity; the module's column is the ratio's."
+    if not isinstance(space, A.TokenGradient):
+        return out["column"]
+    return [float(t == at) for t in range(len(out["column"]))]
+
+
+def test_a_row_of_w_is_a_window(page, source):
+    case = made(random.Random(1)) | dict(space="window", k=4, future=0.3, tail="renormalise", gaps="skip")
+    case |= dict(mask=[1] * 6, logps=[-1.0] * 6, old=[-1.0] * 6, tokens=["a"] * 6, advantage=1.0, sizes=[2] * 6)
+    (out,) = page.evaluate(RUN, [source, [case]])
+    assert [round(x, 3) for x in out["row"]] == [0.7, 0.1, 0.1, 0.1, 0, 0]
+    assert math.isclose(out["column"][0], 0.7)
+    assert json.dumps(out["ids"]["sized"]) == "[0, 0, 1, 1, 2, 2]"
+
+
+def test_a_wrong_module_is_noticed(page, source):
+    "The comparison is not blind: with the share of later tokens doubled, it fails."
+    wrong = source.replace("return [1 - future,", "return [1 - 2 * future,")
+    assert wrong != source
+    case = made(random.Random(1)) | dict(space="window", k=4, future=0.3, mask=[1] * 6, logps=[-1.0] * 6, gaps="skip")
+    case |= dict(old=[-2.0, -1.0] * 3, tokens=["a"] * 6, advantage=1.0, sizes=[2] * 6, tail="truncate", clip=[9, 9])
+    case |= dict(surrogate="ppo", dual=None, aggregate="token-mean")
+    (right,), (other,) = (page.evaluate(RUN, [text, [case]]) for text in (source, wrong))
+    assert abs(right["loss"] - other["loss"]) > 1e-3
