@@ -6,6 +6,8 @@
  * data: { tokens, mask, k, future, space, tail, title, at }.
  */
 
+import { make, visible } from "./dom.js";
+
 const SPACES = [
   ["window", "windows of K, weighted mean (MPO)"],
   ["joint", "windows of K, joint ratio"],
@@ -15,19 +17,6 @@ const SPACES = [
   ["token", "tokens (GRPO)"],
 ];
 const MOST_ROWS = 512; // of W that are drawn; a longer response is drawn around the token in focus
-const STRIP = 26; // height of the token line, in pixels
-
-/** An HTML element with properties and children. */
-function make(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
-
-function visible(text) {
-  if (text === "") return "□";
-  return text.replace(/\n/g, "↵").replace(/ /g, "·").replace(/^<(.*)>$/, "⟨$1⟩");
-}
 
 /** The action space of that name. */
 export function spaceOf(data, settings, method) {

@@ -7,7 +7,8 @@
  * positions that an eye should find.
  */
 
-const SVG = "http://www.w3.org/2000/svg";
+import { draw, make, number, visible } from "./dom.js";
+
 const LABELS = 76; // width of the labels on the left, which do not scroll
 const MARGIN = { left: 2, right: 10 };
 const ROWS = { tokens: 30, weights: 64, ratio: 94, credit: 214, height: 318 }; // top of each row, in pixels
@@ -15,33 +16,6 @@ const RATIO_HEIGHT = 96;
 const CREDIT_HEIGHT = 92;
 const LEAST_CELL = 17;
 const BEAT = 900; // milliseconds between two steps
-
-/** An SVG element with attributes and children. */
-function draw(name, attributes = {}, ...children) {
-  const node = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  for (const child of children) node.append(child);
-  return node;
-}
-
-/** An HTML element with properties and children. */
-function make(name, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(name), properties);
-  node.append(...children);
-  return node;
-}
-
-/** A token as it can be seen: a space becomes a dot, a line's end an arrow. */
-function visible(text) {
-  if (text === "") return "□";
-  return text.replace(/\n/g, "↵").replace(/ /g, "·").replace(/^<(.*)>$/, "⟨$1⟩");
-}
-
-/** A number with a true minus sign. */
-function number(value, digits = 2) {
-  const text = Math.abs(value).toFixed(digits);
-  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
-}
 
 /** Everything that a picture of (k, future, epsilon) needs, worked out once for all positions of the window. */
 export function slideNumbers(data, settings, method) {

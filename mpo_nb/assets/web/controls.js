@@ -1,0 +1,79 @@
+/** Controls of a view: sliders, choices and switches that say what they hold, and tell of every change at once. */
+
+import { make } from "./dom.js";
+
+/** 1, 2, 3 ... 8, then by doublings, up to `high`, which is the last stop. */
+export function doublings(high) {
+  const stops = [];
+  for (let k = 1; k <= Math.min(8, high); k++) stops.push(k);
+  for (let k = 16; k < high; k *= 2) stops.push(k);
+  if (stops[stops.length - 1] !== high) stops.push(high);
+  return stops;
+}
+
+/** A slider over numbers: { low, high, step }, or over given stops. */
+function slider(spec, change) {
+  const input = make("input", { type: "range" });
+  const output = make("output");
+  const stops = spec.stops;
+  if (stops) Object.assign(input, { min: 0, max: stops.length - 1, step: 1 });
+  else Object.assign(input, { min: spec.low, max: spec.high, step: spec.step });
+  const text = spec.text || ((value) => String(value));
+  const set = (value) => {
+    if (stops) input.value = stops.reduce((best, stop, i) => (Math.abs(stop - value) < Math.abs(stops[best] - value) ? i : best), 0);
+    else input.value = value;
+    output.textContent = text(value);
+    input.setAttribute("aria-valuetext", text(value));
+  };
+  input.addEventListener("input", () => change(stops ? stops[Number(input.value)] : Number(input.value)));
+  return { input, set, parts: [input, output] };
+}
+
+/** One of several: { options: [[value, text], ...] }. */
+function choice(spec, change) {
+  const input = make("select", {}, ...spec.options.map(([value, text]) => make("option", { value, textContent: text })));
+  input.addEventListener("change", () => change(input.value));
+  return { input, set: (value) => (input.value = value), parts: [input] };
+}
+
+/** On or off. */
+function toggle(spec, change) {
+  const input = make("input", { type: "checkbox" });
+  input.addEventListener("change", () => change(input.checked));
+  return { input, set: (value) => (input.checked = value), parts: [input] };
+}
+
+/** A line of text. */
+function text(spec, change) {
+  const input = make("input", { type: "text", size: spec.size || 12 });
+  input.addEventListener("input", () => change(input.value));
+  return { input, set: (value) => document.activeElement !== input && (input.value = value), parts: [input] };
+}
+
+const KINDS = { slider, choice, toggle, text };
+
+/**
+ * A row of controls. `specs`: name -> { kind, label, group, ... }. `change(name, value)` is called while a slider moves.
+ * Returns { element, show(values, used) }: `used` names the controls that matter now; the others are hidden.
+ */
+export function controls(specs, change) {
+  const groups = new Map();
+  const made = {};
+  for (const [name, spec] of Object.entries(specs)) {
+    const control = KINDS[spec.kind](spec, (value) => change(name, value));
+    const label = make("label", {}, make("span", { textContent: spec.label }), ...control.parts);
+    control.input.dataset.control = name;
+    made[name] = { ...control, label };
+    const group = spec.group || "";
+    if (!groups.has(group)) groups.set(group, make("div"));
+    groups.get(group).append(label);
+  }
+  const element = make("div", { className: "mpo-row" }, ...groups.values());
+  const show = (values, used) => {
+    for (const [name, control] of Object.entries(made)) {
+      control.set(values[name]);
+      control.label.hidden = !used.has(name);
+    }
+  };
+  return { element, show };
+}
