@@ -6,10 +6,10 @@
  * that the library draws with that seed, because its random numbers are not the browser's.
  */
 
-import { controls, doublings } from "./controls.js";
+import { controls, doublings } from "./inputs.js";
 import { curves } from "./curves.js";
 import { count, make, number, visible } from "./dom.js";
-import { shade, strip } from "./strip.js";
+import { shade, tokenLanes } from "./lanes.js";
 
 export const RULES = [
   ["token", "single tokens (GRPO)"],
@@ -115,7 +115,7 @@ export function mount(element, data, method) {
   words.setAttribute("aria-live", "polite");
   const detail = make("p", { className: "mpo-detail" });
   const legend = make("p", { className: "mpo-legend" });
-  const line = strip(data.tokens, data.mask, { lanes: ["first", "second"], look });
+  const line = tokenLanes(data.tokens, data.mask, { lanes: ["first", "second"], look });
   const figure = curves(T, { look });
   const prompt = data.prompt ? [make("p", { className: "mpo-prompt" }, make("strong", { textContent: "Prompt " }), data.prompt)] : [];
   const root = make("div", { className: "mpo-blocks" }, ...prompt, panel.element, words, line.element, legend, detail, figure.element);

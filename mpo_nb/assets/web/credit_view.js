@@ -5,10 +5,10 @@
  * data: { tokens, logps, oldLogps, mask, advantage, prompt, answer, verdict, wrong, values }.
  */
 
-import { controls, doublings } from "./controls.js";
+import { controls, doublings } from "./inputs.js";
 import { curves } from "./curves.js";
 import { count, make, number, signed, spans, visible } from "./dom.js";
-import { shade, strip } from "./strip.js";
+import { shade, tokenLanes } from "./lanes.js";
 
 export const SPACES = [
   ["token", "tokens (GRPO)"],
@@ -153,7 +153,7 @@ export function mount(element, data, method) {
   words.setAttribute("aria-live", "polite");
   const detail = make("p", { className: "mpo-detail" });
   const legend = make("p", { className: "mpo-legend" });
-  const line = strip(data.tokens, data.mask, { lanes: ["left", "right", "difference"], look });
+  const line = tokenLanes(data.tokens, data.mask, { lanes: ["left", "right", "difference"], look });
   const figure = curves(T, { look });
   const root = make("div", { className: "mpo-credit" }, ...heading(data), panel.element, words, line.element, legend, detail, figure.element);
   root.setAttribute("role", "group");

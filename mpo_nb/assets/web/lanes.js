@@ -21,9 +21,9 @@ export function shade(value, limit) {
  * paint: for each lane { values, limit, texts, hatched, blocks }: numbers for the colours, texts below the token,
  * which tokens are hatched, and block ids whose bar is drawn above.
  */
-export function strip(tokens, mask, { lanes, look }) {
+export function tokenLanes(tokens, mask, { lanes, look }) {
   const T = tokens.length;
-  const element = make("div", { className: "mpo-strip" });
+  const element = make("div", { className: "mpo-lanes" });
   const items = [];
   const chunks = [];
   let painted = null; // what is to be drawn
