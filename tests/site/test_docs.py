@@ -108,7 +108,7 @@ def test_pages_draw_the_stored_figures(site, pages):
         str(path.relative_to(site))
         for path, page in pages.items()
         if re.search(
-            r"\]\s*\((?:\.\./)*\w+/\w+\.ipynb\)",
+            r"\]\s*\((?:\.\./)*(?:\w+/)*\w+\.ipynb\)",
             re.sub(
                 r"<(?!/?(?:pre|script)\b)[^>]*>", "", re.sub(r"<(script|pre)\b.*?</\1>", "", page.text, flags=re.DOTALL)
             ),
@@ -136,12 +136,13 @@ def test_images_have_a_text(site, pages):
 
 def test_every_symbol_has_its_documentation_and_source(root, site, pages):
     "On the reference page and on its module's own."
-    headings = re.findall(r"<h2[^>]*>(mpo_nb\.\w+)", pages[site / "reference.html"].text)
+    headings = re.findall(r"<h2[^>]*>(mpo_nb\.[\w.]+)", pages[site / "reference.html"].text)
     assert len(headings) == len(set(headings)) > 50, "a module stands on the reference page twice, or is missing"
     reference = pages[site / "reference.html"]
     settings = ConfigParser()
     settings.read(root / "settings.ini")
-    for module in sorted((root / "mpo_nb").glob("*.py")):
+    for module in sorted((root / "mpo_nb").rglob("*.py")):
+        place = module.relative_to(root / "mpo_nb").with_suffix("").as_posix()
         tree = ast.parse(module.read_text(encoding="utf-8"))
         public = next(
             (
@@ -155,14 +156,14 @@ def test_every_symbol_has_its_documentation_and_source(root, site, pages):
         for name in public:
             if name not in documented:
                 continue
-            page = site / "lib" / f"{module.stem}.html"
+            page = site / "lib" / f"{place}.html"
             anchor = name.lower()
-            assert anchor in pages[page].ids, f"{name} has no heading on {page.name}"
+            assert anchor in pages[page].ids, f"{name} has no heading on {place}.html"
             for where in (reference, pages[page]):
                 assert any(
-                    link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{module.name}#L{documented[name]}"
+                    link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{place}.py#L{documented[name]}"
                     for _, _, link, _ in where.links
-                ), f"no link to the source of {module.stem}.{name}"
-            assert any(link == f"lib/{page.name}#{anchor}" for _, _, link, _ in reference.links), (
+                ), f"no link to the source of {place}.{name}"
+            assert any(link == f"lib/{place}.html#{anchor}" for _, _, link, _ in reference.links), (
                 f"{name} is not on the reference page"
             )
