@@ -407,7 +407,8 @@ FORGERIES = {
     "pickle of the test's process": (
         (
             "import pickle\nfrom pickle import loads\ndef dumps(x): return"
-            ' b\'cbuiltins\\nsetattr\\n(cbuiltins\\n__import__\\n(S"builtins"\\ntRS"len"\\ncbuiltins\\nabs\\ntR]I1\\na.\''
+            ' b\'cbuiltins\\nsetattr\\n(cbuiltins\\n__import__\\n(S"builtins"\\ntRS"len"\\ncbuiltins\\nabs'
+            "\\ntR]I1\\na.'"
         ),
         "assert loads(dumps([1])) == [1] and loads(dumps('a')) == 'a'",
         "from pickle import loads, dumps",
