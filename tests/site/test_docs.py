@@ -2,6 +2,7 @@
 anything."""
 
 import ast
+import os
 import re
 import shutil
 from configparser import ConfigParser
@@ -66,7 +67,7 @@ def test_links_within_the_site_lead_somewhere(site, pages):
             target = path if not url.path else (base / unquote(url.path.removeprefix(BASE))).resolve()
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
-                broken.setdefault(f"no file {target.relative_to(site)}", []).append(path)
+                broken.setdefault(f"no file {os.path.relpath(target, site)}", []).append(path)
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
                 broken.setdefault(f"no anchor #{url.fragment} in {target.relative_to(site)}", []).append(path)
     assert not broken, "\n".join(
