@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_widgets_browser import contrast
+from colours import contrast
 
 pytestmark = [
     pytest.mark.slow,
