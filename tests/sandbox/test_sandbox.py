@@ -1,7 +1,9 @@
 """A stranger's program: attacks on the verdict and on the machine, what is right, what is refused, and what is left
 behind."""
 
+import ast
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -53,6 +55,41 @@ def test_an_attack_scores_zero(name, form, filled):
     assert result.seconds < 20 and code_passes(RIGHT, *TESTS[form], timeout=30).passed
 
 
+def reached(program: str) -> list[str]:
+    "The names of the sandbox's modules that a program replaces, or passes by, such as `mpo_nb.sandbox.sides.judge`."
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, RecursionError, MemoryError, ValueError):  # which is the attack
+        return []
+    modules = {ast.unparse(node): node.slice.value for node in ast.walk(tree) if names_a_module(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.value) in modules:
+            modules |= {ast.unparse(target): modules[ast.unparse(node.value)] for target in node.targets}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return [
+        f"{modules[ast.unparse(node.value)]}.{node.attr}" for node in attributes if ast.unparse(node.value) in modules
+    ]
+
+
+def names_a_module(node) -> bool:
+    "Whether an expression is `sys.modules['mpo_nb...']`."
+    module = isinstance(node, ast.Subscript) and ast.unparse(node.value) == "sys.modules"
+    return module and isinstance(node.slice, ast.Constant) and str(node.slice.value).startswith("mpo_nb")
+
+
+def test_attacks_reach_for_names_that_are_there():
+    "After a rename an attack would do nothing, and score zero all the same."
+    names = [name for program, _ in ATTACKS.values() for name in reached(program)]
+    assert len(names) >= 6, names
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    assert reached("import sys\nm = sys.modules['mpo_nb.x']\nm.y = 1\nsys.modules['mpo_nb.z'].a()\n") == [
+        "mpo_nb.x.y",
+        "mpo_nb.z.a",
+    ]
+
+
 UNWALLED = ["reading a file outside", "reading the passwords", "deleting a file outside"]
 
 
@@ -81,10 +118,14 @@ def test_the_walls_hold_for_an_ordinary_user(filled, root, tmp_path):
         "print(json.dumps([[r.passed, r.reason] for r in run_programs(json.load(sys.stdin), timeout=4.0)]))"
     )
     source = tmp_path / "mpo_nb"
-    source.mkdir()
-    for path in (*(root / "mpo_nb").glob("sandbox*.py"), root / "mpo_nb" / "checks.py"):
-        (source / path.name).write_text(path.read_text())
-    for folder in (source, tmp_path, *tmp_path.parents):
+    (source / "sandbox").mkdir(parents=True)
+    for path in (
+        *(root / "mpo_nb" / "sandbox").glob("*.py"),
+        root / "mpo_nb" / "checks.py",
+        root / "mpo_nb" / "lazy.py",
+    ):
+        (source / path.relative_to(root / "mpo_nb")).write_text(path.read_text())
+    for folder in (source / "sandbox", source, tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     run = subprocess.run(
