@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+BY_NAME = ("import_module", "LazyModule")  # calls whose first argument is a module to import
+
 
 @dataclass(frozen=True)
 class Import:
@@ -51,7 +53,7 @@ def origin(node: ast.ImportFrom, taker: str, trees: dict[str, ast.Module]) -> st
 
 
 def imports(trees: dict[str, ast.Module]) -> list[Import]:
-    "Every import of the package from itself, in functions and under TYPE_CHECKING too."
+    "Every import of the package from itself, in functions, under TYPE_CHECKING, and by a name in a string, too."
     package = next(iter(trees)).partition(".")[0]
     taken = []
     for taker, tree in trees.items():
@@ -64,6 +66,9 @@ def imports(trees: dict[str, ast.Module]) -> list[Import]:
                     submodule = f"{giver}.{each.name}"
                     one = (submodule, "") if submodule in trees else (giver, each.name)
                     taken.append(Import(taker, *one, each.asname or each.name))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_NAME:
+                names = [word.value for word in node.args if isinstance(word, ast.Constant)]
+                taken += [Import(taker, str(name), "", "") for name in names[:1]]
     return [one for one in taken if one.giver.startswith(f"{package}.")]
 
 

@@ -148,6 +148,11 @@ BREACHES = {  # changes -> the rules that they break, and what the first of thes
         ("upward",),
         "toy.cellar.wood imports it from toy.kitchen.stove, which stands higher",
     ),
+    "up, by a name in a string": (
+        {"cellar/wood": "import importlib\nimportlib.import_module('toy.kitchen.stove')"},
+        ("upward",),
+        "toy.cellar.wood imports it from toy.kitchen.stove, which stands higher",
+    ),
     "up, in a face": (
         {"cellar/__init__": "from ..kitchen import cook"},
         ("upward", "circle"),
