@@ -593,8 +593,8 @@ def test_the_moment_in_which_programs_start_leaves_nothing_either(how, root):
     "bubblewrap's processes are not bound to each other from the first instruction on."
     done = subprocess.run(
         [sys.executable, "-c", MOMENTS, str(int(how))],
-        cwd=root / "tests",
-        env=dict(os.environ, PYTHONPATH=str(root)),
+        cwd=root / "tests" / "sandbox",
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (root, root / "tests" / "helpers")))),
         capture_output=True,
         text=True,
         timeout=300,
@@ -624,10 +624,10 @@ def test_run_programs_keeps_the_order(capsys):
     assert "3/3" in capsys.readouterr().err and run_programs([]) == []
 
 
-def test_verify_offers_it():
-    from mpo_nb.tasks import answers as verify
+def test_the_wing_offers_it():
+    import mpo_nb.sandbox as wing
 
-    assert verify.code_passes is code_passes and verify.CodeResult is sandbox.CodeResult
+    assert wing.code_passes is code_passes and wing.CodeResult is sandbox.CodeResult
 
 
 @pytest.mark.parametrize(
