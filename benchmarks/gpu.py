@@ -35,8 +35,9 @@ for each token and each token that it attends to:
 Recomputed activations, padding, prompts read once per response and the pass for the old log-probabilities are in the
 time and not in the work, on both sides.
 
-    python benchmarks/gpu.py            # or make gpu-check: meant for under 8 minutes on an H100; writes benchmarks/gpu.csv
-    python benchmarks/gpu.py --smoke    # the same code on tiny models, on the CPU if need be; about a minute, writes no committed file
+    python benchmarks/gpu.py            # or make gpu-check: under 8 minutes on an H100; writes benchmarks/gpu.csv
+    python benchmarks/gpu.py --smoke    # the same code on tiny models, on the CPU if need be: about a minute
+                                        # and no committed file
 """
 
 import argparse
@@ -732,11 +733,8 @@ def main():
             f" {', '.join(c.name.replace(' ', '-') for c in (SMOKE if args.smoke else CASES))}"
         )
     if not (args.smoke or torch.cuda.is_available()):
-        print(
-            "No CUDA GPU"
-            f" here{'' if torch.version.cuda else f' that this torch ({torch.__version__}, built without CUDA) could see'}:"
-            " nothing was measured, and benchmarks/gpu.csv stays as it is."
-        )
+        blind = "" if torch.version.cuda else f" that this torch ({torch.__version__}, built without CUDA) could see"
+        print(f"No CUDA GPU here{blind}: nothing was measured, and benchmarks/gpu.csv stays as it is.")
         return
     output = args.output or (Path(tempfile.mkdtemp()) / "gpu.csv" if args.smoke else Path(__file__).with_suffix(".csv"))
     rows = run(cases, args.iterations, output, args.limit)

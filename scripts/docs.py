@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 EXPECTED = re.compile("output-file|html-math-method")  # options that quarto reads and smalldocs does not
 SHOW_DOC = re.compile(r"^show_doc\(", re.MULTILINE)
+LINK = re.compile(r"\[(.*?)\]\([^)]*\)")
 HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
 FONTS = re.compile(r"""@import\s+(?:url\(\s*)?(["']?)(?:https?:)?//[^"')]*\1\s*\)?[^;]*;""")
 KATEX = re.compile(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\n?")
@@ -131,6 +132,7 @@ def write_reference(pages: Path):
         title, subtitle = re.match(
             r"# (.*)\n> (.*)", nbformat.read(ROOT / "nbs" / f"{page}.ipynb", as_version=4).cells[0].source
         ).groups()
+        subtitle = LINK.sub(r"\1", subtitle)  # which leads from where the notebook lies
         wing = page.removeprefix("lib/").removesuffix("/index")
         module = ROOT / config.lib_name / (wing + ".py" if page == f"lib/{wing}" else wing + "/__init__.py")
         text = (pages / f"{page}.ipynb").read_text(encoding="utf-8")

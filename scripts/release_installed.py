@@ -33,12 +33,13 @@ def imports(folder: Path) -> tuple[list[str], dict[str, str]]:
     "The modules that import here, and for each that does not, the package that it misses. Any other error is raised."
     imported = []
     missed = {}
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
+        name = ".".join((folder.name, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
         try:
-            importlib.import_module(f"mpo_nb.{path.stem}" if path.stem != "__init__" else "mpo_nb")
-            imported.append(path.stem)
+            importlib.import_module(name)
+            imported.append(name)
         except ModuleNotFoundError as error:
-            missed[path.stem] = (error.name or str(error)).partition(".")[0]
+            missed[name] = (error.name or str(error)).partition(".")[0]
     return imported, missed
 
 

@@ -251,7 +251,10 @@ _started = set()
 _warned = []
 _PROBE = """import os
 try: os.fork()
-except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
+except PermissionError:
+    def walls():
+        if os.path.exists("/etc/passwd"): return "files of the machine are in sight"
+        return os.getppid(), 2
 """
 _PROBED = "assert walls() == (1, 2)"
 _REMEDY = (

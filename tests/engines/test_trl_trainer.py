@@ -649,19 +649,19 @@ def test_a_loss_that_is_computed_elsewhere_is_refused_before_the_first_update():
             ids, mask = (torch.cat([inputs["prompt_" + x], inputs["completion_" + x]], 1) for x in ("ids", "mask"))
             return model(input_ids=ids, attention_mask=mask).logits.square().mean()
 
-    for wanted, settings in (
+    for wanted, options in (
         (True, dict(action_space="sentence")),
         (True, dict(action_space="block", k=2)),
         (False, {}),
     ):
-        trainer = trainer_of(cls=Elsewhere, max_steps=1, **settings)
+        trainer = trainer_of(cls=Elsewhere, max_steps=1, **options)
         before = [p.detach().clone() for p in trainer.model.parameters()]
         if not wanted:
             trainer.train()
             continue
         with pytest.raises(
             RuntimeError,
-            match=f"action_space='{settings['action_space']}' does not reach the loss.*Elsewhere computes it",
+            match=f"action_space='{options['action_space']}' does not reach the loss.*Elsewhere computes it",
         ):
             trainer.train()
         assert all(torch.equal(p, q) for p, q in zip(before, trainer.model.parameters()))
@@ -731,14 +731,14 @@ def test_a_fused_loss_is_refused_where_there_is_one(monkeypatch, tmp_path):
 
 def test_settings_are_filled_in_and_survive(tmp_path):
     "Read back from a dictionary, the settings are the same; TRL's own levels keep all of TRL's losses."
-    for given, wanted in (
+    for options, wanted in (
         (dict(action_space="window", k=4), ("window", 4, 0.2, None, "token")),
         (dict(action_space="block", k=2), ("block", 2, None, "mean", "token")),
         (dict(action_space="sentence", reduce="sum"), ("sentence", None, None, "sum", "token")),
         (dict(action_space="sequence", loss_type="luspo"), ("sequence", None, None, None, "sequence")),
         (dict(loss_type="cispo"), ("token", None, None, None, "token")),
     ):
-        made = BlockGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **given)
+        made = BlockGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **options)
 
         def read(c):
             return (c.action_space, c.k, c.future, c.reduce, c.importance_sampling_level)

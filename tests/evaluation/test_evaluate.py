@@ -468,14 +468,17 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler) # a shell starts what it runs in the background deaf to Ctrl-C
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpo_nb.evaluation.evaluating import evaluate
-from mpo_nb.tasks.task import Task, load_task, tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.tasks.task import Task, load_task
 task = load_task("chain_sum")
 calls = []
 def slow(problem, text): # from the second batch on, so that a signal comes in time
     calls.append(1)
     if len(calls) > 12: time.sleep(.7)
     return task.reward(problem, text)
-evaluate(AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path()), Task("chain_sum", task.train, task.test, slow),
+model = AutoModelForCausalLM.from_pretrained(tiny_model_path())
+tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+evaluate(model, tokenizer, Task("chain_sum", task.train, task.test, slow),
          n=12, k=(1, 2), max_new_tokens=40, batch=4, progress=False, output=sys.argv[1])
 """
 

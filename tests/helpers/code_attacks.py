@@ -155,7 +155,7 @@ ATTACKS = {
     ),
     "arithmetic that gives data": (
         (
-            "import sys\nsys.modules['mpo_nb.sandbox.protocol']._Object = lambda value: value\nclass Yes:\n    __sub__"
+            "import sys\nsys.modules['mpo_nb.sandbox.sides'].Whole = lambda value: value\nclass Yes:\n    __sub__"
             " = lambda *a: 0\ndef double(x): return 4 if x == 2 else Yes()"
         ),
         "^error: TypeError: the program's own sub",
@@ -187,8 +187,9 @@ ATTACKS = {
         "",
     ),
     "patching the protocol": (
-        "import sys\np = sys.modules['mpo_nb.sandbox.sides']\nd = sys.modules['mpo_nb.sandbox.values']\n"
-        "p.judge = p._judge = lambda *a: ('pass', 'passed')\nd.encode = p.encode = lambda *a: b't;'\n" + WRONG,
+        "import sys\ns = sys.modules['mpo_nb.sandbox.sides']\nv = sys.modules['mpo_nb.sandbox.values']\n"
+        "p = sys.modules['mpo_nb.sandbox.protocol']\n"
+        "s.judge = s._judge = lambda *a: ('pass', 'passed')\nv.encode = p.encode = lambda *a: b't;'\n" + WRONG,
         "",
     ),
     "replacing this process": (
@@ -407,7 +408,8 @@ FORGERIES = {
     "pickle of the test's process": (
         (
             "import pickle\nfrom pickle import loads\ndef dumps(x): return"
-            ' b\'cbuiltins\\nsetattr\\n(cbuiltins\\n__import__\\n(S"builtins"\\ntRS"len"\\ncbuiltins\\nabs\\ntR]I1\\na.\''
+            ' b\'cbuiltins\\nsetattr\\n(cbuiltins\\n__import__\\n(S"builtins"\\ntRS"len"\\ncbuiltins\\nabs'
+            "\\ntR]I1\\na.'"
         ),
         "assert loads(dumps([1])) == [1] and loads(dumps('a')) == 'a'",
         "from pickle import loads, dumps",

@@ -31,6 +31,7 @@ QWEN_05B = Qwen2Config(
     tie_word_embeddings=True,
 )
 T4 = {"T4": cards["T4"]}
+CALL = r'TrainConfig\(\s*model="'
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +52,20 @@ def markdown(path):
         else "\n".join(
             "".join(c["source"])
             for c in json.loads(text)["cells"]
-            if c["cell_type"] == "markdown" or 'TrainConfig(model="' in "".join(c["source"])
+            if c["cell_type"] == "markdown" or re.search(CALL, "".join(c["source"]))
         )
     )
+
+
+def calls(text: str):
+    "Each TrainConfig(model=...) of a text, over as many lines as it takes."
+    for start in re.finditer(CALL, text):
+        for end in re.finditer(r"\)", text[start.start() :]):
+            try:
+                yield ast.parse(text[start.start() :][: end.end()], mode="eval").body
+                break
+            except SyntaxError:  # a bracket inside
+                continue
 
 
 def configurations(root):
@@ -61,8 +73,7 @@ def configurations(root):
     found = {}
     for path in [root / "README.md", root / "nbs" / "index.ipynb", *sorted((root / "nbs" / "learn").glob("*.ipynb"))]:
         text = markdown(path)
-        for call in re.findall(r"TrainConfig\(model=\"[^\n]*\)", text):
-            call = ast.parse(call.strip()).body[0].value
+        for call in calls(text):
             found[f"{path.name}: {ast.unparse(call)}"] = TrainConfig(
                 **{k.arg: ast.literal_eval(k.value) for k in call.keywords}
             )

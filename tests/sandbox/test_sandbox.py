@@ -1,7 +1,9 @@
 """A stranger's program: attacks on the verdict and on the machine, what is right, what is refused, and what is left
 behind."""
 
+import ast
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -53,6 +55,41 @@ def test_an_attack_scores_zero(name, form, filled):
     assert result.seconds < 20 and code_passes(RIGHT, *TESTS[form], timeout=30).passed
 
 
+def reached(program: str) -> list[str]:
+    "The names of the sandbox's modules that a program replaces, or passes by, such as `mpo_nb.sandbox.sides.judge`."
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, RecursionError, MemoryError, ValueError):  # which is the attack
+        return []
+    modules = {ast.unparse(node): node.slice.value for node in ast.walk(tree) if names_a_module(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and ast.unparse(node.value) in modules:
+            modules |= {ast.unparse(target): modules[ast.unparse(node.value)] for target in node.targets}
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return [
+        f"{modules[ast.unparse(node.value)]}.{node.attr}" for node in attributes if ast.unparse(node.value) in modules
+    ]
+
+
+def names_a_module(node) -> bool:
+    "Whether an expression is `sys.modules['mpo_nb...']`."
+    module = isinstance(node, ast.Subscript) and ast.unparse(node.value) == "sys.modules"
+    return module and isinstance(node.slice, ast.Constant) and str(node.slice.value).startswith("mpo_nb")
+
+
+def test_attacks_reach_for_names_that_are_there():
+    "After a rename an attack would do nothing, and score zero all the same."
+    names = [name for program, _ in ATTACKS.values() for name in reached(program)]
+    assert len(names) >= 6, names
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    assert reached("import sys\nm = sys.modules['mpo_nb.x']\nm.y = 1\nsys.modules['mpo_nb.z'].a()\n") == [
+        "mpo_nb.x.y",
+        "mpo_nb.z.a",
+    ]
+
+
 UNWALLED = ["reading a file outside", "reading the passwords", "deleting a file outside"]
 
 
@@ -81,10 +118,14 @@ def test_the_walls_hold_for_an_ordinary_user(filled, root, tmp_path):
         "print(json.dumps([[r.passed, r.reason] for r in run_programs(json.load(sys.stdin), timeout=4.0)]))"
     )
     source = tmp_path / "mpo_nb"
-    source.mkdir()
-    for path in (*(root / "mpo_nb").glob("sandbox*.py"), root / "mpo_nb" / "checks.py"):
-        (source / path.name).write_text(path.read_text())
-    for folder in (source, tmp_path, *tmp_path.parents):
+    (source / "sandbox").mkdir(parents=True)
+    for path in (
+        *(root / "mpo_nb" / "sandbox").glob("*.py"),
+        root / "mpo_nb" / "checks.py",
+        root / "mpo_nb" / "lazy.py",
+    ):
+        (source / path.relative_to(root / "mpo_nb")).write_text(path.read_text())
+    for folder in (source / "sandbox", source, tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     run = subprocess.run(
@@ -279,13 +320,27 @@ writable = []
 for top, folders, files in os.walk("/"):
     try: open(os.path.join(top, "probe"), "w").close(); writable.append(top)
     except OSError: pass
-    writable += [os.path.join(top, f) for f in files if f != "probe" and not top.startswith("/dev") and os.access(os.path.join(top, f), os.W_OK) and not os.path.islink(os.path.join(top, f)) and os.statvfs(os.path.join(top, f)).f_flag & os.ST_RDONLY == 0]
+    if top.startswith("/dev"): continue
+    for path in [os.path.join(top, f) for f in files if f != "probe"]:
+        if os.access(path, os.W_OK) and not os.path.islink(path) and os.statvfs(path).f_flag & os.ST_RDONLY == 0:
+            writable.append(path)
 disk = os.statvfs("/tmp")
 def link(number):
-    try: return fcntl.ioctl(socket.socket(socket.AF_UNIX), 0x8910, struct.pack("16si20x", b"", number))[:16].rstrip(b"\\0").decode()
+    asked = struct.pack("16si20x", b"", number)
+    try: return fcntl.ioctl(socket.socket(socket.AF_UNIX), 0x8910, asked)[:16].rstrip(b"\\0").decode()
     except OSError: return ""
-seen = {"env": sorted(set(os.environ) - {"PWD"}), "top": sorted(os.listdir("/")), "writable": writable, "tmp": sorted(set(os.listdir("/tmp")) - {"probe"}), "dev": sorted(os.listdir("/dev")),
-        "cwd": os.getcwd(), "uid": os.getuid(), "bytes": disk.f_blocks * disk.f_frsize, "links": [name for name in map(link, range(1, 99)) if name], "pid": os.getpid()}
+seen = {
+    "env": sorted(set(os.environ) - {"PWD"}),
+    "top": sorted(os.listdir("/")),
+    "writable": writable,
+    "tmp": sorted(set(os.listdir("/tmp")) - {"probe"}),
+    "dev": sorted(os.listdir("/dev")),
+    "cwd": os.getcwd(),
+    "uid": os.getuid(),
+    "bytes": disk.f_blocks * disk.f_frsize,
+    "links": [name for name in map(link, range(1, 99)) if name],
+    "pid": os.getpid(),
+}
 print(json.dumps(seen))
 """
     result = code_passes(program + RIGHT, *TESTS["check"], timeout=60)
@@ -325,9 +380,12 @@ def test_only_the_interpreters_own_files_are_in_sight():
     part of /usr."""
     program = """
 import json, os, sys
-own = (*sys.path, "/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo", "/usr/lib/locale", "/dev", "/tmp")
+zones = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo")
+own = (*sys.path, *zones, "/usr/lib/locale", "/dev", "/tmp")
 others = [os.path.join(top, name) for top, _, names in os.walk("/") for name in names if not top.startswith(own)]
-packages = [os.path.join(top, name) for place in sys.path for top, _, names in os.walk(place) for name in names if "/site-packages/" in f"{top}/" or "/dist-packages/" in f"{top}/"]
+folders = [(f"{top}/", names) for place in sys.path for top, _, names in os.walk(place)]
+folders = [(top, names) for top, names in folders if "/site-packages/" in top or "/dist-packages/" in top]
+packages = [top + name for top, names in folders for name in names]
 print(json.dumps([others, packages, sys.executable]))
 """
     result = code_passes(program + RIGHT, *TESTS["check"], timeout=60)
@@ -400,7 +458,8 @@ NUMPY = """
 import os, sys
 sys.path += {path!r}
 import numpy
-print(numpy.linalg.norm(numpy.ones((300, 300)) @ numpy.ones((300, 300))), sorted(name.partition("-")[0] for name in os.listdir(sys.path[-1])), "sympy" in sys.modules)
+packages = sorted(name.partition("-")[0] for name in os.listdir(sys.path[-1]))
+print(numpy.linalg.norm(numpy.ones((300, 300)) @ numpy.ones((300, 300))), packages, "sympy" in sys.modules)
 """
 
 
@@ -483,7 +542,8 @@ def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, unsafe_code, root):
     "Without walls a killed trainer's programs go on until their CPU time is up."
     timeout, many = (100, 15) if not unsafe_code else (100, 6) if how == signal.SIGINT else (2, 6)
     script = (
-        "from mpo_nb.sandbox.runner import run_programs\nrun_programs([('while True: pass', 'assert f')] * 8, workers=3,"
+        "from mpo_nb.sandbox.runner import run_programs\n"
+        "run_programs([('while True: pass', 'assert f')] * 8, workers=3,"
         f" timeout={timeout}, unsafe_code={unsafe_code})"
     )
     trainer = subprocess.Popen(
@@ -510,7 +570,10 @@ import ctypes, os, random, signal, subprocess, sys, time
 from test_sandbox import gone, processes
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a trainer leaves behind becomes ours
 how, moments = int(sys.argv[1]), random.Random(0)
-trainer = "from mpo_nb.sandbox.runner import *\\ncheck_sandbox()\\nprint(flush=True)\\nrun_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout=100)"
+trainer = (
+    "from mpo_nb.sandbox.runner import *\\ncheck_sandbox()\\nprint(flush=True)\\n"
+    "run_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout=100)"
+)
 for trial in range(15):
     started = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     started.stdout.readline()
@@ -518,7 +581,8 @@ for trial in range(15):
     started.send_signal(how)
     try: status = started.wait(20)
     except subprocess.TimeoutExpired: sys.exit(f"trial {trial}: the trainer did not end")
-    if status == 0 or not gone(processes(os.getpid()), 20): sys.exit(f"trial {trial}: exit status {status}, and something is left")
+    if status == 0 or not gone(processes(os.getpid()), 20):
+        sys.exit(f"trial {trial}: exit status {status}, and something is left")
 """
 
 
@@ -529,8 +593,8 @@ def test_the_moment_in_which_programs_start_leaves_nothing_either(how, root):
     "bubblewrap's processes are not bound to each other from the first instruction on."
     done = subprocess.run(
         [sys.executable, "-c", MOMENTS, str(int(how))],
-        cwd=root / "tests",
-        env=dict(os.environ, PYTHONPATH=str(root)),
+        cwd=root / "tests" / "sandbox",
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (root, root / "tests" / "helpers")))),
         capture_output=True,
         text=True,
         timeout=300,
@@ -560,10 +624,10 @@ def test_run_programs_keeps_the_order(capsys):
     assert "3/3" in capsys.readouterr().err and run_programs([]) == []
 
 
-def test_verify_offers_it():
-    from mpo_nb.tasks import answers as verify
+def test_the_wing_offers_it():
+    import mpo_nb.sandbox as wing
 
-    assert verify.code_passes is code_passes and verify.CodeResult is sandbox.CodeResult
+    assert wing.code_passes is code_passes and wing.CodeResult is sandbox.CodeResult
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 anything."""
 
 import ast
+import os
 import re
 import shutil
 from configparser import ConfigParser
@@ -66,7 +67,7 @@ def test_links_within_the_site_lead_somewhere(site, pages):
             target = path if not url.path else (base / unquote(url.path.removeprefix(BASE))).resolve()
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
-                broken.setdefault(f"no file {target.relative_to(site)}", []).append(path)
+                broken.setdefault(f"no file {os.path.relpath(target, site)}", []).append(path)
             elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
                 broken.setdefault(f"no anchor #{url.fragment} in {target.relative_to(site)}", []).append(path)
     assert not broken, "\n".join(
@@ -108,7 +109,7 @@ def test_pages_draw_the_stored_figures(site, pages):
         str(path.relative_to(site))
         for path, page in pages.items()
         if re.search(
-            r"\]\s*\((?:\.\./)*\w+/\w+\.ipynb\)",
+            r"\]\s*\((?:\.\./)*(?:\w+/)*\w+\.ipynb\)",
             re.sub(
                 r"<(?!/?(?:pre|script)\b)[^>]*>", "", re.sub(r"<(script|pre)\b.*?</\1>", "", page.text, flags=re.DOTALL)
             ),
@@ -136,12 +137,13 @@ def test_images_have_a_text(site, pages):
 
 def test_every_symbol_has_its_documentation_and_source(root, site, pages):
     "On the reference page and on its module's own."
-    headings = re.findall(r"<h2[^>]*>(mpo_nb\.\w+)", pages[site / "reference.html"].text)
+    headings = re.findall(r"<h2[^>]*>(mpo_nb\.[\w.]+)", pages[site / "reference.html"].text)
     assert len(headings) == len(set(headings)) > 50, "a module stands on the reference page twice, or is missing"
     reference = pages[site / "reference.html"]
     settings = ConfigParser()
     settings.read(root / "settings.ini")
-    for module in sorted((root / "mpo_nb").glob("*.py")):
+    for module in sorted((root / "mpo_nb").rglob("*.py")):
+        place = module.relative_to(root / "mpo_nb").with_suffix("").as_posix()
         tree = ast.parse(module.read_text(encoding="utf-8"))
         public = next(
             (
@@ -155,14 +157,14 @@ def test_every_symbol_has_its_documentation_and_source(root, site, pages):
         for name in public:
             if name not in documented:
                 continue
-            page = site / "lib" / f"{module.stem}.html"
+            page = site / "lib" / f"{place}.html"
             anchor = name.lower()
-            assert anchor in pages[page].ids, f"{name} has no heading on {page.name}"
+            assert anchor in pages[page].ids, f"{name} has no heading on {place}.html"
             for where in (reference, pages[page]):
                 assert any(
-                    link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{module.name}#L{documented[name]}"
+                    link == f"{settings['DEFAULT']['git_url']}/blob/main/mpo_nb/{place}.py#L{documented[name]}"
                     for _, _, link, _ in where.links
-                ), f"no link to the source of {module.stem}.{name}"
-            assert any(link == f"lib/{page.name}#{anchor}" for _, _, link, _ in reference.links), (
+                ), f"no link to the source of {place}.{name}"
+            assert any(link == f"lib/{place}.html#{anchor}" for _, _, link, _ in reference.links), (
                 f"{name} is not on the reference page"
             )

@@ -346,7 +346,7 @@ def test_every_import_at_the_top_of_a_module_is_required(root):
     config.read(root / "settings.ini", encoding="utf-8")
     required = {canonicalize_name(Requirement(text).name) for text in config["DEFAULT"]["requirements"].split()}
     providers = packages_distributions()
-    for path in (root / "mpo_nb").glob("*.py"):
+    for path in (root / "mpo_nb").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = (
                 [a.name for a in node.names]
@@ -355,9 +355,9 @@ def test_every_import_at_the_top_of_a_module_is_required(root):
                 if isinstance(node, ast.ImportFrom) and not node.level
                 else []
             )
-            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"mpo_nb"}:
                 assert {canonicalize_name(name) for name in providers.get(top, [top])} & required, (
-                    f"{path.name} imports {top}; name what provides it in settings.ini's requirements"
+                    f"{path.relative_to(root)} imports {top}; name what provides it in settings.ini's requirements"
                 )
 
 
@@ -403,9 +403,10 @@ for name in ("nbdev", "fastcore", "execnb"): sys.modules[name] = None  # importi
 import mpo_nb
 folder = pathlib.Path(mpo_nb.__file__).parent
 assert folder.is_relative_to(sys.prefix), f"{folder} is not the installed copy"
-for path in folder.glob("*.py"):
-    if path.stem != "__init__": importlib.import_module(f"mpo_nb.{path.stem}")
-from mpo_nb.tasks.task import tiny_model_path
+modules = [".".join(path.relative_to(folder.parent).with_suffix("").parts) for path in folder.rglob("*.py")]
+assert len(modules) > 50, modules
+for name in modules: importlib.import_module(name.removesuffix(".__init__"))
+from mpo_nb.models.tiny import tiny_model_path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 assert pathlib.Path(tiny_model_path()).is_relative_to(folder)
 AutoTokenizer.from_pretrained(tiny_model_path()); AutoModelForCausalLM.from_pretrained(tiny_model_path())

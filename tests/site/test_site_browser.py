@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_widgets_browser import contrast
+from colours import contrast
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,13 +81,20 @@ WAITING = "[...document.querySelectorAll('.plotly-graph-div')].every(plot => plo
 LOOK = r"""() => {
   const shown = e => e.getClientRects().length, folded = e => e.closest('details:not([open])')
   const formulas = [...document.querySelectorAll('main math')].filter(e => !folded(e))
-  const words = [...document.querySelectorAll('main p, main li, main td')].map(e => { const c = e.cloneNode(true); c.querySelectorAll('code, pre, script, math, annotation').forEach(x => x.remove()); return c.textContent })
+  const prose = e => {
+    const copy = e.cloneNode(true)
+    copy.querySelectorAll('code, pre, script, math, annotation').forEach(x => x.remove())
+    return copy.textContent
+  }
+  const words = [...document.querySelectorAll('main p, main li, main td')].map(prose)
+  const drawn = '.main-svg .trace, .main-svg .points, .main-svg .bars, .main-svg path'
+  const plots = [...document.querySelectorAll('.js-plotly-plot')].filter(p => !folded(p) && shown(p))
   return {
     wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
     pictures: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src),
     formulas: formulas.filter(e => { const b = e.getBoundingClientRect(); return b.width < 2 || b.height < 2 }).length,
     tex: words.filter(t => /\\\(|\\\[|\$\$|\\frac|\\sum|\\delta/.test(t)),
-    plots: [...document.querySelectorAll('.js-plotly-plot')].filter(p => !folded(p) && shown(p) && !p.querySelector('.main-svg .trace, .main-svg .points, .main-svg .bars, .main-svg path')).length,
+    plots: plots.filter(p => !p.querySelector(drawn)).length,
   }
 }"""
 
@@ -119,11 +126,20 @@ def test_every_page_at_two_widths(visit, site):
 
 
 COLOURS = r"""() => {
-  const solid = c => !(parseFloat((c.match(/rgba\(.*, ([\d.]+)\)/) || [0, 1])[1]) < 0.2) // a veil lets through what is behind it
-  const paper = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (solid(c)) return c } return 'rgb(255, 255, 255)' }
-  return ['main p', 'main p a', 'main h2', 'main code', 'main pre code', '#quarto-sidebar .menu-text', '#TOC a', '.navbar .nav-link', '.navbar-title', 'main td', '.ytick text', '.mpo-widget .mpo-summary']
+  // A veil lets through what is behind it.
+  const solid = c => !(parseFloat((c.match(/rgba\(.*, ([\d.]+)\)/) || [0, 1])[1]) < 0.2)
+  const paper = e => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor
+      if (solid(c)) return c
+    }
+    return 'rgb(255, 255, 255)'
+  }
+  const ink = e => e.tagName === 'text' ? getComputedStyle(e).fill : getComputedStyle(e).color
+  return ['main p', 'main p a', 'main h2', 'main code', 'main pre code', '#quarto-sidebar .menu-text', '#TOC a',
+    '.navbar .nav-link', '.navbar-title', 'main td', '.ytick text', '.mpo-widget .mpo-summary']
     .map(s => [s, document.querySelector(s)]).filter(([, e]) => e && e.getClientRects().length)
-    .map(([s, e]) => { const style = getComputedStyle(e); return [s, e.tagName === 'text' ? style.fill : style.color, paper(e)] })
+    .map(([s, e]) => [s, ink(e), paper(e)])
 }"""
 
 

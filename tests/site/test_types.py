@@ -57,17 +57,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpo_nb.actions import WindowActions
 from mpo_nb.blocks import fixed_blocks
-from mpo_nb.widgets.block_explorer import BlockExplorer
-from mpo_nb.evaluation.evaluating import evaluate
+from mpo_nb.evaluation import evaluate
 from mpo_nb.losses import policy_loss
-from mpo_nb.models.loading import load
-from mpo_nb.models.mtp import MTPModules
+from mpo_nb.models import MTPModules, load
 from mpo_nb.recipes import recipe
-from mpo_nb.sampling.rollouts import rollout
-from mpo_nb.tasks.task import load_task
-from mpo_nb.runs.traces import Trace
-from mpo_nb.training.trainer import TrainConfig, Trainer
-from mpo_nb.tasks.answers import math_equal
+from mpo_nb.runs import Trace
+from mpo_nb.sampling import rollout
+from mpo_nb.tasks import load_task, math_equal
+from mpo_nb.training import TrainConfig, Trainer
+from mpo_nb.widgets import BlockExplorer
 
 def example(x: Tensor) -> None:
     model, tokenizer = load("tiny")
@@ -115,12 +113,14 @@ def test_what_a_users_code_is_told(mypy, tmp_path):
     assert dict(zip(PROMISED, short, strict=True)) == PROMISED
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).resolve().parents[2] / "mpo_nb").glob("*.py")), ids=lambda path: path.stem
-)
-def test_hints_can_be_read(path):
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "mpo_nb").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_hints_can_be_read(name):
     "Pages evaluate the hints of what they show; one that names what only a checker imports would stop the site."
-    module = importlib.import_module(f"mpo_nb.{path.stem}")
+    module = importlib.import_module(name.removesuffix(".__init__"))
     for name in getattr(module, "__all__", ()):
         member = getattr(module, name)
         inside = vars(member).values() if inspect.isclass(member) else (member,)

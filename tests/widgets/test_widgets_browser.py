@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from colours import contrast
 from lab import lab_server, run_notebook, watched, write_notebook
 
 from mpo_nb.runs.traces import Trace
@@ -34,17 +35,25 @@ trace = load_traces('traces.jsonl')[0]"""
 
 SAME = """([root, n, html]) => {
   const made = document.createElement('template'); made.innerHTML = html
-  const read = t => { const s = t.firstElementChild.style
-    return [[...t.classList].filter(c => c !== 'mpo-same').sort().join(' '), t.getAttribute('aria-label'), t.dataset.block, t.textContent, s.backgroundColor, s.borderBottomColor, s.borderBottomStyle].join(' | ') }
-  const shown = [...document.querySelectorAll(root)[0].querySelectorAll('.mpo-strip')[n].querySelectorAll('.mpo-token')].map(read), wanted = [...made.content.querySelectorAll('.mpo-token')].map(read)
-  return shown.length === wanted.length ? shown.map((s, i) => [s, wanted[i]]).filter(([a, b]) => a !== b) : [shown.length, wanted.length]
+  const read = t => {
+    const classes = [...t.classList].filter(c => c !== 'mpo-same').sort().join(' ')
+    const s = t.firstElementChild.style
+    const look = [s.backgroundColor, s.borderBottomColor, s.borderBottomStyle]
+    return [classes, t.getAttribute('aria-label'), t.dataset.block, t.textContent, ...look].join(' | ')
+  }
+  const strip = document.querySelectorAll(root)[0].querySelectorAll('.mpo-strip')[n]
+  const shown = [...strip.querySelectorAll('.mpo-token')].map(read)
+  const wanted = [...made.content.querySelectorAll('.mpo-token')].map(read)
+  if (shown.length !== wanted.length) return [shown.length, wanted.length]
+  return shown.map((s, i) => [s, wanted[i]]).filter(([a, b]) => a !== b)
 }"""
 FIGURE = "([plot, i]) => Array.from(document.querySelectorAll(plot)[0]._fullData[i].y)"
 AXES_HOLD_DATA = """selector => {
     const plot = document.querySelector(selector), layout = plot._fullLayout;
     return plot._fullData.every(t => {
         const axis = layout['yaxis' + t.yaxis.slice(1)], [low, high] = axis.range, slack = 1e-6 * Math.abs(high - low);
-        return [...t.y].filter(Number.isFinite).map(y => axis.type === 'log' ? Math.log10(y) : y).every(y => y >= low - slack && y <= high + slack);
+        const heights = [...t.y].filter(Number.isFinite).map(y => axis.type === 'log' ? Math.log10(y) : y);
+        return heights.every(y => y >= low - slack && y <= high + slack);
     });
 }"""
 
@@ -191,9 +200,17 @@ CLIPPED = """root => {
   const outside = []
   for (const plot of document.querySelectorAll(root + ' .js-plotly-plot')) {
     const box = plot.getBoundingClientRect()
-    for (const t of plot.querySelectorAll('.main-svg text')) { const r = t.getBoundingClientRect(); if (r.width && (r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1)) outside.push(t.textContent) }
+    for (const t of plot.querySelectorAll('.main-svg text')) {
+      const r = t.getBoundingClientRect()
+      const beside = r.left < box.left - 1 || r.right > box.right + 1
+      const above_or_below = r.top < box.top - 1 || r.bottom > box.bottom + 1
+      if (r.width && (beside || above_or_below)) outside.push(t.textContent)
+    }
   }
-  for (const e of document.querySelectorAll(root + ' .widget-label, ' + root + ' label, ' + root + ' .mpo-summary')) if (e.offsetParent && e.scrollWidth > e.clientWidth + 1) outside.push(e.textContent)
+  const words = [' .widget-label', ' label', ' .mpo-summary'].map(s => root + s).join(', ')
+  for (const e of document.querySelectorAll(words)) {
+    if (e.offsetParent && e.scrollWidth > e.clientWidth + 1) outside.push(e.textContent)
+  }
   return outside
 }"""
 
@@ -228,20 +245,6 @@ def test_both_widths_and_themes_live(lab):
         )
         assert contrast(ink, paper) > 4.5, f"{theme}: {ink} on {paper}"
         shot(lab, f"lab-{width}-{theme.lower()}")
-
-
-def contrast(a: str, b: str) -> float:
-    "WCAG's contrast of two CSS colours."
-
-    def light(c):
-        rgb = [float(x) / 255 for x in c[c.index("(") + 1 : -1].split(",")[:3]]
-        return sum(
-            w * (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4)
-            for w, x in zip((0.2126, 0.7152, 0.0722), rgb)
-        )
-
-    high, low = sorted((light(a), light(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.fixture

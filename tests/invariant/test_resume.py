@@ -572,7 +572,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(megabytes, context, whole, 
 
     program = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "import shutil, torch; from mpo_nb.runs.folder import Run; from mpo_nb.training.trainer import TrainConfig, Trainer\n"
+        "import shutil, torch; from mpo_nb.runs import Run; from mpo_nb.training import TrainConfig, Trainer\n"
         "torch.set_num_threads(1)\n"
         f"try: Trainer(TrainConfig(output='/small/run', **{CONFIG | dict(keep_checkpoints=1)!r})).fit()\n"
         "except OSError as error: print(type(error).__name__, error)\n"
