@@ -15,7 +15,8 @@ from html import escape
 from typing import Any
 
 from ..checks import check_texts
-from .strip import signed, visible_html
+from .strip import visible_html
+from .style import number_text, signed
 from ..recipes import Recipe
 from ..runs.ratios import trace_loss
 from ..runs.traces import Trace
@@ -172,10 +173,6 @@ def _verdict(t: Trace) -> str:
     return "–" if t.correct is None else "✓ right" if t.correct else "✗ wrong"
 
 
-def _number(x: float | None) -> str:
-    return "–" if x is None or not math.isfinite(x) else f"{x:.3g}".replace("-", "−")
-
-
 def _group_row(group: list[Response]) -> str:
     "The heading of a group."
     t = group[0].trace
@@ -217,7 +214,7 @@ def rollouts_table(
             button,
             str(t.group + 1),
             _verdict(t),
-            _number(t.reward),
+            number_text(t.reward),
             signed(t.advantage),
             f"{n}{'' if t.finished else ', cut off'}",
             clipped,

@@ -16,7 +16,8 @@ import anywidget
 import ipywidgets
 import traitlets
 
-from ..drawing.strip import TokenStrip, Values, _down, _legend, _row, _up, strip_style, token_strip
+from ..drawing.strip import TokenStrip, Values, strip_legend, strip_style, token_strip, token_values
+from ..drawing.style import down_colour, up_colour
 from ..runs.traces import Trace
 
 # %% ../../nbs/lib/widgets/controls.ipynb #9cb70ba0
@@ -127,18 +128,18 @@ def strip_state(
 ) -> dict[str, Any]:  # JSON
     "The numbers of one strip, as `token_strip` takes them. Raises ValueError for lists that do not fit the tokens."
     T = len(trace.tokens)
-    value, ratios = (_row(x, T, name, math.nan) for x, name in ((values, "values"), (ratio, "ratio")))
-    cut = [int(c) for c in _row(clipped, T, "clipped", False)]
+    value, ratios = (token_values(x, T, name, math.nan) for x, name in ((values, "values"), (ratio, "ratio")))
+    cut = [int(c) for c in token_values(clipped, T, "clipped", False)]
     limit = max((abs(v) for v in value if math.isfinite(v)), default=0.0) if limit is None else limit
     return dict(
         title=title,
         label=label,
         limit=limit,
         values=_short(value),
-        blocks=[int(b) for b in _row(blocks, T, "blocks", 0)],
+        blocks=[int(b) for b in token_values(blocks, T, "blocks", 0)],
         ratio=_short(ratios),
         clipped=cut,
-        legend=_legend(label, limit, blocks is not None, any(cut)),
+        legend=strip_legend(label, limit, blocks is not None, any(cut)),
     )
 
 
@@ -191,7 +192,7 @@ class View:
 
 # %% ../../nbs/lib/widgets/controls.ipynb #fe3898ee
 paint_script = (
-    f"const UP = '{_up}', DOWN = '{_down}'"
+    f"const UP = '{up_colour}', DOWN = '{down_colour}'"
     + """
 function signed(x, digits = 2) { const t = Math.abs(x).toFixed(digits); return +t === 0 ? '0' : (x > 0 ? '+' : '\u2212') + t }
 function paint(strip, s) {

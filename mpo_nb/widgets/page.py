@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..drawing.report import _css
-from ..drawing.strip import _character
+from ..drawing.report import page_style
+from ..drawing.strip import visible_character
 from ..runs.traces import Trace
 from .controls import Control, View, painted_strip, panel_style, strip_script, strip_template
 
@@ -188,7 +188,7 @@ const root = document.getElementById('{name}'); page(root, JSON.parse(root.query
 
 def _readable(text: str) -> str:
     "Text as HTML, in which marks that turn the direction of writing are written as their code point."
-    return "".join(c if c in " \n" else _character(c, False) for c in text)
+    return "".join(c if c in " \n" else visible_character(c, False) for c in text)
 
 
 def whole_page(
@@ -199,5 +199,5 @@ def whole_page(
 ) -> str:  # an HTML document
     "A fragment as a document that opens offline; follows the reader's light or dark setting."
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title><link rel="icon" href="data:,"><style>{_css}</style>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(title)}</title><link rel="icon" href="data:,"><style>{page_style}</style>
 {f"<script>{plotly}</script>" if plotly else ""}</head><body><main><h1>{escape(title)}</h1>{f'<p class="soft">{_readable(note)}</p>' if note else ""}{fragment}</main></body></html>"""
