@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.offline import get_plotlyjs
 
+from .assets import asset_text, joined_script
 from .strip import credit_strip, signed, strip_style
 from ..recipes import Recipe
 from ..runs.live import Runs
@@ -367,32 +368,8 @@ def _limits(runs: list[RunData]) -> str:
     return once + ", nor how the recipes compare with other seeds, models or tasks."
 
 # %% ../../nbs/lib/drawing/report.ipynb #d55049dc
-_css = """:root{color-scheme:light dark;--fg:#1c2024;--soft:#5b636b;--line:#d8dce0;--bg:#fff;--box:#f5f7f9}
-@media (prefers-color-scheme:dark){:root{--fg:#e8eaed;--soft:#a4abb3;--line:#3a4048;--bg:#14171b;--box:#1d2126}}
-*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}h1{font-size:1.7rem;line-height:1.25;margin:0 0 .4em;text-wrap:balance}h2{font-size:1.2rem;margin:2.2em 0 .5em}
-p{max-width:76ch}.soft,.sum,figcaption span{color:var(--soft)}.sum{font-size:.9rem;margin:.1em 0 1.6em}code{font-size:.95em;background:var(--box);padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}
-.scroll{overflow-x:auto}.scroll:focus-visible,summary:focus-visible{outline:2px solid currentColor}table{border-collapse:collapse;font-size:.95rem}th,td{text-align:left;vertical-align:top;padding:.4em 1.4em .4em 0;border-bottom:1px solid var(--line)}th[scope=row]{font-weight:400;color:var(--soft)}td{font-variant-numeric:tabular-nums}
-.missing{border-left:4px solid #e69f00;background:var(--box);padding:.6em 1em;margin:1.2em 0}.missing ul{margin:.2em 0;padding-left:1.2em}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:1.6em 1.6em}figure{margin:0;min-width:0;display:flex;flex-direction:column}figcaption{font-weight:600}figcaption span{display:block;font-weight:400;font-size:.9rem}
-.plot{height:330px;width:100%;margin-top:auto}.plot .cartesianlayer text,.plot .infolayer text{fill:var(--fg)!important}
-.choose{border:1px solid var(--line);border-radius:6px;padding:.5em .9em;margin:0 0 1.2em;display:flex;flex-wrap:wrap;gap:.2em 1.4em}.choose legend{color:var(--soft);font-size:.9rem;padding:0 .4em}.choose label{white-space:nowrap}.panel[hidden]{display:none}.mpo-strip{--mpo-background:var(--bg);--mpo-colour:var(--fg)}
-@media print{:root{color-scheme:light;--fg:#000;--soft:#444;--line:#bbb;--bg:#fff;--box:#fff}.choose{display:none}figure,table,.panel{break-inside:avoid}}"""
-
-_script = """const figures = JSON.parse(document.getElementById('figures').textContent)
-for (const [name, f] of Object.entries(figures)) Plotly.newPlot('plot-' + name, f.data, f.layout, {displayModeBar: false, responsive: true})
-const panels = document.querySelectorAll('.panel')
-function choose(i) { panels.forEach((p, n) => p.hidden = n !== i) }
-document.querySelectorAll('input[name=response]').forEach(r => { r.addEventListener('change', () => choose(+r.value)); if (r.checked) choose(+r.value) })
-document.querySelectorAll('.mpo-tokens').forEach(list => {
-  const tokens = [...list.querySelectorAll('.mpo-token')]
-  tokens.forEach((t, i) => t.tabIndex = i ? -1 : 0)
-  list.addEventListener('keydown', e => {
-    const at = tokens.indexOf(document.activeElement), to = {ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tokens.length - 1}[e.key]
-    if (at < 0 || to === undefined || !tokens[to]) return
-    e.preventDefault(); tokens[at].tabIndex = -1; tokens[to].tabIndex = 0; tokens[to].focus()
-  })
-})"""
+_css = asset_text("document.css")
+_script = "(() => {\n" + joined_script("report.js") + "})();"
 
 # %% ../../nbs/lib/drawing/report.ipynb #efed6799
 def _table(runs: list[RunData]) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['filters', 'orders', 'table_style', 'Response', 'clipped_actions', 'step_responses', 'choose_responses',
-           'snippet_html', 'plain_text', 'numbers_table', 'rollouts_table']
+           'snippet_html', 'plain_text', 'numbers_table', 'short_number', 'rollouts_table']
 
 # %% ../../nbs/lib/drawing/tables.ipynb #59f7935d
 import math
@@ -15,6 +15,7 @@ from html import escape
 from typing import Any
 
 from ..checks import check_texts
+from .assets import style_element
 from .strip import signed, visible_html
 from ..recipes import Recipe
 from ..runs.ratios import trace_loss
@@ -143,12 +144,7 @@ def plain_text(
     return "".join(c if c.isprintable() else "↵" if c == "\n" else f"U+{ord(c):04X}" for c in text)
 
 # %% ../../nbs/lib/drawing/tables.ipynb #d3938281
-table_style = """<style>.mpo-table{overflow:auto;font:14px/1.45 system-ui,sans-serif;color:var(--fg,var(--jp-ui-font-color1,inherit))}
-.mpo-table table{border-collapse:collapse;margin:0;font-size:14px;font-variant-numeric:tabular-nums}.mpo-table th,.mpo-table td{text-align:left;vertical-align:top;padding:.3em 1.2em .3em 0;border-bottom:1px solid rgba(128,128,128,.3);white-space:nowrap;background:none}
-.mpo-table thead th{white-space:normal;vertical-align:bottom}.mpo-table th[scope=row]{font-weight:400;color:inherit;white-space:normal}.mpo-table.mpo-rollouts{max-height:30em}.mpo-rollouts table{width:100%}.mpo-rollouts th,.mpo-rollouts td{padding-right:.9em}
-.mpo-rollouts td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:12em;width:100%;font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:13px;unicode-bidi:isolate}
-.mpo-rollouts th[colspan]{white-space:normal;font-weight:600;padding-top:.8em}.mpo-rollouts i{font-style:normal;opacity:.6}.mpo-rollouts mark{background:rgba(230,159,0,.45);color:inherit;text-decoration:underline}
-.mpo-rollouts button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:4px;min-width:2.6em;padding:.05em .5em;cursor:pointer}.mpo-table :focus-visible,.mpo-table:focus-visible{outline:2px solid currentColor;outline-offset:1px}</style>"""
+table_style = style_element("table.css")
 
 
 def numbers_table(
@@ -172,7 +168,10 @@ def _verdict(t: Trace) -> str:
     return "–" if t.correct is None else "✓ right" if t.correct else "✗ wrong"
 
 
-def _number(x: float | None) -> str:
+def short_number(
+    x: float | None,  # a reward, say
+) -> str:
+    "A number to three significant digits with a real minus; an en dash for what is unknown."
     return "–" if x is None or not math.isfinite(x) else f"{x:.3g}".replace("-", "−")
 
 
@@ -217,7 +216,7 @@ def rollouts_table(
             button,
             str(t.group + 1),
             _verdict(t),
-            _number(t.reward),
+            short_number(t.reward),
             signed(t.advantage),
             f"{n}{'' if t.finished else ', cut off'}",
             clipped,
