@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['palette', 'up_colour', 'down_colour', 'text_colour', 'grid_colour', 'shade_colour', 'series_colour', 'series_style',
-           'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'signed', 'number_text',
+           'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'signed', 'short_number',
            'percent_text', 'accuracy_text']
 
 # %% ../../nbs/lib/drawing/style.ipynb #50af70a7
@@ -137,7 +137,7 @@ def signed(
     return "0" if float(text) == 0 else text.replace("-", "−")
 
 
-def number_text(
+def short_number(
     x: float | None,  # None where it is unknown
 ) -> str:
     "A number to three digits; an en dash for what is unknown."

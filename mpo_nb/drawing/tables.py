@@ -15,8 +15,9 @@ from html import escape
 from typing import Any
 
 from ..checks import check_texts
+from .assets import style_element
 from .strip import visible_html
-from .style import number_text, signed
+from .style import short_number, signed
 from ..recipes import Recipe
 from ..runs.ratios import trace_loss
 from ..runs.traces import Trace
@@ -144,12 +145,7 @@ def plain_text(
     return "".join(c if c.isprintable() else "↵" if c == "\n" else f"U+{ord(c):04X}" for c in text)
 
 # %% ../../nbs/lib/drawing/tables.ipynb #d3938281
-table_style = """<style>.mpo-table{overflow:auto;font:14px/1.45 system-ui,sans-serif;color:var(--fg,var(--jp-ui-font-color1,inherit))}
-.mpo-table table{border-collapse:collapse;margin:0;font-size:14px;font-variant-numeric:tabular-nums}.mpo-table th,.mpo-table td{text-align:left;vertical-align:top;padding:.3em 1.2em .3em 0;border-bottom:1px solid rgba(128,128,128,.3);white-space:nowrap;background:none}
-.mpo-table thead th{white-space:normal;vertical-align:bottom}.mpo-table th[scope=row]{font-weight:400;color:inherit;white-space:normal}.mpo-table.mpo-rollouts{max-height:30em}.mpo-rollouts table{width:100%}.mpo-rollouts th,.mpo-rollouts td{padding-right:.9em}
-.mpo-rollouts td:last-child{white-space:normal;overflow-wrap:anywhere;min-width:12em;width:100%;font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:13px;unicode-bidi:isolate}
-.mpo-rollouts th[colspan]{white-space:normal;font-weight:600;padding-top:.8em}.mpo-rollouts i{font-style:normal;opacity:.6}.mpo-rollouts mark{background:rgba(230,159,0,.45);color:inherit;text-decoration:underline}
-.mpo-rollouts button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:4px;min-width:2.6em;padding:.05em .5em;cursor:pointer}.mpo-table :focus-visible,.mpo-table:focus-visible{outline:2px solid currentColor;outline-offset:1px}</style>"""
+table_style = style_element("table.css")
 
 
 def numbers_table(
@@ -214,7 +210,7 @@ def rollouts_table(
             button,
             str(t.group + 1),
             _verdict(t),
-            number_text(t.reward),
+            short_number(t.reward),
             signed(t.advantage),
             f"{n}{'' if t.finished else ', cut off'}",
             clipped,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import ipywidgets
 
 from ..drawing.strip import action_blocks
-from ..drawing.style import number_text, signed
+from ..drawing.style import short_number, signed
 from mpo_nb.drawing.tables import (
     Response,
     choose_responses,
@@ -23,6 +23,7 @@ from mpo_nb.drawing.tables import (
     orders,
     plain_text,
     rollouts_table,
+    short_number,
     step_responses,
 )
 from ..recipes import Recipe, recipe
@@ -252,7 +253,7 @@ def _opened(r: Response) -> str:
     verdict = "" if t.correct is None else ", right" if t.correct else ", wrong"
     answer = f", right answer “{plain_text(t.answer)}”" if t.answer is not None else ""
     return (
-        f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {number_text(t.reward)}, advantage"
+        f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {short_number(t.reward)}, advantage"
         f" {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}."
         + (" It has no tokens." if not t.tokens else "")
     )

@@ -19,6 +19,7 @@ import ipywidgets
 import numpy as np
 import traitlets
 
+from ..drawing.assets import joined_script
 from ..drawing.style import accuracy_text, palette, series_style
 from ..drawing.tables import numbers_table
 from ..runs.live import LiveRun, Runs, live_runs, metric_curve, metric_names, seed_groups, seed_mean
@@ -179,11 +180,7 @@ def _monitor_layout(panels: list[tuple[str, list[dict[str, Any]]]], reach: int) 
 class Pulse(anywidget.AnyWidget):
     "Sent behind a frame, it comes back when the browser has painted it."
 
-    _esm = (
-        "export default {render({model}) { const back = () => requestAnimationFrame(() => setTimeout(() => {"
-        " model.set('seen', model.get('sent')); model.save_changes() })); model.on('change:sent', back); back(); return"
-        " () => model.off('change:sent', back) }}"
-    )
+    _esm = joined_script("pulse.js")
     sent = traitlets.Int(0).tag(sync=True)
     seen = traitlets.Int(-1).tag(sync=True)
     patience = 4.0  # seconds after which the next frame goes out all the same
