@@ -23,7 +23,6 @@ from mpo_nb.drawing.tables import (
     orders,
     plain_text,
     rollouts_table,
-    short_number,
     step_responses,
 )
 from ..recipes import Recipe, recipe
