@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['empty_figure', 'figure_html', 'palette', 'series_colour', 'series_style', 'style_panels', 'asset_text', 'TokenStrip',
            'token_strip', 'credit_strip', 'numbers_table', 'rollouts_table', 'step_responses', 'clipping_sentence',
-           'ratio_figure', 'report_figures', 'report_html', 'write_report']
+           'ratio_figure', 'seed_figure', 'report_figures', 'report_html', 'write_report']
 
 # %% ../../nbs/lib/drawing/index.ipynb #drawin03
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mpo_nb.drawing.assets import asset_text
     from mpo_nb.drawing.ratios import clipping_sentence, ratio_figure
     from mpo_nb.drawing.report import report_figures, report_html, write_report
+    from mpo_nb.drawing.seeds import seed_figure
     from mpo_nb.drawing.strip import TokenStrip, credit_strip, token_strip
     from mpo_nb.drawing.style import (
         empty_figure,
@@ -38,6 +39,7 @@ __getattr__, __dir__ = offer(
         "strip": "TokenStrip token_strip credit_strip",
         "tables": "numbers_table rollouts_table step_responses",
         "ratios": "clipping_sentence ratio_figure",
+        "seeds": "seed_figure",
         "report": "report_figures report_html write_report",
     },
 )
@@ -59,6 +61,7 @@ _all_ = [
     "step_responses",
     "clipping_sentence",
     "ratio_figure",
+    "seed_figure",
     "report_figures",
     "report_html",
     "write_report",

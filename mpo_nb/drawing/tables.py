@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..checks import check_texts
+from ..checks import check_choice, check_texts
 from .assets import style_element
 from .strip import visible_html
 from .style import short_number, signed
@@ -101,9 +101,8 @@ def choose_responses(
         "longest": lambda r: -sum(r.trace.mask),
         "clipped": lambda r: last(r.clipped),
     }
-    for name, value, known in (("show", show, fits), ("order", order, keys)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}; choose one of {', '.join(known)}")
+    check_choice("show", show, fits)
+    check_choice("order", order, keys)
 
     def found(r: Response) -> bool:
         return not search or any(_match(text, search) for text in (r.trace.text, r.trace.prompt, r.trace.answer or ""))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluate', 'Evaluation', 'Comparison', 'Difference', 'compare', 'pass_at_k', 'mean_interval', 'paired_interval',
            'mcnemar', 'sign_flip', 'accuracy_interval', 'student_t', 'outcome', 'outcomes', 'seed_interval',
-           'seed_differences', 'difference_table', 'seed_figure']
+           'seed_differences', 'difference_table']
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua03
 from typing import TYPE_CHECKING
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         outcome,
         outcomes,
         seed_differences,
-        seed_figure,
         seed_interval,
     )
 
@@ -42,7 +41,7 @@ __getattr__, __dir__ = offer(
         "evaluating": "evaluate",
         "comparing": "Evaluation Comparison Difference compare",
         "intervals": "pass_at_k mean_interval paired_interval mcnemar sign_flip accuracy_interval student_t",
-        "outcomes": "outcome outcomes seed_interval seed_differences difference_table seed_figure",
+        "outcomes": "outcome outcomes seed_interval seed_differences difference_table",
     },
 )
 
@@ -65,5 +64,4 @@ _all_ = [
     "seed_interval",
     "seed_differences",
     "difference_table",
-    "seed_figure",
 ]
