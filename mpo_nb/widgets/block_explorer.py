@@ -28,8 +28,8 @@ from mpo_nb.blocks import (
     surprise_blocks,
     token_blocks,
 )
-from ..drawing.report import _look
 from ..drawing.strip import Values
+from ..drawing.style import series_colour
 from ..runs.traces import Trace, check_trace
 from .controls import Control, View, strip_state
 from .explorer import Explorer, axis, figure_layout
@@ -274,13 +274,12 @@ def _number(side: int, row: int) -> str:
 def _outline(name: str, ids: Tensor, values: Tensor, side: int, row: int) -> dict[str, Any]:
     "One panel's trace."
     n = _number(side, row)
-    colour = _look(side)["line"]["color"]
     return block_outline(
         ids,
         values,
         name=name,
-        line=dict(color=colour, width=1.5),
-        fillcolor=colour.replace("rgb", "rgba").replace(")", ",.25)"),
+        line=dict(color=series_colour(side), width=1.5),
+        fillcolor=series_colour(side, 0.25),
         showlegend=row == 0,
         xaxis=f"x{n}",
         yaxis=f"y{n}",

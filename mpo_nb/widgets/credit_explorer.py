@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from ..blocks import block_sum, sentence_blocks
-from ..drawing.report import _look
-from ..drawing.strip import action_blocks, signed
+from ..drawing.strip import action_blocks
+from ..drawing.style import series_colour, series_style, signed
 from ..losses import PolicyLoss, policy_loss
 from ..runs.traces import Trace, check_trace
 from .block_explorer import block_outline, reach_controls, token_axis
@@ -141,11 +141,11 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
     cut = out.clipped[0].numpy()[kept]
     lost = credit == 0
     few = len(x) <= 256
-    look = _look(i)
+    look = series_style(i)
     cross = dict(
         symbol=("x-thin", "cross-thin")[i],
         size=11 if few else 6,
-        line=dict(width=2, color=_look(i)["line"]["color"]),
+        line=dict(width=2, color=series_colour(i)),
     )
     marker = look["marker"] | dict(size=(6, 10)[i], symbol=("circle", "square-open")[i])
     line = dict(
@@ -180,14 +180,13 @@ def _token_rows(side: str, i: int, out: PolicyLoss, kept: np.ndarray) -> list[di
 
 def _block_row(i: int, ids: Tensor, sums: Tensor) -> dict[str, Any]:
     "Credit summed over the blocks of one side."
-    colour = _look(i)["line"]["color"]
     return block_outline(
         ids,
         sums,
         name=("Left", "Right")[i],
         showlegend=False,
-        line=dict(color=colour, width=1.5, dash=("solid", "dash")[i]),
-        fillcolor=colour.replace("rgb", "rgba").replace(")", ",.18)"),
+        line=dict(color=series_colour(i), width=1.5, dash=("solid", "dash")[i]),
+        fillcolor=series_colour(i, 0.18),
         xaxis="x3",
         yaxis="y3",
     )

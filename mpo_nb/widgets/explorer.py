@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from plotly.graph_objects import FigureWidget
 from plotly.offline import get_plotlyjs
 
-from ..drawing.report import _figure
+from ..drawing.style import empty_figure
 from ..runs.traces import Trace
 from ..runtime.files import output_file, write_output
 from .controls import Control, Panel, View, live_control
@@ -26,9 +26,7 @@ from .page import page_fragment, whole_page
 
 # %% ../../nbs/lib/widgets/explorer.ipynb #4860d25d
 _style = {
-    name: part
-    for name, part in _figure("", "", "").layout.to_plotly_json().items()
-    if name not in ("template", "title")
+    name: part for name, part in empty_figure().layout.to_plotly_json().items() if name not in ("template", "title")
 }
 
 

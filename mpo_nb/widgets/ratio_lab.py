@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from ..drawing.report import _clipping, _colours, _percent
+from ..drawing.ratios import clipping_sentence
+from ..drawing.style import palette, percent_text
 from ..drawing.tables import numbers_table
 from ..recipes import recipe
 from ..runs.ratios import RatioRow, spread_factor, stack_traces
@@ -192,12 +193,12 @@ def _curves(lab: "RatioLab", values: Mapping[str, Any]) -> list[dict[str, Any]]:
         )
         marker = dict(
             mode="lines+markers",
-            marker=dict(symbol=("circle", "square", "diamond", "x")[i], size=7, color=f"rgb({_colours[i]})"),
+            marker=dict(symbol=("circle", "square", "diamond", "x")[i], size=7, color=f"rgb({palette[i]})"),
         )
         found.append(
             look
             | marker
-            | dict(y=np.array([r.clip_fraction for r in each]), line=dict(color=f"rgb({_colours[i]})", width=2.5))
+            | dict(y=np.array([r.clip_fraction for r in each]), line=dict(color=f"rgb({palette[i]})", width=2.5))
         )
         if space != "token":
             found.append(
@@ -207,7 +208,7 @@ def _curves(lab: "RatioLab", values: Mapping[str, Any]) -> list[dict[str, Any]]:
                     y=np.array([r.control for r in each]),
                     name="dotted: their controls",
                     showlegend=space == "window",
-                    line=dict(color=f"rgb({_colours[i]})", width=2, dash="dot"),
+                    line=dict(color=f"rgb({palette[i]})", width=2, dash="dot"),
                 )
             )
     return found
@@ -410,11 +411,11 @@ class RatioLab(_Ratios):
         data = _curves(self, values)
         texts = []
         for i, r in enumerate(rows.values()):
-            data += _bars(r.log_ratio, clip, reach, 2 * i + 2, _colours[i])
+            data += _bars(r.log_ratio, clip, reach, 2 * i + 2, palette[i])
             if r.control is not None:
-                data += _bars(self.kept, widened(clip, r.factor), reach, 2 * i + 3, _colours[0])
+                data += _bars(self.kept, widened(clip, r.factor), reach, 2 * i + 3, palette[0])
             own = (
-                f"<b>{r.label[0].upper() + r.label[1:]}</b><br>{_percent(r.clip_fraction, 2)}"
+                f"<b>{r.label[0].upper() + r.label[1:]}</b><br>{percent_text(r.clip_fraction, 2)}"
                 f" {'without gradient' if values['measure'] == 'lost' else 'outside'}"
             )
             texts.append(
@@ -425,13 +426,13 @@ class RatioLab(_Ratios):
                         " same spread."
                         if r.control is None
                         else (
-                            f"<b>Control: tokens, ε scaled by 1/{r.factor:.2f}</b><br>{_percent(r.control, 2)}"
+                            f"<b>Control: tokens, ε scaled by 1/{r.factor:.2f}</b><br>{percent_text(r.control, 2)}"
                             f" {'without gradient' if values['measure'] == 'lost' else 'outside'}"
                         )
                     ),
                 )
             )
-        told = _clipping(
+        told = clipping_sentence(
             [rows["token"], replace(rows["window"], label=f"a weighted mean over windows of {values['k']}")]
         )
         summary = f"{len(self.kept):,} tokens of {len(self.data.mask):,} responses. {told} {self.data.note}".strip()
@@ -459,8 +460,8 @@ class RatioLab(_Ratios):
                 f"{spread:.4f}",
                 f"{spread / token:.2f}" if token > 0 else "–",
                 f"{r.factor:.2f}",
-                _percent(r.clip_fraction, 2),
-                "–" if r.control is None else _percent(r.control, 2),
+                percent_text(r.clip_fraction, 2),
+                "–" if r.control is None else percent_text(r.control, 2),
             ]
             body.append([r.label, *cells])
         heads = [

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import ipywidgets
 
-from ..drawing.strip import action_blocks, signed
+from ..drawing.strip import action_blocks
+from ..drawing.style import short_number, signed
 from mpo_nb.drawing.tables import (
     Response,
-    _number,
     choose_responses,
     filters,
     orders,
@@ -252,7 +252,7 @@ def _opened(r: Response) -> str:
     verdict = "" if t.correct is None else ", right" if t.correct else ", wrong"
     answer = f", right answer “{plain_text(t.answer)}”" if t.answer is not None else ""
     return (
-        f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {_number(t.reward)}, advantage"
+        f" Open: response {r.number}, group {t.group + 1}{verdict}, reward {short_number(t.reward)}, advantage"
         f" {signed(t.advantage)}; prompt “{plain_text(t.prompt)}”{answer}."
         + (" It has no tokens." if not t.tokens else "")
     )

@@ -19,7 +19,8 @@ import ipywidgets
 import numpy as np
 import traitlets
 
-from ..drawing.report import _accuracy, _colours, _look
+from ..drawing.assets import joined_script
+from ..drawing.style import accuracy_text, palette, series_style
 from ..drawing.tables import numbers_table
 from ..runs.live import LiveRun, Runs, live_runs, metric_curve, metric_names, seed_groups, seed_mean
 from .controls import Control, View
@@ -73,7 +74,7 @@ def _group_traces(
 ) -> list[dict[str, Any]]:
     "What one configuration adds to a panel: its runs, and over seeds the mean with its interval."
     curves = [metric_curve(m.points, key, smooth) for m in members]
-    look = _look(i)
+    look = series_style(i)
     traces = []
     shared = dict(legendgroup=str(i), hovertemplate="%{y:.4~g}")
     if len(members) == 1:
@@ -84,7 +85,7 @@ def _group_traces(
                 [p[f"{key}_low"] for p in rows],
                 [p[f"{key}_high"] for p in rows],
                 number,
-                _colours[i % 6],
+                palette[i % len(palette)],
             ),
             _line(
                 list(curves[0]), list(curves[0].values()), number, look, escape(name), showlegend=number == 1, **shared
@@ -110,7 +111,7 @@ def _group_traces(
         return traces
     steps, centre, half = seed_mean(curves)
     return (
-        [_band(steps, centre - half, centre + half, number, _colours[i % 6])]
+        [_band(steps, centre - half, centre + half, number, palette[i % len(palette)])]
         + traces
         + [_line(steps, centre, number, look, escape(name), showlegend=number == 1, **shared)]
     )
@@ -179,11 +180,7 @@ def _monitor_layout(panels: list[tuple[str, list[dict[str, Any]]]], reach: int) 
 class Pulse(anywidget.AnyWidget):
     "Sent behind a frame, it comes back when the browser has painted it."
 
-    _esm = (
-        "export default {render({model}) { const back = () => requestAnimationFrame(() => setTimeout(() => {"
-        " model.set('seen', model.get('sent')); model.save_changes() })); model.on('change:sent', back); back(); return"
-        " () => model.off('change:sent', back) }}"
-    )
+    _esm = joined_script("pulse.js")
     sent = traitlets.Int(0).tag(sync=True)
     seen = traitlets.Int(-1).tag(sync=True)
     patience = 4.0  # seconds after which the next frame goes out all the same
@@ -412,7 +409,7 @@ def _runs_table(watched: list[LiveRun]) -> str:
             w.config.get("seed", "–"),
             f"{last.get('step', 0)} of {w.config.get('steps', '?')}",
             number(last, "reward", "{:.3f}"),
-            _accuracy(evaluated) + at,
+            accuracy_text(evaluated) + at,
             number(last, "clip_fraction", "{:.2%}"),
             number(last, "seconds", "{:.0f} s"),
         ]

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpo_nb.evaluation import evaluating as module
+from mpo_nb.evaluation import records as record_module
 from mpo_nb.evaluation.comparing import Evaluation, compare
 from mpo_nb.evaluation.evaluating import evaluate, fingerprint
 from mpo_nb.evaluation.intervals import accuracy_interval, mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
@@ -457,7 +458,7 @@ def test_a_full_disk_is_a_clear_error(tiny, tmp_path, monkeypatch):
     path = tmp_path / "full.jsonl"
     with pytest.raises(KeyboardInterrupt):
         evaluate(*tiny, stopping(12), **QUICK, output=path)
-    monkeypatch.setattr(module, "open", lambda name, *a, **k: open("/dev/full", *a, **k), raising=False)
+    monkeypatch.setattr(record_module, "open", lambda name, *a, **k: open("/dev/full", *a, **k), raising=False)
     with pytest.raises(OSError, match="could not be written .*No space left.* 4 of 12 problems are in it"):
         evaluate(*tiny, TASK, **QUICK, output=path)
     assert len(read_lines(path)) == 4
