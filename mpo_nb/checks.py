@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, TypeGuard, TypeVar, Union
 
 # %% ../nbs/lib/checks.ipynb #ck000001
 _Value = TypeVar("_Value")
@@ -53,7 +53,7 @@ def check_flag(
 # %% ../nbs/lib/checks.ipynb #ck000004
 def is_whole(
     value: object,  # any
-) -> bool:
+) -> TypeGuard[int]:
     "Whether a value is a whole number; a truth value is none."
     return isinstance(value, int) and not isinstance(value, bool)
 
