@@ -36,7 +36,7 @@ from mpo_nb.checks import (
     is_number,
 )
 from .lazy import LazyModule
-from .recipes import GroupAdvantage, Recipe, advantage_rules, recipe, rule_fields
+from .recipes import GroupAdvantage, Recipe, advantage_rules, recipe, recipes, rule_fields
 
 # %% ../nbs/lib/config.ipynb #cf000001
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def seed(default: int, help: str) -> Option:
 # %% ../nbs/lib/config.ipynb #cf000006
 def _finite(name: str, value: Any) -> Any:
     "A number as Python's own; what is none is left to the check of its range."
+    if isinstance(value, str):
+        raise ValueError(f"{name}={value!r:.100}; it must be a number without quotes")
     try:
         return float(value) if is_number(value) else value
     except OverflowError:
@@ -502,10 +504,9 @@ def configured_recipe(
 ) -> Recipe:
     "The recipe that a configuration names. Raises ValueError for unknown names, options, or values out of range."
     own = dict(k=c.k, future=c.future, source=c.source) if c.recipe == "mpo" else {}
-    plain = recipe(c.recipe, **own)
     options = json_options("recipe_options", c.recipe_options)
-    if not options:
-        return plain
+    if not options or c.recipe not in recipes:
+        return recipe(c.recipe, **own)
     if "name" in options or "sources" in options:
         raise ValueError(
             f"recipe_options={c.recipe_options!r}: a recipe's name and sources are no options; name another one by"
@@ -745,8 +746,8 @@ def config_differences(
         elif _plain(key, then[key]) != _plain(key, now[key]):
             differences.append(f"{key}={then[key]!r}, not {now[key]!r}")
     # What the options name is named by them; a recipe may differ without them, handed over or from another version.
-    recipes = [str(record["resolved_recipe"]) for record in (then, now) if "resolved_recipe" in record]
-    return differences or (recipe_differences(*recipes) if len(recipes) == 2 else [])
+    recorded = [str(record["resolved_recipe"]) for record in (then, now) if "resolved_recipe" in record]
+    return differences or (recipe_differences(*recorded) if len(recorded) == 2 else [])
 
 
 def _was_given(key: str, record: Mapping[str, Any]) -> bool:

@@ -592,8 +592,8 @@ def chosen_rule(
     "A rule with options replaced. Raises ValueError for an option that means nothing for the rule, with the remedy."
     given = {name: value for name, value in options.items() if name != "advantage"}
     name = options.get("advantage", rule.name)
-    if check_choice("advantage", name, tuple(advantage_rules)) != rule.name:
-        rule = advantage_rules[name]
+    if name != rule.name:
+        rule = advantage_rules[check_choice("advantage", name, tuple(advantage_rules))]
         if "scale" in given and hasattr(rule, "scale"):
             raise ValueError(f"scale={given['scale']!r} and advantage={name!r} say the same twice; leave scale out")
     for option, value in given.items():
