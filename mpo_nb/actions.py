@@ -22,14 +22,13 @@ from mpo_nb.blocks import (
     block_sum,
     check_gaps,
     check_mask,
-    check_positive_int,
     cut_at_gaps,
     fixed_blocks,
     place_in_turn,
     spread,
     tokens_left,
 )
-from .checks import check_flag, check_whole, is_number
+from .checks import check_choice, check_flag, check_share, check_whole
 
 # %% ../nbs/lib/actions.ipynb #bdb043a4
 class ActionSpace:
@@ -200,9 +199,8 @@ def window_beta(
     future: float = 0.2,  # share of the later tokens, in [0, 1)
 ) -> tuple[float, ...]:  # k weights that sum to 1
     "MPO's weights: 1 - future on the current token, the rest shared equally. Raises ValueError outside those ranges."
-    check_positive_int("k", k)
-    if not is_number(future) or not 0 <= future < 1:
-        raise ValueError(f"future={future!r}; the share of later tokens must be in [0, 1), e.g. 0.2")
+    check_whole("k", k, why="1 is token level")
+    check_share("future", future, "[)", "the share of the later tokens, e.g. 0.2")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
 # %% ../nbs/lib/actions.ipynb #391242f0
@@ -219,7 +217,7 @@ class WindowActions(ActionSpace):
     gaps: str = "skip"
 
     def __post_init__(self) -> None:
-        check_positive_int("k", self.k)
+        check_whole("k", self.k, why="1 is token level")
         check_gaps(self.gaps)
         check_flag("joint", self.joint)
         weights = window_beta(self.k, self.future) if self.beta is None else _own_beta(self.beta)
@@ -227,8 +225,7 @@ class WindowActions(ActionSpace):
             raise ValueError(
                 "beta and joint=True contradict each other: joint means every weight is 1; pass one of them"
             )
-        if self.tail not in ("renormalise", "truncate"):
-            raise ValueError(f"tail={self.tail!r}; choose 'renormalise' or 'truncate'")
+        check_choice("tail", self.tail, ("renormalise", "truncate"))
         if len(weights) != self.k:
             raise ValueError(f"beta has {len(weights)} weights but k={self.k}; pass one weight per token of the window")
         if not (min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6):
@@ -322,11 +319,10 @@ class BlockActions(ActionSpace):
     gaps: str = "skip"
 
     def __post_init__(self) -> None:
-        if self.reduce not in ("mean", "sum"):
-            raise ValueError(f"reduce={self.reduce!r}; choose 'mean' or 'sum'")
+        check_choice("reduce", self.reduce, ("mean", "sum"))
         check_gaps(self.gaps)
         if not isinstance(self.blocks, Tensor):
-            check_positive_int("blocks", self.blocks)
+            check_whole("blocks", self.blocks, why="1 is token level")
         elif self.blocks.ndim != 2 or self.blocks.is_floating_point():
             raise ValueError(
                 f"blocks has shape {tuple(self.blocks.shape)} and type {self.blocks.dtype}; pass ids (B, T) of whole"

@@ -7,8 +7,6 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
            'distribute']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
-import math
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,7 @@ from mpo_nb.blocks import (
     check_tensor,
     spread,
 )
-from .checks import fits, is_number
+from .checks import check_at_least, check_choice, check_share, check_whole, is_whole
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(
@@ -34,8 +32,7 @@ def _groups(
     check_tensor("rewards", rewards)
     if rewards.ndim != 1:
         raise ValueError(f"rewards has shape {tuple(rewards.shape)}; pass one number per response, shape (B,)")
-    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
-        raise ValueError(f"group_size={group_size!r}; a group compares responses to one prompt: use at least 2")
+    check_whole("group_size", group_size, 2, why="a group compares responses to one prompt")
     if len(rewards) % group_size:
         raise ValueError(
             f"rewards has {len(rewards)} entries, which is no multiple of group_size={group_size}; keep groups whole"
@@ -65,10 +62,8 @@ def group_advantages(
 ) -> Tensor:  # (B,)
     """Rewards relative to their group: GRPO (arXiv 2402.03300, section 4.1.2). Raises ValueError for a group of one or
     a NaN."""
-    if scale not in ("std", "none"):
-        raise ValueError(f"scale={scale!r}; choose 'std' (GRPO) or 'none' (Dr. GRPO)")
-    if not is_number(eps) or not 0 <= eps < math.inf:
-        raise ValueError(f"eps={eps!r}; it must be a finite number of at least 0, e.g. 1e-4")
+    check_choice("scale", scale, ("std", "none"), why="'std' is GRPO's, 'none' Dr. GRPO's")
+    check_at_least("eps", eps, why="e.g. 1e-4")
     r = _groups(rewards, group_size)
     centred = r - r.mean(1, keepdim=True)
     if scale == "std":
@@ -94,7 +89,7 @@ def overlong_penalty(
 ) -> Tensor:  # (B,) in [-1, 0]
     "DAPO's soft overlong punishment, to be added to the rewards. Raises ValueError unless 0 < buffer <= max_length."
     check_tensor("lengths", lengths)
-    whole = fits(buffer, int) and fits(max_length, int)
+    whole = is_whole(buffer) and is_whole(max_length)
     if not whole or not 0 < buffer <= max_length:
         raise ValueError(
             f"buffer={buffer!r}, max_length={max_length!r}; need whole numbers of tokens, 0 < buffer <= max_length"
@@ -112,9 +107,8 @@ def gae(
     """Generalised advantage estimation over kept tokens (arXiv 1506.02438). Raises ValueError when shapes differ or a
     rate is outside [0, 1]."""
     m = check_mask(mask, rewards=rewards, values=values)
-    for name, rate in (("gamma", gamma), ("lam", lam)):
-        if not is_number(rate) or not 0 <= rate <= 1:
-            raise ValueError(f"{name}={rate!r}; it must be in [0, 1]")
+    check_share("gamma", gamma)
+    check_share("lam", lam)
     r, v = (
         torch.where(m, x, torch.zeros((), dtype=x.dtype, device=x.device))
         for x in map(at_least_float32, (rewards, values))
@@ -144,8 +138,7 @@ def block_gae(
 ) -> tuple[Tensor, Tensor]:  # advantages (B, N), returns (B, N); 0 for blocks that pad a row
     """Generalised advantage estimation over macro actions: MA-RLHF (arXiv 2410.02743, section 3). Raises ValueError for
     an unknown `value` or `reward`."""
-    if reward not in ("sum", "mean"):
-        raise ValueError(f"reward={reward!r}; choose 'sum' or 'mean'")
+    check_choice("reward", reward, ("sum", "mean"))
     check_mask(check_ids(ids) >= 0, rewards=rewards, values=values)
     r = (block_sum if reward == "sum" else block_mean)(rewards, ids)
     return gae(r, block_value(values, ids, value), block_sizes(ids) > 0, gamma, lam)
@@ -158,10 +151,9 @@ def block_value(
 ) -> Tensor:  # (B, N)
     "One value per block from its tokens' values. Raises ValueError for an unknown `how`."
     check_mask(check_ids(ids) >= 0, values=values)
+    check_choice("value", how, ("mean", "first", "last"))
     if how == "mean":
         return block_mean(values, ids)
-    if how not in ("first", "last"):
-        raise ValueError(f"value={how!r}; choose 'mean', 'first' or 'last'")
     sizes = block_sizes(ids)
     order = (ids >= 0).long().cumsum(1) - 1
     wanted = sizes.cumsum(1) - (sizes if how == "first" else 1)
@@ -217,8 +209,7 @@ def distribute(
     logps: Tensor | None = None,  # (B, T) log-probabilities in nats, for "surprise"
 ) -> Tensor:  # (B, T), 0 where the id is -1
     "Advantages per token from advantages per block. Raises ValueError for an unknown `how` or missing `logps`."
-    if how not in ("broadcast", "divide", "surprise"):
-        raise ValueError(f"how={how!r}; choose 'broadcast', 'divide' or 'surprise'")
+    check_choice("how", how, ("broadcast", "divide", "surprise"))
     if how == "surprise" and logps is None:
         raise ValueError("how='surprise' weighs tokens by -log pi: pass logps, shape (B, T)")
     whole = spread(block_advantages, ids)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['sentence_ends', 'check_tensor', 'check_mask', 'at_least_float32', 'blocks_from_starts', 'turn_blocks', 'cut_at_gaps',
            'place_in_turn', 'tokens_left', 'check_gaps', 'token_blocks', 'sequence_block', 'fixed_blocks',
-           'check_positive_int', 'random_blocks', 'delimiter_blocks', 'sentence_blocks', 'surprise_blocks',
-           'perplexity_blocks', 'check_ids', 'block_sizes', 'block_sum', 'block_mean', 'spread']
+           'random_blocks', 'delimiter_blocks', 'sentence_blocks', 'surprise_blocks', 'perplexity_blocks', 'check_ids',
+           'block_sizes', 'block_sum', 'block_mean', 'spread']
 
 # %% ../nbs/lib/blocks.ipynb #3db661e9
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_texts, is_number
+from .checks import check_share, check_texts, check_whole
 
 # %% ../nbs/lib/blocks.ipynb #5629809e
 def check_tensor(
@@ -144,22 +144,11 @@ def fixed_blocks(
 ) -> Tensor:  # (B, T) long
     """Blocks of `k` kept tokens, the last one shorter: disjoint MPO, and MA-RLHF's fixed n-gram. Raises ValueError when
     k < 1."""
-    check_positive_int("k", k)
+    check_whole("k", k, why="1 is token level")
     order = token_blocks(mask)
     if check_gaps(gaps) == "end":
         order = place_in_turn(mask)
     return cut_at_gaps(torch.where(order >= 0, order.clamp(min=0) // k, -1), mask, gaps)
-
-# %% ../nbs/lib/blocks.ipynb #023fc723
-def check_positive_int(
-    name: str,  # the argument's name, for the message
-    value: int,  # what was passed
-) -> int:  # the same value
-    "Raise ValueError unless `value` is a whole number of at least 1."
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        why = " (1 is token level)" if name in ("k", "blocks") else ""
-        raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1{why}")
-    return value
 
 # %% ../nbs/lib/blocks.ipynb #52a3c5b4
 def random_blocks(
@@ -173,7 +162,7 @@ def random_blocks(
         raise ValueError(f"sizes={sizes!r:.80}; give a list of block sizes, e.g. sizes=(1, 2, 3, 5, 10)")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(f"generator={generator!r:.80}; pass torch.Generator().manual_seed(0), or None")
-    sizes = [check_positive_int("sizes", s) for s in sizes]
+    sizes = [check_whole("sizes", size) for size in sizes]
     if not sizes:
         raise ValueError("sizes=() is empty; name at least one block size, e.g. sizes=(1, 2, 3, 5, 10)")
     m = check_mask(mask)
@@ -237,9 +226,8 @@ def surprise_blocks(
 ) -> Tensor:  # (B, T) long
     """Blocks that open at every `interval`-th surprising token: SPO-chain's cutpoints. Raises ValueError for a
     threshold outside (0, 1]."""
-    check_positive_int("interval", interval)
-    if not is_number(threshold) or not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold!r}; it is a probability: choose one in (0, 1], e.g. 0.9")
+    check_whole("interval", interval)
+    check_share("threshold", threshold, "(]", "a probability, e.g. 0.9")
     m = check_mask(mask, logps=logps)
     surprising = m & (logps.exp() < threshold)
     index = surprising.long().cumsum(1) - 1

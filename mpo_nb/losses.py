@@ -16,9 +16,30 @@ from torch import Tensor
 
 from .actions import ActionSpace, TokenActions, WindowActions, check_actions
 from .blocks import at_least_float32, check_mask, check_tensor
-from .checks import is_number
+from .checks import check_choice, is_number
 
-# %% ../nbs/lib/losses.ipynb #0a822d2d
+# %% ../nbs/lib/losses.ipynb #lo000001
+@dataclass(frozen=True)
+class _Inputs:
+    "What a surrogate is made of."
+
+    actions: ActionSpace
+    logps: Tensor  # (B, T), or (B, T, k) where a window brings its own terms; carries the graph
+    delta: Tensor  # the same shape: logps - old_logps
+    advantages: Tensor  # (B, 1) or (B, T), 0 where nothing is kept
+    mask: Tensor  # (B, T) bool
+    clip: tuple[float, float]  # (low, high)
+    dual_clip: float | None
+    scale: Tensor  # (B, T): each token's weight in the loss
+
+    def credit(
+        self,
+        pull: Tensor,  # (B, T) d objective / d log R
+    ) -> Tensor:  # (B, T) d loss / d logps, with the sign of the objective
+        "What the pull on each action's log-ratio becomes on each token: W transposed."
+        return self.actions.credit(pull * self.scale, self.mask)
+
+# %% ../nbs/lib/losses.ipynb #lo000003
 @dataclass
 class _Surrogate:
     objective: Tensor  # (B, T), to be maximised, carries the graph
@@ -26,98 +47,66 @@ class _Surrogate:
     clipped: Tensor  # (B, T) bool: the action's gradient is cut (ppo, gmpo) or its weight capped (cispo)
     credit: Callable[[], Tensor]  # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
 
+# %% ../nbs/lib/losses.ipynb #lo000005
+def _free_objective(
+    log_ratio: Tensor,  # (B, T), with its graph
+    advantages: Tensor,  # (B, 1) or (B, T)
+    cut: Tensor,  # (B, T) bool: where no gradient is wanted
+) -> Tensor:  # (B, T)
+    "R A with its gradient where `cut` is False, and A where it is True."
+    return torch.where(cut, 0, log_ratio).exp() * advantages
 
-def _free_objective(log_ratio: Tensor, A: Tensor, cut: Tensor) -> Tensor:
-    """R A with its gradient where `cut` is False. Where it is True, R is put to 1: a ratio that overflows there would
-    leave 0 * inf = NaN in the gradient."""
-    return torch.where(cut, 0, log_ratio).exp() * A
-
-
-def _ppo(
-    actions: ActionSpace,
-    logps: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    m: Tensor,
-    clip: tuple[float, float],
-    dual_clip: float | None,
-    scale: Tensor,
-) -> _Surrogate:
-    log_ratio = actions.log_ratio(delta, m)
+# %% ../nbs/lib/losses.ipynb #0a822d2d
+def _ppo(x: _Inputs) -> _Surrogate:
+    A = x.advantages
+    low, high = x.clip
+    log_ratio = x.actions.log_ratio(x.delta, x.mask)  # (B, T)
     ratio = log_ratio.detach().exp()
-    bounded = ratio.clamp(1 - clip[0], 1 + clip[1]) * A
+    bounded = ratio.clamp(1 - low, 1 + high) * A
     clipped = bounded < ratio * A
-    if dual_clip is not None:
-        below = (A < 0) & (torch.where(clipped, bounded, ratio * A) < dual_clip * A)
-        bounded = torch.where(below, dual_clip * A, bounded)
+    if x.dual_clip is not None:
+        below = (A < 0) & (torch.where(clipped, bounded, ratio * A) < x.dual_clip * A)
+        bounded = torch.where(below, x.dual_clip * A, bounded)
         clipped = clipped | below
     free = _free_objective(log_ratio, A, clipped | (A == 0))
     objective = torch.where(clipped, bounded, free)  # their minimum, or the dual clip's bound
-    return _Surrogate(
-        objective, ratio, clipped, lambda: actions.credit(torch.where(clipped, 0, free.detach()) * scale, m)
-    )
+    return _Surrogate(objective, ratio, clipped, lambda: x.credit(torch.where(clipped, 0, free.detach())))
 
 # %% ../nbs/lib/losses.ipynb #7fb1bf71
-def _none(
-    actions: ActionSpace,
-    logps: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    m: Tensor,
-    clip: tuple[float, float],
-    dual_clip: float | None,
-    scale: Tensor,
-) -> _Surrogate:
-    log_ratio = actions.log_ratio(delta, m)
-    objective = _free_objective(log_ratio, A, A == 0)
-    return _Surrogate(
-        objective, log_ratio.detach().exp(), torch.zeros_like(m), lambda: actions.credit(objective.detach() * scale, m)
-    )
+def _none(x: _Inputs) -> _Surrogate:
+    log_ratio = x.actions.log_ratio(x.delta, x.mask)  # (B, T)
+    objective = _free_objective(log_ratio, x.advantages, x.advantages == 0)
+    nowhere = torch.zeros_like(x.mask)
+    return _Surrogate(objective, log_ratio.detach().exp(), nowhere, lambda: x.credit(objective.detach()))
 
 # %% ../nbs/lib/losses.ipynb #4e3c0b01
-def _cispo(
-    actions: ActionSpace,
-    logps: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    m: Tensor,
-    clip: tuple[float, float],
-    dual_clip: float | None,
-    scale: Tensor,
-) -> _Surrogate:
-    ratio = actions.log_ratio(delta.detach(), m).exp()
-    weight = ratio.clamp(1 - clip[0], 1 + clip[1])
-    return _Surrogate(
-        weight * A * actions.log_ratio(logps, m),
-        ratio,
-        m & (weight != ratio),
-        lambda: actions.credit(weight * A * scale, m),
-    )
+def _cispo(x: _Inputs) -> _Surrogate:
+    low, high = x.clip
+    ratio = x.actions.log_ratio(x.delta.detach(), x.mask).exp()  # (B, T)
+    weight = ratio.clamp(1 - low, 1 + high)
+    pull = weight * x.advantages
+    capped = x.mask & (weight != ratio)
+    return _Surrogate(pull * x.actions.log_ratio(x.logps, x.mask), ratio, capped, lambda: x.credit(pull))
 
 # %% ../nbs/lib/losses.ipynb #c0468183
-def _gmpo(
-    actions: ActionSpace,
-    logps: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    m: Tensor,
-    clip: tuple[float, float],
-    dual_clip: float | None,
-    scale: Tensor,
-) -> _Surrogate:
-    limited = torch.where(A > 0, delta.clamp(max=clip[1]), torch.where(A < 0, delta.clamp(min=-clip[0]), delta))
-    log_ratio = actions.log_ratio(limited, m)
-    clipped = m & (((A > 0) & (delta > clip[1])) | ((A < 0) & (delta < -clip[0])))
+def _gmpo(x: _Inputs) -> _Surrogate:
+    A = x.advantages
+    low, high = x.clip
+    above = (A > 0) & (x.delta > high)
+    below = (A < 0) & (x.delta < -low)
+    clipped = x.mask & (above | below)  # tokens, not actions
+    limited = torch.where(A > 0, x.delta.clamp(max=high), torch.where(A < 0, x.delta.clamp(min=-low), x.delta))
+    log_ratio = x.actions.log_ratio(limited, x.mask)  # (B, T)
     objective = _free_objective(log_ratio, A, A == 0)
     return _Surrogate(
         objective,
         log_ratio.detach().exp(),
         clipped,
-        lambda: torch.where(clipped, 0, actions.credit(objective.detach() * scale, m)),
+        lambda: torch.where(clipped, 0, x.credit(objective.detach())),
     )
 
-
-surrogates: dict[str, Callable[..., _Surrogate]] = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
+# %% ../nbs/lib/losses.ipynb #lo000009
+surrogates: dict[str, Callable[[_Inputs], _Surrogate]] = {"ppo": _ppo, "cispo": _cispo, "gmpo": _gmpo, "none": _none}
 
 # %% ../nbs/lib/losses.ipynb #05119e0f
 aggregates = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "block-mean")
@@ -130,8 +119,7 @@ def loss_count(
     max_length: int | None = None,  # L_max in tokens, for "seq-mean-token-sum-norm"
 ) -> float:  # kept tokens, responses, or actions; the parts' counts add up
     "What an aggregation counts. Raises ValueError for an unknown name, or Dr. GRPO's without `max_length`."
-    if aggregate not in aggregates:
-        raise ValueError(f"aggregate={aggregate!r}; choose one of {', '.join(aggregates)}")
+    check_choice("aggregate", aggregate, aggregates)
     m = check_mask(mask)
     if aggregate == "token-mean":
         return float(m.count_nonzero())
@@ -146,7 +134,7 @@ def loss_count(
         )
     return float(len(m) * max_length)
 
-
+# %% ../nbs/lib/losses.ipynb #lo000011
 def loss_normalizer(
     mask: Tensor,  # (B, T) of the whole batch
     aggregate: str,  # one of `aggregates`
@@ -156,7 +144,7 @@ def loss_normalizer(
     "The denominator of an aggregation. Raises ValueError like `loss_count`."
     return max(1.0, loss_count(mask, aggregate, actions, max_length))
 
-
+# %% ../nbs/lib/losses.ipynb #lo000013
 def _token_scale(m: Tensor, aggregate: str, actions: ActionSpace, like: Tensor) -> Tensor:
     "What each token's objective is multiplied by in the numerator."
     if aggregate == "block-mean":
@@ -187,7 +175,7 @@ def aggregate_tokens(
         summed = wide.sum()
     return (summed / total).to(x.dtype)
 
-# %% ../nbs/lib/losses.ipynb #8bb119aa
+# %% ../nbs/lib/losses.ipynb #lo000014
 @dataclass
 class PolicyLoss:
     "A policy loss and what it did to each token."
@@ -205,16 +193,16 @@ class PolicyLoss:
         Worked out on first use."""
         return self._credit()
 
-
+# %% ../nbs/lib/losses.ipynb #lo000016
 def check_clip(
     clip: tuple[float, float],  # (low, high), both at least 0
     surrogate: str,  # one of `surrogates`
     dual_clip: float | None = None,  # for "ppo" only: above 1 + high
 ) -> None:
     "Raise ValueError for an unknown surrogate, or bounds that it cannot have."
-    if surrogate not in surrogates:
-        raise ValueError(f"surrogate={surrogate!r}; choose one of {', '.join(surrogates)}")
-    if not isinstance(clip, (tuple, list)) or len(clip) != 2 or not all(is_number(c) and c >= 0 for c in clip):
+    check_choice("surrogate", surrogate, tuple(surrogates))
+    pair = isinstance(clip, (tuple, list)) and len(clip) == 2
+    if not pair or not all(is_number(bound) and bound >= 0 for bound in clip):
         raise ValueError(f"clip={clip!r:.80}; pass (low, high), both >= 0, for ratios in [1-low, 1+high]")
     if dual_clip is None:
         return
@@ -225,7 +213,7 @@ def check_clip(
     if not is_number(dual_clip) or not dual_clip > 1 + clip[1]:
         raise ValueError(f"dual_clip={dual_clip!r} must exceed 1 + clip[1] = {1 + clip[1]}; verl uses 3.0")
 
-
+# %% ../nbs/lib/losses.ipynb #8bb119aa
 def _check_loss_inputs(
     logps: Tensor,
     old_logps: Tensor,
@@ -234,7 +222,8 @@ def _check_loss_inputs(
     normalizer: float | None,
     actions: ActionSpace,
     surrogate: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # the mask (B, T), bool, and the advantages, (B, 1) or (B, T)
+    "Raise ValueError for shapes that do not fit; advantages without a kept token become 0."
     if logps.ndim == 3:
         if not isinstance(actions, WindowActions) or surrogate == "gmpo":
             raise ValueError(
@@ -258,9 +247,11 @@ def _check_loss_inputs(
         raise ValueError(
             f"normalizer={normalizer!r}; pass loss_normalizer(mask, ...) of the whole batch, a number above 0"
         )
-    return m, torch.where(m, advantages, 0) if advantages.ndim == 2 else torch.where(m.any(1), advantages, 0)[:, None]
+    if advantages.ndim == 2:
+        return m, torch.where(m, advantages, 0)  # (B, T)
+    return m, torch.where(m.any(1), advantages, 0)[:, None]  # (B, 1)
 
-
+# %% ../nbs/lib/losses.ipynb #lo000020
 def policy_loss(
     logps: Tensor,  # (B, T) log pi_theta(o_t), in nats, with its graph; (B, T, k) where a window brings its own terms
     old_logps: Tensor,  # the same of pi_old
@@ -289,10 +280,10 @@ def policy_loss(
     total = loss_normalizer(m, aggregate, actions, max_length) if normalizer is None else normalizer
     delta = logps - old_logps.to(logps.dtype)
     scale = _token_scale(m, aggregate, actions, logps) / total
-    s = surrogates[surrogate](actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale)
-    own = delta.detach()[..., 0] if delta.ndim == 3 else delta.detach()
+    s = surrogates[surrogate](_Inputs(actions, logps, delta, A.to(logps.dtype), m, clip, dual_clip, scale))
+    backbone = delta.detach()[..., 0] if delta.ndim == 3 else delta.detach()  # (B, T)
     kept = m.count_nonzero().clamp(min=1)
-    d = torch.where(m, own, 0)
+    d = torch.where(m, backbone, 0)
     return PolicyLoss(
         loss=-(s.objective * scale).sum().to(dtype),
         ratio=s.ratio.detach().to(dtype),
@@ -314,8 +305,7 @@ def kl_penalty(
     actions: ActionSpace = TokenActions(),  # for "block-mean"
 ) -> Tensor:  # scalar, nats
     "Estimate of KL(pi_theta || pi_ref) on the sampled tokens. Raises ValueError for an unknown estimator."
-    if estimator not in ("k1", "k2", "k3"):
-        raise ValueError(f"estimator={estimator!r}; choose 'k1', 'k2' or 'k3'")
+    check_choice("estimator", estimator, ("k1", "k2", "k3"))
     m = check_mask(mask, logps=logps, ref_logps=ref_logps)
     check_actions(actions)
     dtype = logps.dtype

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import block_sizes, check_gaps, check_mask, check_positive_int, sentence_blocks, tokens_left
-from .checks import checked_names
+from .blocks import block_sizes, check_gaps, check_mask, sentence_blocks, tokens_left
+from .checks import check_whole, checked_names
 from .runs.traces import token_texts
 
 # %% ../nbs/lib/trl.ipynb #286e558a
@@ -177,7 +177,7 @@ def _check_settings(s: Any) -> None:
             raise ValueError(
                 f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)"
             )
-        check_positive_int("k", s.k)
+        check_whole("k", s.k, why="1 is token level")
     if space == "window":
         WindowActions(s.k, s.future if s.future is not None else 0.2)  # raises for a share outside [0, 1)
     if s.gaps is not None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..blocks import check_positive_int
+from ..checks import check_whole
 from .families import recompute_layers, without_dropout
 from .logprobs import CausalLM, check_model, decoder_of
 from ..runtime.files import output_folder
@@ -133,7 +133,7 @@ class MTPParts(nn.Module):
         trunk_gradient: float = 1.0,  # share of the modules' gradient that reaches the backbone, in [0, 1]
     ) -> None:
         super().__init__()
-        check_positive_int("k", k)
+        check_whole("k", k, why="1 is token level")
         check_model("model", model)
         for name, value, allowed in (
             ("head", head, ("own", "shared")),

@@ -43,9 +43,10 @@ from ..models.mtp import MTPModules
 from ..recipes import Recipe
 from ..runs.folder import Run, Saveable
 from ..runtime.faults import Interruptible, MemoryBudget
+from ..runtime.launch import is_first
 from ..runtime.locks import WriteLock
 from ..runtime.placement import Shards, Whole, wants_shards
-from ..runtime.processes import Processes, is_first
+from ..runtime.processes import Processes
 from ..runtime.tensors import load_optimizer
 from ..sampling.draws import draw_seed
 from ..sampling.rollouts import Rollout, RowBudget, check_tokenizer, prompt_lengths, rollout

@@ -1,8 +1,10 @@
 """Each recipe against a loop written from its paper's formula, from rewards to gradient. The limits in which recipes
 meet stand in tests/invariant/test_identities.py."""
 
+import copy
 import math
-from dataclasses import fields
+import pickle
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
 import pytest
 import reference as ref
@@ -15,7 +17,17 @@ from recipe_batches import GROUP, LONGEST, ROWS, batches, draw, outcomes, run, s
 from mpo_nb.actions import WindowActions
 from mpo_nb.blocks import fixed_blocks, random_blocks, surprise_blocks
 from mpo_nb.losses import loss_normalizer
-from mpo_nb.recipes import Recipe, recipe, recipes
+from mpo_nb.recipes import (
+    AdvantageRule,
+    CriticAdvantage,
+    GroupAdvantage,
+    LeaveOneOut,
+    Recipe,
+    SampledValues,
+    advantage_rules,
+    recipe,
+    recipes,
+)
 
 # --- the formulas: (log pi, delta, A) of every response, as lists over its kept tokens -> objective
 # --------------------
@@ -246,6 +258,65 @@ def test_advantage_rules():
         )
 
 
+RULES = [
+    (dict(), GroupAdvantage("std")),
+    (dict(advantage="group-mean"), GroupAdvantage("none")),
+    (dict(scale="none"), GroupAdvantage("none")),
+    (dict(advantage="leave-one-out"), LeaveOneOut()),
+    (dict(advantage="gae", critic="separate"), CriticAdvantage("separate")),
+    (dict(advantage="gae", lam=0.9, macro=[1, 2]), CriticAdvantage(lam=0.9, macro=(1, 2))),
+    (dict(advantage="boundary", boundaries=8), SampledValues(8)),
+    (dict(rule=SampledValues("surprise"), continuations=3), SampledValues("surprise", 3)),
+]
+
+
+@pytest.mark.parametrize("options, rule", RULES, ids=str)
+def test_options_of_a_rule_go_to_the_rule(options, rule):
+    r = recipe("grpo", **options)
+    assert r.rule == rule and r.advantage == rule.name and hash(r) == hash(replace(r, sources={}))
+    assert r == replace(recipe("grpo"), rule=rule) and r.critic == getattr(rule, "critic", "")
+    assert all(getattr(r, f.name) == getattr(rule, f.name) for f in fields(rule))
+
+
+def test_a_recipe_has_no_field_that_means_nothing_for_it():
+    for name in recipes:
+        r = recipe(name)
+        others = {f.name for rule in advantage_rules.values() for f in fields(rule)} - {f.name for f in fields(r.rule)}
+        for field in others - {"critic"}:
+            with pytest.raises(AttributeError, match=f"recipe '{name}' has no '{field}': its rule is"):
+                getattr(r, field)
+            with pytest.raises(ValueError, match=f"{field}=.*; leave {field} out, or use a recipe that has it"):
+                recipe(name, **{field: getattr(next(x for x in advantage_rules.values() if hasattr(x, field)), field)})
+    with pytest.raises(AttributeError, match="a recipe has no 'lambda_'"):
+        recipe("ppo").lambda_
+
+
+def test_rules_and_recipes_are_frozen_and_can_be_copied():
+    for name in recipes:
+        r = recipe(name)
+        assert repr(copy.deepcopy(r)) == repr(r) == repr(pickle.loads(pickle.dumps(r))) == repr(recipe(name))
+        with pytest.raises(FrozenInstanceError):
+            r.rule.lam = 0.5
+    assert recipe("ppo", advantage="gae") == recipe("ppo") != recipe("ppo", lam=1.0)
+    assert recipe("mpo", base="ppo", k=1) == replace(recipe("ppo"), name="mpo", actions=WindowActions(1, 0.2))
+
+
+def test_a_rule_of_ones_own():
+    "The rule of a paper that is not here: reward minus the best of the group."
+
+    @dataclass(frozen=True)
+    class BestOfGroup(AdvantageRule):
+        @property
+        def name(self):
+            return "best"
+
+        def advantages(self, rewards, group_size):
+            return rewards - rewards.view(-1, group_size).amax(1).repeat_interleave(group_size)
+
+    r = recipe("grpo", rule=BestOfGroup())
+    assert r.advantage == "best" and r.advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 2).tolist() == [0, -1, 0, 0]
+
+
 @pytest.mark.parametrize("name", recipes)
 def test_every_choice_names_its_source(name):
     r = recipe(name)
@@ -254,8 +325,11 @@ def test_every_choice_names_its_source(name):
     chosen = [
         f.name
         for f in fields(Recipe)
-        if f.name not in ("name", "sources") and getattr(r, f.name) != getattr(plain, f.name)
+        if f.name not in ("name", "rule", "sources") and getattr(r, f.name) != getattr(plain, f.name)
     ]
+    if r.rule != plain.rule:
+        start = advantage_rules[r.advantage]
+        chosen += ["advantage", *(f.name for f in fields(r.rule) if getattr(r.rule, f.name) != getattr(start, f.name))]
     assert all(r.sources.get(field) for field in chosen), chosen
     assert any("arXiv" in source or "Ling 2.0" in source for source in r.sources.values())
 
@@ -323,12 +397,19 @@ ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.one
         (lambda: recipe("mpo", future=1.0), ["future=1.0", "[0, 1)"]),
         (lambda: recipe("mpo", k=3, beta=(0.5, 0.5)), ["beta", "2 weights", "k=3"]),
         (lambda: recipe("grpo", advantage="std"), ["advantage='std'", "group-std"]),
+        (lambda: recipe("grpo", lam=0.9), ["lam=0.9 with advantage='group-std'", "advantage='gae'", "such as 'ppo'"]),
+        (lambda: recipe("ppo", continuations=4), ["continuations=4", "advantage='boundary'", "'vineppo'"]),
+        (lambda: recipe("vineppo", scale="none"), ["scale='none'", "advantage='group-std'"]),
+        (lambda: recipe("ppo", advantage="group-mean", scale="std"), ["scale='std'", "leave scale out"]),
+        (lambda: recipe("ppo", rule=LeaveOneOut(), advantage="gae"), ["rule and advantage", "leave advantage out"]),
+        (lambda: recipe("ppo", rule="gae"), ["rule='gae'", "AdvantageRule"]),
+        (lambda: replace(recipe("ppo"), rule="gae"), ["rule='gae'", "GroupAdvantage()"]),
         (lambda: recipe("grpo", surrogate="trpo"), ["surrogate='trpo'", "cispo"]),
         (lambda: recipe("grpo", aggregate="mean"), ["aggregate='mean'", "token-mean"]),
         (lambda: recipe("grpo", kl_estimator="k4"), ["kl_estimator='k4'", "k3"]),
         (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
-        (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", ">= 0"]),
-        (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", ">= 0"]),
+        (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", "at least 0", "e.g. 0.04"]),
+        (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", "at least 0"]),
         (lambda: recipe("dapo", overlong_buffer=1.5), ["overlong_buffer=1.5", "[0, 1]"]),
         (lambda: recipe("grpo", clip=(-0.2, 0.2)), ["clip=(-0.2, 0.2)", ">= 0"]),
         (lambda: recipe("grpo", dual_clip=1.1), ["dual_clip=1.1", "1.2"]),

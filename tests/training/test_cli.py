@@ -10,8 +10,8 @@ from dataclasses import fields
 import pytest
 
 from mpo_nb import __version__
-from mpo_nb.cli import main, option_groups, read_options, tour, train_config, train_parser
-from mpo_nb.config import TrainConfig, option_values
+from mpo_nb.cli import main, read_options, tour, train_config, train_parser
+from mpo_nb.config import TrainConfig, groups, option_values
 
 
 def test_no_argument_is_the_default_configuration():
@@ -20,10 +20,10 @@ def test_no_argument_is_the_default_configuration():
 
 def test_every_field_is_an_option_of_one_group_with_its_default():
     parser = train_parser()
-    groups = {g.title: [a.dest for a in g._group_actions] for g in parser._action_groups}
-    assert list(groups)[2:] == list(option_groups.values())
-    found = [name for title in option_groups.values() for name in dict.fromkeys(groups[title])]
-    assert found == [f.name for f in fields(TrainConfig)]
+    titled = {g.title: list(dict.fromkeys(a.dest for a in g._group_actions)) for g in parser._action_groups}
+    assert list(titled)[2:] == list(groups)
+    assert [name for title in groups for name in titled[title]] == [f.name for f in fields(TrainConfig)]
+    assert all(f.name in titled[f.metadata["group"]] for f in fields(TrainConfig))
     text = parser.format_help()
     assert (
         "algorithm:" in text
@@ -194,13 +194,13 @@ LINES = [
     ("--steps", "--steps: expected one argument"),
     ("--lora_rank 2.5", "--lora_rank: '2.5'"),
     ("--seed 99999999999999999999", "seed=99999999999999999999; it must be a whole number that fits"),
-    ("--adam_beta1 1", "adam_beta1=1.0; a decay rate must be in [0, 1)"),
+    ("--adam_beta1 1", "adam_beta1=1.0; it must be a number in [0, 1) (a decay rate"),
     ("--device tpu", "device='tpu' is no device"),
     ("--task_options {", "task_options='{' is not JSON"),
     ('--recipe_options {"kl":"x"}', "recipe_options="),
     ("--config nowhere.yaml", "--config nowhere.yaml cannot be read: No such file"),
     ("--config .", "--config . cannot be read: Is a directory"),
-    ("--future 1", "future=1.0; the share of later tokens must be"),
+    ("--future 1", "future=1.0; it must be a number in [0, 1) (the share of the later tokens"),
 ]
 
 
@@ -210,7 +210,7 @@ LINES = [
         *LINES,
         *((f"{option} ", f"{option.strip('-')}=''; name ") for option in ("--output", "--model", "--task", "--device")),
         ("--config ", "--config '' names no file"),
-        ("--stop ", "stop=['']; give a list of texts"),
+        ("--stop ", "stop=['']: stop[0] is an empty text; leave it out"),
     ],
     ids=str,
 )
