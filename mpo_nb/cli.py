@@ -29,7 +29,7 @@ from .drawing.report import write_report
 from .planning.plan import plan_memory
 from .recipes import recipes
 from .runtime.locks import WriteLock
-from .runtime.processes import is_first, launched
+from .runtime.processes import is_rank_zero, launched
 from .tasks.task import task_names
 from .training.policy import check_start
 from .training.trainer import Trainer
@@ -341,7 +341,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
         return 1
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         said = " ".join(str(error).split("\n"))
-        if is_first():
+        if is_rank_zero():
             print(f"{command}: {said}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     finally:
@@ -351,7 +351,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
 def _dry_run(config: TrainConfig) -> None:
     "Check what the run would check before it loads the model, and print the configuration and the memory plan."
     start = check_start(config)
-    if start.processes.main:
+    if start.processes.is_main:
         asked = replace(
             config, max_new_tokens=start.config.max_new_tokens
         )  # the task's own limit; precision stays open, as it differs between devices
@@ -361,7 +361,7 @@ def _dry_run(config: TrainConfig) -> None:
             plan = f"no memory plan: {error}"
         lines = "\n".join(f"# {line}".rstrip() for line in plan.splitlines())
         print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), lines, sep="\n")
-    start.processes.end()
+    start.processes.shutdown()
 
 
 def main(
@@ -377,12 +377,12 @@ def main(
             return
         trainer = Trainer(config)
         rows = trainer.fit()
-        if trainer.processes.main:
+        if trainer.processes.is_main:
             print(
                 f"{len(rows)} line{'s' * (len(rows) != 1)} of metrics in {config.output}/metrics.jsonl; see"
                 f" {write_report([config.output], Path(config.output) / 'report.html')}"
             )
-        trainer.processes.end()
+        trainer.processes.shutdown()
 
     return _guarded("mpo-train", work)
 

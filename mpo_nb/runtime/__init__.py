@@ -15,8 +15,9 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/runtime/index.ipynb #runtim06
 if TYPE_CHECKING:
-    from mpo_nb.runtime.faults import Interruptible, MemoryBudget, out_of_memory
+    from mpo_nb.runtime.budgets import MemoryBudget, out_of_memory
     from mpo_nb.runtime.files import JsonLines, output_file, output_folder, write_output, write_whole
+    from mpo_nb.runtime.interrupts import Interruptible
     from mpo_nb.runtime.locks import WriteLock
     from mpo_nb.runtime.manifest import check_undamaged, damage
     from mpo_nb.runtime.placement import Shards, Whole
@@ -29,7 +30,8 @@ __getattr__, __dir__ = offer(
     {
         "processes": "Processes",
         "placement": "Whole Shards",
-        "faults": "MemoryBudget Interruptible out_of_memory",
+        "interrupts": "Interruptible",
+        "budgets": "MemoryBudget out_of_memory",
         "files": "JsonLines output_file output_folder write_output write_whole",
         "locks": "WriteLock",
         "tensors": "read_tensors save_optimizer load_optimizer",

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from ..checks import check_flag, check_seed, check_texts, check_whole, is_number
 from ..models.families import check_sampling, evaluating
 from ..models.logprobs import CausalLM, check_model
-from ..runtime.faults import out_of_memory
+from ..runtime.budgets import out_of_memory
 from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
 from ..tasks.prompts import prompt_tokens, turn_ends
 
