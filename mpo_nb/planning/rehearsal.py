@@ -30,7 +30,7 @@ from ..models.loading import add_lora, dtypes
 from ..models.logprobs import CausalLM, decoder_of, positions, token_logps
 from ..models.mtp import MTPModules
 from ..sampling.decoding import DynamicDecoder
-from ..sampling.rollouts import cut, pick
+from ..sampling.rollouts import sample_tokens, top_k_top_p
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #76c35ccc
 class Ledger(TorchDispatchMode):
@@ -408,10 +408,10 @@ def rehearse_sampling(
         logits = decoder.step(torch.zeros(w.sampled, dtype=torch.long))
         scaled = logits.float() / 1.5
         if top_p < 1 or top_k:
-            pick(cut(scaled, top_p, top_k), torch.rand(w.sampled))
+            sample_tokens(top_k_top_p(scaled, top_p, top_k), torch.rand(w.sampled))
             scaled.log_softmax(-1)
         else:
-            pick(scaled, torch.rand(w.sampled))
+            sample_tokens(scaled, torch.rand(w.sampled))
     held = sum(
         x.untyped_storage().nbytes()
         for layer in cast(list[Any], decoder.cache.layers)
@@ -425,8 +425,8 @@ def rehearse_sampling(
 def _near_the_end(decoder: DynamicDecoder, w: Work) -> None:
     "Put a decoder where one token is still to be read."
     tokens = w.prompt + max(0, w.response - 2)
-    decoder.place = _ones(w.sampled, 1)
-    decoder.width, decoder.read, decoder.logits = (
+    decoder.position_ids = _ones(w.sampled, 1)
+    decoder.width, decoder.attention_mask, decoder.logits = (
         tokens,
         _ones(w.sampled, w.prompt + w.response),
         decoder.logits.new_empty(w.sampled, decoder.logits.shape[1]),
