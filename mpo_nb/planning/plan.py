@@ -42,7 +42,7 @@ from mpo_nb.planning.rehearsal import (
 )
 from ..sampling.rollouts import prompt_lengths
 from ..tasks.prompts import render_prompt
-from ..tasks.task import Task, own_response_limit, response_limit
+from ..tasks.task import Task, response_limit, task_response_limit
 
 # %% ../../nbs/lib/planning/plan.ipynb #6a67a776
 @dataclass(frozen=True)
@@ -542,7 +542,7 @@ def plan_memory(
     )
     own_limit = task.max_new_tokens if task is not None else None
     if task is None and not config.max_new_tokens:
-        own_limit = own_response_limit(config.task, **json_options("task_options", config.task_options))
+        own_limit = task_response_limit(config.task, **json_options("task_options", config.task_options))
     asked = replace(
         config,
         max_new_tokens=response_limit(
