@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['try_lock', 'network_folder', 'holder_note', 'holder_in_words', 'read_note', 'write_note', 'unwritable', 'check_kind',
            'refusal', 'warn_of_network', 'make_folders', 'remove_empty', 'is_named', 'open_locked', 'lock_file',
-           'WriteLock', 'forget_locks']
+           'take_lock', 'WriteLock', 'forget_locks']
 
 # %% ../../nbs/lib/runtime/locks.ipynb #10c50004
 import json
@@ -201,14 +201,15 @@ def make_folders(
 
 
 def remove_empty(
-    folders: list[Path],  # the deepest first
+    made: list[Path],  # folders, the deepest first; emptied
 ) -> None:
-    "Remove folders up to the first that holds something."
-    for folder in folders:
+    "Remove folders that were made, up to the first that holds something."
+    for folder in made:
         try:
             folder.rmdir()
         except OSError:
-            return
+            break
+    made.clear()
 
 
 def is_named(
@@ -221,7 +222,7 @@ def is_named(
     except FileNotFoundError:
         return False
 
-
+# %% ../../nbs/lib/runtime/locks.ipynb #10c5a015
 def open_locked(
     file: Path,  # of the lock; made where it is not there
     made: list[Path],  # takes the folders that had to be made
@@ -253,6 +254,22 @@ def lock_file(
         return path.with_name(f".{path.name}.lock")
     return path / (f".{mark}.lock" if mark else ".lock")
 
+
+def take_lock(
+    name: str,  # the argument's name
+    path: Path,  # what was given for it
+    file: Path,  # of the lock
+    made: list[Path],  # takes the folders that had to be made
+) -> int:  # the locked file, open, with this process's note in it
+    "Take a lock, or raise ValueError that names the holder, or OSError."
+    opened = open_locked(file, made)
+    if opened is None:
+        raise refusal(name, path, read_note(file))
+    fd, has_locks = opened
+    warn_of_network(name, path, file, has_locks, read_note(file))
+    write_note(fd)
+    return fd
+
 # %% ../../nbs/lib/runtime/locks.ipynb #10c50014
 _held: "weakref.WeakSet[WriteLock]" = weakref.WeakSet()
 
@@ -283,25 +300,15 @@ class WriteLock:
         if self.fd is None:
             check_kind(self.name, self.path, self.is_file)
             try:
-                self.fd = self.open()
+                self.fd = take_lock(self.name, self.path, self.file, self.made_folders)
             except OSError as error:
                 raise unwritable(self.name, self.path, error) from error
             finally:
                 if self.fd is None:
-                    self.remove_folders()
+                    remove_empty(self.made_folders)
             _held.add(self)
         self.depth += 1
         return self
-
-    def open(self) -> int:
-        "The locked file with this process's note. Raises ValueError where another one holds it."
-        opened = open_locked(self.file, self.made_folders)
-        if opened is None:
-            raise refusal(self.name, self.path, read_note(self.file))
-        fd, has_locks = opened
-        warn_of_network(self.name, self.path, self.file, has_locks, read_note(self.file))
-        write_note(fd)
-        return fd
 
     def check(self) -> None:
         "Raise what `acquire` would; nothing stays behind."
@@ -319,12 +326,7 @@ class WriteLock:
         except OSError:
             pass
         self.forget()
-        self.remove_folders()
-
-    def remove_folders(self) -> None:
-        "Remove the folders that were made for the lock and are empty."
         remove_empty(self.made_folders)
-        self.made_folders = []
 
     def forget(self) -> None:
         "Close the file, which gives up the lock of this process, and of this process only."

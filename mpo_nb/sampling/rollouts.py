@@ -435,7 +435,7 @@ def decode_prompts(
         compiling_failed(model, error)
     return decode_rows(DynamicDecoder(model, ids, mask, copies, options.max_new_tokens), u, options)
 
-
+# %% ../../nbs/lib/sampling/rollouts.ipynb #0110e032
 def rollout(
     model: CausalLM,  # a causal language model of transformers
     tokenizer: PreTrainedTokenizerBase,  # with pad and EOS

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['lora_ranks', 'sampler_mismatch', 'logprobs_mode', 'response_end', 'as_rollout', 'import_vllm', 'check_engine',
-           'adapter_options', 'configured_ends', 'Engine', 'request_seeds', 'engine_responses', 'adapter_request',
-           'VLLMSampler']
+           'adapter_options', 'configured_ends', 'Engine', 'request_seeds', 'sampling_params', 'engine_responses',
+           'check_adapters', 'adapter_request', 'VLLMSampler']
 
 # %% ../../nbs/lib/sampling/vllm.ipynb #7424386f
 import math
@@ -222,6 +222,29 @@ def request_seeds(
     return seeds
 
 
+def sampling_params(
+    vllm: Any,  # the module
+    seeds: Sequence[int],  # of the prompts
+    group_size: int,  # responses to each
+    max_new_tokens: int,  # longest response
+    stop: Sequence[str],  # texts that end a response
+    end_ids: list[int],  # tokens that end a response
+    drawing: dict[str, Any],  # temperature, top_p, top_k
+) -> list[Any]:  # vLLM's `SamplingParams` of each prompt
+    "What an engine is asked for."
+    shared = dict(
+        n=group_size,
+        max_tokens=max_new_tokens,
+        stop=list(stop),
+        stop_token_ids=end_ids,
+        include_stop_str_in_output=True,
+        # A stop string is looked for in all of the text, special tokens included, as everywhere here.
+        skip_special_tokens=not stop,
+        logprobs=0,  # those of the tokens that were drawn
+    )
+    return [vllm.SamplingParams(seed=seed, **shared, **drawing) for seed in seeds]
+
+
 def engine_responses(
     outputs: Sequence[Any],  # vLLM's `RequestOutput` of each prompt
 ) -> list[tuple[list[int], list[float]]]:  # token ids and log-probabilities, groups together
@@ -233,6 +256,19 @@ def engine_responses(
     ]
 
 # %% ../../nbs/lib/sampling/vllm.ipynb #34357579
+def check_adapters(
+    model: CausalLM,  # the policy
+    lora_rank: int,  # that the engine has room for
+) -> None:
+    "Raises ValueError when adapters meet an engine without room for them, or the other way round."
+    adapted = isinstance(model, PeftModel)
+    if adapted != bool(lora_rank):
+        raise ValueError(
+            f"lora_rank={lora_rank}, but the policy has {'adapters' if adapted else 'none'}; build the sampler with the"
+            " policy's lora_rank"
+        )
+
+
 def adapter_request(
     folder: str,  # of an adapter that was saved
     version: int,  # of the weights; vLLM keeps an adapter whose number it knows
@@ -293,18 +329,13 @@ class VLLMSampler:
     ) -> None:
         """Give the engine the policy's present weights. Raises ValueError when adapters meet an engine without room for
         them, or the other way round."""
-        adapted = isinstance(model, PeftModel)
-        if adapted != bool(self.lora_rank):
-            raise ValueError(
-                f"lora_rank={self.lora_rank}, but the policy has {'adapters' if adapted else 'none'}; build the sampler"
-                " with the policy's lora_rank"
-            )
+        check_adapters(model, self.lora_rank)
         folder = tempfile.TemporaryDirectory(prefix="mpo-weights-")
         self.version += 1
         with quiet_files():
             model.save_pretrained(folder.name)
         self.ends = end_tokens(model, self.tokenizer)
-        if adapted:
+        if self.lora_rank:
             self.adapter = adapter_request(folder.name, self.version)
         else:
             self.engine.load_weights(folder.name)
@@ -327,21 +358,12 @@ class VLLMSampler:
         check_whole("max_new_tokens", max_new_tokens)
         stops = StopStrings(self.tokenizer, stop)
         ids, mask = encode_prompts(self.tokenizer, prompts, max_new_tokens, self.max_length)  # (n, P) both
-        shared = dict(
-            n=group_size,
-            max_tokens=max_new_tokens,
-            stop=list(stops.stop),
-            stop_token_ids=self.ends,
-            include_stop_str_in_output=True,
-            # A stop string is looked for in all of the text, special tokens included, as everywhere here.
-            skip_special_tokens=not stops.stop,
-            logprobs=0,  # those of the tokens that were drawn
-            **(dict(temperature=0.0) if greedy else self.drawing),
-        )
-        requests = [self.vllm.SamplingParams(seed=s, **shared) for s in request_seeds(len(ids), seed)]
+        seeds = request_seeds(len(ids), seed)
+        drawing = dict(temperature=0.0) if greedy else self.drawing
+        params = sampling_params(self.vllm, seeds, group_size, max_new_tokens, stops.stop, self.ends, drawing)
         token_prompts = [dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)]
         with self.engine.awake() as llm:
-            outputs = llm.generate(token_prompts, requests, use_tqdm=False, lora_request=self.adapter)
+            outputs = llm.generate(token_prompts, params, use_tqdm=False, lora_request=self.adapter)
         wide_ids, wide_mask = (x.repeat_interleave(group_size, 0) for x in (ids, mask))  # (B, P)
         responses = engine_responses(outputs)
         return as_rollout(self.tokenizer, wide_ids, wide_mask, responses, self.ends, stops, self.device)

@@ -18,7 +18,8 @@ from mpo_nb.sampling.vllm import VLLMSampler, sampler_mismatch
 from mpo_nb.tasks.prompts import render_prompt
 from mpo_nb.tasks.sums import chain_sum
 
-# The stand-in knows these arguments and no others, so that a wrong name is a TypeError. The names are those of vLLM's own signatures.
+# The stand-in knows these arguments and no others, so that a wrong name is a TypeError. The names are those of vLLM's
+# own signatures.
 
 
 @dataclass
@@ -70,7 +71,8 @@ class RequestOutput:
 
 
 class LLM:
-    "The tiny model behind vLLM's interface. Keeps an adapter that it knows, refuses to work asleep or with a stale prefix cache, and notices stop strings `late` tokens late."
+    """The tiny model behind vLLM's interface. Keeps an adapter that it knows, refuses to work asleep or with a stale
+    prefix cache, and notices stop strings `late` tokens late."""
 
     made = []
     late = 2
