@@ -28,8 +28,8 @@ from .config import TrainConfig, check_output, option_hint, option_values
 from .drawing.report import write_report
 from .planning.plan import plan_memory
 from .recipes import recipes
+from .runtime.launch import is_rank_zero, launched
 from .runtime.locks import WriteLock
-from .runtime.processes import is_rank_zero, launched
 from .tasks.task import task_names
 from .training.policy import check_start
 from .training.trainer import Trainer

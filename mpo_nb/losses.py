@@ -27,10 +27,10 @@ class _Surrogate:
     credit: Callable[[], Tensor]  # -> (B, T): d sum(scale * objective) / d logps, worked out when asked for
 
 
-def _free_objective(log_ratio: Tensor, A: Tensor, clipped: Tensor) -> Tensor:
+def _free_objective(log_ratio: Tensor, A: Tensor, cut: Tensor) -> Tensor:
     """R A with its gradient where `cut` is False. Where it is True, R is put to 1: a ratio that overflows there would
     leave 0 * inf = NaN in the gradient."""
-    return torch.where(clipped, 0, log_ratio).exp() * A
+    return torch.where(cut, 0, log_ratio).exp() * A
 
 
 def _ppo(

@@ -44,9 +44,10 @@ from ..recipes import Recipe
 from ..runs.folder import Run, Saveable
 from ..runtime.budgets import MemoryBudget
 from ..runtime.interrupts import Interruptible
+from ..runtime.launch import is_rank_zero
 from ..runtime.locks import WriteLock
 from ..runtime.placement import Shards, Whole, wants_shards
-from ..runtime.processes import Processes, is_rank_zero
+from ..runtime.processes import Processes
 from ..runtime.tensors import load_optimizer
 from ..sampling.draws import draw_seed
 from ..sampling.rollouts import Rollout, RowBudget, check_tokenizer, prompt_lengths, rollout

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from ..config import TrainConfig, choose_precision
 from ..runs.folder import Run
 from ..runtime.interrupts import Interruptible
+from ..runtime.launch import launched
 from ..runtime.locks import WriteLock
-from ..runtime.processes import launched
 
 # %% ../../nbs/lib/training/sweeps.ipynb #cb30ee55
 def finished(
