@@ -37,23 +37,23 @@ def measures(
 ) -> dict[str, Measure]:  # by name, in the order of the table
     "What can be measured of the records: accuracy, pass@k, the share in the right format, the share cut off."
     s = sample_count(records)
-    found = {}
+    by_name = {}
 
     def share(responses: Sequence[dict[str, Any]], what: Callable[[dict[str, Any]], bool]) -> float:
         return sum(what(r) for r in responses) / len(responses)
 
     groups = {"greedy": [[r["greedy"]] for r in records]} | ({"sampled": [r["samples"] for r in records]} if s else {})
-    found["greedy accuracy"] = Measure([share(g, lambda r: r["correct"]) for g in groups["greedy"]], 1, 1)
+    by_name["greedy accuracy"] = Measure([share(g, lambda r: r["correct"]) for g in groups["greedy"]], 1, 1)
     for k in ks:
-        found[f"pass@{k}"] = Measure(
+        by_name[f"pass@{k}"] = Measure(
             [pass_at_k(s, sum(r["correct"] for r in g), k) for g in groups["sampled"]], s / k, s if k == 1 else 0
         )
     for name, what in (("right format", lambda r: r["formatted"]), ("cut off", lambda r: not r["finished"])):
         if name == "right format" and records[0]["greedy"]["formatted"] is None:
             continue
         for how, group in groups.items():
-            found[f"{name}, {how}"] = Measure([share(g, what) for g in group], len(group[0]), len(group[0]))
-    return found
+            by_name[f"{name}, {how}"] = Measure([share(g, what) for g in group], len(group[0]), len(group[0]))
+    return by_name
 
 # %% ../../nbs/lib/evaluation/comparing.ipynb #ed1903d2
 def text_table(rows: Sequence[Sequence[str]]) -> str:  # the first row holds the heads
@@ -91,14 +91,14 @@ def read_settings(
     if not file.exists():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf8"))
+        settings = json.loads(file.read_text(encoding="utf8"))
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not {"task", "n", "k", "samples"} <= found.keys():
+        settings = None
+    if not isinstance(settings, dict) or not {"task", "n", "k", "samples"} <= settings.keys():
         raise ValueError(
             f"{file} does not hold the settings of an evaluation; choose another output, or move that file away"
         )
-    return found
+    return settings
 
 
 # What version 0.1.0 did not write down, and what it did: nothing of the kind; the template is not known.
@@ -141,9 +141,9 @@ class Evaluation:
                 f"k={max(ks)}, but there are {sample_count(records)} samples of each problem; take a smaller k, or"
                 " evaluate with more samples"
             )
-        found = {name: mean_interval(m.values, m.tries) for name, m in measures(records, ks).items()}
-        accuracy, low, high = found["greedy accuracy"]
-        return cls(accuracy, (low, high), {k: found[f"pass@{k}"] for k in ks}, records, settings or {})
+        estimates = {name: mean_interval(m.values, m.tries) for name, m in measures(records, ks).items()}
+        accuracy, low, high = estimates["greedy accuracy"]
+        return cls(accuracy, (low, high), {k: estimates[f"pass@{k}"] for k in ks}, records, settings or {})
 
     @classmethod
     def load(
@@ -267,11 +267,11 @@ class Comparison:
 
     def _notes(self) -> list[str]:
         n = self.wins + self.losses + self.both + self.neither
-        told = [
+        notes = [
             f"Greedy, of {n} problems: {self.both} solved by both, {self.wins} only by b, {self.losses} only by a,"
             f" {self.neither} by neither."
         ]
-        return told + (
+        return notes + (
             [
                 "The evaluations differ in"
                 f" {', '.join(f'{name} ({x!r} and {y!r})' for name, (x, y) in self.settings.items())}."
@@ -289,11 +289,11 @@ class Comparison:
         return "\n\n".join([markdown_table(self._rows()), *self._notes()])
 
 # %% ../../nbs/lib/evaluation/comparing.ipynb #2e3d8d36
-def _evaluation(name: str, given: Evaluation | str | Path) -> Evaluation:
+def _evaluation(name: str, evaluation: Evaluation | str | Path) -> Evaluation:
     "An evaluation, or the one of a file; errors name the argument."
-    if isinstance(given, Evaluation):
-        return given
-    path = given_path(given, name, "'runs/base.jsonl'")
+    if isinstance(evaluation, Evaluation):
+        return evaluation
+    path = given_path(evaluation, name, "'runs/base.jsonl'")
     try:
         return Evaluation.load(path)
     except (FileNotFoundError, ValueError) as error:
@@ -318,7 +318,7 @@ def compare(
     won = [p - q for p, q in zip(y["greedy accuracy"].values, x["greedy accuracy"].values)]
     wins = won.count(1)
     losses = won.count(-1)
-    found = {}
+    differences = {}
     for name in ["greedy accuracy", *(f"pass@{k}" for k in ks)]:
         p = x[name]
         q = y[name]
@@ -327,7 +327,7 @@ def compare(
             if name == "greedy accuracy"
             else sign_flip([v - u for u, v in zip(p.values, q.values)], seed=seed)
         )
-        found[name] = Difference(
+        differences[name] = Difference(
             sum(p.values) / len(p.values),
             sum(q.values) / len(q.values),
             *paired_interval(p.values, q.values, (p.tries, q.tries)),
@@ -339,4 +339,4 @@ def compare(
         for key in {**a.settings, **b.settings}
         if key not in ("model", "k", "versions") and differs(key, a.settings, b.settings)
     }
-    return Comparison(found, wins, losses, both, len(won) - wins - losses - both, unlike)
+    return Comparison(differences, wins, losses, both, len(won) - wins - losses - both, unlike)

@@ -306,16 +306,16 @@ def rehearse_training(
             loss = values.sum() if values is not None else torch.zeros(())
             later = 0
             for states, head in _columns(model, mtp, hidden, w):
-                kept = states[torch.zeros(len(states), dtype=torch.long)]
+                rows = states[torch.zeros(len(states), dtype=torch.long)]
                 del states
-                later = max(0, len(kept) - 3 * chunk) * kept.shape[1] * kept.element_size()
+                later = max(0, len(rows) - 3 * chunk) * rows.shape[1] * rows.element_size()
                 if later:
-                    kept = kept[: 3 * chunk]
+                    rows = rows[: 3 * chunk]
                 logps, entropy = token_logps(
-                    model, kept, torch.zeros(len(kept), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head
+                    model, rows, torch.zeros(len(rows), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head
                 )
                 loss = loss + logps.sum() + entropy.sum()
-                del kept, logps, entropy
+                del rows, logps, entropy
             del hidden
         if frozen:
             return ledger.peaks
@@ -343,11 +343,11 @@ def _columns(
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor] | None]]:
     """The states (rows * T, d) that each column of log-probabilities is computed from, the backbone's first, and the
     head that reads them."""
-    own = hidden[:, -w.response :].flatten(0, 1)
+    backbone_states = hidden[:, -w.response :].flatten(0, 1)
     if mtp is None:
-        yield own, None
+        yield backbone_states, None
         return
-    yield own, None
+    yield backbone_states, None
     ids = _ones(w.rows, w.prompt + w.response)
     output = model.get_output_embeddings()
     for depth, states in zip(mtp.depths, mtp.states(hidden, ids, ids)):
