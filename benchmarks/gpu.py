@@ -373,7 +373,7 @@ def run_ours(case: Case, shape, precision: str, device: str, rows: int, iteratio
 
 def run_trl(case: Case, shape, precision: str, device: str, rows: int, iterations: int, say) -> tuple[list[dict], int]:
     "Halves the rows of a forward pass where memory runs out."
-    from mpo_nb.runtime.faults import out_of_memory
+    from mpo_nb.runtime.budgets import out_of_memory
 
     while True:
         try:

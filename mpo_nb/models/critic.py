@@ -157,7 +157,7 @@ def critic_targets(
     ids = (
         fixed_blocks(m, macro)
         if isinstance(macro, int)
-        else (processes or Processes()).drawn(draw, m.cpu()).to(m.device)
+        else (processes or Processes()).draw_whole_batch(draw, m.cpu()).to(m.device)
     )
     advantages, returns = block_gae(rewards, values, ids, gamma, lam)
     return Targets(distribute(advantages, ids), spread(returns, ids), ids)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 
 from .logprobs import CausalLM, decoder_of, positions, response_hidden, select_rows
-from ..runtime.faults import out_of_memory
+from ..runtime.budgets import out_of_memory
 
 # %% ../../nbs/lib/models/families.ipynb #fa000007
 _states = "its cache is a state that only its own generate() can carry on"

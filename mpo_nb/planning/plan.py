@@ -42,7 +42,7 @@ from mpo_nb.planning.rehearsal import (
 )
 from ..sampling.rollouts import prompt_lengths
 from ..tasks.prompts import render_prompt
-from ..tasks.task import Task, own_response_limit, response_limit
+from ..tasks.task import Task, response_limit, task_response_limit
 
 # %% ../../nbs/lib/planning/plan.ipynb #6a67a776
 @dataclass(frozen=True)
@@ -206,10 +206,10 @@ def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> 
     "Gradients and what moves in the training pass, at its highest point."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
 
-    def moving(found: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
+    def moving(phases: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
         return {
             phase: Counter({label: size for label, size in p.items() if label not in ("weights", "gradients")})
-            for phase, p in found.items()
+            for phase, p in phases.items()
         }
 
     def passed(w: Work, first: bool = False) -> dict[str, Counter[str]]:
@@ -225,7 +225,7 @@ def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> 
         return p + Counter(gradients=4 * parameters)
 
     w, second = work(config, prompt)
-    own = f.trained - f.beside_trained  # of the model: a first pass counts those of modules and critic itself
+    of_model = f.trained - f.beside_trained  # of the model: a first pass counts those of modules and critic itself
     moments = (
         [with_gradients(p, f.trained) for way in ways(config, replace(w, rows=second)) for p in passed(way).values()]
         if second
@@ -237,14 +237,14 @@ def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> 
         late = [phase for phase in first if phase.startswith("embedding")]
         apart = len(late) == 2  # prompts go backward after responses, and only then is a weight's gradient whole
         moments += [first[phase] for phase in ("forward", "logits", "head", "layers")] + [
-            with_gradients(bottom[late[0] if apart else "layers"], own - f.embedding)
+            with_gradients(bottom[late[0] if apart else "layers"], of_model - f.embedding)
         ]
         if apart:
             moments += [with_gradients(first[late[0]], f.head)]
         if late:
-            moments += [with_gradients(first[late[-1]], own - f.embedding)]
+            moments += [with_gradients(first[late[-1]], of_model - f.embedding)]
         if "critic" in first:
-            moments += [with_gradients(first["critic"], own)]  # a trunk of its own comes last
+            moments += [with_gradients(first["critic"], of_model)]  # a trunk of its own comes last
     return max(moments, key=Counter.total)
 
 
@@ -269,8 +269,10 @@ def step_phases(
             "responses": response_bytes(c, w),
         }
     )
-    found = along(lambda n: rehearse_sampling(kind, n, w, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike)
-    found["prompts"] = max(found["prompts"], found.pop("copies"), key=Counter.total)
+    sampling_phases = along(
+        lambda n: rehearse_sampling(kind, n, w, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike
+    )
+    sampling_phases["prompts"] = max(sampling_phases["prompts"], sampling_phases.pop("copies"), key=Counter.total)
     if (
         c.old_logps == "recompute"
         or configured_recipe(c).kl
@@ -294,7 +296,7 @@ def step_phases(
             )
             for way in scored
         ]
-        found["scoring"] = max((moment for phases in passes for moment in phases.values()), key=Counter.total)
+        sampling_phases["scoring"] = max((moment for phases in passes for moment in phases.values()), key=Counter.total)
 
     def named(moved: Counter[str]) -> dict[str, int]:
         return {label: moved[label] for label in ("low-precision copies", "key-value cache")} | {
@@ -302,7 +304,7 @@ def step_phases(
             "gradients": 4 * f.trained,
         }
 
-    sampling = {phase: Counter(named(moved)) for phase, moved in found.items()}
+    sampling = {phase: Counter(named(moved)) for phase, moved in sampling_phases.items()}
     training = training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})
     adam = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
     return {phase: ground + moved for phase, moved in (sampling | {"training": training, "update": adam}).items()}
@@ -406,12 +408,12 @@ class Verdict:
             if self.changes is None
             else f"{', '.join(f'{k}={v!r}' for k, v in self.changes.items())} would ({in_words(self.changed)})"
         )
-        said = (
+        outcome = (
             f"fits, {in_words(self.capacity - self.need)} to spare"
             if self.fits
             else f"does not fit, {in_words(self.need - self.capacity)} too much: {help}"
         )
-        return f"{self.device} ({in_words(self.capacity)}): {said}" + (f"; {self.note}" if self.note else "")
+        return f"{self.device} ({in_words(self.capacity)}): {outcome}" + (f"; {self.note}" if self.note else "")
 
 
 @dataclass
@@ -436,11 +438,11 @@ class MemoryPlan:
             return f"{name:24}" + "".join(f"{cell:>12}" for cell in cells)
 
         lines = [line("", self.phases)] + [
-            line(part, [in_words(found[part]) if found[part] else "" for found in self.phases.values()])
+            line(part, [in_words(sizes[part]) if sizes[part] else "" for sizes in self.phases.values()])
             for part in parts
-            if any(found[part] for found in self.phases.values())
+            if any(sizes[part] for sizes in self.phases.values())
         ]
-        lines += [line("together", [in_words(found.total()) for found in self.phases.values()])]
+        lines += [line("together", [in_words(sizes.total()) for sizes in self.phases.values()])]
         w = self.work
         c = self.config
         absent = [
@@ -542,18 +544,21 @@ def plan_memory(
     )
     own_limit = task.max_new_tokens if task is not None else None
     if task is None and not config.max_new_tokens:
-        own_limit = own_response_limit(config.task, **json_options("task_options", config.task_options))
-    asked = replace(
+        own_limit = task_response_limit(config.task, **json_options("task_options", config.task_options))
+    with_limit = replace(
         config,
         max_new_tokens=response_limit(
             config.max_new_tokens, own_limit, getattr(shape, "max_position_embeddings", None)
         ),
     )
-    own = replace(
-        asked, precision=choose_precision(place, shape.hidden_size) if asked.precision == "auto" else asked.precision
+    resolved = replace(
+        with_limit,
+        precision=choose_precision(place, shape.hidden_size)
+        if with_limit.precision == "auto"
+        else with_limit.precision,
     )
     try:
-        phases = step_phases(own, shape, prompt, place.type == "cuda")
+        phases = step_phases(resolved, shape, prompt, place.type == "cuda")
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
         raise ValueError(
             f"shape={type(shape).__name__}: its code does not run without data ({str(error).splitlines()[0]}), so"
@@ -561,28 +566,32 @@ def plan_memory(
         ) from error
 
     def needed(c: TrainConfig, gpu: bool) -> int:
-        return max(found.total() for found in step_phases(c, shape, prompt, gpu).values())
+        return max(phase.total() for phase in step_phases(c, shape, prompt, gpu).values())
 
     def verdict(name: str, capacity: int, c: TrainConfig, gpu: bool, note: str = "") -> Verdict:
-        found = Verdict(name, capacity, needed(c, gpu), note=note)
-        if not found.fits:
-            found.changes = remedy(c, prompt, lambda other: needed(other, gpu) <= capacity)
-            found.changed = needed(replace(c, **found.changes), gpu) if found.changes else 0
-        return found
+        result = Verdict(name, capacity, needed(c, gpu), note=note)
+        if not result.fits:
+            result.changes = remedy(c, prompt, lambda other: needed(other, gpu) <= capacity)
+            result.changed = needed(replace(c, **result.changes), gpu) if result.changes else 0
+        return result
 
-    verdicts = [verdict(*present_device(place), own, place.type == "cuda")]
+    verdicts = [verdict(*present_device(place), resolved, place.type == "cuda")]
     for name, (size, has_bf16) in cards.items():
         note = (
             ""
             if has_bf16
             else (
                 "no bfloat16 there, planned in float16"
-                if asked.precision == "auto"
+                if with_limit.precision == "auto"
                 else "no bfloat16 there: use precision='float16'"
-                if asked.precision == "bfloat16"
+                if with_limit.precision == "bfloat16"
                 else ""
             )
         )
-        c = replace(asked, precision="bfloat16" if has_bf16 else "float16") if asked.precision == "auto" else asked
+        c = (
+            replace(with_limit, precision="bfloat16" if has_bf16 else "float16")
+            if with_limit.precision == "auto"
+            else with_limit
+        )
         verdicts.append(verdict(name, int(size * 2**30) - context_bytes, c, True, note))
-    return MemoryPlan(own, work(own, prompt)[0], phases, verdicts)
+    return MemoryPlan(resolved, work(resolved, prompt)[0], phases, verdicts)

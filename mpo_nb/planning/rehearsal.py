@@ -30,7 +30,7 @@ from ..models.loading import add_lora, dtypes
 from ..models.logprobs import CausalLM, decoder_of, positions, token_logps
 from ..models.mtp import MTPModules
 from ..sampling.decoding import DynamicDecoder
-from ..sampling.rollouts import cut, pick
+from ..sampling.rollouts import sample_tokens, top_k_top_p
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #76c35ccc
 class Ledger(TorchDispatchMode):
@@ -306,16 +306,16 @@ def rehearse_training(
             loss = values.sum() if values is not None else torch.zeros(())
             later = 0
             for states, head in _columns(model, mtp, hidden, w):
-                kept = states[torch.zeros(len(states), dtype=torch.long)]
+                rows = states[torch.zeros(len(states), dtype=torch.long)]
                 del states
-                later = max(0, len(kept) - 3 * chunk) * kept.shape[1] * kept.element_size()
+                later = max(0, len(rows) - 3 * chunk) * rows.shape[1] * rows.element_size()
                 if later:
-                    kept = kept[: 3 * chunk]
+                    rows = rows[: 3 * chunk]
                 logps, entropy = token_logps(
-                    model, kept, torch.zeros(len(kept), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head
+                    model, rows, torch.zeros(len(rows), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head
                 )
                 loss = loss + logps.sum() + entropy.sum()
-                del kept, logps, entropy
+                del rows, logps, entropy
             del hidden
         if frozen:
             return ledger.peaks
@@ -343,11 +343,11 @@ def _columns(
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor] | None]]:
     """The states (rows * T, d) that each column of log-probabilities is computed from, the backbone's first, and the
     head that reads them."""
-    own = hidden[:, -w.response :].flatten(0, 1)
+    backbone_states = hidden[:, -w.response :].flatten(0, 1)
     if mtp is None:
-        yield own, None
+        yield backbone_states, None
         return
-    yield own, None
+    yield backbone_states, None
     ids = _ones(w.rows, w.prompt + w.response)
     output = model.get_output_embeddings()
     for depth, states in zip(mtp.depths, mtp.states(hidden, ids, ids)):
@@ -408,10 +408,10 @@ def rehearse_sampling(
         logits = decoder.step(torch.zeros(w.sampled, dtype=torch.long))
         scaled = logits.float() / 1.5
         if top_p < 1 or top_k:
-            pick(cut(scaled, top_p, top_k), torch.rand(w.sampled))
+            sample_tokens(top_k_top_p(scaled, top_p, top_k), torch.rand(w.sampled))
             scaled.log_softmax(-1)
         else:
-            pick(scaled, torch.rand(w.sampled))
+            sample_tokens(scaled, torch.rand(w.sampled))
     held = sum(
         x.untyped_storage().nbytes()
         for layer in cast(list[Any], decoder.cache.layers)
@@ -425,8 +425,8 @@ def rehearse_sampling(
 def _near_the_end(decoder: DynamicDecoder, w: Work) -> None:
     "Put a decoder where one token is still to be read."
     tokens = w.prompt + max(0, w.response - 2)
-    decoder.place = _ones(w.sampled, 1)
-    decoder.width, decoder.read, decoder.logits = (
+    decoder.position_ids = _ones(w.sampled, 1)
+    decoder.width, decoder.attention_mask, decoder.logits = (
         tokens,
         _ones(w.sampled, w.prompt + w.response),
         decoder.logits.new_empty(w.sampled, decoder.logits.shape[1]),

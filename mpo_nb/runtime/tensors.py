@@ -29,7 +29,7 @@ def quiet_files() -> Iterator[None]:
         if shown:
             logging.enable_progress_bar()
 
-
+# %% ../../nbs/lib/runtime/tensors.ipynb #7e4507a2
 def read_tensors(
     path: Path,  # a .safetensors file
     device: str = "cpu",  # where they go
@@ -42,16 +42,15 @@ def read_tensors(
             f"{path} cannot be read ({error}); it is missing or damaged: use another checkpoint, or a copy of this file"
         ) from None
 
-
+# %% ../../nbs/lib/runtime/tensors.ipynb #7e4507a4
 def save_optimizer(
     optimizer: torch.optim.Optimizer,  # any whose state is tensors, as Adam's is
     path: Path,  # a .safetensors file
 ) -> None:
     "The optimiser's tensors, named by parameter number and entry."
     state = optimizer.state_dict()["state"]
-    save_file(
-        {f"{i}.{k}": v.detach().contiguous().cpu() for i, entries in state.items() for k, v in entries.items()}, path
-    )
+    tensors = {f"{i}.{name}": x for i, entries in state.items() for name, x in entries.items()}
+    save_file({name: x.detach().contiguous().cpu() for name, x in tensors.items()}, path)
 
 
 def load_optimizer(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Task', 'score', 'load_task', 'register_task', 'task_names', 'prompt_text', 'prompt_turns', 'response_limit',
-           'own_response_limit', 'render_prompt', 'prompt_format', 'prompt_formats', 'prompt_tokens',
+           'task_response_limit', 'render_prompt', 'prompt_format', 'prompt_formats', 'prompt_tokens',
            'check_template_options', 'from_dataset', 'read_rows', 'chain_sum', 'chain_problems', 'chain_reward',
            'demonstration', 'is_held_out', 'gsm8k', 'math', 'math_reward', 'humaneval', 'mbpp', 'extract_program',
            'countdown', 'countdown_reward', 'gym', 'gym_problems', 'extract_answer', 'math_equal', 'math_equal_each',
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
     from mpo_nb.tasks.task import (
         Task,
         load_task,
-        own_response_limit,
         prompt_text,
         prompt_turns,
         register_task,
         response_limit,
         score,
         task_names,
+        task_response_limit,
     )
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks07
 __getattr__, __dir__ = offer(
     "mpo_nb.tasks",
     {
-        "task": "Task score load_task register_task task_names prompt_text prompt_turns response_limit own_response_limit",
+        "task": "Task score load_task register_task task_names prompt_text prompt_turns response_limit"
+        " task_response_limit",
         "prompts": "render_prompt prompt_format prompt_formats prompt_tokens check_template_options",
         "rows": "from_dataset read_rows",
         "sums": "chain_sum chain_problems chain_reward demonstration is_held_out",
@@ -64,7 +65,7 @@ _all_ = [
     "prompt_text",
     "prompt_turns",
     "response_limit",
-    "own_response_limit",
+    "task_response_limit",
     "render_prompt",
     "prompt_format",
     "prompt_formats",

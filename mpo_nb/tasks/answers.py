@@ -64,11 +64,11 @@ _LAST_NUMBER = re.compile(_NUMBER)
 _HASHES = re.compile(rf"####[ \t]*{_NUMBER}[ \t.]*$", re.MULTILINE)
 
 
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found: re.Match[str] | None = None
-    for found in pattern.finditer(text):
+def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    match: re.Match[str] | None = None
+    for match in pattern.finditer(text):
         pass
-    return found
+    return match
 
 
 def _signed(number: re.Match[str]) -> str:
@@ -146,27 +146,27 @@ def _tuple(before: str, after: str) -> str | None:
     closed = _CLOSED.match(after)
     if not opened or not closed:
         return None
-    whole = opened[0] + closed[0]
-    return whole if all(_RUN.fullmatch(entry.strip()) for entry in whole[1:-1].split(",")) else None
+    written = opened[0] + closed[0]
+    return written if all(_RUN.fullmatch(entry.strip()) for entry in written[1:-1].split(",")) else None
 
 
 def _last_number(text: str) -> str | None:
     "The last number, or the whole expression that it is a piece of; None where the expression's ends are not clear."
-    found = _last(_LAST_NUMBER, text)
-    if found is None or found.end() - found.start() > 500:
-        return found and _signed(found)
-    for formula in _FORMULA.finditer(text, max(0, found.start() - 600), found.end() + 600):
+    number = _last_match(_LAST_NUMBER, text)
+    if number is None or number.end() - number.start() > 500:
+        return number and _signed(number)
+    for formula in _FORMULA.finditer(text, max(0, number.start() - 600), number.end() + 600):
         inner = next(part for part in formula.groups() if part is not None)
-        if formula.start() <= found.start() and found.end() <= formula.end() and _balanced(inner):
+        if formula.start() <= number.start() and number.end() <= formula.end() and _balanced(inner):
             return _right_side(inner)
-    before = text[max(0, found.start() - 60) : found.start()]
-    if entries := _tuple(before, text[found.start() : found.end() + 60]):
+    before = text[max(0, number.start() - 60) : number.start()]
+    if entries := _tuple(before, text[number.start() : number.end() + 60]):
         return entries
-    if not _LEADS.search(before) and not _FOLLOWS.match(text, found.end()):
-        return _signed(found)
-    line = max(text.rfind("\n", 0, found.start()) + 1, found.start() - 200)
-    for run in _RUN.finditer(text, line, found.end() + 200):
-        if run.start() <= found.start("size") and found.end() <= run.end():
+    if not _LEADS.search(before) and not _FOLLOWS.match(text, number.end()):
+        return _signed(number)
+    line = max(text.rfind("\n", 0, number.start()) + 1, number.start() - 200)
+    for run in _RUN.finditer(text, line, number.end() + 200):
+        if run.start() <= number.start("size") and number.end() <= run.end():
             written = run[0].rpartition(">>")[2]  # behind a calculation as GSM8K notes it
             return _right_side(re.sub("^[-*] ", "", written))
     return None
@@ -178,17 +178,17 @@ def extract_answer(
     "The last non-empty \\boxed{...}, else the number on the last line `#### N`, else the last number, whole."
     if boxed := _boxed(response):
         return boxed
-    hashed = _last(_HASHES, response)
+    hashed = _last_match(_HASHES, response)
     return _signed(hashed) if hashed else _last_number(response)
 
 # %% ../../nbs/lib/tasks/answers.ipynb #02c1981d
 def _reply(line: str) -> str:
     "A worker's answer to one question."
-    number, found, gold, limit = json.loads(line)
+    number, answer, gold, limit = json.loads(line)
     if limit is not None:
         faulthandler.dump_traceback_later(limit, exit=True)
     try:
-        equal = same_answer(found, gold, algebra)
+        equal = same_answer(answer, gold, algebra)
     except (Exception, MemoryError):
         equal = False
     faulthandler.cancel_dump_traceback_later()
@@ -218,19 +218,19 @@ def _used(process: int) -> float:
 
 def _fork(workers: dict[socket.socket, int]) -> None:
     "One more worker; it holds no end of another's channel, and none of the pipes to the process that asks."
-    here, there = socket.socketpair()
+    own_end, worker_end = socket.socketpair()
     process = os.fork()
     if process == 0:
         try:
-            for other in (here, *workers):
+            for other in (own_end, *workers):
                 other.close()
             for pipe in (0, 1):
                 os.dup2(2, pipe)
-            _work(there)
+            _work(worker_end)
         finally:
             os._exit(0)
-    there.close()
-    workers[here] = process
+    worker_end.close()
+    workers[own_end] = process
 
 # %% ../../nbs/lib/tasks/answers.ipynb #edc08133
 def _dismiss(workers: dict[socket.socket, int], channel: socket.socket, alive: bool) -> bool:
@@ -331,13 +331,13 @@ class _Question:
 
 def _folders() -> list[str]:
     "Where the packages lie that the checker imports, by their metadata: no file of the current folder can pose as one."
-    found = []
+    paths = []
     for name in ("math-verify", "latex2sympy2-extended", "sympy", "mpmath", "antlr4-python3-runtime"):
         try:
-            found.append(str(importlib.metadata.distribution(name).locate_file("")))
+            paths.append(str(importlib.metadata.distribution(name).locate_file("")))
         except importlib.metadata.PackageNotFoundError:
             pass
-    return [os.path.abspath(folder) for folder in dict.fromkeys(found)]
+    return [os.path.abspath(folder) for folder in dict.fromkeys(paths)]
 
 
 _PROGRAM = """
@@ -362,14 +362,14 @@ gc.freeze()
 
 
 def _launch() -> "subprocess.Popen[bytes]":
-    kept = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TMPDIR")
+    passed_on = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TMPDIR")
     parts: list[Callable[..., Any]] = [_reply, _work, _used, _fork, _dismiss, _hand_out, _collect, _serve]
     program = "\n".join([_PROGRAM, *map(inspect.getsource, parts), "_serve(cores)"])
     options = json.dumps([os.cpu_count() or 1, inspect.getsourcefile(same_answer), _folders()])
     with tempfile.TemporaryDirectory(prefix="mpo_nb_answers_", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", program, options], cwd=folder,
-            env={name: os.environ[name] for name in kept if name in os.environ},
+            env={name: os.environ[name] for name in passed_on if name in os.environ},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
         )  # fmt: skip
         assert process.stdout is not None
@@ -391,13 +391,13 @@ class _Checker:
         self.numbers = itertools.count()
         self.closed = False
 
-    def ask(self, found: str, gold: str, limit: float | None) -> "Future[bool]":
+    def ask(self, answer: str, gold: str, limit: float | None) -> "Future[bool]":
         number = next(self.numbers)
         reply = Future[bool]()
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 self.start()
-            line = json.dumps([number, found, gold, limit]).encode() + b"\n"
+            line = json.dumps([number, answer, gold, limit]).encode() + b"\n"
             self.questions[number] = _Question(line, reply)
             self.send(line)
         return reply
@@ -487,16 +487,16 @@ def _no_algebra(kind: str, first: str, second: str) -> bool:
 
 
 @lru_cache(maxsize=65536)
-def _compared(found: str, gold: str, limit: float | None) -> "Future[bool]":
+def _compared(answer: str, gold: str, limit: float | None) -> "Future[bool]":
     decided = Future[bool]()
-    if found == gold or not found or len(found) > 500:
-        decided.set_result(bool(found) and found == gold)
+    if answer == gold or not answer or len(answer) > 500:
+        decided.set_result(bool(answer) and answer == gold)
         return decided
     try:
-        decided.set_result(same_answer(found, gold, _no_algebra))
+        decided.set_result(same_answer(answer, gold, _no_algebra))
         return decided
     except (_Undecided, RecursionError):
-        return _checker.ask(found, gold, limit)
+        return _checker.ask(answer, gold, limit)
 
 # %% ../../nbs/lib/tasks/answers.ipynb #52428a1a
 def _limit(timeout: float) -> float | None:
@@ -505,17 +505,17 @@ def _limit(timeout: float) -> float | None:
     return None if timeout > 10**6 else max(float(timeout), 1e-3)  # eleven days are no limit
 
 
-def _asked(response: str, answer: str, limit: float | None) -> "Future[bool]":
+def _comparison(response: str, answer: str, limit: float | None) -> "Future[bool]":
     if not isinstance(response, str):
         raise ValueError(f"response={response!r:.80} is no text; give what the model wrote as a string")
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(f"answer={answer!r:.80} is no answer; give a non-empty string, a number n as str(n)")
-    hashed = _last(_HASHES, answer)
+    hashed = _last_match(_HASHES, answer)
     gold = _boxed(answer) or (hashed and _signed(hashed)) or answer
     return _compared((extract_answer(response) or "").strip(), gold.strip(), limit)
 
 
-def _settled(reply: "Future[bool]") -> bool:
+def _verdict(reply: "Future[bool]") -> bool:
     try:
         return reply.result()
     except RuntimeError:
@@ -529,7 +529,7 @@ def math_equal(
     timeout: float = 5.0,  # seconds for one comparison, after which the response counts as wrong; math.inf for no limit
 ) -> bool:  # False also where the response has no answer
     "Whether a response's answer equals the right one, from any thread. ValueError on an empty answer, a bad timeout."
-    return _settled(_asked(response, answer, _limit(timeout)))
+    return _verdict(_comparison(response, answer, _limit(timeout)))
 
 
 def math_equal_each(
@@ -539,7 +539,7 @@ def math_equal_each(
 ) -> list[bool]:  # in the order of the responses
     "`math_equal` of each response and its answer, several at a time. ValueError as there, and on two different counts."
     if isinstance(responses, str) or isinstance(answers, str) or len(responses) != len(answers):
-        given = f"responses={responses!r:.40} and answers={answers!r:.40}"
-        raise ValueError(f"{given}; give two lists of texts, one answer for each response")
+        arguments = f"responses={responses!r:.40} and answers={answers!r:.40}"
+        raise ValueError(f"{arguments}; give two lists of texts, one answer for each response")
     limit = _limit(timeout)
-    return [_settled(reply) for reply in [_asked(r, a, limit) for r, a in zip(responses, answers)]]
+    return [_verdict(reply) for reply in [_comparison(r, a, limit) for r, a in zip(responses, answers)]]

@@ -134,11 +134,11 @@ def _brace_arguments(text: str) -> str:
             parts = [text[end + 1 : close - 1]]
             end = close
         while len(parts) < 2 - root:
-            found = _argument(text, end)
-            if found is None:
+            argument = _argument(text, end)
+            if argument is None:
                 break
-            parts.append(found[0])
-            end = found[1]
+            parts.append(argument[0])
+            end = argument[1]
         if len(parts) < 2 - root:
             at = command.end()
             continue
@@ -453,10 +453,10 @@ def _quantity(text: str, loose: bool = False) -> _Quantity:
     for end in _CORE_END.finditer(text):
         core = text[: end.end()]
         tail = text[end.end() :]
-        found = _label(tail, loose)
-        if found is None or core.count("{") != core.count("}") or core.count("(") != core.count(")"):
+        label = _label(tail, loose)
+        if label is None or core.count("{") != core.count("}") or core.count("(") != core.count(")"):
             continue
-        factor, names = found
+        factor, names = label
         if factor != 1:
             number = _numeral(core)
             if number is None:
@@ -478,12 +478,12 @@ def _measured(units: frozenset[str]) -> frozenset[str]:
 
 def _units_agree(a: frozenset[str], b: frozenset[str]) -> bool:
     "Units may be left off, and words about what is counted; two different units, or half of a product, never agree."
-    for meant in ("lb", "GBP"):  # a pound is either
-        either = {"pound", meant}
-        if meant in a | b and either & a and either & b:
-            a, b = (frozenset(meant if n == "pound" else n for n in names) for names in (a, b))
-    said = _measured(a), _measured(b)
-    return (a <= b or b <= a) and (said[0] == said[1] or not all(said))
+    for unit in ("lb", "GBP"):  # a pound is either
+        either = {"pound", unit}
+        if unit in a | b and either & a and either & b:
+            a, b = (frozenset(unit if n == "pound" else n for n in names) for names in (a, b))
+    measured = _measured(a), _measured(b)
+    return (a <= b or b <= a) and (measured[0] == measured[1] or not all(measured))
 
 # %% ../../nbs/lib/tasks/equality.ipynb #2f14daf3
 _MONTHS = "january february march april may june july august september october november december".split()
@@ -507,8 +507,8 @@ def _date(text: str) -> tuple[str, ...] | None:
     bare = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()
     bare = " ".join(bare.split())
     for pattern in _DATES:
-        if found := pattern.fullmatch(bare):
-            parts = {"year": "", "day": "", **{k: v or "" for k, v in found.groupdict().items()}}
+        if match := pattern.fullmatch(bare):
+            parts = {"year": "", "day": "", **{k: v or "" for k, v in match.groupdict().items()}}
             name = parts["month"].casefold()
             month = name if name.isdigit() else str([m[:3] for m in _MONTHS].index(name[:3]) + 1)
             return parts["year"], month.lstrip("0"), parts["day"].lstrip("0")
@@ -527,16 +527,16 @@ _COUNT = "two three four five six seven eight nine ten eleven twelve thirteen fo
 
 def _based(text: str) -> tuple[str, int] | None:
     "(digits, base) of a numeral like 204_5."
-    found = _BASE.fullmatch(text)
-    if not found or not any(c.isdigit() for c in found["digits"]) and len(found["digits"]) < 2:
+    match = _BASE.fullmatch(text)
+    if not match or not any(c.isdigit() for c in match["digits"]) and len(match["digits"]) < 2:
         return None
-    name = re.sub(r"\\text\{(.*)\}", r"\1", found["base"] or found["word"] or found["text"])
+    name = re.sub(r"\\text\{(.*)\}", r"\1", match["base"] or match["word"] or match["text"])
     base = int(name) if name.isdigit() else _COUNT.index(name) + 2 if name in _COUNT else 0
-    digits = found["digits"].upper()
+    digits = match["digits"].upper()
     if not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits.replace(".", "")):
         return None
-    whole, _, part = digits.partition(".")
-    return found["sign"] + (whole.lstrip("0") or "0") + ("." + part if part else ""), base
+    before_point, _, after_point = digits.partition(".")
+    return match["sign"] + (before_point.lstrip("0") or "0") + ("." + after_point if after_point else ""), base
 
 # %% ../../nbs/lib/tasks/equality.ipynb #797129ec
 _COLONS = re.compile(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?)+")
@@ -576,10 +576,10 @@ def _as_words(text: str) -> tuple[str, ...] | None:
     if re.search(r"(?<![A-Za-z])[A-Za-z]'(?![A-Za-z]{2})", text):
         return None  # a derivative, or another point
     bare = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
-    found = tuple(w for w in re.split(r"[\s,.\-']+", bare) if w)
-    if len(found) == 1 and len(found[0]) == 1:
-        return found
-    return tuple(w if len(w) < 4 and w.isupper() and w not in ("YES", "NO") else w.casefold() for w in found)
+    words = tuple(w for w in re.split(r"[\s,.\-']+", bare) if w)
+    if len(words) == 1 and len(words[0]) == 1:
+        return words
+    return tuple(w if len(w) < 4 and w.isupper() and w not in ("YES", "NO") else w.casefold() for w in words)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #001a6491
 def _split_top(text: str, separators: re.Pattern[str]) -> tuple[list[str], list[str]]:
@@ -588,11 +588,11 @@ def _split_top(text: str, separators: re.Pattern[str]) -> tuple[list[str], list[
     signs: list[str] = []
     depth = at = start = 0
     while at < len(text):
-        found = separators.match(text, at) if depth == 0 else None
-        if found and found[0]:
+        separator = separators.match(text, at) if depth == 0 else None
+        if separator and separator[0]:
             parts.append(text[start:at].strip())
-            signs.append(found[0])
-            at = start = found.end()
+            signs.append(separator[0])
+            at = start = separator.end()
             continue
         escaped = text[at] == "\\"
         sign = text[at + escaped : at + escaped + 1]
@@ -657,9 +657,9 @@ def _node(text: str) -> _Node:
     return _signs(text)
 
 
-def _spread(found: Iterable[_Node]) -> tuple[_Node, ...]:
+def _spread(nodes: Iterable[_Node]) -> tuple[_Node, ...]:
     "The parts of a list or a set, with both that a plus-minus sign stands for."
-    return tuple(part for node in found for part in (node.parts if node.kind == "list" else (node,)))
+    return tuple(part for node in nodes for part in (node.parts if node.kind == "list" else (node,)))
 
 
 def _bracketed(text: str, opened: str, closed: str) -> _Node:
@@ -690,10 +690,10 @@ def _relation(text: str, parts: list[str], signs: list[str]) -> _Node:
     kinds = {s.strip() for s in signs}
     nodes = tuple(map(_node, parts))
     if kinds <= {"=", r"\in"}:
-        named = _NAME.fullmatch(parts[0]), _NAME.fullmatch(parts[-1])
-        if named[0] and not (kinds != {"="} and len(signs) > 1):
+        is_name = _NAME.fullmatch(parts[0]), _NAME.fullmatch(parts[-1])
+        if is_name[0] and not (kinds != {"="} and len(signs) > 1):
             return _Node("assignment", text, nodes[1:], parts[0].replace(" ", ""))
-        if kinds == {"="} and len(parts) == 2 and named[1]:
+        if kinds == {"="} and len(parts) == 2 and is_name[1]:
             return _Node("assignment", text, nodes[:1], parts[1].replace(" ", ""))
         if kinds == {"="}:
             letters = any(re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]", p) for p in parts)
@@ -708,14 +708,14 @@ def _relation(text: str, parts: list[str], signs: list[str]) -> _Node:
     return _Node("other", text)
 
 
-def _interval(found: _Node) -> tuple[str, str, str, str] | None:
+def _interval(node: _Node) -> tuple[str, str, str, str] | None:
     "(name, brackets, low, high) of an interval or of an inequality that says one."
-    if found.kind == "tuple" and len(found.parts) == 2 and set(found.mark) <= set("()[]") and found.mark[0] in "([":
-        return "", found.mark, found.parts[0].text, found.parts[1].text
-    if found.kind != "inequality" or found.mark == r"\ne":
+    if node.kind == "tuple" and len(node.parts) == 2 and set(node.mark) <= set("()[]") and node.mark[0] in "([":
+        return "", node.mark, node.parts[0].text, node.parts[1].text
+    if node.kind != "inequality" or node.mark == r"\ne":
         return None
-    marks = found.mark.split()
-    texts = [p.text for p in found.parts]
+    marks = node.mark.split()
+    texts = [p.text for p in node.parts]
     if len(texts) == 2:
         if _NAME.fullmatch(texts[0]):
             return texts[0], "(" + ("]" if marks[0] == "<=" else ")"), r"-\infty", texts[1]
@@ -764,10 +764,10 @@ def _same_core(a: str, b: str, algebra: _Algebra) -> bool:
         return _same_number(numbers[0], numbers[1])
     if _colons(a) or _colons(b):
         return _same_colons(a, b, clock=False)
-    said = _as_words(a), _as_words(b)
-    if said[0] and said[1]:
-        return said[0] == said[1]
-    if any(s and s != (t,) for s, t in zip(said, (a, b))):
+    words = _as_words(a), _as_words(b)
+    if words[0] and words[1]:
+        return words[0] == words[1]
+    if any(s and s != (t,) for s, t in zip(words, (a, b))):
         return False  # words, and something else; a single letter may be a number's name
     a, b = (_MIXED.sub(r"(\1+\2)", text) for text in (a, b))
     return _computable(a) and _computable(b) and algebra("equal", a, b)
@@ -777,15 +777,15 @@ def _same_expression(a: str, b: str, algebra: _Algebra) -> bool:
     if _squeezed(a) == _squeezed(b):
         return True
     letters = re.search(r"[^\W\d_]", re.sub(r"\\(?:pi|frac|sqrt|cdot)(?![A-Za-z])|\\text\{[^{}]*\}|\\[a-z]+", "", b))
-    found = _quantity(a, loose=not letters)
+    answer = _quantity(a, loose=not letters)
     gold = _quantity(b)
-    if not _units_agree(found.units, gold.units):
+    if not _units_agree(answer.units, gold.units):
         return False
-    if {"am", "pm"} & (found.units | gold.units) and (_colons(found.core) or _colons(gold.core)):
-        return _same_colons(found.core, gold.core, clock=True)
-    if found.percent == gold.percent:
-        return _same_core(found.core, gold.core, algebra)
-    share, other = (found, gold) if found.percent else (gold, found)
+    if {"am", "pm"} & (answer.units | gold.units) and (_colons(answer.core) or _colons(gold.core)):
+        return _same_colons(answer.core, gold.core, clock=True)
+    if answer.percent == gold.percent:
+        return _same_core(answer.core, gold.core, algebra)
+    share, other = (answer, gold) if answer.percent else (gold, answer)
     if other.units:
         return False
     number = _numeral(share.core)
@@ -808,22 +808,22 @@ def _same_ordered(first: tuple[_Node, ...], second: tuple[_Node, ...], algebra: 
     return len(first) == len(second) and all(_same_node(x, y, algebra) for x, y in zip(first, second))
 
 
-def _value(found: _Node, algebra: _Algebra) -> _Node | None:
+def _value(node: _Node, algebra: _Algebra) -> _Node | None:
     "What an assignment or a chain of equations says; None where its sides differ."
-    if found.kind not in ("assignment", "chain"):
-        return found
-    last = found.parts[-1]
-    return last if all(_same_node(p, last, algebra) for p in found.parts[:-1]) else None
+    if node.kind not in ("assignment", "chain"):
+        return node
+    last = node.parts[-1]
+    return last if all(_same_node(p, last, algebra) for p in node.parts[:-1]) else None
 
 
-def _items(found: _Node) -> tuple[_Node, ...] | None:
-    if found.kind in ("list", "set"):
-        return found.parts
+def _items(node: _Node) -> tuple[_Node, ...] | None:
+    if node.kind in ("list", "set"):
+        return node.parts
     return None
 
 # %% ../../nbs/lib/tasks/equality.ipynb #cedc6d77
-def _holds_a_set(found: _Node) -> bool:
-    return found.kind == "set" and any(p.kind == "set" or "emptyset" in p.text for p in found.parts)
+def _holds_a_set(node: _Node) -> bool:
+    return node.kind == "set" and any(p.kind == "set" or "emptyset" in p.text for p in node.parts)
 
 
 def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
@@ -872,19 +872,19 @@ def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"(-\infty,\infty)")
 
 
-def _reals(found: _Node) -> bool:
-    said = _as_words(found.text) or ()
-    return found.text.replace(" ", "") in _REALS or " ".join(said) in ("all real numbers", "all reals")
+def _reals(node: _Node) -> bool:
+    words = _as_words(node.text) or ()
+    return node.text.replace(" ", "") in _REALS or " ".join(words) in ("all real numbers", "all reals")
 
 
-def _sides(found: _Node) -> tuple[str, str] | None:
-    if found.kind == "assignment":
-        return (found.mark, found.parts[0].text) if len(found.parts) == 1 else None
-    return (found.parts[0].text, found.parts[1].text) if len(found.parts) == 2 else None
+def _sides(node: _Node) -> tuple[str, str] | None:
+    if node.kind == "assignment":
+        return (node.mark, node.parts[0].text) if len(node.parts) == 1 else None
+    return (node.parts[0].text, node.parts[1].text) if len(node.parts) == 2 else None
 
 
-def _difference(found: _Node) -> str | None:
-    sides = _sides(found)
+def _difference(node: _Node) -> str | None:
+    sides = _sides(node)
     return f"({sides[0]})-({sides[1]})" if sides and all(map(_computable, sides)) else None
 
 
@@ -937,7 +937,7 @@ def _read(text: str) -> Any:
         return None  # read as the imaginary unit
     text = _DECIMALS.sub(lambda m: r"\frac{%s}{%s}" % (int(m[1] + m[2]), 10 ** len(m[2])), text)
     try:
-        found = latex2sympy(
+        expression = latex2sympy(
             text,
             is_real=True,
             convert_degrees=False,
@@ -946,24 +946,24 @@ def _read(text: str) -> Any:
         )
     except Exception:
         return None
-    if not isinstance(found, sympy.Expr) or _size(found) > 1e5:
+    if not isinstance(expression, sympy.Expr) or _size(expression) > 1e5:
         return None  # to evaluate it would take long
-    return found.replace(_odd_root, _real_root).subs(sympy.Symbol("i", real=True), sympy.I)
+    return expression.replace(_odd_root, _real_root).subs(sympy.Symbol("i", real=True), sympy.I)
 
 
-def _odd_root(found: Any) -> bool:
-    if not found.is_Pow or not found.args[1].is_Rational or found.args[1].q % 2 == 0 or found.args[1].q == 1:
+def _odd_root(power: Any) -> bool:
+    if not power.is_Pow or not power.args[1].is_Rational or power.args[1].q % 2 == 0 or power.args[1].q == 1:
         return False
-    return bool(found.args[0].is_number and found.args[0].is_negative)
+    return bool(power.args[0].is_number and power.args[0].is_negative)
 
 
-def _real_root(found: Any) -> Any:
+def _real_root(root: Any) -> Any:
     "The cube root of -8 is -2 in school."
-    base, power = found.args
-    return (-1) ** int(power.p) * (-base) ** power
+    base, exponent = root.args
+    return (-1) ** int(exponent.p) * (-base) ** exponent
 
 # %% ../../nbs/lib/tasks/equality.ipynb #e8f2b567
-def _size(found: Any) -> float:
+def _size(expression: Any) -> float:
     "A bound on how many digits a value has; infinity where there is none, and for what is not known here."
     import sympy
 
@@ -973,18 +973,18 @@ def _size(found: Any) -> float:
         sympy.binomial, sympy.UnevaluatedExpr, sympy.Max, sympy.Min, sympy.Mod, trigonometric.TrigonometricFunction,
         trigonometric.InverseTrigonometricFunction, sympy.functions.elementary.hyperbolic.HyperbolicFunction,
     )  # fmt: skip
-    if isinstance(found, sympy.Rational):
-        return max(1.0, 0.30103 * max(int(found.p).bit_length(), int(found.q).bit_length()))
-    if isinstance(found, (sympy.Symbol, sympy.NumberSymbol)) or found in (sympy.I, sympy.oo, -sympy.oo):
+    if isinstance(expression, sympy.Rational):
+        return max(1.0, 0.30103 * max(int(expression.p).bit_length(), int(expression.q).bit_length()))
+    if isinstance(expression, (sympy.Symbol, sympy.NumberSymbol)) or expression in (sympy.I, sympy.oo, -sympy.oo):
         return 1.0
-    if not isinstance(found, known):
+    if not isinstance(expression, known):
         return math.inf
-    sizes = [_size(part) for part in found.args]
-    if isinstance(found, (sympy.Pow, sympy.exp)):
-        return _power_size(sizes[0] if len(sizes) == 2 else 1.0, found.args[-1], sizes[-1])
-    if isinstance(found, (sympy.factorial, sympy.binomial)):
+    sizes = [_size(part) for part in expression.args]
+    if isinstance(expression, (sympy.Pow, sympy.exp)):
+        return _power_size(sizes[0] if len(sizes) == 2 else 1.0, expression.args[-1], sizes[-1])
+    if isinstance(expression, (sympy.factorial, sympy.binomial)):
         return float(10 ** sizes[0] * sizes[0]) if sizes[0] < 4.1 else math.inf
-    return sum(sizes) if isinstance(found, sympy.Mul) else max(sizes) + 1
+    return sum(sizes) if isinstance(expression, sympy.Mul) else max(sizes) + 1
 
 
 def _power_size(base: float, exponent: Any, exponent_size: float) -> float:
@@ -1018,9 +1018,9 @@ def _same_constant(a: Any, b: Any, first: str, second: str) -> bool:
     return False
 
 
-def _at(found: Any, point: dict[Any, Any]) -> Any:
+def _at(expression: Any, point: dict[Any, Any]) -> Any:
     "An expression's value to forty digits; None where it has none."
-    value = found.evalf(40, subs=point)
+    value = expression.evalf(40, subs=point)
     return value if value.is_number and value.is_finite else None
 
 
@@ -1072,20 +1072,20 @@ _CHOICE = re.compile(r"\((?P<letter>[A-J])\) ?(?P<said>[\w\\$.-].*)", re.DOTALL)
 
 def _same_choice(a: str, b: str) -> bool:
     "Whether one is a letter, and the other this letter in brackets with what stands behind it: `(C) 5`."
-    for letter, whole in ((a, b), (b, a)):
-        found = re.fullmatch(r"[A-J]|\([A-J]\)", letter) and _CHOICE.fullmatch(whole)
-        if found and found["letter"] == letter.strip("()") and not re.match(r"\([A-J]\)", found["said"][-3:]):
-            return len(found["said"]) > 1 or found["said"].isdigit()
+    for letter, other in ((a, b), (b, a)):
+        choice = re.fullmatch(r"[A-J]|\([A-J]\)", letter) and _CHOICE.fullmatch(other)
+        if choice and choice["letter"] == letter.strip("()") and not re.match(r"\([A-J]\)", choice["said"][-3:]):
+            return len(choice["said"]) > 1 or choice["said"].isdigit()
     return False
 
 
 def same_answer(
-    found: str,  # the answer of a response
+    answer: str,  # the answer of a response
     gold: str,  # the right one
     algebra: _Algebra,  # (question, expression, expression) -> whether it holds; `algebra` below, say
 ) -> bool:  # False also where no rule decides
     "Whether two answers say the same. Raises what `algebra` raises, and RecursionError on hundreds of nested brackets."
-    first = tidy(found)
+    first = tidy(answer)
     second = tidy(gold)
     if not first or not second or max(len(first), len(second)) > 1000:
         return False

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..sandbox.checkers import Checks, with_requirements
-from .rows import apart, fill
+from .rows import fill, without_held_out
 from .task import Task, response_limits
 
 # %% ../../nbs/lib/tasks/games.ipynb #fe942025
@@ -45,8 +45,8 @@ def expression_in(
     response: str,  # what the model wrote
 ) -> str | None:  # what stands in the last <answer>; None where there is none
     "The expression that a response gives, without what follows an equals sign."
-    found = answer_in(response)
-    return None if found is None else found.split("=")[0].strip() or None
+    answer = answer_in(response)
+    return None if answer is None else answer.split("=")[0].strip() or None
 
 
 _ARITHMETIC = re.compile(r"[0-9+*/()\s-]*")
@@ -56,9 +56,9 @@ def expression_value(
     text: str,  # such as "(25 - 5) * 3"
 ) -> tuple[Fraction, list[int]] | None:  # its exact value and the numbers in it; None for anything else
     "Whole numbers, + - * / and parentheses, read as a tree and never run."
-    used: list[int]
+    numbers: list[int]
     operations: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]]
-    used = []
+    numbers = []
     operations = {
         ast.Add: lambda a, b: a + b,
         ast.Sub: lambda a, b: a - b,
@@ -70,7 +70,7 @@ def expression_value(
         if isinstance(node, ast.BinOp) and type(node.op) in operations:
             return operations[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.Constant) and type(node.value) is int:
-            used.append(node.value)
+            numbers.append(node.value)
             return Fraction(node.value)
         raise ValueError
 
@@ -78,7 +78,7 @@ def expression_value(
     if len(text) > 200 or not _ARITHMETIC.fullmatch(text):
         return None  # else Python's own reader would warn of what looks like a program
     try:
-        return value(ast.parse(text.strip(), mode="eval").body), used
+        return value(ast.parse(text.strip(), mode="eval").body), numbers
     except (ValueError, SyntaxError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 
@@ -90,15 +90,15 @@ def countdown_reward(
 ) -> float:  # 1.0 or 0.0
     "1.0 when the response's expression gives the target from the numbers it may use."
     text = expression_in(response)
-    found = expression_value(text) if text else None
-    if found is None or found[0] != problem["target"]:
+    result = expression_value(text) if text else None
+    if result is None or result[0] != problem["target"]:
         return 0.0
-    left = sorted(problem["numbers"])
-    for number in found[1]:
-        if number not in left:
+    unused = sorted(problem["numbers"])
+    for number in result[1]:
+        if number not in unused:
             return 0.0
-        left.remove(number)
-    return float(not (exactly and left))
+        unused.remove(number)
+    return float(not (exactly and unused))
 
 # %% ../../nbs/lib/tasks/games.ipynb #90d17925
 def _solvable(rng: random.Random, count: int, most: int) -> tuple[list[int], int, str]:
@@ -110,9 +110,9 @@ def _solvable(rng: random.Random, count: int, most: int) -> tuple[list[int], int
             (a, x), (b, y) = (values.pop(rng.randrange(len(values))) for _ in range(2))
             sign = rng.choice("+-*/" if b else "+-*")
             values.append(({"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[sign], f"({x} {sign} {y})"))
-        value, way = values[0]
+        value, expression = values[0]
         if value.denominator == 1 and 1 <= value <= most and value not in numbers:
-            return numbers, int(value), way
+            return numbers, int(value), expression
 
 
 def countdown(
@@ -136,31 +136,31 @@ def countdown(
             raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
     if not 0 <= format_reward < 1:
         raise ValueError(f"format_reward={format_reward}; it must lie in [0, 1), below the reward of a right answer")
-    found: dict[tuple[int, ...], dict[str, Any]]
+    by_numbers: dict[tuple[int, ...], dict[str, Any]]
     rng = random.Random(seed)
-    found = {}
+    by_numbers = {}
     repeats = 0
     while repeats < 1000:
-        drawn, target, way = _solvable(rng, numbers, largest)
-        before = len(found)
-        found.setdefault(
+        drawn, target, expression = _solvable(rng, numbers, largest)
+        before = len(by_numbers)
+        by_numbers.setdefault(
             (*sorted(drawn), target),
             dict(
                 numbers=drawn,
                 target=target,
-                answer=way,
+                answer=expression,
                 prompt=fill(template, "target", str(target)).replace("{numbers}", ", ".join(map(str, drawn))),
             ),
         )
-        repeats = repeats + 1 if len(found) == before else 0
-        if len(found) == n_train + n_test:
+        repeats = repeats + 1 if len(by_numbers) == before else 0
+        if len(by_numbers) == n_train + n_test:
             break
     else:
         raise ValueError(
-            f"n_train={n_train} and n_test={n_test}: only {len(found)} different problems turned up with"
+            f"n_train={n_train} and n_test={n_test}: only {len(by_numbers)} different problems turned up with"
             f" numbers={numbers}, largest={largest}; ask for fewer, or for larger numbers"
         )
-    problems = list(found.values())
+    problems = list(by_numbers.values())
 
     def readable(problem: dict[str, Any], response: str) -> bool:
         return expression_value(expression_in(response) or "") is not None
@@ -203,26 +203,26 @@ def _options(dataset: str, options: dict[str, Any]) -> tuple[dict[str, Any], tup
     return options, tuple(sorted(module for module in modules if module.partition(".")[0] != "reasoning_gym"))
 
 
-def _created(dataset: str, options: dict[str, Any]) -> Any:
+def _create_dataset(dataset: str, options: dict[str, Any]) -> Any:
     import reasoning_gym
 
     try:
         return reasoning_gym.create_dataset(dataset, **options)
     except (TypeError, ValueError, AssertionError, KeyError, AttributeError, IndexError) as error:
-        given = ", ".join(f"{name}={value!r:.100}" for name, value in options.items() if name != "seed")
+        arguments = ", ".join(f"{name}={value!r:.100}" for name, value in options.items() if name != "seed")
         config = reasoning_gym.factory.DATASETS[dataset][1]
-        takes = ", ".join(getattr(config, "__dataclass_fields__", {}))
-        raise ValueError(f"reasoning-gym's {dataset!r} refuses {given}: {error}; it takes {takes}") from None
+        accepted = ", ".join(getattr(config, "__dataclass_fields__", {}))
+        raise ValueError(f"reasoning-gym's {dataset!r} refuses {arguments}: {error}; it takes {accepted}") from None
 
 
-def _whole(**numbers: int) -> None:
+def _check_counts(**numbers: int) -> None:
     for name, value in numbers.items():
         low, high = (0, 2**32) if name == "seed" else (1, 10**6)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"{name}={value!r}; it must be a whole number from {low} to {high}")
 
 
-def _sides(
+def _train_and_test(
     dataset: str, n_train: int, n_test: int, seed: int, options: dict[str, Any]
 ) -> tuple[tuple[Any, dict[str, Any]], tuple[Any, dict[str, Any]], tuple[str, ...]]:
     "Training and held-out data set, not yet filled, each with its options; and modules of one's own."
@@ -230,17 +230,17 @@ def _sides(
         import reasoning_gym  # noqa: F401
     except ImportError:
         raise ImportError("the task gym needs the package reasoning-gym; pip install 'mpo_nb[gym]'") from None
-    _whole(n_train=n_train, n_test=n_test, seed=seed)
+    _check_counts(n_train=n_train, n_test=n_test, seed=seed)
     options, modules = _options(dataset, options)
     # Neighbouring seeds of reasoning-gym share problems: entry i of seed s is entry i-1 of seed s+1.
     train, test = ({**options, "size": n, "seed": s} for n, s in ((n_train, seed), (n_test, seed + 10**6)))
-    return (_created(dataset, train), train), (_created(dataset, test), test), modules
+    return (_create_dataset(dataset, train), train), (_create_dataset(dataset, test), test), modules
 
 
-def _problems(made: Any, template: str) -> list[dict[str, Any]]:
+def _problems(dataset: Any, template: str) -> list[dict[str, Any]]:
     return [
         dict(prompt=fill(template, "question", entry["question"]), answer=str(entry["answer"]), entry=entry)
-        for entry in made
+        for entry in dataset
     ]
 
 
@@ -253,9 +253,9 @@ def gym_problems(
     **options: Any,  # the data set's own
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # (train, test), without what is in both
     "The problems of a data set, to be read: needs no sandbox, and rewards nothing. Errors as in `gym`."
-    (train, _), (test, _), _ = _sides(dataset, n_train, n_test, seed, options)
-    held = _problems(test, template)
-    return list(apart(_problems(train, template), held)), held
+    (train, _), (test, _), _ = _train_and_test(dataset, n_train, n_test, seed, options)
+    test_problems = _problems(test, template)
+    return list(without_held_out(_problems(train, template), test_problems)), test_problems
 
 # %% ../../nbs/lib/tasks/games.ipynb #7c4ea703
 _NAN = re.compile("(?<![a-z])nan(?![a-hk-z])", re.IGNORECASE)  # also as a part of a complex number, nanj
@@ -263,8 +263,8 @@ _NAN = re.compile("(?<![a-z])nan(?![a-hk-z])", re.IGNORECASE)  # also as a part 
 
 def _number_or_text(answer: str | None, problem: dict[str, Any]) -> str | None:
     "The answer; None for one that is not a number, which some checkers find at no distance from any: min(1, nan) is 1."
-    refused = answer is not None and _NAN.search(answer) and not _NAN.search(problem["answer"])
-    return None if refused else answer
+    not_a_number = answer is not None and _NAN.search(answer) and not _NAN.search(problem["answer"])
+    return None if not_a_number else answer
 
 
 def _prepare_checker(dataset: str, options: dict[str, Any], modules: Sequence[str], entry: dict[str, Any]) -> Any:
@@ -274,16 +274,16 @@ def _prepare_checker(dataset: str, options: dict[str, Any], modules: Sequence[st
 
     for module in modules:
         importlib.import_module(module)
-    made = reasoning_gym.create_dataset(dataset, **options)
+    checker = reasoning_gym.create_dataset(dataset, **options)
     try:
-        made.score_answer(entry["answer"], entry)
+        checker.score_answer(entry["answer"], entry)
     except Exception:
         pass
-    return made
+    return checker
 
 
-def _check_answer(made: Any, answer: str, entry: dict[str, Any]) -> Any:
-    return made.score_answer(answer, entry)
+def _check_answer(checker: Any, answer: str, entry: dict[str, Any]) -> Any:
+    return checker.score_answer(answer, entry)
 
 
 @lru_cache
@@ -293,12 +293,12 @@ def _checkers(modules: tuple[str, ...], unsafe_code: bool, process: int) -> Chec
     return Checks(_prepare_checker, _check_answer, packages, unsafe_code=unsafe_code)
 
 
-_told: set[str] = set()  # data sets of which a failure was told
+_warned: set[str] = set()  # data sets of which a failure was told
 
 
-def _tell(dataset: str, answer: str, reason: str) -> None:
-    if dataset not in _told:
-        _told.add(dataset)
+def _warn_once(dataset: str, answer: str, reason: str) -> None:
+    if dataset not in _warned:
+        _warned.add(dataset)
         warnings.warn(
             f"gym:{dataset}: the checker gave no score for the answer {answer!r:.80} ({reason}); "
             "such answers score 0, and this is said once",
@@ -321,32 +321,34 @@ def gym(
 
     ImportError without the package, ValueError for an unknown name or option, RuntimeError without a sandbox.
     """
-    (train, _), (test, own), modules = _sides(dataset, n_train, n_test, seed, options)
+    (train, _), (test, test_options), modules = _train_and_test(dataset, n_train, n_test, seed, options)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
         raise ValueError(f"timeout={timeout!r}; give a positive number of seconds")
     try:
-        pickle.dumps(own)
+        pickle.dumps(test_options)
     except Exception as error:
         raise ValueError(
             f"reasoning-gym's {dataset!r}: its options go to another process, "
             f"and these cannot ({error}); give plain values"
         ) from None
-    recipe = (dataset, own, modules, test[0])
+    checker_setup = (dataset, test_options, modules, test[0])
     try:
-        _checkers(modules, unsafe_code, os.getpid()).ready(recipe)
+        _checkers(modules, unsafe_code, os.getpid()).ready(checker_setup)
     except RuntimeError as error:
         raise RuntimeError(f"checkers of reasoning-gym run what a model wrote: {error}") from None
-    held = _problems(test, template)
+    test_problems = _problems(test, template)
 
     def rewards(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
-        found = [_number_or_text(answer_in(response), problem) for response, problem in zip(responses, problems)]
-        answers = [(answer.strip(), problem["entry"]) for answer, problem in zip(found, problems) if answer is not None]
-        checked = _checkers(modules, unsafe_code, os.getpid())(recipe, answers, timeout)
-        for (answer, _), result in zip(answers, checked):
+        extracted = [_number_or_text(answer_in(response), problem) for response, problem in zip(responses, problems)]
+        answers = [
+            (answer.strip(), problem["entry"]) for answer, problem in zip(extracted, problems) if answer is not None
+        ]
+        results = _checkers(modules, unsafe_code, os.getpid())(checker_setup, answers, timeout)
+        for (answer, _), result in zip(answers, results):
             if result.reason:
-                _tell(dataset, answer, result.reason)
-        values = iter(checked)
-        return [0.0 if answer is None else next(values).value for answer in found]
+                _warn_once(dataset, answer, result.reason)
+        values = iter(results)
+        return [0.0 if answer is None else next(values).value for answer in extracted]
 
     def reward(problem: Any, response: Any) -> Any:
         "One problem and its response, or as many of each."
@@ -354,8 +356,8 @@ def gym(
 
     return Task(
         f"gym_{dataset}",
-        apart(_problems(train, template), held),
-        held,
+        without_held_out(_problems(train, template), test_problems),
+        test_problems,
         reward,
         batched=True,
         description=f"{dataset} of reasoning-gym",

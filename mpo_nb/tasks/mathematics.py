@@ -13,7 +13,7 @@ from typing import Any
 
 from ..checks import check_options
 from .answers import extract_answer, math_equal_each
-from .rows import Source, apart, cell_text, fill, read_rows, take
+from .rows import Source, cell_text, fill, read_rows, take, without_held_out
 from .task import Task, response_limits
 
 # %% ../../nbs/lib/tasks/mathematics.ipynb #0f728eac
@@ -56,7 +56,7 @@ def math_reward(
     return reward
 
 # %% ../../nbs/lib/tasks/mathematics.ipynb #9f89a892
-def _task(
+def _math_task(
     name: str,
     train: list[dict[str, Any]],
     test: list[dict[str, Any]],
@@ -67,7 +67,7 @@ def _task(
 ) -> Task:
     return Task(
         name,
-        apart(train, test),
+        without_held_out(train, test),
         test,
         math_reward(formatted, require_format),
         batched=True,
@@ -100,7 +100,7 @@ def gsm8k(
             problems.append(dict(prompt=prompt, answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)))
         return take(problems, n, seed, argument)
 
-    return _task(
+    return _math_task(
         "gsm8k",
         side(train, "train", n_train, "n_train"),
         side(test, "test", n_test, "n_test"),
@@ -137,29 +137,37 @@ def math(
     """Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al.
     2023). Raises ValueError or OSError for data that will not do."""
     check_options(math, locals(), "task 'math'")
-    wanted = set(levels)
-    if not wanted <= {1, 2, 3, 4, 5}:
+    chosen_levels = set(levels)
+    if not chosen_levels <= {1, 2, 3, 4, 5}:
         raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
 
     def side(
         source: Source | None, hub: tuple[str, ...], split: str, n: int | None, argument: str
     ) -> list[dict[str, Any]]:
-        found = []
+        problems = []
         optional = ("answer", "solution", "level", "subject", "type")
         for i, row in enumerate(read_rows(source, ("problem",), hub, split, split, optional)):
             level = next(iter(re.findall(r"\d+", str(row["level"] or ""))), "")
-            if wanted and not (level and int(level) in wanted):
+            if chosen_levels and not (level and int(level) in chosen_levels):
                 continue
             prompt = fill(template, "problem", cell_text(row, "problem", i, split))
             subject = row["subject"] or row["type"] or ""
-            found.append(dict(prompt=prompt, answer=_math_gold(row, i, split), level=level, subject=subject))
-        if not found:
+            problems.append(dict(prompt=prompt, answer=_math_gold(row, i, split), level=level, subject=subject))
+        if not problems:
             raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
-        return take(found, n, seed, argument)
+        return take(problems, n, seed, argument)
 
-    learn = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train")
-    held = side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
-    return _task("math", learn, held, math_format, require_format, "competition mathematics", response_limits["math"])
+    train_problems = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train")
+    test_problems = side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
+    return _math_task(
+        "math",
+        train_problems,
+        test_problems,
+        math_format,
+        require_format,
+        "competition mathematics",
+        response_limits["math"],
+    )
 
 
 def _math_gold(row: dict[str, Any], i: int, split: str) -> str:

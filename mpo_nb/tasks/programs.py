@@ -17,7 +17,7 @@ from typing import Any
 from ..checks import check_options, check_positive, check_texts
 from ..sandbox.runner import check_sandbox, run_programs
 from ..sandbox.tests import UndefinedName, check_test, global_names
-from .rows import Source, apart, fill, read_rows, take
+from .rows import Source, fill, read_rows, take, without_held_out
 from .task import Task, response_limits
 
 # %% ../../nbs/lib/tasks/programs.ipynb #2ca49295
@@ -44,8 +44,8 @@ def extract_program(
         re.MULTILINE,
     )
     blocks = [(kind.strip().lower() in ("python", "py", "python3"), text) for kind, text in _BLOCK.findall(response)]
-    found = [b for b in blocks if defines.search(b[1])]
-    marked = [text for python, text in found if python] or [text for _, text in found]
+    defining = [b for b in blocks if defines.search(b[1])]
+    marked = [text for python, text in defining if python] or [text for _, text in defining]
     return marked[-1] if marked else response if not blocks and defines.search(response) else None
 
 
@@ -60,7 +60,7 @@ def cut_completion(
     return response
 
 # %% ../../nbs/lib/tasks/programs.ipynb #5d1e70e2
-def _function(row: dict[str, Any]) -> str | None:
+def _called_function(row: dict[str, Any]) -> str | None:
     "The name for which a right program defines a function: one that defines a class there decides nothing."
     return None if row.get("is_class") else row.get("called")
 
@@ -68,12 +68,12 @@ def _function(row: dict[str, Any]) -> str | None:
 def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
     """What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or
     imports what is not there."""
-    tried = set[tuple[str, ...]]()
+    tested_packages = set[tuple[str, ...]]()
     faults = dict[str, str]()
     for row in rows:
         place = f"{argument}: task_id={row['task_id']!r}"
         entry_point = row["entry_point"] or None
-        called = _function(row)
+        called = _called_function(row)
         try:
             packages = check_test(row["test"], entry_point, called, row["defined"]).packages
         except UndefinedName as error:
@@ -81,8 +81,8 @@ def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, An
             continue
         except ValueError as error:
             raise ValueError(f"{place}: {error}, or leave the row out") from None
-        if packages and packages not in tried and row["solution"]:
-            tried.add(packages)
+        if packages and packages not in tested_packages and row["solution"]:
+            tested_packages.add(packages)
             (result,) = run_programs([(row["solution"], row["test"], entry_point, called)], **options)
             if not result:
                 raise ValueError(
@@ -111,7 +111,7 @@ def _code_task(
                 raise ValueError(faults[problem["test"]])
         programs = [program(p, r) for p, r in zip(problems, responses)]
         jobs = [
-            (text, p["test"], p["entry_point"] or None, _function(p))
+            (text, p["test"], p["entry_point"] or None, _called_function(p))
             for p, text in zip(problems, programs)
             if text is not None
         ]
@@ -121,7 +121,7 @@ def _code_task(
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     return Task(
         name,
-        apart(train, test),
+        without_held_out(train, test),
         test,
         reward,
         batched=True,
@@ -132,7 +132,7 @@ def _code_task(
     )
 
 
-def _started(style: str, options: dict[str, Any]) -> None:
+def _check_start(style: str, options: dict[str, Any]) -> None:
     if style not in ("chat", "completion"):
         raise ValueError(
             f"style={style!r}; choose chat (the whole function in a block) or completion (the text goes on)"
@@ -158,15 +158,19 @@ def humaneval(
     task's number puts half of the problems on each side. Raises RuntimeError where there is no sandbox."""
     check_options(humaneval, locals(), "task 'humaneval'")
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
-    _started(style, options)
+    _check_start(style, options)
     columns = ("task_id", "prompt", "entry_point", "test")
-    held = _humaneval(read_rows(test, columns, ("openai/openai_humaneval",), "test", "test"), template, style)
+    test_problems = _humaneval(read_rows(test, columns, ("openai/openai_humaneval",), "test", "test"), template, style)
 
     def side(p: dict[str, Any]) -> int:
         return zlib.crc32(p["task_id"].encode()) % 2
 
-    learn = [p for p in held if side(p)] if train is None else _humaneval(read_rows(train, columns), template, style)
-    held = [p for p in held if not side(p)] if train is None else held
+    train_problems = (
+        [p for p in test_problems if side(p)]
+        if train is None
+        else _humaneval(read_rows(train, columns), template, style)
+    )
+    test_problems = [p for p in test_problems if not side(p)] if train is None else test_problems
 
     def program(problem: dict[str, Any], response: str) -> str | None:
         return (
@@ -177,8 +181,8 @@ def humaneval(
 
     return _code_task(
         "humaneval",
-        take(learn, n_train, seed),
-        take(held, n_test, seed, "n_test"),
+        take(train_problems, n_train, seed),
+        take(test_problems, n_test, seed, "n_test"),
         program,
         "Python functions to complete",
         response_limits["humaneval"],
@@ -225,7 +229,7 @@ def mbpp(
     sandbox."""
     check_options(mbpp, locals(), "task 'mbpp'")
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
-    _started("chat", options)
+    _check_start("chat", options)
 
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)

@@ -74,15 +74,15 @@ def template_text(
 ) -> str:
     "The chat template that will be used. Raises ValueError where there are several and none is chosen."
     templates = tokenizer.chat_template
-    chosen = options.get("chat_template")
+    choice = options.get("chat_template")
     if isinstance(templates, dict):
         names = f"the tokenizer's templates are {', '.join(sorted(templates))}"
         example = f"choose one by chat_template_options={{'chat_template': {min(templates, default='name')!r}}}"
-        if chosen is not None and chosen not in templates:
-            raise ValueError(f"chat_template_options has chat_template={chosen!r}, but {names}; {example}")
-        if chosen is None and "default" not in templates and not (options.get("tools") and "tool_use" in templates):
+        if choice is not None and choice not in templates:
+            raise ValueError(f"chat_template_options has chat_template={choice!r}, but {names}; {example}")
+        if choice is None and "default" not in templates and not (options.get("tools") and "tool_use" in templates):
             raise ValueError(f"{names}, and none is the default; {example}")
-    return tokenizer.get_chat_template(chosen, options.get("tools"))
+    return tokenizer.get_chat_template(choice, options.get("tools"))
 
 
 def check_template_options(
@@ -183,11 +183,14 @@ def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str, Any], parts: bool, open_turn: bool = True
 ) -> str:
     "What the template writes; `open_turn`: with the mark that opens the assistant's turn."
-    more = dict(options)
-    if "strftime_now" in more:
-        more |= _clock(template_text(tokenizer, options), more.pop("strftime_now"))
-    given = _as_parts(turns) if parts else turns
-    return cast(str, tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=open_turn, **more))
+    template_options = dict(options)
+    if "strftime_now" in template_options:
+        template_options |= _clock(template_text(tokenizer, options), template_options.pop("strftime_now"))
+    messages = _as_parts(turns) if parts else turns
+    return cast(
+        str,
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn, **template_options),
+    )
 
 
 @dataclass(frozen=True)
@@ -241,13 +244,13 @@ def _controls(
             written += _shape(tokenizer, template_text(tokenizer, {}), "{}", roles, size).written
         except ValueError:
             continue  # a role that the template does not know
-    found = set(framing)
+    controls = set(framing)
     for token in tokenizer.added_tokens_decoder.values():
         # Added tokens that are no special ones may be words; a mark stands in brackets.
         mark = str(token) in written and _bracketed.fullmatch(str(token))
         if mark or (token.special and (str(token) in written or str(token) in templates)):
-            found.add(str(token))
-    return tuple(sorted((token for token in found if len(token) > 1), key=lambda token: (-len(token), token)))
+            controls.add(str(token))
+    return tuple(sorted((token for token in controls if len(token) > 1), key=lambda token: (-len(token), token)))
 
 
 _bracketed = re.compile(r"\s*[<\[{|].*[>\]}|]\s*")
@@ -257,8 +260,8 @@ def control_tokens(
     tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
 ) -> tuple[str, ...]:  # the longest first
     "Tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
-    named = tokenizer.special_tokens_map
-    framing = tuple(str(named[name]) for name in _framing if name in named)
+    special_tokens = tokenizer.special_tokens_map
+    framing = tuple(str(special_tokens[name]) for name in _framing if name in special_tokens)
     return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), framing, len(tokenizer))
 
 # %% ../../nbs/lib/tasks/prompts.ipynb #fdbf00b8
@@ -288,8 +291,8 @@ def _marked(text: str, controls: tuple[str, ...]) -> str:
     "A person's text with numbers in place of the control tokens in it."
     if not any(token in text for token in controls):
         return text
-    found = re.compile("|".join(map(re.escape, controls)))
-    return found.sub(lambda match: f"\ufdd0{controls.index(match[0])}\ufdd1", text)
+    pattern = re.compile("|".join(map(re.escape, controls)))
+    return pattern.sub(lambda match: f"\ufdd0{controls.index(match[0])}\ufdd1", text)
 
 
 def _unmarked(text: str, controls: tuple[str, ...], chat: bool) -> PromptText:
@@ -374,12 +377,14 @@ def text_prefix(
     "Ids that a tokenizer puts before a text, such as BOS."
     for probe in ("a", "1", "."):
         body = _ids(tokenizer, probe, add_special_tokens=False)
-        whole = _ids(tokenizer, probe)
-        for start in range(len(whole) - len(body) + 1):
-            if body and whole[start : start + len(body)] == body:
-                return whole[:start]
-    whole = _ids(tokenizer, "")  # nothing but the frame
-    return whole[: whole.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in whole else whole
+        with_frame = _ids(tokenizer, probe)
+        for start in range(len(with_frame) - len(body) + 1):
+            if body and with_frame[start : start + len(body)] == body:
+                return with_frame[:start]
+    with_frame = _ids(tokenizer, "")  # nothing but the frame
+    return (
+        with_frame[: with_frame.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in with_frame else with_frame
+    )
 
 
 @lru_cache(maxsize=64)
@@ -427,13 +432,13 @@ def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int
     for i, piece in enumerate(text.pieces):
         if not piece:
             continue
-        own = _spelt_out(tokenizer, piece) if i % 2 else _ids(tokenizer, piece, add_special_tokens=False)
-        if i % 2 and tokenizer.convert_tokens_to_ids(piece) in own:
+        piece_ids = _spelt_out(tokenizer, piece) if i % 2 else _ids(tokenizer, piece, add_special_tokens=False)
+        if i % 2 and tokenizer.convert_tokens_to_ids(piece) in piece_ids:
             raise ValueError(
                 f"the problem's text holds {piece!r}, which this tokenizer can only read as its special token; take it "
                 "out of the problem"
             )
-        ids += own
+        ids += piece_ids
     return ids
 
 # %% ../../nbs/lib/tasks/prompts.ipynb #07d765d6
@@ -455,9 +460,9 @@ def prompt_tokens(
                 " a problem, of a list of messages too)"
             )
     texts = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
-    own = [str(prompts[i]) for i in texts]
+    plain_texts = [str(prompts[i]) for i in texts]
     # Whoever knows the model's context checks lengths; the tokenizer's warning of its own would only repeat that.
-    bodies = tokenizer(own, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    bodies = tokenizer(plain_texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     prefix = text_prefix(tokenizer) if texts else []
     rows = [[] if isinstance(prompt, str) else [int(x) for x in prompt] for prompt in prompts]
     for i, body in zip(texts, bodies):

@@ -14,7 +14,7 @@ from ..checks import check_options, check_share
 from .task import Task, response_limits
 
 # %% ../../nbs/lib/tasks/sums.ipynb #839c73d7
-def _draw(
+def _random_chain(
     terms: int,  # how many digits the chain has
     rng: random.Random,  # where the digits and signs come from
 ) -> dict[str, Any]:  # a problem: "prompt" and "answer"
@@ -49,17 +49,17 @@ def chain_problems(
         raise ValueError(f"terms={terms!r}; give an integer of at least 2, or (low, high) with 2 <= low <= high")
     if n < 1:
         raise ValueError(f"n={n}; ask for at least one problem")
-    found: dict[str, dict[str, Any]]
+    problems: dict[str, dict[str, Any]]
     rng = rng or random.Random(0)
-    found = {}
+    problems = {}
     for _ in range(1000 + 100 * n):
-        problem = _draw(rng.randint(low, high), rng)
+        problem = _random_chain(rng.randint(low, high), rng)
         if is_held_out(problem["prompt"]) == held_out:
-            found.setdefault(problem["prompt"], problem)
-        if len(found) == n:
-            return list(found.values())
+            problems.setdefault(problem["prompt"], problem)
+        if len(problems) == n:
+            return list(problems.values())
     raise ValueError(
-        f"only {len(found)} distinct problems of n={n} turned up with terms={terms!r}; "
+        f"only {len(problems)} distinct problems of n={n} turned up with terms={terms!r}; "
         "ask for fewer, or for longer chains"
     )
 

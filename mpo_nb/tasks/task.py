@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['response_limits', 'prompt_turns', 'prompt_text', 'Task', 'score', 'register_task', 'task_names', 'load_task',
-           'own_response_limit', 'response_limit']
+           'task_response_limit', 'response_limit']
 
 # %% ../../nbs/lib/tasks/task.ipynb #ee8e07b4
 import importlib
@@ -60,13 +60,13 @@ def _turn(i: int, message: Any) -> dict[str, str]:
         raise ValueError(f"message {i} of the prompt has {more[0]!r}, which is not rendered; leave it out")
     content = message.get("content")
     if isinstance(content, (list, tuple)) and content:
-        content = "".join(_part(i, part) for part in content)
+        content = "".join(_part_text(i, part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"message {i} of the prompt has content={content!r:.100}; it must be a text")
     return dict(role=message["role"], content=content)
 
 
-def _part(i: int, part: Any) -> str:
+def _part_text(i: int, part: Any) -> str:
     "The text of a part of message number i."
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return cast(str, part["text"])
@@ -118,8 +118,8 @@ class Task:
             )
         self.stop = check_texts("stop", self.stop)
         plain_fields = ("batched", "description", "pass_mark", "plain", "formatted", "max_new_tokens")
-        given = {field: getattr(self, field) for field in plain_fields}
-        check_hints(f"task {self.name!r}", given, get_type_hints(Task))
+        options = {field: getattr(self, field) for field in plain_fields}
+        check_hints(f"task {self.name!r}", options, get_type_hints(Task))
         if not math.isfinite(self.pass_mark):
             raise ValueError(f"pass_mark={self.pass_mark} of task {self.name!r}; it must be a finite number")
         if self.max_new_tokens is not None:
@@ -143,7 +143,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
     if len(problems) == 0:
         raise ValueError(f"{split} of task {name!r} is empty; give at least one problem")
     keys: dict[str, Any] = {"prompt": None, "answer": None}
-    for i, problem in enumerate(_each(problems)):
+    for i, problem in enumerate(_iterate(problems)):
         where = f"{split}[{i}] of task {name!r}"
         if not isinstance(problem, dict):
             raise ValueError(f"{where} is {problem!r:.200}; a problem is a dict with 'prompt' and 'answer'")
@@ -168,7 +168,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
             raise ValueError(f"{where} has a prompt that cannot be read: {error}") from None
 
 
-def _each(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _iterate(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may not walk at
     all."""
     return iter(problems) if hasattr(problems, "__iter__") else (problems[i] for i in range(len(problems)))
@@ -187,7 +187,7 @@ def score(
             f"{len(problems)} problems for {len(responses)} responses; score needs one problem per response"
         )
     if not task.batched:
-        return [_one(task, i, p, r) for i, (p, r) in enumerate(zip(problems, responses))]
+        return [_score_response(task, i, p, r) for i, (p, r) in enumerate(zip(problems, responses))]
     try:
         values = list(task.reward(problems, responses))
     except Exception as error:
@@ -200,10 +200,10 @@ def score(
             f"the batched reward of task {task.name!r} returned {len(values)} numbers for "
             f"{len(responses)} responses; return one number per response, in order"
         )
-    return [_number(task, i, r, v) for i, (r, v) in enumerate(zip(responses, values))]
+    return [_finite_reward(task, i, r, v) for i, (r, v) in enumerate(zip(responses, values))]
 
 # %% ../../nbs/lib/tasks/task.ipynb #dbf4a9e4
-def _one(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
+def _score_response(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
     try:
         value = task.reward(problem, response)
     except Exception as error:
@@ -211,10 +211,10 @@ def _one(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
             f"the reward of task {task.name!r} raised {type(error).__name__}: {error} "
             f"on response {i}, {response[:80]!r}"
         ) from error
-    return _number(task, i, response, value)
+    return _finite_reward(task, i, response, value)
 
 
-def _number(task: Task, i: int, response: str, value: Any) -> float:
+def _finite_reward(task: Task, i: int, response: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except Exception:
@@ -290,12 +290,12 @@ def _import_builder(name: str) -> Callable[..., Any]:
             " folder on PYTHONPATH"
         )
     try:
-        found = getattr(importlib.import_module(module), function)
+        builder = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name!r} cannot be imported ({error}); is the module on PYTHONPATH?") from error
-    if not callable(found):
-        raise ValueError(f"task {name!r} is a {type(found).__name__}; name a function that returns a Task")
-    return cast(Callable[..., Any], found)
+    if not callable(builder):
+        raise ValueError(f"task {name!r} is a {type(builder).__name__}; name a function that returns a Task")
+    return cast(Callable[..., Any], builder)
 
 # %% ../../nbs/lib/tasks/task.ipynb #7a5c0002
 response_limits = {
@@ -309,7 +309,7 @@ response_limits = {
 }  # tokens, of the package's own tasks
 
 
-def own_response_limit(
+def task_response_limit(
     name: str,  # as `load_task` takes it
     **options: Any,  # the same
 ) -> int | None:  # tokens; None where the task sets no limit
@@ -323,9 +323,9 @@ def own_response_limit(
 
 
 def response_limit(
-    asked: int,  # by the user, in tokens; 0 for none
-    own: int | None,  # the task's
+    requested: int,  # by the user, in tokens; 0 for none
+    task_limit: int | None,  # the task's
     context: int | None,  # the model's, in tokens, where it is known
 ) -> int:  # tokens
     "How long a response may be: what the user says, else the task, else 256 tokens or half of a short context."
-    return asked or own or min(256, (context or 512) // 2)
+    return requested or task_limit or min(256, (context or 512) // 2)

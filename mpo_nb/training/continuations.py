@@ -116,10 +116,10 @@ def sampled_advantages(
     ids = boundary_blocks(policy, batch, recipe.boundaries)
     found = boundary_values(policy, batch, ids, recipe.continuations, draw_seed(policy.config.seed, step, "values"))
     advantages = distribute(boundary_advantages(found.values.to(rewards.dtype), rewards, ids, per="block"), ids)
-    tokens, responses, places = policy.processes.sum(found.tokens, int(batch.rollout.mask.sum()), found.places)
+    tokens, responses, places = policy.processes.all_reduce(found.tokens, int(batch.rollout.mask.sum()), found.places)
     return advantages, dict(
         value_tokens=float(tokens),
         value_tokens_share=tokens / (tokens + responses),
         value_places=float(places),
-        value_mean=float(policy.processes.gather(found.values[block_sizes(ids) > 0]).mean()),
+        value_mean=float(policy.processes.all_gather(found.values[block_sizes(ids) > 0]).mean()),
     )

@@ -32,9 +32,9 @@ def held_out_accuracy(
     processes = processes or Processes()
     n = min(n, len(task.test))
     found: dict[str, float] = {}
-    problems = [task.test[i] for i in processes.share(n)]
+    problems = [task.test[i] for i in processes.local_range(n)]
     for how in ("sampled", "greedy"):
-        with processes.together():
+        with processes.fail_together():
             correct = (
                 sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy")))
                 if problems
@@ -43,7 +43,7 @@ def held_out_accuracy(
         found |= dict(
             zip(
                 (f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"),
-                accuracy_interval(int(processes.sum(correct)), n),
+                accuracy_interval(int(processes.all_reduce(correct)), n),
             )
         )
     return found
@@ -69,7 +69,7 @@ def rollout_metrics(
     "What there is to say of a step's responses before the update."
     r = batch.rollout
     rewards, lengths, finished, dead = (
-        processes.gather(x) for x in (batch.rewards, batch.rollout.lengths, batch.rollout.finished, batch.dead)
+        processes.all_gather(x) for x in (batch.rewards, batch.rollout.lengths, batch.rollout.finished, batch.dead)
     )
     row = dict(
         reward=float(rewards.mean()),
@@ -79,12 +79,12 @@ def rollout_metrics(
         dead_groups=float(dead.float().mean()),
     )
     if compare:
-        kept, theirs, ours = processes.tokens(r.mask, r.logps, own)
+        kept, theirs, ours = processes.all_gather_tokens(r.mask, r.logps, own)
         row |= sampler_mismatch(theirs, ours, kept)
     if task.formatted:
-        row["train_format"] = processes.sum(sum(map(task.formatted, batch.problems, r.texts))) / len(rewards)
+        row["train_format"] = processes.all_reduce(sum(map(task.formatted, batch.problems, r.texts))) / len(rewards)
     if batch.ref_logps is not None:
-        kept, ours, theirs = processes.tokens(r.mask, own, batch.ref_logps)
+        kept, ours, theirs = processes.all_gather_tokens(r.mask, own, batch.ref_logps)
         row["kl_ref"] = float(kl_penalty(ours, theirs, kept, "k3"))
     return row
 
@@ -121,10 +121,10 @@ class UpdateMetrics:
         processes: Processes,  # that saw parts of the step
     ) -> None:
         "Take in what the other processes saw."
-        if not processes.many:
+        if not processes.is_distributed:
             return
-        self.parts = [processes.gather(torch.cat(self.parts, 1).T if self.parts else torch.zeros(0, 4)).T]
-        seen = processes.gather_list(sorted(self.losses.items()))
+        self.parts = [processes.all_gather(torch.cat(self.parts, 1).T if self.parts else torch.zeros(0, 4)).T]
+        seen = processes.all_gather_objects(sorted(self.losses.items()))
         self.losses = {}
         for update, losses in sorted(seen, key=lambda found: found[0]):
             self.losses.setdefault(update, []).extend(losses)

@@ -185,17 +185,17 @@ def check_several(
     config: TrainConfig,  # its options
 ) -> None:
     "Raises ValueError for what several processes cannot do, naming the remedy."
-    if not processes.many:
+    if not processes.is_distributed:
         return
     if config.sampler == "vllm":
         raise ValueError(
-            f"sampler='vllm' with {processes.world} processes: its engine is driven by one process here; use"
+            f"sampler='vllm' with {processes.world_size} processes: its engine is driven by one process here; use"
             " sampler='transformers', or start one process"
         )
-    if config.prompts_per_step < processes.world:
+    if config.prompts_per_step < processes.world_size:
         raise ValueError(
-            f"prompts_per_step={config.prompts_per_step} with {processes.world} processes: a group stays on one of"
-            f" them; use at least {processes.world}, or fewer processes"
+            f"prompts_per_step={config.prompts_per_step} with {processes.world_size} processes: a group stays on one of"
+            f" them; use at least {processes.world_size}, or fewer processes"
         )
 
 # %% ../../nbs/lib/training/setup.ipynb #5ba7d022

@@ -40,14 +40,14 @@ class _Sampling(Policy):
         c = self.config
         recipe = self.recipe
         prompts = step_problems(self.task, c.seed, step, c.prompts_per_step)
-        mine = self.processes.share(c.prompts_per_step)
+        mine = self.processes.local_range(c.prompts_per_step)
         problems = [prompts[i] for i in mine for _ in range(c.group_size)]
-        with self.processes.together():
+        with self.processes.fail_together():
             r = self.sample(
                 [prompts[i] for i in mine],
                 c.group_size,
                 draw_seed(c.seed, step, "rollout"),
-                places=mine if self.processes.many else None,
+                places=mine if self.processes.is_distributed else None,
             )
             rewards = torch.tensor(score(self.task, problems, r.texts), device=self.device)
         shaped = rewards
@@ -71,9 +71,9 @@ class _Sampling(Policy):
             or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm"))
             or self.mtp is not None
         )
-        with self.processes.together():
+        with self.processes.fail_together():
             seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
-        with self.processes.together():
+        with self.processes.fail_together():
             old = seen if recompute else r.logps
             ref = self.frozen(r, reference=True)[0] if recipe.kl else None
         tokens = (
@@ -88,7 +88,7 @@ class _Sampling(Policy):
             return recipe.blocks(mask, tokens, own, draw_seed(c.seed, step, "blocks"))
 
         blocks = (
-            self.processes.drawn(cast(Callable[[Tensor], Tensor], draw), r.mask)
+            self.processes.draw_whole_batch(cast(Callable[[Tensor], Tensor], draw), r.mask)
             if recipe.actions == "random"
             else draw(r.mask)
         )  # None only where actions are no blocks, as random ones are
@@ -135,11 +135,11 @@ class _Sampling(Policy):
             )
             batch.values, batch.returns, batch.macro = values, found.returns, found.ids
             batch.advantages = (
-                whiten(found.advantages, mask, kept=self.processes.gather(found.advantages[mask]))
+                whiten(found.advantages, mask, kept=self.processes.all_gather(found.advantages[mask]))
                 if recipe.whiten
                 else found.advantages
             )
-            all_of_it, values, returns = self.processes.tokens(mask, values, found.returns)
+            all_of_it, values, returns = self.processes.all_gather_tokens(mask, values, found.returns)
             batch.extra = dict(
                 explained_variance=explained_variance(values, returns, all_of_it),
                 value_mean=float(values[all_of_it].mean()),
@@ -163,7 +163,7 @@ class _Updating(_Sampling):
         whole = batch.inputs(rows)
         count = loss_count(whole["mask"], recipe.aggregate, recipe.action_space(whole), limit) if len(rows) else 0.0
         tokens = float(whole["mask"].sum())
-        count, tokens, judged = self.processes.sum(
+        count, tokens, judged = self.processes.all_reduce(
             count, tokens, tokens if batch.macro is None else float((block_sizes(whole["macro"]) > 0).sum())
         )
         return dict(max_length=limit, normalizer=max(1.0, count), token_normalizer=max(1.0, tokens), judged=judged)
@@ -187,7 +187,7 @@ class _Updating(_Sampling):
 
         def passed(micro: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # a pass of the model over some rows
             with self._autocast():
-                return self.shards.through(
+                return self.shards.training_pass(
                     lambda: forward(
                         self.model,
                         batch.rollout.rows(micro),
@@ -202,7 +202,7 @@ class _Updating(_Sampling):
         micros = micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens)
         failed = None
         missing = (
-            int(self.processes.largest(len(micros))) - len(micros) if self.in_pieces else 0
+            int(self.processes.all_reduce_max(len(micros))) - len(micros) if self.in_pieces else 0
         )  # passes that another process has more
         for micro in micros:
             inputs = batch.inputs(micro)
@@ -226,12 +226,12 @@ class _Updating(_Sampling):
                 failed = micro if failed is None else failed
             if failed is None or self.in_pieces:
                 self.scaler.scale(
-                    out.loss * self.processes.world if self.in_pieces else out.loss
+                    out.loss * self.processes.world_size if self.in_pieces else out.loss
                 ).backward()  # pieces get the mean over processes
             found.append((out, inputs["mask"], inputs["advantages"], entropy, judgement))
         for _ in range(missing):
             (passed(torch.tensor([0]))[0].sum() * 0.0).backward()
-        with self.processes.together() if self.in_pieces else nullcontext():
+        with self.processes.fail_together() if self.in_pieces else nullcontext():
             if failed is not None:
                 self._fail("the loss", batch, failed, step)
         return found
@@ -253,7 +253,7 @@ class _Updating(_Sampling):
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("share", 1.0)
         g = torch.Generator().manual_seed(draw_seed(c.seed, step, "minibatches"))
-        kept = self.processes.gather(batch.kept + batch.first)
+        kept = self.processes.all_gather(batch.kept + batch.first)
         order = (
             part
             for _ in range(c.epochs)
@@ -266,11 +266,11 @@ class _Updating(_Sampling):
             if self.in_pieces:
                 micro = self.accumulate(batch, rows, step, self.memory.tokens, scales)
             else:
-                with self.processes.together():
+                with self.processes.fail_together():
                     micro = self.memory.run(
                         lambda tokens: self.accumulate(batch, rows, step, tokens, scales), lengths[rows]
                     )
-                self.processes.add_gradients(self.trained)
+                self.processes.all_reduce_gradients(self.trained)
             for out, mask, advantages, entropy, judgement in micro:
                 meter.add(out, mask, advantages, entropy, number)
                 judgements[number] = judgements.get(number, 0.0) + judgement
@@ -287,7 +287,7 @@ class _Updating(_Sampling):
                 norms.append(norm)
         meter.share(self.processes)
         valued = (
-            dict(value_loss=self.processes.sum(sum(judgements.values())) / (number + 1))
+            dict(value_loss=self.processes.all_reduce(sum(judgements.values())) / (number + 1))
             if self.critic is not None and len(kept)
             else {}
         )
@@ -303,20 +303,20 @@ class _Updating(_Sampling):
     def _check_logps(self, batch: Batch, rows: Tensor) -> float:
         """Largest difference in nats between the sampler and the training forward, before any update; said aloud on a
         run's first batch."""
-        difference = self.processes.largest(
+        difference = self.processes.all_reduce_max(
             float(((batch.logps - batch.rollout.logps).abs() * batch.rollout.mask)[rows].max()) if len(rows) else 0.0
         )
         if not self.checked:
             self.checked = True
             if self.config.precision == "float32" and difference > 1e-4:
-                if self.processes.main:
+                if self.processes.is_main:
                     warnings.warn(
                         f"the training forward's log-probabilities differ from the sampler's by up to {difference:.1e}"
                         " nats (float32: at most 1e-4 is expected), so ratios do not start at 1; the model may treat"
                         " padding, positions or its head in its own way: do not trust this run"
                     )
             else:
-                self.processes.say(
+                self.processes.print_on_main(
                     "First batch: log-probabilities of the sampler and of the training forward agree to"
                     f" {difference:.0e} nats."
                 )
@@ -324,7 +324,7 @@ class _Updating(_Sampling):
 
     def _fail(self, what: str, batch: Batch, rows: Tensor, step: int) -> NoReturn:
         "Stop the run before the update is applied, with the responses that led here on disk."
-        mine = "" if self.processes.main else f"-process-{self.processes.rank}"  # each writes what it holds
+        mine = "" if self.processes.is_main else f"-process-{self.processes.rank}"  # each writes what it holds
         path = self.run.path / "failed" / f"step-{step:06d}{mine}.jsonl"
         saved = self.run.checkpoints()
         path.parent.mkdir(exist_ok=True)
@@ -384,8 +384,8 @@ class Trainer(_Updating):
     def evaluate(self) -> dict[str, float]:
         "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
         seed = draw_seed(self.config.seed, 0, "evaluation")
-        mine = self.processes.share(min(self.config.eval_problems, len(self.task.test)))
-        places = mine if self.processes.many else None
+        mine = self.processes.local_range(min(self.config.eval_problems, len(self.task.test)))
+        places = mine if self.processes.is_distributed else None
         return held_out_accuracy(
             self.task,
             self.config.eval_problems,
@@ -400,10 +400,10 @@ class Trainer(_Updating):
             memory=self.memory.tokens,
             rows=self.rows.rows,
             scaler=self.scaler.state_dict(),
-            processes=self.processes.world,
+            processes=self.processes.world_size,
         )
-        model, optimizer = self.shards.gathered(self.optimizer)
-        with self.processes.together():
+        model, optimizer = self.shards.full_state(self.optimizer)
+        with self.processes.fail_together():
             if self.run.writes:
                 self.run.save(
                     self.done,
@@ -431,7 +431,7 @@ class Trainer(_Updating):
             everyone = self.processes
             mask = batch.rollout.mask
             sampled = self._clock()
-            tokens = everyone.sum(int(mask.sum()))
+            tokens = everyone.all_reduce(int(mask.sum()))
             old = batch.old_logps if self.mtp is None else batch.old_logps[..., 0]
             row |= rollout_metrics(
                 batch,
@@ -445,7 +445,7 @@ class Trainer(_Updating):
             if step:
                 row |= self.update(batch, step)
                 trained = self._clock()
-                seen = c.epochs * everyone.sum(int(mask[batch.kept].sum()))
+                seen = c.epochs * everyone.all_reduce(int(mask[batch.kept].sum()))
                 self.seconds += trained - start
                 row |= dict(
                     tokens_per_second_sampling=tokens / (sampled - start),
@@ -454,15 +454,15 @@ class Trainer(_Updating):
                     seconds_training=trained - sampled,
                 )
                 if c.trace_every and step % c.trace_every == 0:
-                    records = everyone.gather_list(
+                    records = everyone.all_gather_objects(
                         self.traces(
                             batch, batch.own(torch.arange(min(c.trace_groups, c.prompts_per_step) * c.group_size)), step
                         )
                     )
             if c.eval_every and (step % c.eval_every == 0 or step == c.steps):
                 row |= self.evaluate()
-            row |= dict(seconds=self.seconds, peak_memory_mb=self.processes.largest(peak_memory_mb(self.device)))
-            with self.processes.together():
+            row |= dict(seconds=self.seconds, peak_memory_mb=self.processes.all_reduce_max(peak_memory_mb(self.device)))
+            with self.processes.fail_together():
                 self.run.append(self.run.traces_path, records)
                 self.run.append(self.run.metrics_path, [row])
             self.done = step
@@ -491,7 +491,7 @@ class Trainer(_Updating):
     def _check_unmoved(self) -> None:
         """Raise ValueError where somebody else has taken steps in the folder since this trainer was made; a start
         without steps gives way."""
-        with self.processes.together():
+        with self.processes.fail_together():
             last = self.last_written()
             if self.run.writes and last != self.written:
                 raise ValueError(
@@ -513,7 +513,7 @@ class Trainer(_Updating):
                     initial=max(0, self.done),
                     desc=c.recipe,
                     unit="step",
-                    disable=not (c.progress and self.processes.main),
+                    disable=not (c.progress and self.processes.is_main),
                 ) as bar,
             ):
                 for step in range(max(self.done + 1, 0 if c.eval_every else 1), c.steps + 1):
@@ -529,7 +529,7 @@ class Trainer(_Updating):
                     }
                     bar.set_postfix(shown, refresh=False)
                     bar.update(min(step, 1))
-                    if callback and self.processes.main:
+                    if callback and self.processes.is_main:
                         callback(row)
         except KeyboardInterrupt:
             whole = not self.interrupt.shielded
@@ -537,8 +537,8 @@ class Trainer(_Updating):
                 self.save()
             saved = self.run.checkpoints()
             stands = f"step {saved[-1][0]} of {c.steps} is saved" if saved else "nothing was trained yet"
-            self.processes.say(
+            self.processes.print_on_main(
                 f"Stopped; {stands} in {c.output}. The same command, or Trainer(config).fit(), goes on from there."
             )
             raise
-        return self.processes.tell(self.run.metrics)
+        return self.processes.broadcast(self.run.metrics)

@@ -23,8 +23,8 @@ from ..checks import check_choice, check_positive, check_seed, check_whole, is_n
 from ..models.logprobs import CausalLM, check_model, decoder_of, head_logits, positions, token_logps
 from ..models.mtp import MTPModules
 from ..runs.folder import Run
-from ..runtime.faults import Interruptible
 from ..runtime.files import output_folder
+from ..runtime.interrupts import Interruptible
 from ..runtime.locks import WriteLock
 from ..runtime.tensors import load_optimizer
 from ..tasks.prompts import prompt_tokens, turn_ends

@@ -95,10 +95,10 @@ def compare(jobs: Path):
     for name, options in json.loads((jobs / f"{way}.json").read_text()).items():
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
         run = train(jobs / way / name, options, taken)
-        same = run.processes.gather_list(
+        same = run.processes.all_gather_objects(
             [[float(whole_tensor(p.detach(), run.processes).double().abs().sum()) for p in run.trained]]
         )
-        if run.processes.main:
+        if run.processes.is_main:
             torch.save(
                 dict(gradients=run.gradients, same=all(weights == same[0] for weights in same)),
                 jobs / way / f"{name}.found",

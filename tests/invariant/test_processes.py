@@ -296,7 +296,7 @@ def test_a_launch_that_began_one_process_only_says_so(monkeypatch):
     for name, value in dict(ACCELERATE_MIXED_PRECISION="no", MASTER_ADDR="127.0.0.1").items():
         monkeypatch.setenv(name, value)
     with pytest.warns(UserWarning, match="asked for several processes and started one.*use --multi_gpu"):
-        assert not Processes("cpu").many
+        assert not Processes("cpu").is_distributed
 
 
 def test_a_sweep_and_a_tour_are_not_for_launchers(monkeypatch, tmp_path, capsys):

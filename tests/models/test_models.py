@@ -22,7 +22,7 @@ from mpo_nb.models.loading import (
 )
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.traces import load_traces
-from mpo_nb.runtime.faults import MemoryBudget
+from mpo_nb.runtime.budgets import MemoryBudget
 from mpo_nb.sampling.rollouts import encode_prompts
 from mpo_nb.tasks.prompts import render_prompt
 from mpo_nb.tasks.sums import chain_sum

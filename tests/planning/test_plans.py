@@ -17,7 +17,7 @@ from mpo_nb.planning import plan as memory
 from mpo_nb.planning.plan import cards, context_bytes, plan_memory
 from mpo_nb.tasks.mathematics import gsm8k, math
 from mpo_nb.tasks.sums import chain_sum
-from mpo_nb.tasks.task import own_response_limit, response_limit, response_limits
+from mpo_nb.tasks.task import response_limit, response_limits, task_response_limit
 
 GIB = 2**30
 QWEN_05B = Qwen2Config(
@@ -88,7 +88,7 @@ def test_every_configuration_of_the_pages_is_planned_with_its_tasks_limit(root):
         name.split(":")[0] for name in found
     }
     for name, config in found.items():
-        own = config.max_new_tokens or own_response_limit(config.task)
+        own = config.max_new_tokens or task_response_limit(config.task)
         assert plan_memory(config, shape=shape_of(config), cards={}, device="cpu").work.response == own, name
 
 
@@ -109,7 +109,7 @@ def test_what_is_said_of_the_readmes_run_on_a_t4_is_its_plan(root):
 def test_limits_known_without_data_are_those_of_the_tasks():
     rows = [dict(question="1+1=", answer="#### 2"), dict(question="1+2=", answer="#### 3")]
     assert (
-        gsm8k(train=rows[:1], test=rows[1:]).max_new_tokens == response_limits["gsm8k"] == own_response_limit("gsm8k")
+        gsm8k(train=rows[:1], test=rows[1:]).max_new_tokens == response_limits["gsm8k"] == task_response_limit("gsm8k")
     )
     rows = [
         dict(problem="1+1=", answer="2", solution="\\boxed{2}"),
@@ -117,7 +117,7 @@ def test_limits_known_without_data_are_those_of_the_tasks():
     ]
     assert math(train=rows[:1], test=rows[1:]).max_new_tokens == response_limits["math"]
     assert chain_sum(n_train=4, n_test=2).max_new_tokens == response_limits["chain_sum"]
-    assert own_response_limit("gym:countdown") == response_limits["gym"]
+    assert task_response_limit("gym:countdown") == response_limits["gym"]
     assert (
         response_limit(0, None, None) == 256 and response_limit(0, None, 100) == 50 and response_limit(7, 9, 100) == 7
     )

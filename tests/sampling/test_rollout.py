@@ -22,7 +22,7 @@ import mpo_nb.sampling.rollouts
 from mpo_nb.models.logprobs import response_logps
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.sampling.decoding import CompiledDecoder, StopStrings, decoder_class
-from mpo_nb.sampling.rollouts import RowBudget, cut, encode_prompts, pick, rollout
+from mpo_nb.sampling.rollouts import RowBudget, encode_prompts, rollout, sample_tokens, top_k_top_p
 from mpo_nb.tasks.sums import chain_sum
 
 TEXT = "né€ 3\nQuestion: naïve 漢字 🙂 a 4\nQuestion: né€ a b ; 漢 "
@@ -69,7 +69,7 @@ def test_cut_keeps_what_transformers_keeps(ties):
             for top_p in (1e-9, 0.2, 0.5, 0.9, 0.999, 1.0):
                 expected = TopKLogitsWarper(top_k)(None, logits) if top_k else logits
                 expected = TopPLogitsWarper(top_p)(None, expected) if top_p < 1 else expected
-                assert torch.equal(cut(logits, top_p, top_k), expected), (seed, top_k, top_p)
+                assert torch.equal(top_k_top_p(logits, top_p, top_k), expected), (seed, top_k, top_p)
 
 
 def test_cut_keeps_the_fewest_tokens_that_hold_top_p():
@@ -78,7 +78,7 @@ def test_cut_keeps_the_fewest_tokens_that_hold_top_p():
         logits = random_logits(seed, ties=False).double()
         for top_p in (0.2, 0.5, 0.9):
             p = logits.softmax(-1)
-            kept = cut(logits, top_p).isfinite()
+            kept = top_k_top_p(logits, top_p).isfinite()
             mass = (p * kept).sum(-1)
             least = p.masked_fill(~kept, 2).amin(-1)
             assert (mass >= top_p - 1e-12).all() and (mass - least < top_p).all()
@@ -99,7 +99,9 @@ def test_cut_keeps_the_fewest_tokens_that_hold_top_p():
 def test_frequencies_are_the_exact_probabilities(top_p, top_k, exact):
     n = 200_000
     p = torch.tensor([0.4, 0.3, 0.2, 0.1])
-    tokens, _ = pick(cut(p.log().expand(n, 4), top_p, top_k), torch.rand(n, generator=torch.Generator().manual_seed(1)))
+    tokens, _ = sample_tokens(
+        top_k_top_p(p.log().expand(n, 4), top_p, top_k), torch.rand(n, generator=torch.Generator().manual_seed(1))
+    )
     found = torch.bincount(tokens, minlength=4) / n
     exact = torch.tensor(exact)
     assert (found[exact == 0] == 0).all()
@@ -136,7 +138,7 @@ def test_every_sampled_token_was_kept(options, tiny, prompts):
                 / T
             )
         kept = (
-            cut(logits[r.mask], options.get("top_p", 1.0), options.get("top_k", 0))
+            top_k_top_p(logits[r.mask], options.get("top_p", 1.0), options.get("top_k", 0))
             .isfinite()
             .gather(-1, r.ids[r.mask][:, None])[:, 0]
         )
@@ -453,16 +455,16 @@ def test_other_errors_are_not_taken_for_memory(tiny):
 def recording(monkeypatch):
     "A backend that records and runs, and makes no machine code; the models that failed are forgotten afterwards."
     monkeypatch.setitem(mpo_nb.sampling.decoding.compile_options, "backend", "eager")
-    mpo_nb.sampling.decoding._say.cache_clear()
+    mpo_nb.sampling.decoding.write_once.cache_clear()
     yield
-    mpo_nb.sampling.decoding._failed.clear()
+    mpo_nb.sampling.decoding.not_compilable.clear()
 
 
 def batch_sizes(monkeypatch) -> list[int]:
     sizes = []
     step = CompiledDecoder.step
     monkeypatch.setattr(
-        CompiledDecoder, "step", lambda self, token: (sizes.append(len(self.read)), step(self, token))[1]
+        CompiledDecoder, "step", lambda self, token: (sizes.append(len(self.attention_mask)), step(self, token))[1]
     )
     return sizes
 
@@ -535,7 +537,7 @@ def test_what_does_not_compile_falls_back_and_says_why(tiny, prompts, recording,
     monkeypatch.setattr(
         mpo_nb.sampling.rollouts,
         "decoder_class",
-        lambda m, decoding: decoder_class(m, "auto" if m in mpo_nb.sampling.decoding._failed else "compiled"),
+        lambda m, decoding: decoder_class(m, "auto" if m in mpo_nb.sampling.decoding.not_compilable else "compiled"),
     )
     monkeypatch.setitem(mpo_nb.sampling.decoding.compile_options, "backend", broken)
     torch._dynamo.reset()

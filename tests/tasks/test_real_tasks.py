@@ -543,7 +543,7 @@ def test_gym_scores_odd_answers(name):
         if name == "composite"
         else {}
     )
-    game_tasks._told.clear()
+    game_tasks._warned.clear()
     task = load_task("gym", dataset=name, n_train=1, n_test=2, timeout=1.0, **parts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -24,7 +24,7 @@ from mpo_nb.models.loading import load
 from mpo_nb.models.tiny import char_tokenizer
 from mpo_nb.planning.plan import longest_prompt
 from mpo_nb.sampling.rollouts import encode_prompts, prompt_lengths
-from mpo_nb.tasks.rows import apart, from_dataset, read_rows
+from mpo_nb.tasks.rows import from_dataset, read_rows, without_held_out
 from mpo_nb.tasks.task import Task, load_task, prompt_text, prompt_turns
 from mpo_nb.training.trainer import Trainer
 
@@ -248,9 +248,9 @@ def test_one_name_is_no_list_of_columns():
 
 def test_nothing_left_to_learn_from_is_said():
     problems = [dict(prompt="a", answer="1"), dict(prompt=[dict(role="user", content="b")], answer="2")]
-    assert apart(problems, [dict(prompt="b", answer="2")]) == problems[:1], "a lone turn is its text"
+    assert without_held_out(problems, [dict(prompt="b", answer="2")]) == problems[:1], "a lone turn is its text"
     with pytest.raises(ValueError, match="each of the 2 problems of train is held out"):
-        apart(problems, problems)
+        without_held_out(problems, problems)
 
 
 def test_answers_of_math_and_gsm8k_on_file(tmp_path):
