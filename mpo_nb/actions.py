@@ -99,7 +99,7 @@ def _sliding_sum(
     return total + x[:, k - 1 :] if k % 2 else total
 
 # %% ../nbs/lib/actions.ipynb #fe1187b6
-def _same(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
@@ -107,7 +107,7 @@ def _weighted_window(
     x: Tensor,  # (B, L)
     beta: tuple[float, ...],  # weight of each offset
     back: bool = False,  # look back (the transpose) instead of forward
-    rescale: Callable[[Tensor], Tensor] = _same,  # in place
+    rescale: Callable[[Tensor], Tensor] = _identity,  # in place
 ) -> Tensor:  # (B, L): sum over n of beta[n] * x[t+n] (or x[t-n]), missing terms 0
     "A window's weighted sum, forward or transposed."
     (B, L) = x.shape
@@ -119,18 +119,18 @@ def _weighted_window(
         return _weighted_window(x, beta[:-1], back, rescale)
     two_levels = first >= rest and len(set(beta[1:])) <= 1
     wide = x.new_empty(B, L + k - 1)  # the row, and k - 1 zeros behind it or before it
-    own, edge = (wide[:, k - 1 :], wide[:, : k - 1]) if back else (wide[:, :L], wide[:, L:])
-    torch.mul(x, rest if two_levels else 1.0, out=own)
+    row, edge = (wide[:, k - 1 :], wide[:, : k - 1]) if back else (wide[:, :L], wide[:, L:])
+    torch.mul(x, rest if two_levels else 1.0, out=row)
     edge.zero_()
     if back:
-        rescale(own)
+        rescale(row)
     total: Any  # a sum that begins with 0 ends as a tensor
     if two_levels:
         total = _sliding_sum(wide, k)
     else:
         total = sum(wide[:, n : n + L] * b for n, b in enumerate(reversed(beta) if back else beta) if b)
     if two_levels and first > rest:
-        total.add_(own, alpha=first / rest - 1)  # k > 1, so `total` is a tensor of its own
+        total.add_(row, alpha=first / rest - 1)  # k > 1, so `total` is a tensor of its own
     return cast(Tensor, total) if back else rescale(total)
 
 # %% ../nbs/lib/actions.ipynb #87c984b1
@@ -165,8 +165,8 @@ def _over_turns(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: Tensor) -> 
     lengths = torch.zeros(turns + 1, dtype=torch.long, device=m.device).scatter_add(
         0, torch.where(m, turn, turns).flatten(), m.long().flatten()
     )[:-1]
-    found = f(rows, lengths[:, None]).flatten()
-    return _kept(found[slot.clamp(max=turns * longest - 1)].view_as(x), m)
+    mapped = f(rows, lengths[:, None]).flatten()
+    return _kept(mapped[slot.clamp(max=turns * longest - 1)].view_as(x), m)
 
 # %% ../nbs/lib/actions.ipynb #2fb3dcf5
 class _Linear(torch.autograd.Function):
@@ -186,7 +186,7 @@ def _linear(x: Tensor, f: Callable[[Tensor], Tensor], transpose: Callable[[Tenso
     return cast(Tensor, _Linear.apply(x, f, transpose))  # type: ignore[no-untyped-call]  # torch's method has no hints
 
 # %% ../nbs/lib/actions.ipynb #4ab6c48f
-def _own_beta(beta: Iterable[float]) -> tuple[float, ...]:
+def _checked_beta(beta: Iterable[float]) -> tuple[float, ...]:
     "Weights that were handed over."
     try:
         return tuple(float(b) for b in beta)
@@ -220,7 +220,7 @@ class WindowActions(ActionSpace):
         check_whole("k", self.k, why="1 is token level")
         check_gaps(self.gaps)
         check_flag("joint", self.joint)
-        weights = window_beta(self.k, self.future) if self.beta is None else _own_beta(self.beta)
+        weights = window_beta(self.k, self.future) if self.beta is None else _checked_beta(self.beta)
         if self.joint and self.beta is not None:
             raise ValueError(
                 "beta and joint=True contradict each other: joint means every weight is 1; pass one of them"
@@ -245,7 +245,7 @@ class WindowActions(ActionSpace):
     def _rescaling(self, lengths: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
         "The map that divides, in place, each of a row's last k-1 windows by the sum of the weights whose tokens exist."
         if self.joint or self.tail == "truncate":
-            return _same
+            return _identity
         last = min(self.k - 1, like.shape[1])
         share = torch.tensor(
             [1 / total for total in accumulate(self.weights[:last])], dtype=like.dtype, device=like.device
@@ -283,12 +283,12 @@ class WindowActions(ActionSpace):
     ) -> Tensor:  # (B, T), 0 where the mask is 0
         "The window's weighted sum of log-ratios. Raises ValueError when a third dimension is not the window's k."
         if delta.ndim == 3:
-            return self._own_terms(delta, check_mask(mask, **{"delta[..., 0]": delta[..., 0]}))
+            return self._future_terms(delta, check_mask(mask, **{"delta[..., 0]": delta[..., 0]}))
         return self._map(
             delta, check_mask(mask, delta=delta), back=False
         )  # 0 behind the last token, where only zeros are ahead
 
-    def _own_terms(self, delta: Tensor, m: Tensor) -> Tensor:
+    def _future_terms(self, delta: Tensor, m: Tensor) -> Tensor:
         """The same sum where each window brings its k terms along: those of multi-token prediction, which are no
         shifted copies of one another."""
         if delta.shape[2] != self.k:
@@ -387,8 +387,8 @@ class TokenGradient(ActionSpace):
         check_actions(self.actions)
 
     def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
-        own = TokenActions().log_ratio(delta, mask)
-        return self.actions.log_ratio(delta, mask).detach() + own - own.detach()
+        token_log_ratio = TokenActions().log_ratio(delta, mask)
+        return self.actions.log_ratio(delta, mask).detach() + token_log_ratio - token_log_ratio.detach()
 
     def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
         return TokenActions().credit(weight, mask)

@@ -156,9 +156,9 @@ def block_value(
         return block_mean(values, ids)
     sizes = block_sizes(ids)
     order = (ids >= 0).long().cumsum(1) - 1
-    wanted = sizes.cumsum(1) - (sizes if how == "first" else 1)
+    chosen = sizes.cumsum(1) - (sizes if how == "first" else 1)
     return block_sum(
-        torch.where(order == spread(wanted, ids), values, torch.zeros((), dtype=values.dtype, device=values.device)),
+        torch.where(order == spread(chosen, ids), values, torch.zeros((), dtype=values.dtype, device=values.device)),
         ids,
     )
 
@@ -176,10 +176,10 @@ def boundary_advantages(
     check_tensor("final_reward", final_reward)
     sizes = block_sizes(ids)
     B, N = sizes.shape
-    both = values.shape == (B, N) == ids.shape and not bool(
+    ambiguous = values.shape == (B, N) == ids.shape and not bool(
         ((ids < 0) | (ids == torch.arange(N, device=ids.device))).all()
     )
-    if per not in ("block", "token") and (per is not None or both):
+    if per not in ("block", "token") and (per is not None or ambiguous):
         raise ValueError(
             f"per={per!r}; values has shape {tuple(values.shape)}: choose 'block' if it holds one per block, 'token' if"
             " one per token"
@@ -212,12 +212,12 @@ def distribute(
     check_choice("how", how, ("broadcast", "divide", "surprise"))
     if how == "surprise" and logps is None:
         raise ValueError("how='surprise' weighs tokens by -log pi: pass logps, shape (B, T)")
-    whole = spread(block_advantages, ids)
+    per_token = spread(block_advantages, ids)
     size = block_sizes(ids).clamp(min=1)
     if how == "broadcast":
-        return whole
+        return per_token
     if how == "divide":
-        return whole / spread(size, ids).clamp(min=1)
+        return per_token / spread(size, ids).clamp(min=1)
     assert logps is not None  # checked above
     check_mask(ids >= 0, logps=logps)
     wide = at_least_float32(logps)
@@ -228,4 +228,4 @@ def distribute(
         surprise / spread(total, ids).clamp(min=torch.finfo(total.dtype).tiny),
         spread(1.0 / size, ids).to(total.dtype),
     )
-    return (whole * share).to(torch.promote_types(whole.dtype, logps.dtype))
+    return (per_token * share).to(torch.promote_types(per_token.dtype, logps.dtype))

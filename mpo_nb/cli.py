@@ -23,9 +23,9 @@ import yaml
 
 from . import __version__
 from .checks import check_whole
-from .config import TrainConfig, check_output, groups, option_hint, option_values
+from .config import TrainConfig, check_output, groups, option_hint
 from .recipes import recipes
-from .runtime.launch import is_first, launched
+from .runtime.launch import is_rank_zero, launched
 from .runtime.locks import WriteLock
 from .tasks.task import task_names
 
@@ -340,7 +340,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
         return 1
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         one_line = " ".join(str(error).split("\n"))
-        if is_first():
+        if is_rank_zero():
             print(f"{command}: {one_line}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     finally:
@@ -353,7 +353,7 @@ def _dry_run(config: TrainConfig) -> None:
     from mpo_nb.training.policy import check_start
 
     start = check_start(config)
-    if start.processes.main:
+    if start.processes.is_main:
         # the task's own limit; precision stays open, as it differs between devices
         asked = replace(config, max_new_tokens=start.config.max_new_tokens)
         try:
@@ -362,7 +362,7 @@ def _dry_run(config: TrainConfig) -> None:
             plan = f"no memory plan: {error}"
         lines = "\n".join(f"# {line}".rstrip() for line in plan.splitlines())
         print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), lines, sep="\n")
-    start.processes.end()
+    start.processes.shutdown()
 
 
 def _train(config: TrainConfig) -> None:
@@ -372,11 +372,11 @@ def _train(config: TrainConfig) -> None:
 
     trainer = Trainer(config)
     rows = trainer.fit()
-    if trainer.processes.main:
+    if trainer.processes.is_main:
         report = write_report([config.output], Path(config.output) / "report.html")
         lines = f"{len(rows)} line{'s' * (len(rows) != 1)}"
         print(f"{lines} of metrics in {config.output}/metrics.jsonl; see {report}")
-    trainer.processes.end()
+    trainer.processes.shutdown()
 
 
 def main(

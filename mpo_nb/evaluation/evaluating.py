@@ -29,7 +29,7 @@ from ..runtime.files import given_path
 from ..runtime.locks import WriteLock
 from ..sampling.decoding import check_stop
 from ..sampling.draws import draw_seed
-from ..sampling.rollouts import Rollout, RowBudget, check_cut, check_tokenizer, prompt_lengths, rollout
+from ..sampling.rollouts import Rollout, RowBudget, check_tokenizer, check_top_k_top_p, prompt_lengths, rollout
 from ..tasks.prompts import pin_clock, render_prompt, template_text
 from ..tasks.prompts import prompt_format as format_for
 from ..tasks.task import Task, load_task, prompt_text, score
@@ -273,7 +273,7 @@ def evaluate(
     writes `output` included, before anything is drawn; Ctrl-C keeps the batches that are done."""
     check_model("model", model)
     check_tokenizer(tokenizer)
-    check_cut(top_p, top_k)
+    check_top_k_top_p(top_p, top_k)
     check_seed("seed", seed)
     if not isinstance(system_prompt, str):
         raise ValueError(f"system_prompt={system_prompt!r:.80}; it must be a text, '' for none")

@@ -42,8 +42,9 @@ from ..models.logprobs import CausalLM
 from ..models.mtp import MTPModules
 from ..recipes import Recipe
 from ..runs.folder import Run, Saveable
-from ..runtime.faults import Interruptible, MemoryBudget
-from ..runtime.launch import is_first
+from ..runtime.budgets import MemoryBudget
+from ..runtime.interrupts import Interruptible
+from ..runtime.launch import is_rank_zero
 from ..runtime.locks import WriteLock
 from ..runtime.placement import Shards, Whole, wants_shards
 from ..runtime.processes import Processes
@@ -93,7 +94,7 @@ class Setup:
         check_handed(config, model, task, recipe)
         asked = config
         self.lock = WriteLock(config.output)
-        if is_first():
+        if is_rank_zero():
             self.lock.check()  # before anything that takes long
         self.recipe = recipe or configured_recipe(config)
         try:
@@ -118,24 +119,24 @@ class Setup:
             prompt_lengths(self.tokenizer, texts, config.max_new_tokens, context, f"{split} prompts")
         self.processes = Processes(config.device)
         check_several(self.processes, config)
-        self.in_pieces = self.processes.many and wants_shards()
+        self.in_pieces = self.processes.is_distributed and wants_shards()
         if self.in_pieces:
-            check_shards(config, self.recipe, len(self.task.test), self.processes.world)
+            check_shards(config, self.recipe, len(self.task.test), self.processes.world_size)
         self.device = self.processes.device or resolve_device(config.device)
-        self.run, self.interrupt = Run(config.output, self.processes.main), Interruptible(self.processes)
-        with self.processes.together():
+        self.run, self.interrupt = Run(config.output, self.processes.is_main), Interruptible(self.processes)
+        with self.processes.fail_together():
             earlier = self.run.config if self.run.writes and self.run.started and not config.overwrite else None
-        earlier = self.processes.tell(earlier)
+        earlier = self.processes.broadcast(earlier)
         if config.precision == "auto":
             self.config = replace(
                 config,
                 precision=(
                     earlier["precision"]
                     if earlier and earlier.get("precision") in ("float32", "bfloat16", "float16")
-                    else self.processes.tell(choose_precision(self.device, shape.hidden_size))
+                    else self.processes.broadcast(choose_precision(self.device, shape.hidden_size))
                 ),
             )
-        c = self.config = replace(self.config, chat_template_options=self.processes.tell(self._pinned(earlier)))
+        c = self.config = replace(self.config, chat_template_options=self.processes.broadcast(self._pinned(earlier)))
         if c.sampler == "vllm" and self.recipe.advantage == "boundary":
             raise ValueError(
                 f"recipe={c.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use"
@@ -148,8 +149,8 @@ class Setup:
         check_machine(c, self.device)
         if model is None:
             check_shape(c, shape, self.recipe)
-        self.record = config_record(c, asked, self.recipe, self.processes.world)
-        with self.processes.together():
+        self.record = config_record(c, asked, self.recipe, self.processes.world_size)
+        with self.processes.fail_together():
             if self.run.writes:
                 self.run.check(self.record, c.overwrite)
 
@@ -157,7 +158,7 @@ class Setup:
     def writing(self) -> Iterator[None]:
         """The right to write into the run's folder, which the main process has for all. Raises ValueError that says who
         has it."""
-        with self.processes.together():
+        with self.processes.fail_together():
             if self.run.writes:
                 self.lock.acquire()
         try:
@@ -172,7 +173,7 @@ class Setup:
         if model is None:
             model, _ = load(
                 c.model,
-                "cpu" if self.in_pieces else str(self.device) if self.processes.many else c.device,
+                "cpu" if self.in_pieces else str(self.device) if self.processes.is_distributed else c.device,
                 c.precision,
                 c.lora_rank,
                 c.lora_alpha,
@@ -180,7 +181,7 @@ class Setup:
                 c.quantization,
                 c.attention,
                 training=True,
-                quiet=not (c.progress and self.processes.main),
+                quiet=not (c.progress and self.processes.is_main),
             )
         elif c.quantization != "none" and not is_packed(model):
             raise ValueError(
@@ -192,7 +193,7 @@ class Setup:
         self.model = model if is_packed(model) or self.in_pieces else model.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
         self._prepare_model()
         # Nothing is written, and nothing of an earlier run deleted, before the model stands.
-        with self.processes.together():
+        with self.processes.fail_together():
             self.run.begin(self.record, c.overwrite)
         self._restore()
 
@@ -277,7 +278,13 @@ class Setup:
         )
         self.scaler, self.memory = (
             torch.amp.GradScaler(self.device.type, enabled=c.precision == "float16"),
-            MemoryBudget(c.micro_batch_tokens),
+            MemoryBudget(
+                c.micro_batch_tokens,
+                "micro_batch_tokens",
+                "gradient_checkpointing=True, a smaller chunk_elements or max_new_tokens, lora_rank=16 instead of full"
+                " training, quantization='4bit'. plan_memory(config) says which is enough. The run goes on from its"
+                " last checkpoint",
+            ),
         )
         self.rows = RowBudget(c.max_rows)
         self.moved = True
@@ -302,15 +309,17 @@ class Setup:
 
     def _load_weights(self) -> None:
         "The weights of the last whole checkpoint, if there is one; the main process's on all."
-        with self.processes.together():
-            newest = self.run.newest() if self.processes.main and not self.config.overwrite else None
-        self.saved = self.processes.tell(newest)
+        with self.processes.fail_together():
+            newest = self.run.newest() if self.processes.is_main and not self.config.overwrite else None
+        self.saved = self.processes.broadcast(newest)
         for _, folder in [self.saved] if self.saved else []:
             load_state(self.model, folder)
             for part in self.parts:
                 part.load_weights(folder)
         if not self.in_pieces:
-            self.processes.same(p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad)
+            self.processes.broadcast_parameters(
+                p for part in (self.model, *self.parts) for p in part.parameters() if p.requires_grad
+            )
 
     def _restore(self) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
@@ -320,15 +329,15 @@ class Setup:
         if self.saved:
             self.done, folder = self.saved
             load_optimizer(self.optimizer, folder / "optimizer.safetensors")
-            self.shards.place(self.optimizer)
+            self.shards.shard_state(self.optimizer)
             state = json.loads((folder / "state.json").read_text(encoding="utf8"))
             self.seconds, self.memory.tokens = state["seconds"], min(self.memory.tokens, state["memory"])
             self.rows.rows = min(self.rows.rows, state["rows"])
             self.scaler.load_state_dict(state["scaler"])
-            if state.get("processes", 1) != self.processes.world:
-                self.processes.say(
+            if state.get("processes", 1) != self.processes.world_size:
+                self.processes.print_on_main(
                     f"Step {self.done} was taken by {state.get('processes', 1)} processes; the run goes on with"
-                    f" {self.processes.world}."
+                    f" {self.processes.world_size}."
                 )
         self.run.rewind(self.done)
         self.written = self.last_written()
@@ -386,7 +395,7 @@ class Policy(Setup):
                 self.moved = False
             return self.engine(self.render(problems), group_size, c.max_new_tokens, greedy, seed, self.stop)
         with self._autocast():
-            return self.shards.whole(
+            return self.shards.unsharded(
                 lambda: rollout(
                     self.model,
                     self.tokenizer,
@@ -417,9 +426,9 @@ class Policy(Setup):
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         parts: list[list[int]] = []
         found: list[list[list[int]]] = [[]] * len(starts)
-        whole = self.processes.gather_list([(len(s), room) for s, room in zip(starts, rooms)])
+        whole = self.processes.all_gather_objects([(len(s), room) for s, room in zip(starts, rooms)])
         sampled = 0
-        first = sum(self.processes.gather(torch.tensor([len(starts)]))[: self.processes.rank].tolist())
+        first = sum(self.processes.all_gather(torch.tensor([len(starts)]))[: self.processes.rank].tolist())
         for i in sorted(
             range(len(whole)), key=lambda i: -whole[i][1]
         ):  # parts that may grow by the same number of tokens without leaving the model's context
@@ -450,7 +459,7 @@ class Policy(Setup):
                     c.top_k,
                     self.stop,
                     c.decoding,
-                    places if self.processes.many else None,
+                    places if self.processes.is_distributed else None,
                 )
             lengths = r.lengths.tolist()
             ids = r.ids.tolist()
@@ -464,7 +473,7 @@ class Policy(Setup):
             for number, part in enumerate(parts):
                 finish_part(number, part)
 
-        self.shards.whole(finish_all)
+        self.shards.unsharded(finish_all)
         return found, sampled
 
     def frozen(
@@ -482,7 +491,7 @@ class Policy(Setup):
         mtp, critic = (None, None) if reference else (self.mtp, self.critic)
         shards = self.shards if model is self.model else self.reference_shards
         with self._autocast(), adapters_off(model) if reference and self.reference is None else nullcontext():
-            return shards.whole(
+            return shards.unsharded(
                 lambda: self.memory.run(
                     lambda tokens: frozen_forward(model, r, self.config, tokens, mtp, critic),
                     r.prompt_mask.sum(1) + r.lengths,
@@ -492,11 +501,11 @@ class Policy(Setup):
     def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
         """Train the modules that look ahead, alone, on the policy's own responses to training problems; once per run,
         resumable. The main process does it for all."""
-        if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.tell(self.run.checkpoints()):
+        if self.mtp is None or not self.config.mtp_warmup_steps or self.processes.broadcast(self.run.checkpoints()):
             return None
-        with self.processes.together():
-            found = self._warm_up() if self.processes.main else None
-        self.processes.same(self.mtp.parameters())
+        with self.processes.fail_together():
+            found = self._warm_up() if self.processes.is_main else None
+        self.processes.broadcast_parameters(self.mtp.parameters())
         return found
 
     def _warm_up(self) -> WarmUp:

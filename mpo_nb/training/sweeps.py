@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ..config import TrainConfig, choose_precision
 from ..runs.folder import Run
-from ..runtime.faults import Interruptible
+from ..runtime.interrupts import Interruptible
 from ..runtime.launch import launched
 from ..runtime.locks import WriteLock
 

@@ -39,7 +39,10 @@ def view_html(
 style.textContent = {script_json(web_text(f"{view}.css"))};
 const live = document.createElement("div");
 Promise.all({modules}.map((text) => import(URL.createObjectURL(new Blob([text], {{ type: "text/javascript" }})))))
-  .then(([method, view]) => {{ box.replaceChildren(style, live); view.mount(live, {script_json(dict(data))}, method); }});"""
+  .then(([method, view]) => {{
+    box.replaceChildren(style, live);
+    view.mount(live, {script_json(dict(data))}, method);
+  }});"""
     return box_html(view + json.dumps(data), fill, label)
 
 # %% ../../nbs/lib/widgets/views.ipynb #views009
