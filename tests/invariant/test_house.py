@@ -64,6 +64,13 @@ def test_a_wings_page_names_its_modules(root, trees):
         assert sorted(linked) == sorted(modules), f"the table of nbs/lib/{folder.name}/index.ipynb"
 
 
+def test_the_readme_of_this_room_names_its_tests(root):
+    room = root / "tests" / "invariant"
+    text = (room / "README.md").read_text(encoding="utf-8")
+    missing = [path.name for path in room.glob("test_*.py") if f"| `{path.name}` |" not in text]
+    assert not missing, f"tests/invariant/README.md does not say what these pin: {missing}"
+
+
 # A house with a hall of one room and two wings, in which every rule holds.
 SOUND = {
     "__init__": "__version__ = '1'",
