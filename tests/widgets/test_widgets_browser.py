@@ -12,7 +12,7 @@ from lab import lab_server, run_notebook, watched, write_notebook
 
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
-from mpo_nb.widgets.controls import painted_strip
+from mpo_nb.widgets.panel import painted_strip
 
 pytestmark = pytest.mark.browser
 
