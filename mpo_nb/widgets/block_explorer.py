@@ -143,7 +143,7 @@ def block_side(
     numbers = block_numbers(trace, ids)
     return BlockSide(name, ids, numbers, blocks_sentence(trace, rule, numbers["size"][0].tolist()))
 
-# %% ../../nbs/lib/widgets/block_explorer.ipynb #a535eb43
+# %% ../../nbs/lib/widgets/block_explorer.ipynb #d935780e
 _rows = (("size", "size (tokens)"), ("log-probability", "log p (nats)"), ("entropy", "entropy (nats)"))
 
 
@@ -190,8 +190,8 @@ def blocks_layout(
             x, y = axis_names(panel)
             place = panel_axes(panel)
             parts[x] = axis(
-                "token" if row == 2 else "",
-                domain=[0, 0.485] if column == 0 else [0.515, 1],
+                ("", "", "token")[row],
+                domain=([0, 0.485], [0.515, 1])[column],
                 anchor=place["yaxis"],
                 showticklabels=row == 2,
                 **token_axis(T, values),

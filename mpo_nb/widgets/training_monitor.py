@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Numbers', 'curve_trace', 'band_trace', 'run_traces', 'seed_traces', 'drawn_ends', 'panel_range', 'monitor_layout',
            'Pulse', 'Follower', 'interval_sentences', 'runs_table', 'recorded_keys', 'monitor_controls',
-           'metric_panels', 'TrainingMonitor']
+           'metric_panels', 'monitor_view', 'TrainingMonitor']
 
 # %% ../../nbs/lib/widgets/training_monitor.ipynb #5a7c1403
 import math
@@ -331,6 +331,35 @@ def metric_panels(
         panels.append(traces)
     return panels
 
+# %% ../../nbs/lib/widgets/training_monitor.ipynb #ff45c1cf
+def monitor_view(
+    watched: Sequence[LiveRun],  # runs, as far as they have been read
+    metrics: Mapping[str, str],  # metric -> its name in words, one for each panel
+    values: Mapping[str, Any],  # of the controls
+) -> View:
+    "The curves of runs, and where they stand."
+    groups = seed_groups(watched)
+    several = [name for name, runs in groups if len(runs) > 1]
+    panels = list(zip(metrics.values(), metric_panels(groups, list(metrics), values)))
+    curves = [trace for _, traces in panels for trace in traces]
+    accuracy = any(key.startswith("accuracy") for key in metrics)
+    sentences = [run.told() for run in watched]
+    for name, traces in panels:
+        if not any(len(trace["x"]) for trace in traces):
+            sentences.append(f"No run has recorded “{name}” yet.")
+    sentences += interval_sentences(
+        several=bool(several) and values["seeds"] == "mean",
+        single_accuracy=accuracy and len(several) < len(groups),
+    )
+    reach = max([1, *(max(run.tail.rows, default=0) for run in watched)])
+    return View(
+        data=curves if any(len(trace["x"]) for trace in curves) else [],
+        layout=monitor_layout(panels, reach),
+        summary=" ".join(sentences),
+        extra=runs_table(watched),
+        alt=f"Curves over training steps: {' and '.join(metrics.values())}, for {', '.join(n for n, _ in groups)}.",
+    )
+
 # %% ../../nbs/lib/widgets/training_monitor.ipynb #f7ee773a
 class TrainingMonitor(Explorer):
     "Curves of runs, live while they train and afterwards. Raises ValueError for no run, or two of the same name."
@@ -357,27 +386,9 @@ class TrainingMonitor(Explorer):
             return any([run.read() for run in self.watched])
 
     def view(self, values: Mapping[str, Any]) -> View:
+        keys = [key for key in dict.fromkeys((values["metric"], values["second"])) if key != "none"]
         with self.lock:
-            groups = seed_groups(self.watched)
-            keys = [key for key in dict.fromkeys((values["metric"], values["second"])) if key != "none"]
-            names = [self.controls["second"].text(key) for key in keys]
-            panels = metric_panels(groups, keys, values)
-            curves = [trace for traces in panels for trace in traces]
-            empty = [name for name, traces in zip(names, panels) if not any(len(t["x"]) for t in traces)]
-            several = values["seeds"] == "mean" and any(len(runs) > 1 for _, runs in groups)
-            accuracy = any(key.startswith("accuracy") for key in keys) and any(len(runs) == 1 for _, runs in groups)
-            summary = [run.told() for run in self.watched]
-            summary += [f"No run has recorded “{name}” yet." for name in empty]
-            summary += interval_sentences(several, accuracy)
-            configurations = ", ".join(name for name, _ in groups)
-            reach = max([1, *(max(run.tail.rows, default=0) for run in self.watched)])
-            return View(
-                data=curves if any(len(t["x"]) for t in curves) else [],
-                layout=monitor_layout(list(zip(names, panels)), reach),
-                summary=" ".join(summary),
-                extra=runs_table(self.watched),
-                alt=f"Curves over training steps: {' and '.join(names)}, for {configurations}.",
-            )
+            return monitor_view(self.watched, {key: self.controls["second"].text(key) for key in keys}, values)
 
     def picture(self, **values: Any) -> View:
         "The curves as they stand on disk, as data. Raises ValueError for a name or a value that no control takes."
