@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['filters', 'orders', 'table_style', 'Response', 'clipped_actions', 'step_responses', 'choose_responses',
-           'snippet_html', 'plain_text', 'numbers_table', 'short_number', 'rollouts_table']
+           'snippet_html', 'plain_text', 'table_html', 'numbers_table', 'verdict_text', 'rollouts_table']
 
 # %% ../../nbs/lib/drawing/tables.ipynb #59f7935d
 import math
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..checks import check_texts
+from ..checks import check_choice, check_texts
 from .assets import style_element
-from .strip import signed, visible_html
+from .strip import visible_html
+from .style import short_number, signed
 from ..recipes import Recipe
 from ..runs.ratios import trace_loss
 from ..runs.traces import Trace
@@ -47,12 +48,11 @@ def step_responses(
     recipe: Recipe,  # of the run
 ) -> list[Response]:  # group by group, as sampled
     "The responses of a step with what their groups say about them."
-    groups: dict[int, list[float]]
     ordered = sorted(traces, key=lambda t: (t.group, t.index))
-    groups = {}
+    rewards: dict[int, list[float]] = {}
     for t in ordered:
-        groups.setdefault(t.group, []).append(t.reward)
-    dead = {g: len(r) > 1 and all(x == r[0] for x in r) for g, r in groups.items()}  # NaN is equal to nothing
+        rewards.setdefault(t.group, []).append(t.reward)
+    dead = {g: len(r) > 1 and all(x == r[0] for x in r) for g, r in rewards.items()}  # NaN is equal to nothing
     return [Response(i + 1, t, dead[t.group], clipped_actions(t, recipe)) for i, t in enumerate(ordered)]
 
 # %% ../../nbs/lib/drawing/tables.ipynb #b8c437e5
@@ -101,9 +101,8 @@ def choose_responses(
         "longest": lambda r: -sum(r.trace.mask),
         "clipped": lambda r: last(r.clipped),
     }
-    for name, value, known in (("show", show, fits), ("order", order, keys)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}; choose one of {', '.join(known)}")
+    check_choice("show", show, fits)
+    check_choice("order", order, keys)
 
     def found(r: Response) -> bool:
         return not search or any(_match(text, search) for text in (r.trace.text, r.trace.prompt, r.trace.answer or ""))
@@ -112,6 +111,7 @@ def choose_responses(
 
 
 def _match(text: str, search: str) -> re.Match[str] | None:
+    "Where a text holds what is searched for, upper case or lower."
     return re.search(re.escape(search), text, re.IGNORECASE)
 
 # %% ../../nbs/lib/drawing/tables.ipynb #d84c05fc
@@ -126,14 +126,15 @@ def snippet_html(
     length: int = 110,  # characters shown
 ) -> str:  # HTML in which nothing of the text is markup
     "The beginning of a text, or what stands around the match."
-    m = _match(text, search) if search else None
-    start = max(0, m.start() - length // 3) if m and m.end() > length else 0
-    end = max(start + length, m.end() if m else 0)
-    parts = (
-        [text[start:end]] if m is None else [text[start : m.start()], text[m.start() : m.end()], text[m.end() : end]]
-    )
-    shown = [_seen(p) for p in parts]
-    body = shown[0] if m is None else f"{shown[0]}<mark>{shown[1]}</mark>{shown[2]}"
+    match = _match(text, search) if search else None
+    if match is None:
+        start, end = 0, length
+        body = _seen(text[:length])
+    else:
+        start = max(0, match.start() - length // 3) if match.end() > length else 0
+        end = max(start + length, match.end())
+        before, marked, after = text[start : match.start()], match[0], text[match.end() : end]
+        body = f"{_seen(before)}<mark>{_seen(marked)}</mark>{_seen(after)}"
     return ("…" if start else "") + body + ("…" if end < len(text) else "")
 
 
@@ -141,10 +142,25 @@ def plain_text(
     text: str,  # of anyone
 ) -> str:
     "Text whose control characters and marks of direction are written as code points."
-    return "".join(c if c.isprintable() else "↵" if c == "\n" else f"U+{ord(c):04X}" for c in text)
+    written = {"\n": "↵"}
+    return "".join(c if c.isprintable() else written.get(c, f"U+{ord(c):04X}") for c in text)
 
 # %% ../../nbs/lib/drawing/tables.ipynb #d3938281
 table_style = style_element("table.css")
+
+
+def table_html(
+    head: str,  # HTML of the cells of the head
+    body: str,  # HTML of the rows
+    label: str,  # what the table is, for those who do not see it
+    classes: str = "mpo-table",  # CSS
+    below: str = "",  # HTML under the table
+) -> str:  # HTML with its style sheet
+    "A table that scrolls by itself where it is too wide, and takes the keyboard's focus for that."
+    return (
+        f'{table_style}<div class="{classes}" tabindex="0" role="region" aria-label="{escape(label, quote=True)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}</div>"
+    )
 
 
 def numbers_table(
@@ -158,35 +174,56 @@ def numbers_table(
         f'<tr><th scope="row">{escape(str(first))}</th>' + "".join(f"<td>{escape(str(c))}</td>" for c in rest) + "</tr>"
         for first, *rest in rows
     )
-    return (
-        f'{table_style}<div class="mpo-table" tabindex="0" role="region"'
-        f' aria-label="{escape(label, quote=True)}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return table_html(head, body, label)
 
 # %% ../../nbs/lib/drawing/tables.ipynb #23aa223b
-def _verdict(t: Trace) -> str:
-    return "–" if t.correct is None else "✓ right" if t.correct else "✗ wrong"
-
-
-def short_number(
-    x: float | None,  # a reward, say
+def verdict_text(
+    trace: Trace,  # a response
 ) -> str:
-    "A number to three significant digits with a real minus; an en dash for what is unknown."
-    return "–" if x is None or not math.isfinite(x) else f"{x:.3g}".replace("-", "−")
+    "Right, wrong, or an en dash where nobody judged."
+    return {True: "✓ right", False: "✗ wrong", None: "–"}[trace.correct]
 
 
 def _group_row(group: list[Response]) -> str:
     "The heading of a group."
     t = group[0].trace
     rewards = [r.trace.reward for r in group if math.isfinite(r.trace.reward)]
-    told = [f"mean reward {sum(rewards) / len(rewards):.3g}" if rewards else "no rewards"] + (
-        ["dead: all rewards are equal, so no advantage"] if group[0].dead else []
-    )
+    facts = [f"mean reward {sum(rewards) / len(rewards):.3g}" if rewards else "no rewards"]
+    if group[0].dead:
+        facts.append("dead: all rewards are equal, so no advantage")
     answer = f", answer <code>{snippet_html(t.answer, length=60)}</code>" if t.answer is not None else ""
     return (
         f'<tr><th colspan="8" scope="rowgroup">Group {t.group + 1}:'
-        f" <code>{snippet_html(t.prompt, length=160)}</code>{answer}; {', '.join(told)}</th></tr>"
+        f" <code>{snippet_html(t.prompt, length=160)}</code>{answer}; {', '.join(facts)}</th></tr>"
     )
+
+# %% ../../nbs/lib/drawing/tables.ipynb #644915ab
+def _clipped_text(r: Response, tokens: int) -> str:
+    "How many actions of a response are clipped, and which share."
+    if r.clipped is None:
+        return "–"
+    return f"{r.clipped} ({r.clipped / max(1, tokens):.0%})" if r.clipped else "0"
+
+
+def _response_row(r: Response, search: str, button: bool) -> str:
+    "The row of a response."
+    t = r.trace
+    tokens = sum(t.mask)
+    number = str(r.number)
+    if button:
+        name = escape(f"open response {r.number}, group {t.group + 1}, {verdict_text(t)}", quote=True)
+        number = f'<button type="button" data-pick="{r.number}" aria-label="{name}">{r.number}</button>'
+    cells = [
+        number,
+        str(t.group + 1),
+        verdict_text(t),
+        short_number(t.reward),
+        signed(t.advantage),
+        f"{tokens}{'' if t.finished else ', cut off'}",
+        _clipped_text(r, tokens),
+        snippet_html(t.text, search),
+    ]
+    return "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>"
 
 
 def rollouts_table(
@@ -197,42 +234,17 @@ def rollouts_table(
     buttons: int | None = None,  # the largest number that can be opened; None for all
 ) -> str:  # HTML
     "Responses as a table; the button of a row opens it."
-    rows = []
-    before = None
-    for r in chosen[:most]:
-        t = r.trace
-        n = sum(r.trace.mask)
-        if grouped and t.group != before:
-            rows.append(_group_row([x for x in chosen if x.trace.group == t.group]))
-            before = t.group
-        name = escape(f"open response {r.number}, group {t.group + 1}, {_verdict(t)}", quote=True)
-        clipped = "–" if r.clipped is None else f"{r.clipped} ({r.clipped / max(1, n):.0%})" if r.clipped else "0"
-        button = (
-            f'<button type="button" data-pick="{r.number}" aria-label="{name}">{r.number}</button>'
-            if buttons is None or r.number <= buttons
-            else str(r.number)
-        )
-        cells = [
-            button,
-            str(t.group + 1),
-            _verdict(t),
-            short_number(t.reward),
-            signed(t.advantage),
-            f"{n}{'' if t.finished else ', cut off'}",
-            clipped,
-            snippet_html(t.text, search),
-        ]
-        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    if not rows:
+    if not chosen:
         return ""
-    heads = "".join(
-        f'<th scope="col">{h}</th>'
-        for h in ("open", "group", "answer", "reward", "advantage", "tokens", "clipped", "text")
-    )
-    more = (
-        f"<p>{len(chosen) - most:,} more responses fit; filter or search to see them.</p>" if len(chosen) > most else ""
-    )
-    return (
-        f'{table_style}<div class="mpo-table mpo-rollouts" tabindex="0" role="region"'
-        f' aria-label="Responses"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>{more}</div>'
-    )
+    rows = []
+    group = None
+    for r in chosen[:most]:
+        if grouped and r.trace.group != group:
+            group = r.trace.group
+            rows.append(_group_row([x for x in chosen if x.trace.group == group]))
+        rows.append(_response_row(r, search, button=buttons is None or r.number <= buttons))
+    names = ("open", "group", "answer", "reward", "advantage", "tokens", "clipped", "text")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    left_out = len(chosen) - most
+    more = f"<p>{left_out:,} more responses fit; filter or search to see them.</p>" if left_out > 0 else ""
+    return table_html(heads, "".join(rows), "Responses", "mpo-table mpo-rollouts", more)

@@ -29,14 +29,13 @@ from mpo_nb.blocks import (
     token_blocks,
 )
 from ..checks import check_choice
-from ..drawing.report import _look
 from ..drawing.strip import Values
+from ..drawing.style import series_colour
 from ..runs.traces import Trace, check_trace
 from mpo_nb.widgets.axes import (
     axis,
     axis_names,
     block_outline,
-    faded,
     figure_layout,
     panel_axes,
     reach_applies,
@@ -152,13 +151,12 @@ def side_traces(
     side: BlockSide,  # its blocks
 ) -> list[dict[str, Any]]:  # plotly traces
     "The three panels of one side."
-    colour = _look(number)["line"]["color"]
     traces = []
     for row, (name, _) in enumerate(_rows):
         look = dict(
             name=f"{('Left', 'Right')[number]}: {side.name}",
-            line=dict(color=colour, width=1.5),
-            fillcolor=faded(colour, 0.25),
+            line=dict(color=series_colour(number), width=1.5),
+            fillcolor=series_colour(number, 0.25),
             showlegend=row == 0,
         )
         traces.append(block_outline(side.ids, side.numbers[name], **look, **panel_axes(3 * number + row + 1)))

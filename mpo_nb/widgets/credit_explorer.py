@@ -21,11 +21,11 @@ from torch import Tensor
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from ..blocks import block_sum, sentence_blocks
 from ..checks import check_choice
-from ..drawing.report import _look
-from ..drawing.strip import action_blocks, signed
+from ..drawing.strip import action_blocks
+from ..drawing.style import series_colour, series_style, signed
 from ..losses import PolicyLoss, policy_loss
 from ..runs.traces import Trace, check_trace
-from .axes import axis, block_outline, faded, figure_layout, reach_applies, reach_controls, token_axis
+from .axes import axis, block_outline, figure_layout, reach_applies, reach_controls, token_axis
 from .controls import Control
 from .explorer import Explorer
 from .panel import View, strip_state
@@ -255,7 +255,7 @@ def side_line(
     few: bool,  # whether each token gets a marker
 ) -> dict[str, Any]:  # of a plotly trace
     "The look of a side's curves."
-    look = _look(number)
+    look = series_style(number)
     marker = look["marker"] | dict(size=(6, 10)[number], symbol=("circle", "square-open")[number])
     mode = "lines+markers" if few else "lines"
     return dict(type="scatter", mode=mode, line=look["line"] | dict(width=1.5), marker=marker)
@@ -266,7 +266,7 @@ def side_crosses(
     few: bool,  # whether there is room for large ones
 ) -> dict[str, Any]:  # of a plotly trace
     "The look of a side's crosses: a diagonal one left, an upright one right, so that both can be seen at one place."
-    line = dict(width=2, color=_look(number)["line"]["color"])
+    line = dict(width=2, color=series_colour(number))
     cross = dict(symbol=("x-thin", "cross-thin")[number], size=11 if few else 6, line=line)
     return dict(type="scatter", mode="markers", marker=cross, hoverinfo="skip", showlegend=False, cliponaxis=False)
 
@@ -302,14 +302,13 @@ def block_trace(
     credit: Tensor,  # (1, T)
 ) -> dict[str, Any]:  # a plotly trace
     "Credit summed over the blocks of one side."
-    colour = _look(number)["line"]["color"]
     return block_outline(
         ids,
         block_sum(credit, ids),
         name=("Left", "Right")[number],
         showlegend=False,
-        line=dict(color=colour, width=1.5, dash=("solid", "dash")[number]),
-        fillcolor=faded(colour, 0.18),
+        line=dict(color=series_colour(number), width=1.5, dash=("solid", "dash")[number]),
+        fillcolor=series_colour(number, 0.18),
         xaxis="x3",
         yaxis="y3",
     )

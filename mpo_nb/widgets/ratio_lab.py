@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from ..checks import check_choice
-from ..drawing.report import _clipping, _colours, _percent
+from ..drawing.ratios import clipping_sentence
+from ..drawing.style import palette, percent_text, series_colour
 from ..drawing.tables import numbers_table
 from ..recipes import recipe
 from ..runs.ratios import RatioRow, spread_factor, stack_traces
@@ -241,7 +242,7 @@ def clip_curves(
     traces: list[dict[str, Any]] = []
     for i, space in enumerate(spaces):
         rows = [ratios.row(space, {**values, "k": k}, values["measure"]) for k in ks]
-        colour = f"rgb({_colours[i]})"
+        colour = series_colour(i)
         name = spaces[space].format(k="K")
         look: dict[str, Any] = dict(type="scatter", x=np.array(ks), hovertemplate="K = %{x}: %{y:.3%}", **panel_axes(1))
         marker = dict(symbol=("circle", "square", "diamond", "x")[i], size=7, color=colour)
@@ -367,14 +368,14 @@ def row_texts(
 ) -> tuple[str, str]:  # plotly's HTML, left and right
     "What stands above the histograms of a row."
     what = "without gradient" if measure == "lost" else "outside"
-    left = f"<b>{row.label[0].upper()}{row.label[1:]}</b><br>{_percent(row.clip_fraction, 2)} {what}"
+    left = f"<b>{row.label[0].upper()}{row.label[1:]}</b><br>{percent_text(row.clip_fraction, 2)} {what}"
     if row.control is None:
         right = (
             "Every row below has its control here:<br>single tokens, with the clip range<br>scaled to the same spread."
         )
     else:
         control = f"<b>Control: tokens, ε scaled by 1/{row.factor:.2f}</b>"
-        right = f"{control}<br>{_percent(row.control, 2)} {what}"
+        right = f"{control}<br>{percent_text(row.control, 2)} {what}"
     return left, right
 
 
@@ -471,8 +472,8 @@ def ratios_table(
     for row in rows:
         own = float(row.log_ratio.std(correction=0))
         relative = f"{own / spread:.2f}" if spread > 0 else "–"
-        control = "–" if row.control is None else _percent(row.control, 2)
-        share = _percent(row.clip_fraction, 2)
+        control = "–" if row.control is None else percent_text(row.control, 2)
+        share = percent_text(row.clip_fraction, 2)
         body.append([row.label, f"{own:.4f}", relative, f"{row.factor:.2f}", share, control])
     heads = [
         "actions",
@@ -538,12 +539,12 @@ class RatioLab(Explorer):
         reach = lab_reach(tokens, clip)
         data = clip_curves(self.ratios, values, self.ks)
         for i, row in enumerate(rows.values()):
-            data += ratio_histogram(row.log_ratio, clip, reach, 2 * i + 2, _colours[i])
+            data += ratio_histogram(row.log_ratio, clip, reach, 2 * i + 2, palette[i])
             if row.control is not None:
-                data += ratio_histogram(tokens, widened(clip, row.factor), reach, 2 * i + 3, _colours[0])
+                data += ratio_histogram(tokens, widened(clip, row.factor), reach, 2 * i + 3, palette[0])
         window = replace(rows["window"], label=f"a weighted mean over windows of {values['k']}")
         counted = f"{len(tokens):,} tokens of {len(self.data.mask):,} responses."
-        summary = f"{counted} {_clipping([rows['token'], window])} {self.data.note}".strip()
+        summary = f"{counted} {clipping_sentence([rows['token'], window])} {self.data.note}".strip()
         alt = (
             f"On top, the {share_name(values['measure'])} against K for tokens, windows, blocks and whole responses,"
             f" each with its control; below, histograms of their ratios at K = {values['k']} and of the controls."

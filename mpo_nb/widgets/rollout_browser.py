@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import ipywidgets
 
-from ..drawing.strip import action_blocks, signed
+from ..drawing.strip import action_blocks
+from ..drawing.style import short_number, signed
 from mpo_nb.drawing.tables import (
     Response,
     choose_responses,
@@ -26,7 +27,6 @@ from mpo_nb.drawing.tables import (
     orders,
     plain_text,
     rollouts_table,
-    short_number,
     step_responses,
 )
 from ..recipes import Recipe, recipe

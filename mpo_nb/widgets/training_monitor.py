@@ -21,7 +21,7 @@ import numpy as np
 import traitlets
 
 from ..drawing.assets import joined_script
-from ..drawing.report import _accuracy, _colours, _look
+from ..drawing.style import accuracy_text, series_colour, series_style
 from ..drawing.tables import numbers_table
 from ..runs.live import LiveRun, Runs, live_runs, metric_curve, metric_names, seed_groups, seed_mean
 from .axes import axis, axis_names, figure_layout, panel_axes
@@ -54,7 +54,7 @@ def band_trace(
     low: Numbers,  # lower ends
     high: Numbers,  # upper ends
     panel: int,  # its number
-    colour: str,  # "red,green,blue"
+    number: int,  # of the configuration, which gives the colour
 ) -> dict[str, Any]:  # a plotly trace
     "The interval around a curve."
     every = max(1, -(-len(x) // 1000))
@@ -65,7 +65,7 @@ def band_trace(
         y=np.concatenate([low, high[::-1]]),
         mode="lines",
         fill="toself",
-        fillcolor=f"rgba({colour},.16)",
+        fillcolor=series_colour(number, 0.16),
         line=dict(width=0),
         hoverinfo="skip",
         showlegend=False,
@@ -87,8 +87,8 @@ def run_traces(
     curve = metric_curve(run.points, key, smooth)
     legend = dict(name=escape(name), legendgroup=str(number), showlegend=panel == 1, hovertemplate="%{y:.4~g}")
     return [
-        band_trace(steps, low, high, panel, _colours[number % 6]),
-        curve_trace(list(curve), list(curve.values()), panel, _look(number) | legend),
+        band_trace(steps, low, high, panel, number),
+        curve_trace(list(curve), list(curve.values()), panel, series_style(number) | legend),
     ]
 
 
@@ -103,7 +103,7 @@ def seed_traces(
 ) -> list[dict[str, Any]]:  # plotly traces
     "A configuration with several seeds: each run, and their mean with its interval."
     curves = [metric_curve(run.points, key, smooth) for run in runs]
-    look = _look(number)
+    look = series_style(number)
     shared = dict(legendgroup=str(number), hovertemplate="%{y:.4~g}")
     thin = dict(mode="lines", line=look["line"] | dict(width=1.8), opacity=1, showlegend=panel == 1)
     if mean:  # the mean stands in front
@@ -117,7 +117,7 @@ def seed_traces(
     steps, centre, half = seed_mean(curves)
     legend = dict(name=escape(name), showlegend=panel == 1)
     return [
-        band_trace(steps, centre - half, centre + half, panel, _colours[number % 6]),
+        band_trace(steps, centre - half, centre + half, panel, number),
         *each,
         curve_trace(steps, centre, panel, look | legend | shared),
     ]
@@ -277,7 +277,7 @@ def runs_table(
             run.config.get("seed", "–"),
             f"{last.get('step', 0)} of {run.config.get('steps', '?')}",
             number(last, "reward", "{:.3f}"),
-            _accuracy(evaluated) + at,
+            accuracy_text(evaluated) + at,
             number(last, "clip_fraction", "{:.2%}"),
             number(last, "seconds", "{:.0f} s"),
         ]
@@ -331,9 +331,9 @@ def metric_panels(
         panels.append(traces)
     return panels
 
-# %% ../../nbs/lib/widgets/training_monitor.ipynb #ff45c1cf
+# %% ../../nbs/lib/widgets/training_monitor.ipynb #cf744724
 def monitor_view(
-    watched: Sequence[LiveRun],  # runs, as far as they have been read
+    watched: list[LiveRun],  # runs, as far as they have been read
     metrics: Mapping[str, str],  # metric -> its name in words, one for each panel
     values: Mapping[str, Any],  # of the controls
 ) -> View:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpo_nb.evaluation import evaluating as module
+from mpo_nb.evaluation import records as record_module
 from mpo_nb.evaluation.comparing import Evaluation, compare
 from mpo_nb.evaluation.evaluating import evaluate, fingerprint
 from mpo_nb.evaluation.intervals import accuracy_interval, mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
@@ -457,7 +458,7 @@ def test_a_full_disk_is_a_clear_error(tiny, tmp_path, monkeypatch):
     path = tmp_path / "full.jsonl"
     with pytest.raises(KeyboardInterrupt):
         evaluate(*tiny, stopping(12), **QUICK, output=path)
-    monkeypatch.setattr(module, "open", lambda name, *a, **k: open("/dev/full", *a, **k), raising=False)
+    monkeypatch.setattr(record_module, "open", lambda name, *a, **k: open("/dev/full", *a, **k), raising=False)
     with pytest.raises(OSError, match="could not be written .*No space left.* 4 of 12 problems are in it"):
         evaluate(*tiny, TASK, **QUICK, output=path)
     assert len(read_lines(path)) == 4
@@ -468,14 +469,17 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler) # a shell starts what it runs in the background deaf to Ctrl-C
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpo_nb.evaluation.evaluating import evaluate
-from mpo_nb.tasks.task import Task, load_task, tiny_model_path
+from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.tasks.task import Task, load_task
 task = load_task("chain_sum")
 calls = []
 def slow(problem, text): # from the second batch on, so that a signal comes in time
     calls.append(1)
     if len(calls) > 12: time.sleep(.7)
     return task.reward(problem, text)
-evaluate(AutoModelForCausalLM.from_pretrained(tiny_model_path()), AutoTokenizer.from_pretrained(tiny_model_path()), Task("chain_sum", task.train, task.test, slow),
+model = AutoModelForCausalLM.from_pretrained(tiny_model_path())
+tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+evaluate(model, tokenizer, Task("chain_sum", task.train, task.test, slow),
          n=12, k=(1, 2), max_new_tokens=40, batch=4, progress=False, output=sys.argv[1])
 """
 

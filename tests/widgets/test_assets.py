@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mpo_nb.drawing.assets import asset_text, joined_script, module_order
-from mpo_nb.drawing.strip import signed, value_style
+from mpo_nb.drawing.strip import value_style
+from mpo_nb.drawing.style import down_colour, palette, signed, up_colour
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets.page import PartPool
 from mpo_nb.widgets.panel import painted_strip, strip_state, strip_template
@@ -106,12 +107,14 @@ def test_text_becomes_elements_in_one_place(web):
 
 
 def test_colours_are_those_that_python_draws_with(web):
-    "Apart from greys: the two of the strip, and the orange of marks."
-    up, down = (re.search(r"rgb\((.+?)\)", value_style(sign, 1.0))[1] for sign in (1.0, -1.0))
+    "Apart from greys: the two of the strip, and the palette's orange for marks."
     text = "".join(file.read_text(encoding="utf-8") for file in web.iterdir() if file.suffix in (".js", ".css"))
+    used = (up_colour, down_colour, palette[4])
     triples = {tuple(map(int, t)) for t in re.findall(r"\b(\d{1,3}), (\d{1,3}), (\d{1,3})\b", text)}
-    wanted = {tuple(map(int, c.split(","))) for c in (up, down)} | {(230, 159, 0)}
-    assert {t for t in triples if len(set(t)) > 1} == wanted
+    colours = {name: tuple(map(int, colour.split(","))) for name, colour in zip("up down orange".split(), used)}
+    assert {t for t in triples if len(set(t)) > 1} == set(colours.values())
+    for name in ("up", "down"):
+        assert f'const {name.upper()} = "{", ".join(map(str, colours[name]))}"' in asset_text("tokens.js")
 
 
 # In a browser

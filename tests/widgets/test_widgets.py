@@ -12,7 +12,8 @@ import torch
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 from mpo_nb.blocks import block_mean, block_sizes, block_sum, fixed_blocks, sentence_blocks
 from mpo_nb.drawing.report import write_report
-from mpo_nb.drawing.strip import signed, token_strip
+from mpo_nb.drawing.strip import token_strip
+from mpo_nb.drawing.style import signed
 from mpo_nb.losses import policy_loss
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
