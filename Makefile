@@ -55,9 +55,10 @@ release-check: $(TOOLS)  ## build the sdist and the wheel, install and try both 
 	@echo "Building the package into dist, installing and trying it on each Python found: about 5 minutes."
 	@$(PY) scripts/release_check.py $(RELEASE_FLAGS)
 
-export: $(DEV)  ## format notebooks and tests, write mpo_nb/*.py and README.md from the notebooks, and clean the notebooks (a few seconds)
+export: $(DEV)  ## format notebooks, tests, scripts and style sheets, write mpo_nb/*.py and README.md from the notebooks, and clean the notebooks (a few seconds)
 	@echo "Formatting, exporting the notebooks, cleaning them and writing README.md: a few seconds."
 	@$(PY) -m ruff format -q .
+	@$(PY) -m deno fmt -q
 	@$(PY) -c "from nbdev.doclinks import nbdev_export; nbdev_export()"
 	@$(PY) -c "from nbdev.clean import nbdev_clean; nbdev_clean()"
 	@$(PY) scripts/readme.py

@@ -345,7 +345,7 @@ def test_a_long_run_is_looked_at_by_step(long_run, tmp_path):
     run, n = long_run
     tracemalloc.start()
     browser = RolloutBrowser(run, pick=1)
-    assert len(browser.steps) == 1000 and browser.count == n and browser.picture().strips
+    assert len(browser.steps) == 1000 and browser.recorded.source.count == n and browser.picture().strips
     page = browser.to_html(tmp_path / "page.html").read_text()
     for step in range(1, 30):
         browser.responses(step)

@@ -18,9 +18,10 @@ from mpo_nb.losses import policy_loss
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
 from mpo_nb.widgets.block_explorer import rule_blocks, rules
-from mpo_nb.widgets.controls import Control, Panel, View, strip_state, strip_template
+from mpo_nb.widgets.controls import Control
 from mpo_nb.widgets.credit_explorer import carried_out, differing, moved_loss, spaces
 from mpo_nb.widgets.explorer import Explorer
+from mpo_nb.widgets.panel import Panel, View, strip_state, strip_template
 
 NASTY = "<script>window.hit=1</script><img src=x onerror='window.hit=2'> </script>\n思考 🙂 \u202eabc"
 

@@ -4,8 +4,9 @@
 export function partOf(pool, i) {
   const part = pool[i];
   if (!part?.$) return part;
-  const lists = Object.entries(part.$).map(([name, n]) => [name, pool[n]]);
-  return { ...part, ...Object.fromEntries(lists) };
+  const { $: numbers, ...rest } = part;
+  const lists = Object.entries(numbers).map(([name, n]) => [name, pool[n]]);
+  return { ...rest, ...Object.fromEntries(lists) };
 }
 
 // The number of a combination of positions on the axes; the last axis runs fastest.
