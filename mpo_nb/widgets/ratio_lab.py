@@ -21,7 +21,8 @@ from ..drawing.report import _clipping, _colours, _percent
 from ..drawing.tables import numbers_table
 from ..recipes import recipe
 from ..runs.ratios import RatioRow, spread_factor, stack_traces
-from ..runs.traces import Trace, load_spaced
+from ..runs.traces import Trace
+from ..runs.trace_files import load_spaced
 from .controls import Control, View
 from .explorer import Explorer, axis, figure_layout
 

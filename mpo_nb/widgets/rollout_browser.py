@@ -29,7 +29,8 @@ from ..recipes import Recipe, recipe
 from ..runs.folder import Run
 from ..runs.ratios import describe_actions, token_and_run_recipes, trace_loss
 from ..runs.reading import RunData, configured
-from ..runs.traces import Trace, TraceFile, load_traces, own_traces
+from ..runs.traces import Trace
+from ..runs.trace_files import TraceFile, load_traces, find_trace_file
 from ..runtime.files import given_path
 from .block_explorer import BlockExplorer
 from .controls import Control, View, strip_state
@@ -112,7 +113,7 @@ class _Rollouts(Explorer):
         "Look what the run's file holds, where it has changed."
         if self.path is None:
             return False
-        file = own_traces(self.path)
+        file = find_trace_file(self.path)
         if file is None:
             changed = self._read_logged()
         else:
@@ -191,7 +192,7 @@ class _Rollouts(Explorer):
         "The traces of a step."
         if self._index is None:
             return [t for t in self._given if t.step == step]
-        return self._index.traces(step) if step in self._index.found else []
+        return self._index.traces(step) if step in self._index.places else []
 
     def _most(self) -> int:
         "Responses of the step that has most of them."

@@ -366,7 +366,7 @@ class TrainingMonitor(_Following):
         values: Mapping[str, Any],
     ) -> str:
         "Where the runs stand, what is missing, and what the bands are."
-        told = [w.told() for w in self.watched]
+        told = [w.status for w in self.watched]
         told += [
             f"No run has recorded “{name}” yet." for name, traces in panels if not any(len(t["x"]) for t in traces)
         ]
