@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from code_attacks import ATTACKS, RIGHT, TESTS, WRONG
+from code_attacks import ATTACKS, PATCHES, RIGHT, TESTS, WRONG, patched
 
 from mpo_nb.sandbox import runner as sandbox
 from mpo_nb.sandbox import walls as sandbox_walls
@@ -53,6 +53,28 @@ def test_an_attack_scores_zero(name, form, filled):
     assert result.seconds < 20 and code_passes(RIGHT, *TESTS[form], timeout=30).passed
 
 
+@walled
+@pytest.mark.parametrize("name", PATCHES)
+def test_an_attack_on_the_sandbox_finds_what_it_replaces(name):
+    "Its first lines run to their end beside a right program: the module is there, with the names."
+    result = code_passes(PATCHES[name] + RIGHT, *TESTS["check"], timeout=30)
+    assert result.passed, f"{name}: {result.reason}"
+
+
+def test_every_attack_on_the_sandbox_looks_first():
+    named = {name for name, (program, _) in ATTACKS.items() if "mpo_nb" in program}
+    assert named == set(PATCHES)
+    assert all(ATTACKS[name][0].startswith(PATCHES[name]) for name in named)
+
+
+@walled
+@pytest.mark.parametrize("names, reason", [(dict(sides="no_such_name"), "sides.no_such_name"), (dict(side=""), "side")])
+def test_an_attack_on_a_name_of_long_ago_is_noticed(names, reason):
+    "A module or a name that was renamed: the first lines fail, and with them the test above."
+    result = code_passes(patched(**names) + RIGHT, *TESTS["check"], timeout=30)
+    assert not result.passed and reason in result.reason, result.reason
+
+
 UNWALLED = ["reading a file outside", "reading the passwords", "deleting a file outside"]
 
 
@@ -80,11 +102,17 @@ def test_the_walls_hold_for_an_ordinary_user(filled, root, tmp_path):
         "import json, sys\nfrom mpo_nb.sandbox.runner import run_programs\n"
         "print(json.dumps([[r.passed, r.reason] for r in run_programs(json.load(sys.stdin), timeout=4.0)]))"
     )
-    source = tmp_path / "mpo_nb"
-    source.mkdir()
-    for path in (*(root / "mpo_nb").glob("sandbox*.py"), root / "mpo_nb" / "checks.py"):
-        (source / path.name).write_text(path.read_text())
-    for folder in (source, tmp_path, *tmp_path.parents):
+    package = root / "mpo_nb"
+    copied = tmp_path / "mpo_nb" / "sandbox"
+    copied.mkdir(parents=True)
+    for path in (
+        package / "__init__.py",
+        package / "lazy.py",
+        package / "checks.py",
+        *(package / "sandbox").glob("*.py"),
+    ):
+        (tmp_path / path.relative_to(root)).write_text(path.read_text())
+    for folder in (copied, *copied.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     run = subprocess.run(
@@ -529,8 +557,8 @@ def test_the_moment_in_which_programs_start_leaves_nothing_either(how, root):
     "bubblewrap's processes are not bound to each other from the first instruction on."
     done = subprocess.run(
         [sys.executable, "-c", MOMENTS, str(int(how))],
-        cwd=root / "tests",
-        env=dict(os.environ, PYTHONPATH=str(root)),
+        cwd=root / "tests" / "sandbox",
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join((str(root), str(root / "tests" / "helpers")))),
         capture_output=True,
         text=True,
         timeout=300,
@@ -560,10 +588,10 @@ def test_run_programs_keeps_the_order(capsys):
     assert "3/3" in capsys.readouterr().err and run_programs([]) == []
 
 
-def test_verify_offers_it():
-    from mpo_nb.tasks import answers as verify
+def test_the_wing_offers_it():
+    import mpo_nb.sandbox
 
-    assert verify.code_passes is code_passes and verify.CodeResult is sandbox.CodeResult
+    assert mpo_nb.sandbox.code_passes is code_passes and mpo_nb.sandbox.CodeResult is sandbox.CodeResult
 
 
 @pytest.mark.parametrize(
@@ -624,11 +652,11 @@ def test_a_bubblewrap_that_cannot_start_is_reported(monkeypatch, tmp_path):
 @walled
 def test_walls_that_do_not_hold_are_found(monkeypatch):
     for name, open_wall in (
-        ("call_filter", lambda machine: struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000)),
+        ("call_filter", lambda machine, may_start: struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000)),
         ("wall_arguments", lambda bwrap, packages: [bwrap, "--bind", "/", "/"]),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(sandbox, name, open_wall)
+            patch.setattr(sandbox_walls, name, open_wall)
             patch.setattr(sandbox, "_started", set())
             with pytest.raises(RuntimeError, match="does not hold"):
                 code_passes(RIGHT, *TESTS["check"])
