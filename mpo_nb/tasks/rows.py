@@ -102,7 +102,7 @@ def _parse(text: str) -> tuple[Any, Any]:
         json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_as_written),
     )
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #2de31b51
 def _json_rows(text: str, columns: Sequence[str], one_a_line: bool) -> list[_Pair]:
     "Rows of JSON. Raises ValueError with the line."
     try:
@@ -139,7 +139,7 @@ def _listed(value: Any, written: Any, columns: Sequence[str]) -> list[_Pair]:
             written = written[lists[0]]
     return list(zip(value, written)) if isinstance(value, list) else [(value, written)]
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #acc289a3
 def _csv_rows(text: str, delimiter: str) -> list[_Pair]:
     "Rows of CSV, every field a text. Raises ValueError for a line that has more or fewer fields than the header."
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -170,7 +170,7 @@ def _parquet_rows(path: Path) -> list[_Pair]:
     narrow = {field.name: kinds[str(field.type)] for field in table.schema if str(field.type) in kinds}
     return _typed(table.to_pylist(), narrow)
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #a2fba277
 def _typed(rows: Iterable[dict[str, Any]], narrow: Mapping[str, Callable[[float], Any]]) -> list[_Pair]:
     "Rows by their types; a number of 32 or 16 bits is written with the digits that it has, 0.1 and not 0.10000000149."
     if not narrow:
@@ -233,18 +233,47 @@ def read_rows(
 ) -> list[dict[str, Any]]:  # all with the same keys; in `columns` and `optional` texts, lists, or None
     """Rows of a source. Raises ValueError for rows that will not do, FileNotFoundError for a file that is not there,
     OSError for a hub out of reach."""
-    found = []
+    rows = []
     for i, (row, written) in enumerate(_load(source, columns, hub, split, argument)):
         texts = {column: _text_or_list(written, column, i, argument) for column in columns}
         for column in optional:
-            texts[column] = None if _is_blank(cell(written, column)) else _text_or_list(written, column, i, argument)
-        found.append(row | texts)
-    return found
+            blank = _is_blank(cell(written, column))
+            texts[column] = None if blank else _text_or_list(written, column, i, argument)
+        rows.append(row | texts)
+    return rows
 
 
 def _text_or_list(row: Mapping[str, Any], column: str, i: int, argument: str) -> Any:
+    "A cell as text, unless it is a list."
     value = cell(row, column)
     return value if isinstance(value, (list, tuple)) else cell_text(row, column, i, argument)
+
+
+def _pairs_of(
+    source: Source | None, columns: Sequence[str], hub: tuple[str, ...], split: str, argument: str
+) -> tuple[list[_Pair], str]:
+    "Rows from wherever they are, and what errors call the place."
+    if source is None:
+        return _dataset_rows(_from_hub(hub, split, argument)), f"{hub[0]} ({split})"
+    if isinstance(source, (str, Path)):
+        return _file_rows(source, argument, columns), str(source)
+    if isinstance(source, Dataset):
+        return _dataset_rows(source), argument
+    return _given_rows(source, argument, columns), argument
+
+
+def _check_column(name: str, column: str, known: Iterable[str]) -> None:
+    "Raise ValueError where no row has a column, or an object with its name before the dot."
+    known = list(known)
+    if column in known or column.partition(".")[0] in known:
+        return
+    remedy = "; rename one of them"
+    if len(known) == 1:
+        for mark in (";", "\t"):
+            if mark in known[0]:
+                remedy = f"; its fields are separated by {mark!r}: separate them by commas"
+                break
+    raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
 
 
 def _load(
@@ -252,17 +281,7 @@ def _load(
 ) -> list[_Pair]:
     "Rows by their types and as they are written, all with the same keys, the columns among them."
     columns = check_texts("columns", columns)
-    name = argument
-    if source is None:
-        pairs = _dataset_rows(_from_hub(hub, split, argument))
-        name = f"{hub[0]} ({split})"
-    elif isinstance(source, (str, Path)):
-        pairs = _file_rows(source, argument, columns)
-        name = str(source)
-    elif isinstance(source, Dataset):
-        pairs = _dataset_rows(source)
-    else:
-        pairs = _given_rows(source, argument, columns)
+    pairs, name = _pairs_of(source, columns, hub, split, argument)
     for i, (row, _) in enumerate(pairs):
         if not isinstance(row, Mapping):
             raise ValueError(
@@ -272,16 +291,10 @@ def _load(
         raise ValueError(f"{name} has no rows; give at least one")
     known: dict[str, None] = {column: None for row, _ in pairs for column in row}
     for column in columns:
-        if column not in known and column.partition(".")[0] not in known:
-            only = next(iter(known), "")
-            mark = next((mark for mark in (";", "\t") if len(known) == 1 and mark in only), None)
-            remedy = (
-                f"; its fields are separated by {mark!r}: separate them by commas" if mark else "; rename one of them"
-            )
-            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
+        _check_column(name, column, known)
     return [({**known, **row}, {**known, **written}) for row, written in pairs]
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #30a77b2a
 def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pair]:
     "Rows handed over from Python."
     remedy = f"give a list of dicts with the columns {', '.join(columns)}"
@@ -311,6 +324,7 @@ def _first(error: Exception) -> str:
 
 
 def _from_hub(hub: tuple[str, ...], split: str, argument: str) -> Dataset:
+    "A data set of the hub. Raises OSError where it is out of reach."
     if not hub:
         raise ValueError(f"{argument}=None; give rows, or a file that ends in {', '.join(_kinds)}")
     try:
@@ -404,7 +418,7 @@ def from_dataset(
     held = [p for p in learn if _prompt_key(p) in keys]
     return Task(name, apart(learn, held), held, reward, **options)
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #eecf8431
 # What json.dumps and pandas make of messages, which CSV cannot hold.
 _spelt_messages = re.compile(
     r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:.*(["'])(?!\2)(role|content)\3\s*:""", re.DOTALL

@@ -20,30 +20,14 @@ from ..checks import check_hints, check_options, check_texts, check_whole, check
 _roles = ("system", "developer", "user", "assistant", "tool")
 
 
-def prompt_turns(
-    prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages with "role" and "content"
-) -> list[dict[str, str]]:  # the turns in order, each with exactly "role" and "content"
-    "A prompt as the turns of a chat; a text is one turn of the user. Raises ValueError for what is no chat."
-    if isinstance(prompt, str):
-        return [dict(role="user", content=prompt)]
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise ValueError(
-            f"the prompt is {prompt!r:.100}; it must be a text, or a list of messages "
-            "such as [{'role': 'user', 'content': '1+1?'}]"
-        )
-    turns = [_turn(i, message) for i, message in enumerate(prompt)]
-    for i, turn in enumerate(turns):
-        if i and turn["role"] in ("system", "developer"):
-            raise ValueError(
-                f"message {i} of the prompt is a turn of {turn['role']!r}; only the first message can be one"
-            )
-    if turns[-1]["role"] not in ("user", "tool"):
-        raise ValueError(
-            f"the prompt ends with a turn of {turns[-1]['role']!r}; the model answers the user's, so end with that"
-        )
-    if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
-        raise ValueError(f"message {len(turns) - 1} of the prompt is a turn of the user without text; fill it")
-    return turns
+def _part(i: int, part: Any) -> str:
+    "The text of a part of message number i."
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return cast(str, part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else part
+    raise ValueError(
+        f"message {i} of the prompt has a part {kind!r:.100}; only parts of the type 'text' can be rendered"
+    )
 
 
 def _turn(i: int, message: Any) -> dict[str, str]:
@@ -65,15 +49,37 @@ def _turn(i: int, message: Any) -> dict[str, str]:
         raise ValueError(f"message {i} of the prompt has content={content!r:.100}; it must be a text")
     return dict(role=message["role"], content=content)
 
+# %% ../../nbs/lib/tasks/task.ipynb #81fd8fbf
+def _check_order(turns: list[dict[str, str]]) -> None:
+    "Raise ValueError unless a system turn is the first only, and the last one is for the model to answer."
+    for i, turn in enumerate(turns):
+        if i and turn["role"] in ("system", "developer"):
+            raise ValueError(
+                f"message {i} of the prompt is a turn of {turn['role']!r}; only the first message can be one"
+            )
+    last = turns[-1]
+    if last["role"] not in ("user", "tool"):
+        raise ValueError(
+            f"the prompt ends with a turn of {last['role']!r}; the model answers the user's, so end with that"
+        )
+    if last["role"] == "user" and not last["content"].strip():
+        raise ValueError(f"message {len(turns) - 1} of the prompt is a turn of the user without text; fill it")
 
-def _part(i: int, part: Any) -> str:
-    "The text of a part of message number i."
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return cast(str, part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else part
-    raise ValueError(
-        f"message {i} of the prompt has a part {kind!r:.100}; only parts of the type 'text' can be rendered"
-    )
+
+def prompt_turns(
+    prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages with "role" and "content"
+) -> list[dict[str, str]]:  # the turns in order, each with exactly "role" and "content"
+    "A prompt as the turns of a chat; a text is one turn of the user. Raises ValueError for what is no chat."
+    if isinstance(prompt, str):
+        return [dict(role="user", content=prompt)]
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise ValueError(
+            f"the prompt is {prompt!r:.100}; it must be a text, or a list of messages "
+            "such as [{'role': 'user', 'content': '1+1?'}]"
+        )
+    turns = [_turn(i, message) for i, message in enumerate(prompt)]
+    _check_order(turns)
+    return turns
 
 
 def prompt_text(
