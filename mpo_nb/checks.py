@@ -175,21 +175,25 @@ def fits(
     return _holds(value, kind, parts)
 
 
+def _is_kind(value: object, kind: type) -> bool | None:
+    "Whether a value is a `kind`, its items not looked at; None for a protocol that cannot be looked up at run time."
+    if kind in (list, tuple):
+        return isinstance(value, (list, tuple))
+    if isinstance(value, (str, bytes)) and issubclass(kind, Iterable) and kind not in (str, bytes):
+        return False  # a text is no list of letters
+    try:
+        return isinstance(value, kind)
+    except TypeError:
+        return None
+
+
 def _holds(value: object, kind: type, parts: tuple[Any, ...]) -> bool:
     "Whether a value is a `kind` of `parts`, item by item."
-    if kind in (list, tuple):
-        if not isinstance(value, (list, tuple)):
-            return False
-    elif isinstance(value, (str, bytes)) and issubclass(kind, Iterable) and kind not in (str, bytes):
-        return False
-    else:
-        try:
-            if not isinstance(value, kind):
-                return False
-        except TypeError:  # a protocol that cannot be looked up at run time
-            return True
-    if not parts:
+    is_kind = _is_kind(value, kind)
+    if is_kind is None:
         return True
+    if not is_kind or not parts:
+        return is_kind
     if isinstance(value, Mapping):
         return len(parts) != 2 or all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
     if kind is tuple and parts[-1] is not Ellipsis:
@@ -203,6 +207,28 @@ _words = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _plural = {int: "whole numbers", float: "numbers", bool: "truth values", str: "texts"}
 
 
+def _any_in_words(parts: Sequence[Any]) -> str:
+    "Several hints as one, None at the end."
+    texts = list(dict.fromkeys(in_words(part) for part in sorted(parts, key=lambda part: part is type(None))))
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+
+def _tuple_in_words(parts: Sequence[Any]) -> str:
+    "A tuple of so many parts."
+    if len(set(parts)) == 1 and parts[0] in _plural:
+        return f"a list of {len(parts)} {_plural[parts[0]]}"
+    return f"a list of {len(parts)}: {', '.join(map(in_words, parts))}"
+
+
+def _kind_in_words(kind: Any, parts: Sequence[Any]) -> str:
+    "A class, with what it holds."
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "a mapping"
+    if isinstance(kind, type) and issubclass(kind, Iterable) and kind not in (str, bytes):
+        return f"a list of {_plural[parts[0]]}" if parts and parts[0] in _plural else "a list"
+    return _words.get(kind, f"a {getattr(kind, '__name__', kind)}")
+
+
 def in_words(
     hint: Any,  # a type, or what `typing` makes of types
 ) -> str:  # what a value of it is
@@ -212,8 +238,7 @@ def in_words(
     origin = typing.get_origin(hint)
     parts = typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        said = list(dict.fromkeys(in_words(part) for part in sorted(parts, key=lambda part: part is type(None))))
-        return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} or {said[-1]}"
+        return _any_in_words(parts)
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin is typing.Annotated:
@@ -222,16 +247,8 @@ def in_words(
     if kind is Callable:
         return "a function"
     if kind is tuple and parts and parts[-1] is not Ellipsis:
-        if len(set(parts)) == 1 and parts[0] in _plural:
-            return f"a list of {len(parts)} {_plural[parts[0]]}"
-        return f"a list of {len(parts)}: {', '.join(map(in_words, parts))}"
-    if isinstance(kind, type) and issubclass(kind, Mapping):
-        return "a mapping"
-    if isinstance(kind, type) and issubclass(kind, Iterable) and kind not in (str, bytes):
-        return f"a list of {_plural.get(parts[0], 'such')}" if parts and parts[0] in _plural else "a list"
-    if kind in _words:
-        return _words[kind]
-    return f"a {getattr(kind, '__name__', kind)}"
+        return _tuple_in_words(parts)
+    return _kind_in_words(kind, parts)
 
 # %% ../nbs/lib/checks.ipynb #488b4bb5
 def check_hints(
@@ -259,6 +276,21 @@ def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+def _check_names(
+    named: Mapping[str, inspect.Parameter], options: Mapping[str, Any], open_ended: bool, what: str
+) -> None:
+    "Raise ValueError for an option that is not there, and for one that is missing."
+    takes = f"it takes {', '.join(named) or 'no options'}"
+    for name in options:
+        if name not in named and not open_ended:
+            near = difflib.get_close_matches(str(name), named, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"{what}: it has no option {name!r}{hint}; {takes}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise ValueError(f"{what}: it needs the option {name!r}; {takes}")
+
+
 def check_options(
     function: Callable[..., Any],  # or a class, whose options they are
     options: Mapping[str, Any],  # name -> value, as it would be called
@@ -270,22 +302,13 @@ def check_options(
     except (TypeError, ValueError):  # a function of C, whose signature nobody wrote down
         return
     named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    takes = f"it takes {', '.join(named) or 'no options'}"
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for name in options:
-        if name not in named and not open_ended:
-            near = difflib.get_close_matches(str(name), named, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{what}: it has no option {name!r}{hint}; {takes}")
-    for name, p in named.items():
-        if p.default is p.empty and name not in options:
-            raise ValueError(f"{what}: it needs the option {name!r}; {takes}")
-    hints = _hints_of(function)
+    _check_names(named, options, open_ended, what)
     given = {name: value for name, value in options.items() if name in named and value is not named[name].default}
     try:
-        check_hints(what, given, hints)
+        check_hints(what, given, _hints_of(function))
     except ValueError as error:
-        raise ValueError(f"{error}; {takes}") from None
+        raise ValueError(f"{error}; it takes {', '.join(named) or 'no options'}") from None
 
 # %% ../nbs/lib/checks.ipynb #d0070002
 _Kind = TypeVar("_Kind", bound=type)

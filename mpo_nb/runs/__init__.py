@@ -15,22 +15,26 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/runs/index.ipynb #runs06
 if TYPE_CHECKING:
-    from mpo_nb.runs.completions import load_completions, load_logged, load_verl_rollouts
+    from mpo_nb.runs.completions import load_completions
     from mpo_nb.runs.folder import Run
     from mpo_nb.runs.live import LiveRun, live_runs, metric_curve, seed_mean
     from mpo_nb.runs.ratios import choose_traces, compare_ratios, trace_loss
     from mpo_nb.runs.reading import RunData, read_run, read_runs
-    from mpo_nb.runs.traces import Trace, TraceFile, check_trace, load_traces, sample_traces
+    from mpo_nb.runs.trace_files import TraceFile, load_logged, load_traces, sample_traces
+    from mpo_nb.runs.traces import Trace, check_trace
+    from mpo_nb.runs.verl_dumps import load_verl_rollouts
 
 # %% ../../nbs/lib/runs/index.ipynb #runs07
 __getattr__, __dir__ = offer(
     "mpo_nb.runs",
     {
         "folder": "Run",
-        "traces": "Trace TraceFile load_traces sample_traces check_trace",
+        "traces": "Trace check_trace",
+        "trace_files": "TraceFile load_traces sample_traces load_logged",
         "reading": "RunData read_run read_runs",
         "live": "LiveRun live_runs seed_mean metric_curve",
-        "completions": "load_completions load_verl_rollouts load_logged",
+        "completions": "load_completions",
+        "verl_dumps": "load_verl_rollouts",
         "ratios": "compare_ratios trace_loss choose_traces",
     },
 )

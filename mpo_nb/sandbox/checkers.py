@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import pickle
-import platform
 import select
 import struct
 import subprocess
@@ -20,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,17 +28,19 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .runner import check_sandbox
-from .walls import CALLS, PACKAGE_ENVIRONMENT, call_filter, package_path, python_path, wall_arguments
+from .runner import check_sandbox, end_process
+from .walls import PACKAGE_ENVIRONMENT, native_filter, package_path, python_path, walled
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #9af85099
 def _send(end: int, message: bytes) -> None:
+    "One message."
     data = struct.pack("=I", len(message)) + message
     while data:
         data = data[os.write(end, data) :]
 
 
 def _take(end: int, count: int, deadline: float) -> bytes:
+    "So many bytes. TimeoutError when the time is up, EOFError when the other side has ended."
     data = b""
     waiting = select.poll()
     waiting.register(end, select.POLLIN)
@@ -63,49 +64,35 @@ def _receive(end: int, deadline: float, most: int) -> bytes:
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #9e287fa5
 _FORMULA = (
-    "abs",
-    "complex",
-    "divmod",
-    "float",
-    "int",
-    "max",
-    "min",
-    "pow",
-    "round",
-    "sum",
-    "str",
-    "list",
-    "tuple",
-    "set",
-    "dict",
-    "range",
-    "len",
-    "sorted",
-)
+    # what a formula calls
+    "abs complex divmod float int max min pow round sum str list tuple set dict range len sorted"
+).split()
+_PROGRAMS = ("lambdify", "preview", "source", "test", "doctest")  # sympy's own that run what they are given
 
 
 def _careful(node: Any, builtin: frozenset[str]) -> None:
     "Raises ValueError for what is no formula."
     import ast
 
+    programs = (ast.Lambda, ast.NamedExpr, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     for part in ast.walk(node):
-        name = getattr(part, "id", getattr(part, "attr", "")) if isinstance(part, (ast.Name, ast.Attribute)) else ""
-        own = isinstance(part, (ast.Lambda, ast.NamedExpr, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp))
-        if (
-            own
-            or name.startswith("_")
-            or name in builtin
-            or name in ("lambdify", "preview", "source", "test", "doctest")
-        ):
+        name = ""
+        if isinstance(part, (ast.Name, ast.Attribute)):
+            name = part.id if isinstance(part, ast.Name) else part.attr
+        refused = name.startswith("_") or name in builtin or name in _PROGRAMS
+        if refused or isinstance(part, programs):
             raise ValueError(f"an answer is no program: {type(part).__name__} {name}".strip())
 
 
 def _is_plain(node: Any) -> bool:
+    "Whether a formula is literals and signs, and sympy's numbers, letters and a few functions of them."
     import ast
 
     letters = ("Symbol", "Float", "Integer")
     functions = ("Rational", "sqrt", "exp", "log", "sin", "cos", "tan")
-    named: set[int] = set()
+    signs = (ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Load)
+    plain = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Name, *signs)
+    named: set[int] = set()  # what a letter's or a number's own call is given
     calls = False
     for part in ast.walk(node):
         if isinstance(part, ast.Call):
@@ -114,32 +101,20 @@ def _is_plain(node: Any) -> bool:
                 return False
             calls = True
             named |= {id(value) for value in part.args if name in letters}
-        elif not isinstance(
-            part,
-            (
-                ast.Expression,
-                ast.Constant,
-                ast.BinOp,
-                ast.UnaryOp,
-                ast.operator,
-                ast.unaryop,
-                ast.List,
-                ast.Tuple,
-                ast.Name,
-                ast.Load,
-            ),
-        ):
+        elif not isinstance(part, plain):
             return False
     texts = [part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, (str, bytes))]
     return not calls or all(id(text) in named for text in texts)  # sympy would read any other text as a formula again
 
-
+# %% ../../nbs/lib/sandbox/checkers.ipynb #f7c7a653
 def _lock_eval(excused: set[str]) -> None:
+    "Replace `eval` by one that takes a formula, and `exec` by one that needs a namespace."
     import ast
     import builtins
 
     refused = frozenset(dir(builtins)) - {*_FORMULA, "True", "False", "None"}
-    run = builtins.eval
+    run_formula = builtins.eval
+    run_program = builtins.exec
 
     def formula(source: Any, /, globals: Any = None, locals: Any = None) -> Any:
         plain = False
@@ -153,14 +128,11 @@ def _lock_eval(excused: set[str]) -> None:
             plain = _is_plain(tree)
         if plain:
             excused.add("plain")
+        space = {} if globals is None else globals  # not the caller's names: one is the right answer
         try:
-            return run(
-                source, {} if globals is None else globals, locals
-            )  # not the caller's names: one is the right answer
+            return run_formula(source, space, locals)
         finally:
             excused.discard("plain")
-
-    run_program = builtins.exec
 
     def names(source: Any, globals: Any = None, /, *more: Any, **options: Any) -> None:
         if globals is None:
@@ -175,8 +147,9 @@ def _lock_eval(excused: set[str]) -> None:
     builtins.eval = formula
     builtins.exec = names
 
-
+# %% ../../nbs/lib/sandbox/checkers.ipynb #d508e92d
 def _limit_reader(memory: int, code: bytes | None) -> None:
+    "Memory, no file of any size, no process; and the filter of system calls, where there is one."
     import ctypes
     import resource
 
@@ -185,22 +158,21 @@ def _limit_reader(memory: int, code: bytes | None) -> None:
             resource.setrlimit(getattr(resource, name), (value, value))
         except (ValueError, OSError):  # macOS has no limit of memory
             pass
-    if code:
+    if not code:
+        return
 
-        class Program(ctypes.Structure):
-            _fields_ = [("count", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
+    class Program(ctypes.Structure):
+        _fields_ = [("count", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
 
-        prctl = ctypes.CDLL(None).prctl
-        if prctl(38, 1, 0, 0, 0) or prctl(
-            22, 2, ctypes.byref(Program(len(code) // 8, code)), 0, 0
-        ):  # no new privileges; the filter
-            os._exit(3)
+    prctl = ctypes.CDLL(None).prctl
+    no_privileges = prctl(38, 1, 0, 0, 0)
+    filtered = prctl(22, 2, ctypes.byref(Program(len(code) // 8, code)), 0, 0)
+    if no_privileges or filtered:
+        os._exit(3)
 
 
-def _read_answers(
-    end: int, prepared: dict[int, Any], check: Callable[..., Any], memory: int, code: bytes | None
-) -> None:
-    "What a reader does, until the worker ends it."
+def _close_others(end: int) -> None:
+    "Leave one socket, and nothing else to read or to write."
     for other in range(3, 256):
         if other != end:
             try:
@@ -209,11 +181,30 @@ def _read_answers(
                 pass
     os.dup2(0, 1)  # 0 is /dev/null
     os.dup2(0, 2)
+
+
+def _checked_reply(check: Callable[..., Any], prepared: Any, answer: tuple[Any, ...]) -> list[Any]:
+    "What a checker says of an answer: a number from 0 to 1, or why there is none."
+    try:
+        value = check(prepared, *answer)
+        number = float("nan" if isinstance(value, (str, bytes)) else value)
+        return ["value", number] if 0 <= number <= 1 else ["raised", f"it returned {value!r:.80}"]
+    except BaseException as error:
+        try:
+            return ["raised", f"{type(error).__name__}: {error}"[:300]]
+        except BaseException:
+            return ["raised", "an exception that cannot be printed"]
+
+
+def _read_answers(
+    end: int, prepared: dict[int, Any], check: Callable[..., Any], memory: int, code: bytes | None
+) -> None:
+    "What a reader does, until the worker ends it."
+    _close_others(end)
     excused: set[str] = set()
     _lock_eval(excused)
     _limit_reader(memory, code)
     heard: list[str] = []
-    reply: list[Any]
 
     def hook(event: str, args: Any) -> None:
         if event in ("compile", "exec", "pickle.find_class") and not heard and not excused:
@@ -223,16 +214,7 @@ def _read_answers(
     sys.addaudithook(hook)
     while True:
         key, answer = pickle.loads(_receive(end, float("inf"), 1 << 30))
-        try:
-            value = check(prepared[key], *answer)
-            number = float("nan" if isinstance(value, (str, bytes)) else value)
-            reply = ["value", number] if 0 <= number <= 1 else ["raised", f"it returned {value!r:.80}"]
-        except BaseException as error:
-            try:
-                reply = ["raised", f"{type(error).__name__}: {error}"[:300]]
-            except BaseException:
-                reply = ["raised", "an exception that cannot be printed"]
-        _send(end, json.dumps(reply).encode())
+        _send(end, json.dumps(_checked_reply(check, prepared[key], answer)).encode())
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #ec9a82c4
 def _start_reader(*task: Any) -> tuple[int, int]:
@@ -274,15 +256,26 @@ def _ask_reader(end: int, job: bytes, seconds: float) -> tuple[bytes, bool]:
     return reply, stays and reply.startswith(b'["value"')
 
 
-def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, code: bytes | None) -> None:
-    "What a worker does, until the trainer ends it or itself."
+def _prepare_recipe(prepare: Callable[..., Any], recipe: bytes) -> Any:
+    "What `prepare` makes; what its imports left in the folder is taken away, such as matplotlib's list of fonts."
     import gc
     import shutil
 
+    made = prepare(*pickle.loads(recipe))
+    for name in os.listdir("."):
+        shutil.rmtree(name, ignore_errors=True)
+    gc.collect()
+    gc.freeze()  # the collector writes into what a fork shares
+    return made
+
+# %% ../../nbs/lib/sandbox/checkers.ipynb #1f12e6f8
+def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, code: bytes | None) -> None:
+    "What a worker does, until the trainer ends it or itself."
     jobs = os.dup(0)
     replies = os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0), os.dup2(2, 1)
+    os.dup2(nowhere, 0)
+    os.dup2(2, 1)
     prepared: dict[int, Any] = {}
     reader: tuple[int, int] | None = None
     while True:
@@ -291,11 +284,7 @@ def _serve(prepare: Callable[..., Any], check: Callable[..., Any], memory: int, 
         except EOFError:
             os._exit(0)
         if recipe is not None:
-            prepared[key] = prepare(*pickle.loads(recipe))
-            for name in os.listdir("."):  # what the imports left, such as matplotlib's list of fonts
-                shutil.rmtree(name, ignore_errors=True)
-            gc.collect()
-            gc.freeze()  # the collector writes into what a fork shares
+            prepared[key] = _prepare_recipe(prepare, recipe)
             if reader:
                 _end_reader(reader)  # it does not know what was prepared after it
                 reader = None
@@ -317,21 +306,26 @@ _SHARED = (
     _careful,
     _is_plain,
     _lock_eval,
+    _close_others,
     _limit_reader,
+    _checked_reply,
     _read_answers,
     _start_reader,
     _end_reader,
     _ask_reader,
+    _prepare_recipe,
     _serve,
 )
 
 
 @lru_cache
 def _worker_source(prepare: Callable[..., Any], check: Callable[..., Any]) -> str:
+    "The program of a worker."
     parts = [
         "from __future__ import annotations",
         "import json, os, pickle, select, struct, sys, time",
         f"_FORMULA = {_FORMULA!r}",
+        f"_PROGRAMS = {_PROGRAMS!r}",
     ]
     parts += [inspect.getsource(function) for function in (*_SHARED, prepare, check)]
     parts.append("memory, code, path = pickle.loads(_receive(0, float('inf'), 1 << 30))\nsys.path += path")
@@ -339,6 +333,16 @@ def _worker_source(prepare: Callable[..., Any], check: Callable[..., Any]) -> st
     return "\n".join(parts)
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #c6217dec
+def _required(name: str) -> list[str] | None:
+    "What a distribution requires here, without its extras; None where it is not installed."
+    try:
+        wanted = importlib.metadata.distribution(name).requires or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    requirements = map(Requirement, wanted)
+    return [each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+
+
 @lru_cache
 def with_requirements(
     distribution: str,  # a name as pip knows it, such as "reasoning-gym"
@@ -346,27 +350,18 @@ def with_requirements(
     "The packages of a distribution and of all that it requires. PackageNotFoundError where it is not installed."
     importlib.metadata.distribution(distribution)
     waiting = [distribution]
-    found = set[str]()
+    needed = set[str]()
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in found:
-            continue
-        try:
-            wanted = importlib.metadata.distribution(name).requires or []
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.add(name)
-        for requirement in map(Requirement, wanted):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
-    brought = importlib.metadata.packages_distributions()
-    return tuple(
-        sorted(
-            package
-            for package, by in brought.items()
-            if package.isidentifier() and found & set(map(canonicalize_name, by))
-        )
-    )
+        required = None if name in needed else _required(name)
+        if required is not None:
+            needed.add(name)
+            waiting += required
+    packages = []
+    for package, brought_by in importlib.metadata.packages_distributions().items():
+        if package.isidentifier() and needed & set(map(canonicalize_name, brought_by)):
+            packages.append(package)
+    return tuple(sorted(packages))
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #20f6955b
 @dataclass(frozen=True)
@@ -377,13 +372,14 @@ class Checked:
     reason: str = ""  # why there is no number: "timeout: ...", what the checker raised, or how its process ended
 
 
-# seconds: for the imports; beyond an answer's limit, until a worker is given up
-_START = 120.0
-_GRACE = 5.0
+_START = 120.0  # seconds for the imports
+_GRACE = 5.0  # seconds beyond an answer's limit, until a worker is given up
 
 
 @dataclass
 class _Worker:
+    "A process behind the walls, as the trainer holds it."
+
     process: subprocess.Popen[bytes]
     errors: Any  # the file with what it printed
     folder: Any  # its working folder, where there are no walls
@@ -395,22 +391,74 @@ class _Worker:
         try:
             _send(self.process.stdin.fileno(), pickle.dumps(message))
             reply = _receive(self.process.stdout.fileno(), time.monotonic() + seconds, 8192)
-            found = json.loads(reply[1:])
+            parts = json.loads(reply[1:])
         except (TimeoutError, EOFError, OSError, ValueError):
             return None
-        return found if isinstance(found, list) and reply[:1] == b"+" else None
+        return parts if isinstance(parts, list) and reply[:1] == b"+" else None
+
+    def printed(self) -> str:
+        "What it has printed."
+        self.errors.seek(0)
+        return str(self.errors.read().decode("utf-8", "replace")).strip()
 
     def end(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe:
-                pipe.close()
-        self.process.kill()  # bubblewrap takes with it what runs inside
-        self.process.wait()
+        "End it, with what it started."
+        end_process(self.process)
         self.errors.close()
         if self.folder:
             self.folder.cleanup()
 
-# %% ../../nbs/lib/sandbox/checkers.ipynb #8c877a50
+# %% ../../nbs/lib/sandbox/checkers.ipynb #09a4dc59
+def _checked(reply: list[Any] | None) -> Checked:
+    "A reply, none of whose parts is believed."
+    if reply is None:
+        return Checked(0.0, "the checker's process ended")
+    kind, value = [*reply, "", ""][:2]
+    if kind == "value" and type(value) is float and 0 <= value <= 1:
+        return Checked(value)
+    return Checked(0.0, str(value)[:300])
+
+
+def _start_worker(bwrap: str | None, source: str, packages: tuple[str, ...], memory: int) -> _Worker:
+    "A process that has no text yet. It dies with the thread that started it."
+    python = [python_path(), "-I", "-S", "-E", "-X", "utf8", "-c", source]
+    errors = tempfile.TemporaryFile()
+    folder = None if bwrap else tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with walled(python, bwrap, packages, may_start=True) as (command, filter_ends):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=0,
+            env={} if bwrap else PACKAGE_ENVIRONMENT,
+            cwd=folder.name if folder else None,
+            pass_fds=filter_ends,
+            start_new_session=True,
+        )
+    assert process.stdin
+    try:
+        _send(process.stdin.fileno(), pickle.dumps((memory, native_filter(), package_path(packages))))
+    except OSError:
+        pass  # it has ended: the first question finds that, and says why
+    return _Worker(process, errors, folder)
+
+# %% ../../nbs/lib/sandbox/checkers.ipynb #7a870362
+def _results(waiting: list[Future[Checked]], living: Callable[[], Iterable[_Worker]]) -> list[Checked]:
+    "Their results, looked for twice a second, because a Ctrl-C that comes just before a wait does not end it."
+    try:
+        while wait(waiting, 0.5).not_done:
+            pass
+        return [each.result() for each in waiting]
+    except BaseException as error:
+        for each in waiting:
+            each.cancel()
+        if not isinstance(error, Exception):  # Ctrl-C does not wait for answers that are being read
+            for worker in living():
+                worker.process.kill()
+        raise
+
+
 class Checks:
     "A trusted checker of untrusted texts, behind walls. RuntimeError, with the remedy, where the walls cannot stand."
 
@@ -424,10 +472,14 @@ class Checks:
         unsafe_code: bool = False,  # whether to do without walls, with a warning; the limits remain
     ) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.bwrap, self.process = check_sandbox(unsafe_code), os.getpid()
-        self.source, self.packages, self.memory = _worker_source(prepare, check), tuple(packages), memory_mb << 20
+        self.bwrap = check_sandbox(unsafe_code)
+        self.process = os.getpid()
+        self.source = _worker_source(prepare, check)
+        self.packages = tuple(packages)
+        self.memory = memory_mb << 20
         self.pool = ThreadPoolExecutor(workers or min(cores, 4), "checks")
-        self.own, self.lock = threading.local(), threading.Lock()
+        self.own = threading.local()  # each thread's worker
+        self.lock = threading.Lock()
         self.recipes: dict[bytes, int] = {}
         self.living: dict[int, _Worker] = {}
         atexit.register(self.close)
@@ -437,7 +489,7 @@ class Checks:
         recipe: tuple[Any, ...],  # what `prepare` is called with
     ) -> None:
         "Start a worker and prepare it, unless one is. RuntimeError with what it said where it does not start."
-        self.wait([self.pool.submit(self.one, self.key(recipe), None, 0.0)])
+        _results([self.pool.submit(self.one, self.key(recipe), None, 0.0)], self.workers)
 
     def __call__(
         self,
@@ -447,24 +499,15 @@ class Checks:
     ) -> list[Checked]:  # in the order of the answers
         "Check answers. Where a checker raises, hangs, dies or returns no number from 0 to 1: 0, and a reason."
         key = self.key(recipe)
-        return self.wait([self.pool.submit(self.one, key, answer, timeout) for answer in answers])
+        return _results([self.pool.submit(self.one, key, answer, timeout) for answer in answers], self.workers)
 
-    def wait(self, waiting: list[Future[Checked]]) -> list[Checked]:
-        "Their results, looked for twice a second, because a Ctrl-C that comes just before a wait does not end it."
-        try:
-            while wait(waiting, 0.5).not_done:
-                pass
-            return [each.result() for each in waiting]
-        except BaseException as error:
-            for each in waiting:
-                each.cancel()
-            if not isinstance(error, Exception):  # Ctrl-C does not wait for answers that are being read
-                with self.lock:
-                    for worker in self.living.values():
-                        worker.process.kill()
-            raise
+    def workers(self) -> list[_Worker]:
+        "Those that live."
+        with self.lock:
+            return list(self.living.values())
 
     def key(self, recipe: tuple[Any, ...]) -> tuple[int, bytes]:
+        "A recipe's number, and the recipe as it is sent."
         text = pickle.dumps(recipe)
         with self.lock:
             return self.recipes.setdefault(text, len(self.recipes)), text
@@ -485,6 +528,7 @@ class Checks:
         return _checked(reply)
 
     def start(self) -> _Worker:
+        "A worker for this thread."
         self.own.worker = worker = _start_worker(self.bwrap, self.source, self.packages, self.memory)
         with self.lock:
             self.living[id(worker)] = worker
@@ -493,13 +537,12 @@ class Checks:
     def drop(self, worker: _Worker) -> str:
         "End a worker; the next answer of this thread has a new one. What it printed."
         worker.process.kill()
-        worker.errors.seek(0)
-        said = str(worker.errors.read().decode("utf-8", "replace")).strip()
+        printed = worker.printed()
         with self.lock:
             self.living.pop(id(worker), None)
         worker.end()
         self.own.worker = None
-        return said
+        return printed
 
     def close(self) -> None:
         "End all workers; in a fork of the process that has them, nothing."
@@ -511,53 +554,3 @@ class Checks:
             living = [self.living.popitem()[1] for _ in range(len(self.living))]
         for worker in living:
             worker.end()
-
-# %% ../../nbs/lib/sandbox/checkers.ipynb #09a4dc59
-def _checked(reply: list[Any] | None) -> Checked:
-    "A reply, none of whose parts is believed."
-    if reply is None:
-        return Checked(0.0, "the checker's process ended")
-    kind, value = [*reply, "", ""][:2]
-    if kind == "value" and type(value) is float and 0 <= value <= 1:
-        return Checked(value)
-    return Checked(0.0, str(value)[:300])
-
-
-def _start_worker(bwrap: str | None, source: str, packages: tuple[str, ...], memory: int) -> _Worker:
-    "A process that has no text yet. It dies with the thread that started it."
-    known = platform.machine() in CALLS and platform.system() == "Linux"
-    code = call_filter(platform.machine()) if known else None
-    command = [python_path(), "-I", "-S", "-E", "-X", "utf8", "-c", source]
-    errors = tempfile.TemporaryFile()
-    passed = list[int]()
-    folder: tempfile.TemporaryDirectory[str] | None = None
-    if bwrap:
-        filter_end, write_end = os.pipe()
-        with open(write_end, "wb") as pipe:
-            pipe.write(call_filter(platform.machine(), may_start=True))
-        command = [*wall_arguments(bwrap, packages), "--seccomp", str(filter_end), *command]
-        passed = [filter_end]
-    else:
-        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            bufsize=0,
-            env={} if bwrap else PACKAGE_ENVIRONMENT,
-            cwd=folder.name if folder else None,
-            pass_fds=passed,
-            start_new_session=True,
-        )
-    finally:
-        for end in passed:
-            os.close(end)
-    worker = _Worker(process, errors, folder)
-    assert process.stdin
-    try:
-        _send(process.stdin.fileno(), pickle.dumps((memory, code, package_path(packages))))
-    except OSError:
-        pass  # it has ended: the first question finds that, and says why
-    return worker

@@ -43,7 +43,7 @@ _UNARY = "neg pos invert abs round trunc floor ceil".split()
 ARITHMETIC = frozenset([*_BINARY, *_INPLACE, *_UNARY, "divmod"])
 _OPEN = frozenset("str repr hash getattr setattr delattr call".split())  # what may be done to a computed object
 
-
+# %% ../../nbs/lib/sandbox/protocol.ipynb #b4a8531a
 def _asking(name: str) -> "Callable[..., Any]":
     return lambda self, *args: self._link.ask(name, self, *args)
 
@@ -165,22 +165,28 @@ def _says_equal(mine: Remote, other: object) -> bool:
         return False
 
 
+def _other_ending(value: "Any") -> "Any":
+    "A letter, of text or of bytes, with which a value does not end."
+    if type(value) is str:
+        return "a" if value[-1:] in ("e", "E") else "e"
+    return b"a" if value[-1:] == b"e" else b"e"
+
+
 def _decoys(value: "Any") -> "list[Any]":
     "Values of the same kind that no honest object takes for this one."
-    if type(value) in (int, float):
+    kind = type(value)
+    if kind in (int, float):
         return [value + 1, value - 1] if value + 1 != value else [0, -value]
-    if type(value) in (str, bytes) and value:
-        last = (
-            ("a" if value[-1:] in ("e", "E") else "e") if type(value) is str else (b"a" if value[-1:] == b"e" else b"e")
-        )
+    if kind in (str, bytes) and value:
+        last = _other_ending(value)
         return [value[:-1] + last, value[:-1] + last + last]
-    if type(value) in (list, tuple) and value:
-        return [type(value)([*value[:-1], other]) for other in _decoys(value[-1])[:2]]
-    if type(value) is dict and value:
+    if kind in (list, tuple) and value:
+        return [kind([*value[:-1], other]) for other in _decoys(value[-1])[:2]]
+    if kind is dict and value:
         name = list(value)[-1]
         return [{**value, name: other} for other in _decoys(value[name])[:2]]
-    if type(value) in _LONG:
-        return _LONG[type(value)]
+    if kind in _LONG:
+        return _LONG[kind]
     return [object.__name__ * 3, -1000003, ("no", "such", "value")]
 
 
@@ -203,37 +209,45 @@ class Whole:
         self.inner = inner
 
 
+def _came_from(trace: "Any", lines: "frozenset[int]") -> bool:
+    "Whether a traceback goes through one of these lines of the test."
+    while trace:
+        if trace.tb_frame.f_code.co_filename == "<test>" and trace.tb_lineno in lines:
+            return True
+        trace = trace.tb_next
+    return False
+
+
 class Link:
     "One end of the conversation: asks the other side, and answers it within the rules of `permit`."
 
-    objects: "list[Any]"
-    numbers: "dict[int, int]"
-    broken: str
-    last: "Any"
-    failed: "BaseException | None"
+    objects: "list[Any]"  # of this side, that the other knows by their place here
+    numbers: "dict[int, int]"  # id of an object -> its place
+    broken: str  # why the conversation is over
+    last: "Any"  # the last answer
+    failed: "BaseException | None"  # an assertion of the test that failed while the program called back
 
     def __init__(
         self,
-        channel: Channel,
-        permit: "Callable[[str, tuple[Any, ...]], Any]",
-        kinds: "dict[str, type[BaseException]]",
-        doubts: bool = False,
+        channel: Channel,  # to the other process
+        permit: "Callable[[str, tuple[Any, ...]], Any]",  # what the other side may ask for
+        kinds: "dict[str, type[BaseException]]",  # name -> exception that may be raised here
+        doubts: bool = False,  # whether this is the test's end
     ) -> None:
-        # kinds: name -> exception that may be raised here
         self.channel = channel
         self.permit = permit
         self.kinds = kinds
+        self.doubts = doubts
         self.objects = []
         self.numbers = {}
         self.broken = ""
         self.last = None
         self.failed = None
-        self.doubts, self.classes, self.asserted = (
-            doubts,
-            False,
-            frozenset[int](),
-        )  # doubts: whether this is the test's end
-        self.stdout, self.stdin, self.input = sys.stdout, sys.stdin, builtins.input
+        self.classes = False
+        self.asserted = frozenset[int]()
+        self.stdout = sys.stdout
+        self.stdin = sys.stdin
+        self.input = builtins.input
 
     def name(self, value: "Any") -> bytes:
         if isinstance(value, type) and isinstance(vars(value).get("original"), Remote):
@@ -276,9 +290,7 @@ class Link:
 
     def asserting(self, trace: "Any") -> bool:
         "Whether an exception came out of an assertion of the test."
-        while trace and not (trace.tb_frame.f_code.co_filename == "<test>" and trace.tb_lineno in self.asserted):
-            trace = trace.tb_next
-        return trace is not None
+        return _came_from(trace, self.asserted)
 
     def replaced(self) -> str:
         "Which of its standard streams a test has replaced: o for what is printed, i for what is typed."
@@ -338,7 +350,7 @@ class _Typed:
     def __iter__(self) -> "Iterator[str]":
         return iter(self.readline, "")
 
-# %% ../../nbs/lib/sandbox/protocol.ipynb #47270a32
+# %% ../../nbs/lib/sandbox/protocol.ipynb #2d37f5f0
 def _ask(link: Link, operation: str, args: "tuple[Any, ...]", kwargs: "dict[str, Any]") -> "Any":
     if link.broken:
         raise Gone(link.broken)
@@ -360,6 +372,16 @@ def _ask(link: Link, operation: str, args: "tuple[Any, ...]", kwargs: "dict[str,
     return value
 
 
+def _is_built(operation: str, theirs: "list[Remote]") -> bool:
+    "Whether an object is built by the test: by a class that it calls, or out of such objects alone."
+    trust = [part._trust for part in theirs]
+    if operation in ARITHMETIC:
+        return True
+    if operation in ("copy", "deepcopy"):
+        return OWN in trust and COMPUTED not in trust
+    return operation in ("call", "getattr") and bool(theirs) and theirs[0]._builds
+
+
 def _trusted(link: Link, operation: str, theirs: "list[Remote]", value: "Any") -> "Any":
     "An answer, with how far it is to be trusted."
     trust = [part._trust for part in theirs]
@@ -368,15 +390,9 @@ def _trusted(link: Link, operation: str, theirs: "list[Remote]", value: "Any") -
         if not isinstance(value, Remote):
             raise TypeError(f"the program's own {operation} gives no data here")
         return Remote(link, value._number, COMPUTED)
-    built = (
-        operation in ARITHMETIC
-        or own
-        and operation in ("copy", "deepcopy")
-        or operation in ("call", "getattr")
-        and theirs
-        and theirs[0]._builds
-    )
-    return Remote(link, value._number, OWN) if isinstance(value, Remote) and built else value
+    if isinstance(value, Remote) and _is_built(operation, theirs):
+        return Remote(link, value._number, OWN)
+    return value
 
 
 def answer(

@@ -71,18 +71,24 @@ def _operation(name: str) -> "Any":
         return getattr(__import__("copy"), name)
     return _OPERATIONS.get(name) or getattr(math if name in ("trunc", "floor", "ceil") else _operator, name)
 
-
+# %% ../../nbs/lib/sandbox/sides.ipynb #389a95d8
 _LIBRARY = frozenset(
     "math cmath collections itertools functools operator _operator string datetime decimal fractions statistics random"
     " re heapq _heapq bisect _bisect json copy enum numbers uuid pathlib array textwrap calendar time".split()
 )
 
 
+def _is_known_by(value: "Any", module: str, name: str) -> bool:
+    "Whether a value is what a module of the library calls by this name, or the module itself."
+    there = sys.modules.get(module)
+    return value is there and module == name or getattr(there, name, None) is value
+
+
 def _origin(name: str, value: "Any") -> "tuple[str, Any]":
+    "What a name of the program's stands for: its kind, and the value or where it comes from."
     module = value.__name__ if type(value) is type(sys) else getattr(value, "__module__", None)
-    if isinstance(module, str) and module.partition(".")[0] in _LIBRARY:
-        if value is sys.modules.get(module) and module == name or getattr(sys.modules.get(module), name, None) is value:
-            return "library", module
+    if isinstance(module, str) and module.partition(".")[0] in _LIBRARY and _is_known_by(value, module, name):
+        return "library", module
     if isinstance(value, type) and issubclass(value, BaseException):
         return "error", (error_names(value), value)
     return ("class" if isinstance(value, type) else "value"), value
@@ -91,11 +97,24 @@ def _origin(name: str, value: "Any") -> "tuple[str, Any]":
 def _change(owner: "Any", field: str, method: str, *args: "Any", **kwargs: "Any") -> None:
     getattr(getattr(owner, field), method)(*args, **kwargs)
 
-
+# %% ../../nbs/lib/sandbox/sides.ipynb #648340f9
 _PLAIN = frozenset(
     "__new__ __init__ __repr__ __str__ __format__ __module__ __doc__ __dict__ __init_subclass__ __hash__ "
     "__getnewargs__ __reduce__ __reduce_ex__ __sizeof__ __dir__ __class_getitem__".split()
 )
+
+
+_DATA = int, float, str, bytes, tuple, frozenset, list, dict, set
+
+
+def _behaves(kind: type, base: type) -> bool:
+    "Whether a class under a built-in one has ways of its own in place of that one's."
+    for above in kind.__mro__:
+        if above in (object, base) or not issubclass(above, base):
+            continue
+        if any(name in vars(base) and name not in _PLAIN for name in vars(above)):
+            return True
+    return False
 
 
 def _call(function: "Any", *args: "Any", **kwargs: "Any") -> "Any":
@@ -103,16 +122,12 @@ def _call(function: "Any", *args: "Any", **kwargs: "Any") -> "Any":
     value = function(*args, **kwargs)
     if not isinstance(function, type) or type(value) is not function or function.__module__ != "program":
         return value
-    base = next(
-        (kind for kind in (int, float, str, bytes, tuple, frozenset, list, dict, set) if isinstance(value, kind)), None
-    )
-    above = [
-        kind for kind in function.__mro__ if base and kind is not object and kind is not base and issubclass(kind, base)
-    ]
-    changes = any(name in vars(base) and name not in _PLAIN for kind in above for name in vars(kind))
-    return Whole(value) if base and (changes or base in (list, dict, set)) else value
+    base = next((kind for kind in _DATA if isinstance(value, kind)), None)
+    if base is None:
+        return value
+    return Whole(value) if base in (list, dict, set) or _behaves(function, base) else value
 
-# %% ../../nbs/lib/sandbox/sides.ipynb #c608b816
+# %% ../../nbs/lib/sandbox/sides.ipynb #d9c49fa7
 def run_program(
     channel: Channel,  # to the process of the test
     program: str,  # its source
@@ -141,6 +156,7 @@ def run_program(
 
 # %% ../../nbs/lib/sandbox/sides.ipynb #9f2215c1
 def _reason(error: BaseException) -> str:
+    "An exception as a reason."
     if isinstance(error, MemoryError):
         return "memory: the program asked for more than its limit"
     if isinstance(error, SyntaxError):
@@ -148,61 +164,90 @@ def _reason(error: BaseException) -> str:
     return f"error: {type(error).__name__}: {error}"[:300]
 
 # %% ../../nbs/lib/sandbox/sides.ipynb #22a8e510
+def _take_error(link: Link, name: str, mro: "list[str]", original: "Any") -> "Any":
+    "This side's class for an exception of the program's."
+    first = mro[0]
+    if first[:1] != ":":  # another name for a built-in exception, which may not be one that failed assertions are
+        catches_all = first in ("AssertionError", "Exception", "BaseException")
+        return error_kind(name, Exception, None) if catches_all else link.kinds[first]
+    base = next((link.kinds[above] for above in mro[1:] if above in link.kinds), Exception)
+    link.kinds[first] = error_kind(name, base if issubclass(base, Exception) else Exception, original)
+    return link.kinds[first]
+
+
 def _take(link: Link, name: str, kind: str, value: "Any", *, function: "str | None" = None) -> "Any":
     "A name of the program's, as the test gets it; a class that stands where a function belongs decides nothing."
     if kind == "library" and value in _LIBRARY:
         __import__(value)
         return sys.modules[value] if value == name else getattr(sys.modules[value], name)
     if kind == "error":
-        mro, original = value
-        if mro[0][:1] != ":":  # another name for a built-in exception, which may not be one that failed assertions are
-            catches_all = mro[0] in ("AssertionError", "Exception", "BaseException")
-            return error_kind(name, Exception, None) if catches_all else link.kinds[mro[0]]
-        base = next((link.kinds[above] for above in mro[1:] if above in link.kinds), Exception)
-        link.kinds[mro[0]] = error_kind(name, base if issubclass(base, Exception) else Exception, original)
-        return link.kinds[mro[0]]
+        return _take_error(link, name, *value)
     if kind == "class" and isinstance(value, Remote) and name.lstrip("_")[:1].isupper() and name != function:
         link.classes = True  # a class is what the test asks for: what it builds answers for itself
         object.__setattr__(value, "_builds", True)
     return value
 
-
+# %% ../../nbs/lib/sandbox/sides.ipynb #9e91edbf
 _PERMITTED = ARITHMETIC | frozenset(
     "lt le gt ge str repr format reversed setitem delitem contains float int index complex enter exit".split()
 )
 
 
+_ALWAYS = frozenset("call len iter next getitem bool hash eq ne".split())
+
+
+def _typed(operation: str) -> "Any":
+    "What the test says is typed: its `input`, or a way to read its standard input."
+    if operation == "input":
+        return builtins.input
+    ways: "dict[str, Any]" = {"read": lambda: sys.stdin.read(), "readline": lambda: sys.stdin.readline()}
+    return lambda how: ways[how]()
+
+
+def _is_public(operation: str, owner: object, field: str) -> bool:
+    "Whether a field of the test's object may be read, or set: a public one of the test's own class, or a buffer's."
+    home = type(owner).__module__
+    reads = operation == "getattr"
+    if reads and type(owner) is type(_is_public) and field in ("__name__", "__qualname__", "__doc__"):
+        return True
+    buffer = reads and home == "_io" and type(owner).__name__ in ("StringIO", "BytesIO")
+    return (home == "test" or buffer) and field[:1] != "_"
+
+
 def _permit_test(link: Link, operation: str, args: "tuple[Any, ...]") -> "Any":
     "What a program may ask of the objects that a test passed to it."
     if operation in ("input", "stdin") and "i" in link.replaced():
-        typed: "Any" = {"read": lambda: sys.stdin.read(), "readline": lambda: sys.stdin.readline()}
-        return builtins.input if operation == "input" else lambda how: typed[how]()
-    if operation in ("call", "len", "iter", "next", "getitem", "bool", "hash", "eq", "ne"):
+        return _typed(operation)
+    if operation in _ALWAYS:
         return _operation(operation)
-    homes = [type(part).__module__ for part in args]
     if operation in ("getattr", "setattr", "delattr"):
-        function = operation == "getattr" and type(args[0]) is type(_permit_test)
-        buffer = operation == "getattr" and homes[0] == "_io" and type(args[0]).__name__ in ("StringIO", "BytesIO")
-        public = (homes[0] == "test" or buffer) and args[1][:1] != "_"
-        if not public and not (function and args[1] in ("__name__", "__qualname__", "__doc__")):
+        if not _is_public(operation, args[0], args[1]):
             raise AttributeError(f"{operation} {args[1]} of the test's {type(args[0]).__name__}")
-        permitted = True
-    elif operation in ("isinstance", "issubclass"):
+        return _operation(operation)
+    homes = {type(part).__module__ for part in args}
+    if operation in ("isinstance", "issubclass"):
         permitted = getattr(args[1], "__module__", "") == "test"
     else:
-        permitted = operation in _PERMITTED and "test" in homes and set(homes) <= {"test", "builtins"}
+        permitted = operation in _PERMITTED and "test" in homes and homes <= {"test", "builtins"}
     if not permitted:
         raise PermissionError(f"{operation} of the test's {type(args[0]).__name__}")
     return _operation(operation)
 
 # %% ../../nbs/lib/sandbox/sides.ipynb #a5e557b6
-def _wrong(error: BaseException, test: str, last: object) -> str:
+def _failed_line(error: BaseException, test: str) -> str:
+    "The line of the test out of which an exception came."
     step = error.__traceback__
     line = ""
     while step:
         if step.tb_frame.f_code.co_filename == "<test>":
             line = test.splitlines()[step.tb_lineno - 1].strip()[:200]
         step = step.tb_next
+    return line
+
+
+def _wrong(error: BaseException, test: str, last: object) -> str:
+    "Why a test failed: the line, with the last answer or the program's exception."
+    line = _failed_line(error, test)
     if getattr(error, "theirs", False) or not isinstance(error, AssertionError):
         return f"{_reason(error)} (at {line})"
     try:
@@ -215,7 +260,10 @@ class _Counts:
     "Which assertions of a test ran: what the `@` names of a prepared test call."
 
     def __init__(self) -> None:
-        self.begun, self.held, self.each, self.left = set[int](), set[int](), set[int](), set[int]()
+        self.begun = set[int]()
+        self.held = set[int]()
+        self.each = set[int]()
+        self.left = set[int]()
 
     def holds(self, number: int, value: object) -> bool:
         truth = bool(value)
@@ -254,13 +302,6 @@ class _Counts:
             "@every": self.every,
             "@some": self.some,
             "@left": self.left.add,
-            "@catches": _catches,
-            "@change": _changing,
-            "@type": _type,
-            "@attribute": _attribute,
-            "@callable": _callable,
-            "@isinstance": _isinstance,
-            "@is": lambda one, other: _inner(one) == _inner(other),
         }
 
     def nothing(self, blocks: "dict[int, tuple[int, ...]]") -> str:
@@ -270,7 +311,7 @@ class _Counts:
         idle = [number for block in sorted(self.left) for number in blocks[block] if number not in self.begun]
         return "wrong answer: an assertion in a loop or a with-block of the test never ran" if idle else ""
 
-
+# %% ../../nbs/lib/sandbox/sides.ipynb #b23d613a
 def _inner(value: "Any") -> "Any":
     theirs = value.theirs if isinstance(value, Kept) else value
     return ("theirs", theirs._number) if isinstance(theirs, Remote) else id(value)
@@ -313,25 +354,27 @@ def _attribute(value: "Any", name: str) -> "Any":
     return value._link.ask("getattr", value, name) if isinstance(value, Remote) else getattr(value, name)
 
 
-def _isinstance(value: "Any", kinds: "Any") -> bool:
-    if not isinstance(value, Remote) or isinstance(kinds, Remote):
-        return isinstance(value, kinds)
-    if isinstance(kinds, tuple):
-        return any(_isinstance(value, kind) for kind in kinds)
-    module = getattr(kinds, "__module__", "")
-    if module in _PROTOCOLS or kinds.__class__.__module__ == "typing":
-        return bool(value._link.ask("protocol", value, module, getattr(kinds, "__name__", getattr(kinds, "_name", ""))))
-    if getattr(kinds, "__name__", "") in _BUILT_IN_PROTOCOLS:
-        return bool(value._link.ask("protocol", value, "types", _BUILT_IN_PROTOCOLS[kinds.__name__]))
-    return isinstance(value, kinds)
-
-
 _BUILT_IN_PROTOCOLS = {
     "generator": "GeneratorType",
     "function": "FunctionType",
     "method": "MethodType",
     "builtin_function_or_method": "BuiltinFunctionType",
 }
+
+
+def _isinstance(value: "Any", kinds: "Any") -> bool:
+    "Whether the program's object is of a class of its own, or follows a protocol."
+    if not isinstance(value, Remote) or isinstance(kinds, Remote):
+        return isinstance(value, kinds)
+    if isinstance(kinds, tuple):
+        return any(_isinstance(value, kind) for kind in kinds)
+    module = getattr(kinds, "__module__", "")
+    name = getattr(kinds, "__name__", getattr(kinds, "_name", ""))
+    if module in _PROTOCOLS or kinds.__class__.__module__ == "typing":
+        return bool(value._link.ask("protocol", value, module, name))
+    if getattr(kinds, "__name__", "") in _BUILT_IN_PROTOCOLS:
+        return bool(value._link.ask("protocol", value, "types", _BUILT_IN_PROTOCOLS[name]))
+    return isinstance(value, kinds)
 
 # %% ../../nbs/lib/sandbox/sides.ipynb #25a6a80c
 def judge(
@@ -357,53 +400,64 @@ def judge(
             return "fail", _wrong(error, text, link.last)
     return ("gone", link.broken) if link.broken else (status, why)
 
+# %% ../../nbs/lib/sandbox/sides.ipynb #77ad1bb1
+_COMPARING = "allclose isclose array_equal array_equiv"
+_ASSERTING = (
+    "assert_allclose assert_almost_equal assert_array_almost_equal assert_array_equal assert_equal assert_array_less"
+)
 
-def _guard_numpy(testing: bool) -> None:
-    """Comparisons of numpy find that nothing is close to any one number, because they pair no elements. Here that is no
-    match."""
+
+def _careful(compare: "Any", raises: bool) -> "Any":
+    "A comparison of numpy that finds no match between nothing and something, and none with an object."
     import numpy
 
-    def careful(compare: "Any", told: bool) -> "Any":
-        def compared(one: "Any", other: "Any", *args: "Any", **kwargs: "Any") -> "Any":
-            objects = isinstance(one, Remote) or isinstance(other, Remote)
-            if objects or (numpy.size(one) == 0) != (numpy.size(other) == 0):
-                if told:
-                    raise AssertionError(f"{one!r:.80} is not {other!r:.80}")
-                return numpy.False_
+    def compared(one: "Any", other: "Any", *args: "Any", **kwargs: "Any") -> "Any":
+        objects = isinstance(one, Remote) or isinstance(other, Remote)
+        if not objects and (numpy.size(one) == 0) == (numpy.size(other) == 0):
             return compare(one, other, *args, **kwargs)
+        if raises:
+            raise AssertionError(f"{one!r:.80} is not {other!r:.80}")
+        return numpy.False_
 
-        return compared
-
-    for name in ("allclose", "isclose", "array_equal", "array_equiv"):
-        setattr(numpy, name, careful(getattr(numpy, name), False))
-    asserting = (
-        "assert_allclose",
-        "assert_almost_equal",
-        "assert_array_almost_equal",
-        "assert_array_equal",
-        "assert_equal",
-        "assert_array_less",
-    )
-    for name in asserting if testing else ():  # its import takes longer than numpy's
-        setattr(numpy.testing, name, careful(getattr(numpy.testing, name), True))
+    return compared
 
 
-def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
-    import marshal
+def _guard_numpy(testing: bool) -> None:
+    "Comparisons of numpy that pair no elements find that nothing is close to any one number. Here that is no match."
+    import numpy
 
-    code, wanted, modules, lines, blocks, packages, function = test
-    if "numpy" in packages:
-        _guard_numpy("testing" in text)
-    given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
+    for name in _COMPARING.split():
+        setattr(numpy, name, _careful(getattr(numpy, name), raises=False))
+    if testing:  # its import takes longer than numpy's
+        for name in _ASSERTING.split():
+            setattr(numpy.testing, name, _careful(getattr(numpy.testing, name), raises=True))
+
+
+def _test_names(link: Link, given: "dict[str, Any]", test: "tuple[Any, ...]", counts: _Counts) -> "dict[str, Any]":
+    "The names that a test begins with: modules of the library, the program's, and its counters."
+    _, wanted, modules, *_, function = test
 
     def above(name: str) -> int:
         return len(given[name][1][0]) if given[name][0] == "error" else 0  # a class comes before those under it
 
-    ordered = sorted((name for name in wanted if name in given), key=above)
+    space: "dict[str, Any]" = {"__name__": "test"}
+    for name in modules:
+        space[name] = __import__(name)
+    for name in sorted((name for name in wanted if name in given), key=above):
+        space[name] = _take(link, name, *given[name], function=function)
+    return space | counts.names() | _QUESTIONS
+
+
+def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | None) -> tuple[str, str]:
+    "Run a prepared test: (status, reason), as `judge` gives them."
+    import marshal
+
+    code, wanted, _, lines, blocks, packages, function = test
+    if "numpy" in packages:
+        _guard_numpy("testing" in text)
+    given = link.ask("names", sorted({*wanted, *([entry_point] if entry_point else [])}))
     counts = _Counts()
-    space: "dict[str, Any]" = {"__name__": "test", **{name: __import__(name) for name in modules}}
-    space.update({name: _take(link, name, *given[name], function=function) for name in ordered})
-    space.update(counts.names())
+    space = _test_names(link, given, test, counts)
     link.asserted = frozenset(lines)
     exec(marshal.loads(code), space)
     if entry_point is not None:
@@ -418,6 +472,17 @@ def _judge(link: Link, text: str, test: "tuple[Any, ...]", entry_point: str | No
         check(candidate)  # type: ignore[call-arg]  # a function, not one with the arguments of `_judge`
     nothing = counts.nothing(blocks)
     return ("fail", nothing) if nothing else ("pass", "passed")
+
+
+_QUESTIONS: "dict[str, Any]" = {
+    "@catches": _catches,
+    "@change": _changing,
+    "@type": _type,
+    "@attribute": _attribute,
+    "@callable": _callable,
+    "@isinstance": _isinstance,
+    "@is": lambda one, other: _inner(one) == _inner(other),
+}
 
 # %% ../../nbs/lib/sandbox/sides.ipynb #e5e12278
 def _limit(limits: dict[str, tuple[int, int]], walled: bool, code: bytes | None) -> None:

@@ -94,6 +94,7 @@ _NAMED: "dict[str, Callable[[Any], tuple[Any, ...]]]" = {
     "numpy.generic": _array,
 }
 
+# %% ../../nbs/lib/sandbox/values.ipynb #3fe6b4fe
 _VIEWED: "dict[str, Callable[[Any], Any]]" = {
     "items": dict,
     "keys": dict.fromkeys,
@@ -126,7 +127,7 @@ _MADE: "dict[str, Callable[..., Any]]" = {  # those that are not made by calling
     "numpy.generic": lambda *parts: _numbers(*parts)[()],
 }
 
-
+# %% ../../nbs/lib/sandbox/values.ipynb #524faae5
 def _kind(path: str) -> "Any":
     module, _, kind = path.partition(".")
     return getattr(__import__(module), kind)
@@ -235,7 +236,21 @@ _SIMPLE: "dict[bytes, Callable[[bytes], Any]]" = {
 }
 
 
+def _counted(letter: bytes, count: int, data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]":
+    "Bytes, a text, or an object of the library, of so many bytes."
+    if not 0 <= count <= len(data) - at:
+        raise ValueError(f"a length of {count} with {len(data) - at} bytes left")
+    body = data[at : at + count]
+    at = at + count
+    if letter == b"b":
+        return body, at
+    if letter == b"s":
+        return body.decode("utf-8", "surrogatepass"), at
+    return _named(body, data, at, find)
+
+
 def _item(data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]":
+    "The item that begins at `at`, and where the next one does."
     letter = data[at : at + 1]
     stop = data.index(b";", at)
     head = data[at + 1 : stop]
@@ -251,20 +266,10 @@ def _item(data: bytes, at: int, find: "Callable[..., Any]") -> "tuple[Any, int]"
         path, at = _item(data, stop - len(head), find)
         return _class(path), at
     count = int(head)
-    parts = []
     if letter in b"sbo":
-        if not 0 <= count <= len(data) - at:
-            raise ValueError(f"a length of {count} with {len(data) - at} bytes left")
-        body = data[at : at + count]
-        at = at + count
-        return (
-            (body, at)
-            if letter == b"b"
-            else (body.decode("utf-8", "surrogatepass"), at)
-            if letter == b"s"
-            else _named(body, data, at, find)
-        )
+        return _counted(letter, count, data, at, find)
     kind = _TYPES[letter]
+    parts = []
     for _ in range(2 * count if kind is dict else count):
         part, at = _item(data, at, find)
         parts.append(part)
@@ -313,37 +318,53 @@ _CHANGEABLE = {
 }
 
 
-def changeable(value: object) -> bool:
+def changeable(
+    value: object,  # any
+) -> bool:
+    "Whether a value is a container that travels, and that a function may change."
     kind = type(value)
-    return (
-        kind.__name__ in _CHANGEABLE
-        and (kind in _BOXES or _path(kind) in _NAMED)
-        or isinstance(value, (list, dict, set))
-    )
+    if isinstance(value, (list, dict, set)):
+        return True
+    return kind.__name__ in _CHANGEABLE and (kind in _BOXES or _path(kind) in _NAMED)
 
 
-def copy_into(mine: "Any", new: "Any") -> "Any":
-    if type(mine) is not type(new) and not any(
-        isinstance(mine, kind) and isinstance(new, kind) for kind in (list, dict, set)
-    ):
-        return new
+def _same_container(mine: object, new: object) -> bool:
+    "Whether the change of the one can be put into the other."
+    if type(mine) is type(new):
+        return True
+    return any(isinstance(mine, kind) and isinstance(new, kind) for kind in (list, dict, set))
+
+
+def _copy_parts(mine: "Any", new: "Any") -> None:
+    "The parts of a list, a dict or a set; containers in them stay the same ones where they can."
     if isinstance(mine, list):
-        new = [copy_into(a, b) for a, b in zip(mine, new)] + new[len(mine) :]
-        mine[:] = new
+        mine[:] = [copy_into(a, b) for a, b in zip(mine, new)] + new[len(mine) :]
     elif isinstance(mine, dict):
-        new = {key: copy_into(mine[key], part) if key in mine else part for key, part in new.items()}
+        parts = {key: copy_into(mine[key], part) if key in mine else part for key, part in new.items()}
         mine.clear()
-        mine.update(new)
-    elif isinstance(mine, set):
+        mine.update(parts)
+    else:
         mine.intersection_update(new)
         mine.update(new)
-    elif type(mine).__name__ == "ndarray" and mine.shape == new.shape:
+
+
+def copy_into(
+    mine: "Any",  # a value of this side
+    new: "Any",  # what the other side made of it
+) -> "Any":  # `mine` where it is a container that can be changed, else `new`
+    "Put a change into the value that was passed."
+    if not _same_container(mine, new):
+        return new
+    name = type(mine).__name__
+    if isinstance(mine, (list, dict, set)):
+        _copy_parts(mine, new)
+    elif name == "ndarray" and mine.shape == new.shape:
         mine[...] = new
-    elif type(mine).__name__ == "array":
+    elif name == "array":
         mine[:] = new
-    elif type(mine).__name__ == "SimpleNamespace":
+    elif name == "SimpleNamespace":
         copy_into(vars(mine), vars(new))
-    elif type(mine) is bytearray or type(mine).__name__ == "deque":
+    elif type(mine) is bytearray or name == "deque":
         mine.clear()
         mine.extend(new)
     else:
@@ -386,24 +407,31 @@ def error_names(kind: type) -> "list[str]":
     return [above.__name__ if above.__module__ == "builtins" else ":" + above.__name__ for above in kind.__mro__]
 
 
-def own_error(error: BaseException, depth: int = 3) -> "tuple[Any, ...]":
+def _text_of(error: BaseException) -> str:
+    "An exception's text; '' where it cannot be had."
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def own_error(
+    error: BaseException,  # of this side
+    depth: int = 3,  # how many causes go with it
+) -> "tuple[Any, ...]":
     "An exception as data: its classes, arguments, fields, text, itself where its class is not built in, and its cause."
     kinds = error_names(type(error))
     fields = {
         name: value for name, value in vars(error).items() if name[:1] != "_" and name not in ("theirs", "itself")
     }
     cause = own_error(error.__cause__, depth - 1) if error.__cause__ and depth else None
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
     arguments = error.args
     if isinstance(error, OSError) and error.filename is not None:
         arguments = (*arguments[:2], error.filename)
     itself = getattr(error, "itself", None) or (error if kinds[0][0] == ":" else None)
-    return kinds, arguments, fields, text, itself, cause
+    return kinds, arguments, fields, _text_of(error), itself, cause
 
-
+# %% ../../nbs/lib/sandbox/values.ipynb #d90794fb
 class _Stopped(RuntimeError):
     "A StopIteration that comes out of a call: let through, it would end a loop of the test as if all were done."
 
@@ -450,7 +478,7 @@ def their_error(
         error.__cause__ = their_error(kinds, *cause)
     return error
 
-
+# %% ../../nbs/lib/sandbox/values.ipynb #cfea7a4a
 def _field(itself: "Any", name: str) -> "Any":
     if itself is None or name[:1] == "_":
         raise AttributeError(name)
@@ -471,8 +499,9 @@ def error_kind(
 
 
 def error_kinds() -> "dict[str, type[BaseException]]":
-    return {
-        name: kind
-        for name, kind in vars(builtins).items()
-        if isinstance(kind, type) and issubclass(kind, BaseException)
-    }
+    "The built-in exceptions by their names."
+    kinds = {}
+    for name, kind in vars(builtins).items():
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            kinds[name] = kind
+    return kinds

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TMP_BYTES', 'PACKAGE_ENVIRONMENT', 'CALLS', 'SOCKETS', 'python_path', 'package_files', 'package_path',
-           'wall_arguments', 'call_filter']
+           'wall_arguments', 'call_filter', 'native_filter', 'walled']
 
 # %% ../../nbs/lib/sandbox/walls.ipynb #1000342d
 import importlib.metadata
@@ -12,11 +12,13 @@ import importlib.util
 import json
 import mmap
 import os
+import platform
 import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 # %% ../../nbs/lib/sandbox/walls.ipynb #5fea21f8
@@ -163,7 +165,7 @@ def _check_packages(packages: Sequence[str]) -> None:
                 "give names as `import` takes them, such as 'numpy'"
             )
 
-
+# %% ../../nbs/lib/sandbox/walls.ipynb #eeccc63b
 @lru_cache
 def _brought_by() -> dict[str, list[str]]:
     return dict(importlib.metadata.packages_distributions())
@@ -200,7 +202,7 @@ def _files_of(package: str) -> tuple[str, ...]:
             found.append(path)
     return tuple(dict.fromkeys(found))
 
-
+# %% ../../nbs/lib/sandbox/walls.ipynb #bf1b5161
 def package_files(
     packages: Sequence[str],  # names as `import` takes them, such as ("numpy",)
 ) -> list[str]:  # absolute paths
@@ -363,3 +365,29 @@ def call_filter(
     steps += [(_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, _AF_UNIX)]
     steps += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+# %% ../../nbs/lib/sandbox/walls.ipynb #c70bb6af
+def native_filter() -> bytes | None:  # None where the numbers of this machine's calls are not known
+    "The filter of system calls for this machine."
+    known = platform.machine() in CALLS and platform.system() == "Linux"
+    return call_filter(platform.machine()) if known else None
+
+
+@contextmanager
+def walled(
+    command: list[str],  # what is to run
+    bwrap: str | None,  # path of bubblewrap; None: without walls
+    packages: Sequence[str] = (),  # as in `wall_arguments`
+    may_start: bool = False,  # as in `call_filter`
+) -> Iterator[tuple[list[str], list[int]]]:  # the command behind the walls, and the open files that it must be passed
+    "A command with the walls around it; the files are closed when the block ends. ValueError as in `package_files`."
+    if bwrap is None:
+        yield command, []
+        return
+    filter_end, write_end = os.pipe()
+    try:
+        with open(write_end, "wb") as pipe:
+            pipe.write(call_filter(platform.machine(), may_start))
+        yield [*wall_arguments(bwrap, packages), "--seccomp", str(filter_end), *command], [filter_end]
+    finally:
+        os.close(filter_end)

@@ -10,20 +10,45 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 # %% ../../nbs/lib/tasks/equality.ipynb #3ea633af
-_COMMANDS = {"\u2212": "-", "\u00d7": r"\times", "\u00b7": r"\cdot", "\u22c5": r"\cdot", "\u00f7": r"\div"}
-_COMMANDS |= {"\u03c0": r"\pi", "\u03b8": r"\theta", "\u221e": r"\infty", "\u222a": r"\cup", "\u2229": r"\cap"}
-_COMMANDS |= {"\u2264": r"\le", "\u2a7d": r"\le", "\u2265": r"\ge", "\u2a7e": r"\ge", "\u2260": r"\ne"}
-_COMMANDS |= {"\u2248": r"\approx", "\u2205": r"\emptyset", "\u00b1": r"\pm", "\u2208": r"\in"}
-_COMMANDS |= {"\u00b0": r"^\circ", "\u211d": r"\mathbb{R}", "\u2026": "...", "\u2044": "/", "\u221b": r"\sqrt[3]"}
-_COMMANDS |= {"\ufe63": "-", "\uff0d": "-", "\u00a2": r"\text{cents}"}
-_COMMANDS |= {"\u20ac": r"\euro", "\u00a3": r"\pound", "\u00a5": r"\yen", "\u20b9": r"\rupee"}
-_COMMANDS = {sign: plain + " " * plain[-1].isalpha() for sign, plain in _COMMANDS.items()}
+_COMMANDS = {
+    "\u2212": "-",
+    "\ufe63": "-",
+    "\uff0d": "-",
+    "\u2044": "/",
+    "\u2026": "...",
+    "\u00d7": r"\times",
+    "\u00b7": r"\cdot",
+    "\u22c5": r"\cdot",
+    "\u00f7": r"\div",
+    "\u00b1": r"\pm",
+    "\u03c0": r"\pi",
+    "\u03b8": r"\theta",
+    "\u221e": r"\infty",
+    "\u222a": r"\cup",
+    "\u2229": r"\cap",
+    "\u2264": r"\le",
+    "\u2a7d": r"\le",
+    "\u2265": r"\ge",
+    "\u2a7e": r"\ge",
+    "\u2260": r"\ne",
+    "\u2248": r"\approx",
+    "\u2208": r"\in",
+    "\u2205": r"\emptyset",
+    "\u211d": r"\mathbb{R}",
+    "\u221b": r"\sqrt[3]",
+    "\u00b0": r"^\circ",
+    "\u00a2": r"\text{cents}",
+    "\u20ac": r"\euro",
+    "\u00a3": r"\pound",
+    "\u00a5": r"\yen",
+    "\u20b9": r"\rupee",
+}
 _RAISED = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
 _LOWERED = re.compile("[\u2080-\u2089]+")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
@@ -31,13 +56,31 @@ _DASH = re.compile(r"(?:(?<=[(\[{,=<>])|(?<=[,=<>] )|^)\u2013(?=[\d.\\(A-Za-z])"
 _ROOT = re.compile(r"\u221a\s*(\d+(?:\.\d+)?|[A-Za-z])?")
 
 
+def _plain_digits(raised: str) -> str:
+    "Raised or lowered digits and signs as plain ones."
+    return unicodedata.normalize("NFKC", raised).replace("\u2212", "-")
+
+
+def _plain_fraction(sign: str) -> str:
+    "A sign such as ½ as a fraction of TeX."
+    top, low = unicodedata.normalize("NFKC", sign).split("\u2044")
+    return r"\frac{%s}{%s}" % (top, low)
+
+
+def _command(sign: str) -> str:
+    "The command for a sign; one that ends in a letter is parted from what follows."
+    plain = _COMMANDS.get(sign, sign)
+    return plain + " " if sign in _COMMANDS and plain[-1].isalpha() else plain
+
+
 def _ascii_form(text: str) -> str:
     "The same text with TeX commands in place of mathematical signs of Unicode."
-    text = _RAISED.sub(lambda m: "^{%s}" % unicodedata.normalize("NFKC", m[0]).replace("\u2212", "-"), text)
-    text = _LOWERED.sub(lambda m: "_{%s}" % unicodedata.normalize("NFKC", m[0]), text)
-    text = _VULGAR.sub(lambda m: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m[0]).split("\u2044")), text)
-    text = _ROOT.sub(lambda m: r"\sqrt{%s}" % m[1] if m[1] else r"\sqrt ", _DASH.sub("-", text))
-    return "".join(_COMMANDS.get(sign, sign) for sign in text)
+    text = _RAISED.sub(lambda m: "^{%s}" % _plain_digits(m[0]), text)
+    text = _LOWERED.sub(lambda m: "_{%s}" % _plain_digits(m[0]), text)
+    text = _VULGAR.sub(lambda m: _plain_fraction(m[0]), text)
+    text = _DASH.sub("-", text)
+    text = _ROOT.sub(lambda m: r"\sqrt{%s}" % m[1] if m[1] else r"\sqrt ", text)
+    return "".join(map(_command, text))
 
 # %% ../../nbs/lib/tasks/equality.ipynb #3d484e40
 def _group_end(text: str, start: int) -> int | None:
@@ -93,13 +136,18 @@ _SEPARATOR = r"(?:,\s?\\!\s?|\{,\}|,|\\[,;:! ]|[ ~\u00a0\u2009\u202f])"
 _THOUSANDS = re.compile(rf"(?<![\d.])(?<!\d,)\d{{1,3}}(?:{_SEPARATOR}\d{{3}})+(?!\d)")
 
 
+def _bracket_depth(text: str) -> int:
+    "How many brackets are open at the end of a text."
+    opened = sum(text.count(bracket) for bracket in ("(", "[", r"\{"))
+    closed = sum(text.count(bracket) for bracket in (")", "]", r"\}"))
+    return opened - closed
+
+
 def _join_thousands(text: str) -> str:
     "`1,234` and `1\\,234` as `1234`; a bare comma between brackets parts two coordinates, as in `(1,234)`."
 
     def joined(match: re.Match[str]) -> str:
-        before = text[: match.start()]
-        depth = sum(before.count(b) for b in ("(", "[", r"\{")) - sum(before.count(b) for b in (")", "]", r"\}"))
-        parts_coordinates = depth > 0 and re.search(r"\d,\d", match[0])
+        parts_coordinates = _bracket_depth(text[: match.start()]) > 0 and re.search(r"\d,\d", match[0])
         return match[0] if parts_coordinates else re.sub(r"\D", "", match[0])
 
     return _THOUSANDS.sub(joined, text)
@@ -123,28 +171,29 @@ def _argument(text: str, at: int) -> tuple[str, int] | None:
 _FRACTION_OR_ROOT = re.compile(r"\\(?P<name>[dtc]?frac|[dt]?binom|sqrt)(?![A-Za-z])\s*(?P<degree>\[[^\][]*\])?")
 
 
+def _root_in_brackets(text: str, at: int) -> tuple[list[str], int]:
+    "The argument of `sqrt(...)` and the index after it; none where no bracket stands there."
+    close = _group_end(text, at) if text[at : at + 1] == "(" else None
+    return ([text[at + 1 : close - 1]], close) if close else ([], at)
+
+
 def _brace_arguments(text: str) -> str:
     r"`\dfrac12`, `\frac{1}2` and `\sqrt2` with braces around every argument; `sqrt(2)` too."
     at = 0
     while command := _FRACTION_OR_ROOT.search(text, at):
-        root = command["name"] == "sqrt"
-        parts: list[str] = []
-        end = command.end()
-        if root and text[end : end + 1] == "(" and (close := _group_end(text, end)):
-            parts = [text[end + 1 : close - 1]]
-            end = close
-        while len(parts) < 2 - root:
-            argument = _argument(text, end)
-            if argument is None:
-                break
+        name = command["name"].removeprefix("d").removeprefix("t").removeprefix("c")
+        count = 1 if name == "sqrt" else 2
+        parts, end = _root_in_brackets(text, command.end()) if name == "sqrt" else ([], command.end())
+        while len(parts) < count and (argument := _argument(text, end)):
             parts.append(argument[0])
             end = argument[1]
-        if len(parts) < 2 - root:
+        if len(parts) < count:
             at = command.end()
             continue
-        name = "sqrt" + (command["degree"] or "") if root else command["name"][-5:].lstrip("dtc")
-        name = name if root or name == "binom" else "frac"
-        text = text[: command.start()] + rf"\{name}" + "".join("{%s}" % p.strip() for p in parts) + text[end:]
+        if name == "sqrt":
+            name += command["degree"] or ""
+        braced = "".join("{%s}" % part.strip() for part in parts)
+        text = text[: command.start()] + rf"\{name}" + braced + text[end:]
         at = command.start() + len(name) + 1
     return text
 
@@ -257,45 +306,81 @@ _REPEATING = re.compile(
     r"|(?:(?P<one>\d)(?P=one){2,}|(?P<many>\d{2,12}?)(?P=many)+) ?\\dots)"
 )
 
+# %% ../../nbs/lib/tasks/equality.ipynb #14c3adab
+def _sign(text: str) -> tuple[int, str]:
+    "The signs in front of a number as one, and what stands behind them."
+    sign = 1
+    while text.startswith(("-", "+")):
+        if text[0] == "-":
+            sign = -sign
+        text = text[1:].strip()
+    return sign, text
+
+
+def _power_of_ten(text: str) -> _Numeral | None:
+    "A bare power of ten."
+    if not re.fullmatch(r"10\^\{-?\d{1,3}\}", text):
+        return None
+    return _Numeral(Fraction(10) ** int(text[4:-1]))
+
+
+def _decimal(text: str) -> _Numeral | None:
+    "Digits with or without a point, and a power of ten behind them."
+    match = _DECIMAL.fullmatch(text)
+    if not match or not (match["whole"] or match["part"]):
+        return None
+    part = match["part"] or ""
+    scale = Fraction(10) ** (int(match["ten"] or 0) - len(part))
+    value = int(match["whole"] + part) * scale
+    if not part:
+        return _Numeral(value)
+    return _Numeral(value, scale, len((match["whole"] + part).lstrip("0")))
+
+
+def _fraction(text: str) -> _Numeral | None:
+    "A fraction or a mixed number, in TeX or with a slash."
+    match = _FRACTION.fullmatch(text) or _SLASH.fullmatch(text)
+    if not match:
+        return None
+    whole = int(match["whole"] or 0)
+    negative = bool(match.groupdict().get("sign"))
+    low = Fraction(match["low"])
+    if not low or match["whole"] and negative:
+        return None
+    value = Fraction(match["top"]) / low
+    return _Numeral(whole - value if negative else whole + value)
+
+
+def _repeating(text: str) -> _Numeral | None:
+    "A decimal whose last digits repeat for ever."
+    match = _REPEATING.fullmatch(text)
+    if not match:
+        return None
+    block = match["bar"] or match["dot"] or match["round"] or match["one"] or match["many"]
+    scale = 10 ** len(match["part"])
+    head = Fraction(int((match["whole"] or "0") + match["part"]), scale)
+    return _Numeral(head + Fraction(int(block), (10 ** len(block) - 1) * scale))
+
 
 def _numeral(text: str) -> _Numeral | None:
     "The number that a tidy text is, or None. Exact: decimals become fractions."
-    text = text.strip()
-    sign = 1
-    while text[:1] in ("-", "+") and text[:1]:
-        sign = -sign if text[0] == "-" else sign
-        text = text[1:].strip()
-    if re.fullmatch(r"10\^\{-?\d{1,3}\}", text):
-        return _Numeral(sign * Fraction(10) ** int(text[4:-1]))
-    if not text or text[0] not in "0123456789.\\":
+    sign, digits = _sign(text.strip())
+    if not digits or digits[0] not in "0123456789.\\":
         return None
-    if (m := _DECIMAL.fullmatch(text)) and (m["whole"] or m["part"]):
-        part = m["part"] or ""
-        scale = Fraction(10) ** (int(m["ten"] or 0) - len(part))
-        digits = (m["whole"] + part).lstrip("0")
-        return _Numeral(sign * int(m["whole"] + part) * scale, scale if part else None, len(digits) if part else 0)
-    if (m := _FRACTION.fullmatch(text)) or (m := _SLASH.fullmatch(text)):
-        low = Fraction(m["low"])
-        if not low or m["whole"] and "sign" in m.groupdict() and m["sign"]:
-            return None
-        value = Fraction(m["top"]) / low
-        value = -value if m.groupdict().get("sign") else value
-        return _Numeral(sign * (int(m["whole"] or 0) + value))
-    if m := _REPEATING.fullmatch(text):
-        block = m["bar"] or m["dot"] or m["round"] or m["one"] or m["many"]
-        head = Fraction(int((m["whole"] or "0") + m["part"]), 10 ** len(m["part"]))
-        return _Numeral(sign * (head + Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(m["part"]))))
-    return None
+    number = _power_of_ten(digits) or _decimal(digits) or _fraction(digits) or _repeating(digits)
+    return number and replace(number, value=sign * number.value)
+
+
+def _rounds(decimal: _Numeral, exact: _Numeral) -> bool:
+    "Whether one is written with at least six significant digits and is the other, exact one, rounded."
+    if decimal.unit is None or exact.unit is not None or decimal.digits < 6:
+        return False
+    return abs(decimal.value - exact.value) * 2 <= decimal.unit
 
 
 def _same_number(a: _Numeral, b: _Numeral) -> bool:
-    "Equal; or one is written with decimals, at least six significant digits, and is the other, exact one, rounded."
-
-    def rounds(decimal: _Numeral, exact: _Numeral) -> bool:
-        return (decimal.unit is not None and exact.unit is None and decimal.digits >= 6
-                and abs(decimal.value - exact.value) * 2 <= decimal.unit)  # fmt: skip
-
-    return a.value == b.value or rounds(a, b) or rounds(b, a)
+    "Equal; or one is the other, exact one, rounded."
+    return a.value == b.value or _rounds(a, b) or _rounds(b, a)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #afc74871
 _NAMES = """cm centimeter centimetre|mm millimeter millimetre|km kilometer kilometre|m meter metre|in inch|ft foot feet
@@ -321,13 +406,14 @@ nine ten eleven twelve twenty thirty forty fifty january february march april ju
 november december jan feb mar apr jun jul aug sept sep oct nov dec""".split()
 )
 
-# %% ../../nbs/lib/tasks/equality.ipynb #372c17ee
+# %% ../../nbs/lib/tasks/equality.ipynb #0c6a917b
 _WORD = re.compile(
     r"\s*(?P<link>/|\\cdot)?\s*(?:\\text\{(?P<text>[^{}]*)\}|(?P<plain>[^\W\d_]+)\.?)(?:\^\{(?P<power>-?\d+)\})?"
 )
 
 
 def _known(word: str) -> bool:
+    "Whether a word is a unit, a power of one, or a scale."
     low = word.casefold()
     if len(word) == 1:
         return word in _UNITS
@@ -341,22 +427,53 @@ def _wordlike(word: str) -> bool:
     return len(word) >= 3 and bool(vowels) and word.casefold() not in _FUNCTIONS
 
 
+def _singular(word: str) -> str | None:
+    "The unit whose plural a word is."
+    for end in ("s", "es"):
+        unit = _UNITS.get(word.removesuffix(end))
+        if word.endswith(end) and unit:
+            return unit
+    return None
+
+
 def _canonical(word: str, power: str | None) -> str:
+    "One name for the spellings of a unit; of any other word, its singular."
     if re.fullmatch("M(?:g|m|W|J|V|A|N|Hz|Pa)", word):  # a million; with a small m, a thousandth
         return word
     low = word.casefold().rstrip(".").replace(".", "")
-    name = (
-        _UNITS.get(word)
-        or _UNITS.get(low)
-        or next(
-            (_UNITS[low[: -len(end)]] for end in ("s", "es") if low.endswith(end) and low[: -len(end)] in _UNITS), None
-        )
-    )
-    name = name or (low[:-1] if len(low) > 3 and low.endswith("s") and not low.endswith("ss") else low)
-    return name + (f"^{power}" if power and power != "1" else "")
+    name = _UNITS.get(word) or _UNITS.get(low) or _singular(low)
+    if name is None:
+        plural = len(low) > 3 and low.endswith("s") and not low.endswith("ss")
+        name = low[:-1] if plural else low
+    return f"{name}^{power}" if power and power != "1" else name
 
 
 _RATE = re.compile(r" (?:k?m|cm|mm|ft|mi|k?g|mg|L)(?:\^\{\d\})?/(?:s|h|hr|min|L|m|cm)(?:\^\{\d\})?")
+
+# %% ../../nbs/lib/tasks/equality.ipynb #0e8db4f8
+def _is_word(match: re.Match[str], follows: bool, loose: bool) -> bool:
+    r"Whether letters without `\text` around them may be read as a word behind a number; `follows`: another is before."
+    word = match["plain"]
+    spaced = match[0].startswith(" ")
+    if len(word) == 1 and not (loose and (follows or match["power"] or spaced)):
+        return False
+    return _known(word) or spaced and _wordlike(word)
+
+
+def _pieces(match: re.Match[str]) -> list[tuple[str, str, str | None]]:
+    r"(link, word, power) of what one match holds: `\text{miles/hour}` is two words, and the power is the last one's."
+    text = match["text"] if match["plain"] is None else match["plain"]
+    pieces = [piece for piece in re.split(r"[\s\-]+|(/)", text.strip()) if piece]
+    link = match["link"] or ""
+    words = []
+    for i, piece in enumerate(pieces):
+        if piece == "/":
+            link = "/"
+            continue
+        last = i == len(pieces) - 1
+        words.append((link, piece, match["power"] if last else None))
+        link = ""
+    return words
 
 
 def _tail_words(tail: str, loose: bool) -> list[tuple[str, str, str | None]] | None:
@@ -368,22 +485,9 @@ def _tail_words(tail: str, loose: bool) -> list[tuple[str, str, str | None]] | N
         match = _WORD.match(tail, at)
         if not match:
             return None if tail[at:].strip() else words
-        plain = match["plain"]
-        if plain:
-            known = _known(plain)
-            linked = bool(words or match["power"] and loose)
-            short = len(plain) == 1 and not (loose and (linked or match[0][:1] == " "))
-            if short or not known and not (match[0][:1] == " " and _wordlike(plain)):
-                return None
-        pieces = re.split(r"[\s\-]+|(/)", (match["text"] if plain is None else plain).strip())
-        pieces = [p for p in pieces if p]
-        link = match["link"] or ""
-        for i, piece in enumerate(pieces):
-            if piece == "/":
-                link = "/"
-            else:
-                words.append((link, piece, match["power"] if i == len(pieces) - 1 else None))
-                link = ""
+        if match["plain"] and not _is_word(match, follows=bool(words), loose=loose):
+            return None
+        words += _pieces(match)
         at = match.end()
     return words
 
@@ -391,43 +495,63 @@ def _tail_words(tail: str, loose: bool) -> list[tuple[str, str, str | None]] | N
 _COINS = ("dollar", "euro", "GBP", "pound", "yen", "rupee", "cent")
 _POWERS = dict(square="2", sq="2", squared="2", cubic="3", cu="3", cubed="3")
 
+# %% ../../nbs/lib/tasks/equality.ipynb #ea073cf1
+@dataclass
+class _Label:
+    "What the words behind a number have said so far."
+
+    factor: int = 1
+    names: list[str] = field(default_factory=list)  # units and nouns
+    ahead: str | None = None  # the power that "square" gives to the next one
+    per: bool = False  # whether the next one divides
+
+    def take(self, link: str, word: str, power: str | None) -> bool:
+        "One more word. False where it may say something else than a unit."
+        low = word.casefold().strip(".")
+        if low in _SCALES and not self.names and not self.ahead:
+            self.factor *= _SCALES[low]
+        elif low in _MEANINGFUL or low.replace(".", "") in _MEANINGFUL:
+            return False
+        elif low in _POWERS:
+            self.raise_to(_POWERS[low], behind=low.endswith("ed"))
+        elif low == "per" or low in ("a", "an") and self.names and self.names[-1] in _COINS:
+            self.per = True
+        elif low not in ("of", "the", "a", "an"):
+            self.add(_canonical(word, power or self.ahead), divides=self.per or link == "/")
+        return True
+
+    def raise_to(self, power: str, behind: bool) -> None:
+        "A power: of the unit before it, as `squared` says, or of the next one, as `square` does."
+        if behind and self.names:
+            self.names[-1] += f"^{power}"
+        else:
+            self.ahead = power
+
+    def add(self, name: str, divides: bool) -> None:
+        "A unit or a noun; one that divides is written behind the one before it, but for money."
+        if divides and self.names and self.names[-1] not in _COINS:
+            self.names[-1] += f"/{name}"
+        else:
+            self.names.append(f"/{name}" if divides else name)
+        self.ahead = None
+        self.per = False
+
 
 def _label(tail: str, loose: bool) -> tuple[int, frozenset[str]] | None:
     "(factor, units and nouns) that the words behind a number say; None where they may say something else."
     words = _tail_words(tail, loose)
     if not words:
         return None
-    factor = 1
-    names: list[str] = []
-    ahead: str | None = None
-    per = False
+    label = _Label()
     for link, word, power in words:
-        low = word.casefold().strip(".")
-        if low in _SCALES and not names and not ahead:
-            factor *= _SCALES[low]
-        elif low in _MEANINGFUL or low.replace(".", "") in _MEANINGFUL:
+        if not label.take(link, word, power):
             return None
-        elif low in _POWERS and low.endswith("ed") and names:
-            names[-1] += f"^{_POWERS[low]}"
-        elif low in _POWERS:
-            ahead = _POWERS[low]
-        elif low == "per":
-            per = True
-        elif low in ("a", "an") and names and names[-1] in _COINS:
-            per = True
-        elif low not in ("of", "the", "a", "an"):
-            name = _canonical(word, power or ahead)
-            if (per or link == "/") and names and names[-1] not in _COINS:
-                names[-1] += f"/{name}"
-            else:
-                names.append(f"/{name}" if per or link == "/" else name)
-            ahead = None
-            per = False
-    if ahead or per:
+    if label.ahead or label.per:
         return None
-    if {"Celsius", "Fahrenheit"} & set(names):
-        names = [name for name in names if name != "degree"]
-    return factor, frozenset(n for n in names if n not in ("unit", "unit^2", "unit^3"))
+    names = set(label.names) - {"unit", "unit^2", "unit^3"}
+    if names & {"Celsius", "Fahrenheit"}:
+        names.discard("degree")
+    return label.factor, frozenset(names)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #f8173a99
 @dataclass(frozen=True)
@@ -444,46 +568,64 @@ _CORE_END = re.compile(r"[\d})!%](?=\s*(?:/|\\cdot|\\text|[^\W\d_]))|\\pi(?=\s*(
 _SINGLE = re.compile(r"\\text\{([A-Za-z])\}")
 
 
+def _is_balanced(text: str) -> bool:
+    "Whether braces and parentheses are closed as often as they are opened."
+    return text.count("{") == text.count("}") and text.count("(") == text.count(")")
+
+
+def _cut_label(text: str, loose: bool) -> tuple[str, frozenset[str]]:
+    "An expression without the words behind it, and the units that they say; as it is where they say none."
+    for end in _CORE_END.finditer(text):
+        core = text[: end.end()]
+        label = _label(text[end.end() :], loose)
+        if label is None or not _is_balanced(core):
+            continue
+        factor, names = label
+        if factor == 1:
+            return core, names
+        number = _numeral(core)
+        if number is None:
+            break
+        return str(number.value * factor), names
+    return text, frozenset()
+
+
 def _quantity(text: str, loose: bool = False) -> _Quantity:
     "A tidy text as expression and units. Where the words behind a number are no unit, they stay in the expression."
     units: frozenset[str] = frozenset()
     if money := _MONEY.match(text):
-        units |= {"GBP" if money["coin"] == "pound" else money["coin"]}
+        coin = "GBP" if money["coin"] == "pound" else money["coin"]
+        units = frozenset({coin})
         text = money["sign"] + money["rest"]
-    for end in _CORE_END.finditer(text):
-        core = text[: end.end()]
-        tail = text[end.end() :]
-        label = _label(tail, loose)
-        if label is None or core.count("{") != core.count("}") or core.count("(") != core.count(")"):
-            continue
-        factor, names = label
-        if factor != 1:
-            number = _numeral(core)
-            if number is None:
-                break
-            core = str(number.value * factor)
-        text = core
-        units = units | names
-        break
+    text, names = _cut_label(text, loose)
     text = _SINGLE.sub(r"\1", text).strip()
-    if text.endswith("%"):
-        return _Quantity(text[:-1].strip(), units, True)
-    return _Quantity(text, units)
+    percent = text.endswith("%")
+    return _Quantity(text[:-1].strip() if percent else text, units | names, percent)
 
-
+# %% ../../nbs/lib/tasks/equality.ipynb #0e0988e9
 def _measured(units: frozenset[str]) -> frozenset[str]:
     "The units of measurement among units and nouns."
     return frozenset(name for name in units if re.split(r"[/^]", name)[0] in _UNITS and name != "degree")
 
 
+def _one_pound(a: frozenset[str], b: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    "The same units, where a pound of the one side is what the other side says: money, or a weight."
+    for meant in ("lb", "GBP"):
+        either = {"pound", meant}
+        if meant in a | b and either & a and either & b:
+            a = frozenset(meant if name == "pound" else name for name in a)
+            b = frozenset(meant if name == "pound" else name for name in b)
+    return a, b
+
+
 def _units_agree(a: frozenset[str], b: frozenset[str]) -> bool:
     "Units may be left off, and words about what is counted; two different units, or half of a product, never agree."
-    for unit in ("lb", "GBP"):  # a pound is either
-        either = {"pound", unit}
-        if unit in a | b and either & a and either & b:
-            a, b = (frozenset(unit if n == "pound" else n for n in names) for names in (a, b))
-    measured = _measured(a), _measured(b)
-    return (a <= b or b <= a) and (measured[0] == measured[1] or not all(measured))
+    a, b = _one_pound(a, b)
+    if not (a <= b or b <= a):
+        return False
+    first = _measured(a)
+    second = _measured(b)
+    return not first or not second or first == second
 
 # %% ../../nbs/lib/tasks/equality.ipynb #2f14daf3
 _MONTHS = "january february march april may june july august september october november december".split()
@@ -502,18 +644,26 @@ _DATES = [
 _DATELIKE = re.compile(r"(\d{1,4})(?:/(\d{1,2})/(\d{1,4})|([-.])(\d{2})\4(\d{4}|\d{2}))")
 
 
+def _month_number(name: str) -> str:
+    "A month by its name or its number."
+    if name.isdigit():
+        return name.lstrip("0")
+    short = [month[:3] for month in _MONTHS]
+    return str(short.index(name[:3].casefold()) + 1)
+
+
 def _date(text: str) -> tuple[str, ...] | None:
     "(year, month, day) of a date, empty where not given; a date whose order is not certain stays as it is written."
     bare = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()
     bare = " ".join(bare.split())
     for pattern in _DATES:
-        if match := pattern.fullmatch(bare):
-            parts = {"year": "", "day": "", **{k: v or "" for k, v in match.groupdict().items()}}
-            name = parts["month"].casefold()
-            month = name if name.isdigit() else str([m[:3] for m in _MONTHS].index(name[:3]) + 1)
-            return parts["year"], month.lstrip("0"), parts["day"].lstrip("0")
+        match = pattern.fullmatch(bare)
+        if match:
+            parts = match.groupdict()
+            day = parts.get("day") or ""
+            return parts.get("year") or "", _month_number(parts["month"]), day.lstrip("0")
     if _DATELIKE.fullmatch(bare):
-        return ("as written", *(p.lstrip("0") for p in re.split(r"\D", bare)))
+        return ("as written", *(part.lstrip("0") for part in re.split(r"\D", bare)))
     return None
 
 # %% ../../nbs/lib/tasks/equality.ipynb #33a2042d
@@ -525,18 +675,28 @@ _BASE = re.compile(
 _COUNT = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 
 
+def _base_number(name: str) -> int:
+    "A base by its number or its name; 0 for another word."
+    name = re.sub(r"\\text\{(.*)\}", r"\1", name)
+    if name.isdigit():
+        return int(name)
+    return _COUNT.index(name) + 2 if name in _COUNT else 0
+
+
 def _based(text: str) -> tuple[str, int] | None:
     "(digits, base) of a numeral like 204_5."
     match = _BASE.fullmatch(text)
-    if not match or not any(c.isdigit() for c in match["digits"]) and len(match["digits"]) < 2:
+    if not match:
         return None
-    name = re.sub(r"\\text\{(.*)\}", r"\1", match["base"] or match["word"] or match["text"])
-    base = int(name) if name.isdigit() else _COUNT.index(name) + 2 if name in _COUNT else 0
     digits = match["digits"].upper()
-    if not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits.replace(".", "")):
+    if len(digits) < 2 and not digits.isdigit():
+        return None  # a letter with an index
+    base = _base_number(match["base"] or match["word"] or match["text"])
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits.replace(".", "")):
         return None
-    before_point, _, after_point = digits.partition(".")
-    return match["sign"] + (before_point.lstrip("0") or "0") + ("." + after_point if after_point else ""), base
+    whole, _, part = digits.partition(".")
+    whole = whole.lstrip("0") or "0"
+    return match["sign"] + (f"{whole}.{part}" if part else whole), base
 
 # %% ../../nbs/lib/tasks/equality.ipynb #797129ec
 _COLONS = re.compile(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?)+")
@@ -544,28 +704,51 @@ _COLONS = re.compile(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?)+")
 
 def _colons(text: str) -> list[str] | None:
     "The parts of a ratio or a time of day."
-    return [p.strip().lstrip("0") or "0" for p in text.split(":")] if _COLONS.fullmatch(text) else None
+    if not _COLONS.fullmatch(text):
+        return None
+    return [part.strip().lstrip("0") or "0" for part in text.split(":")]
 
 
-def _same_colons(a: str, b: str, clock: bool) -> bool:
-    first = _colons(a)
-    second = _colons(b)
-    if clock:  # 7 pm and 7:00 pm
-        first = first or ([a, "0"] if a.isdigit() else None)
-        second = second or ([b, "0"] if b.isdigit() else None)
-    if first and second:
-        if first == second or clock or len(first) != len(second):
-            return first == second
-        times = any(re.search(r":\s?0\d|:\s?[1-5]\d(?:$|:)", text) for text in (a, b))
-        pairs = [(Fraction(x), Fraction(y)) for x, y in zip(first, second)]
-        return not times and any(x for x, _ in pairs) and all(x * pairs[0][1] == y * pairs[0][0] for x, y in pairs)
-    ratio, other = (first, b) if first else (second, a)
-    number = _numeral(other)
-    if not ratio or len(ratio) != 2 or number is None or number.unit is not None or number.value.denominator == 1:
+def _clock(text: str) -> list[str] | None:
+    "The parts of a time of day; 7 is 7:00."
+    return [text, "0"] if text.isdigit() else _colons(text)
+
+
+def _is_time(text: str) -> bool:
+    "Whether a ratio may be a time: minutes or seconds of two digits, below 60."
+    return bool(re.search(r":\s?0\d|:\s?[1-5]\d(?:$|:)", text))
+
+
+def _same_ratio(first: list[str], second: list[str]) -> bool:
+    "Whether two ratios are the same, reduced."
+    pairs = [(Fraction(x), Fraction(y)) for x, y in zip(first, second)]
+    x0, y0 = pairs[0]
+    return any(x for x, _ in pairs) and all(x * y0 == y * x0 for x, y in pairs)
+
+
+def _is_quotient(ratio: list[str], text: str) -> bool:
+    "Whether a ratio of two is a number that is an exact fraction, no whole number."
+    number = _numeral(text)
+    if len(ratio) != 2 or number is None or number.unit is not None or number.value.denominator == 1:
         return False
     return Fraction(ratio[1]) != 0 and Fraction(ratio[0]) / Fraction(ratio[1]) == number.value
 
 
+def _same_colons(a: str, b: str, clock: bool) -> bool:
+    "Whether two texts, one of which has colons, are the same time or the same ratio."
+    first = _clock(a) if clock else _colons(a)
+    second = _clock(b) if clock else _colons(b)
+    if first and second:
+        if first == second:
+            return True
+        if clock or len(first) != len(second) or _is_time(a) or _is_time(b):
+            return False
+        return _same_ratio(first, second)
+    if first:
+        return _is_quotient(first, b)
+    return _is_quotient(second, a) if second else False
+
+# %% ../../nbs/lib/tasks/equality.ipynb #c6a927f8
 _ONLY_WORDS = re.compile(r"(?:\\text\{[^{}]*\}|[^\W\d_]|[\s.,']|(?<=[A-Za-z]{2})-(?=[A-Za-z]{2}))+")
 
 
@@ -576,10 +759,15 @@ def _as_words(text: str) -> tuple[str, ...] | None:
     if re.search(r"(?<![A-Za-z])[A-Za-z]'(?![A-Za-z]{2})", text):
         return None  # a derivative, or another point
     bare = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
-    words = tuple(w for w in re.split(r"[\s,.\-']+", bare) if w)
+    words = [word for word in re.split(r"[\s,.\-']+", bare) if word]
     if len(words) == 1 and len(words[0]) == 1:
-        return words
-    return tuple(w if len(w) < 4 and w.isupper() and w not in ("YES", "NO") else w.casefold() for w in words)
+        return (words[0],)
+    return tuple(word if _is_label(word) else word.casefold() for word in words)
+
+
+def _is_label(word: str) -> bool:
+    "Whether a word's case says something: `AB` is a line, `ab` a product."
+    return len(word) < 4 and word.isupper() and word not in ("YES", "NO")
 
 # %% ../../nbs/lib/tasks/equality.ipynb #001a6491
 def _split_top(text: str, separators: re.Pattern[str]) -> tuple[list[str], list[str]]:
@@ -588,11 +776,11 @@ def _split_top(text: str, separators: re.Pattern[str]) -> tuple[list[str], list[
     signs: list[str] = []
     depth = at = start = 0
     while at < len(text):
-        separator = separators.match(text, at) if depth == 0 else None
-        if separator and separator[0]:
+        found = separators.match(text, at) if depth == 0 else None
+        if found and found[0]:
             parts.append(text[start:at].strip())
-            signs.append(separator[0])
-            at = start = separator.end()
+            signs.append(found[0])
+            at = start = found.end()
             continue
         escaped = text[at] == "\\"
         sign = text[at + escaped : at + escaped + 1]
@@ -632,16 +820,21 @@ class _Node:
     mark: str = ""  # brackets of a tuple, name of an assignment, signs of an inequality
 
 # %% ../../nbs/lib/tasks/equality.ipynb #583c6a30
-def _node(text: str) -> _Node:
-    "What a tidy text is, down to its expressions."
+def _whole_form(text: str) -> _Node | None:
+    "A date, a matrix or a set by a condition: told by the whole text."
     if _date(text):
         return _Node("date", text)
     if matrix := _MATRIX.fullmatch(text):
-        rows = [row for row in matrix["rows"].split(_NEW_ROW) if row.strip()]
-        cells = [tuple(_node(cell.strip()) for cell in row.split("&")) for row in rows]
+        rows = [row.split("&") for row in matrix["rows"].split(_NEW_ROW) if row.strip()]
+        cells = [tuple(_node(cell.strip()) for cell in row) for row in rows]
         return _Node("matrix", text, tuple(_Node("row", "", row) for row in cells))
     if such := _SUCH_THAT.fullmatch(text):
         return _node(such["holds"].strip())
+    return None
+
+
+def _separated(text: str) -> _Node | None:
+    "A list, a relation or a union: told by a sign outside all brackets, in this order."
     parts, _ = _split_top(text, _LIST)
     if len(parts) > 1:
         return _Node("list", text, _spread(map(_node, parts))) if all(parts) else _Node("other", text)
@@ -651,78 +844,116 @@ def _node(text: str) -> _Node:
     parts, signs = _split_top(text, _UNION)
     if signs:
         return _Node("union", text, tuple(map(_node, parts))) if all(parts) else _Node("other", text)
-    for opened, closed in ((o, c) for o in _OPEN for c in _CLOSE):
-        if text.startswith(opened) and text.endswith(closed) and _group_end(text, 0) == len(text):
-            return _bracketed(text, opened, closed)
-    return _signs(text)
+    return None
+
+# %% ../../nbs/lib/tasks/equality.ipynb #9e8aa39f
+def _enclosed(text: str) -> _Node | None:
+    "What one pair of brackets holds that is around all of the text."
+    for opened in _OPEN:
+        for closed in _CLOSE:
+            if text.startswith(opened) and text.endswith(closed) and _group_end(text, 0) == len(text):
+                return _bracketed(text, opened, closed)
+    return None
+
+
+def _node(text: str) -> _Node:
+    "What a tidy text is, down to its expressions."
+    return _whole_form(text) or _separated(text) or _enclosed(text) or _signs(text)
 
 
 def _spread(nodes: Iterable[_Node]) -> tuple[_Node, ...]:
     "The parts of a list or a set, with both that a plus-minus sign stands for."
-    return tuple(part for node in nodes for part in (node.parts if node.kind == "list" else (node,)))
+    parts: list[_Node] = []
+    for node in nodes:
+        parts.extend(node.parts if node.kind == "list" else (node,))
+    return tuple(parts)
 
 
 def _bracketed(text: str, opened: str, closed: str) -> _Node:
+    "A set, a tuple or an interval; what a pair of parentheses holds alone."
     parts, _ = _split_top(text[len(opened) : len(text) - len(closed)], _LIST)
     if not all(parts):
         return _Node("other", text)
     inner = tuple(map(_node, parts))
     if opened == r"\{" and closed == r"\}":
         return _Node("set", text, _spread(inner))
-    if opened == "(" and closed == ")" and len(inner) == 1:
-        return inner[0]
-    if len(inner) == 1 and inner[0].kind == "matrix":
+    alone = len(inner) == 1
+    if alone and (opened == "(" and closed == ")" or inner[0].kind == "matrix"):
         return inner[0]
     return _Node("tuple", text, inner, opened + closed)
 
 
 def _signs(text: str) -> _Node:
     "An expression; with a plus-minus sign, the list of the two that it stands for."
-    if re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
-        flip = [re.sub(r"\\pm(?![A-Za-z])", a, re.sub(r"\\mp(?![A-Za-z])", b, text)) for a, b in ("+-", "-+")]
-        return _Node("list", text, tuple(_Node("expression", t.removeprefix("+").strip()) for t in flip))
-    return _Node("expression", text)
+    if not re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
+        return _Node("expression", text)
+    both = []
+    for upper, lower in ("+-", "-+"):
+        one = re.sub(r"\\mp(?![A-Za-z])", lower, text)
+        one = re.sub(r"\\pm(?![A-Za-z])", upper, one)
+        both.append(_Node("expression", one.removeprefix("+").strip()))
+    return _Node("list", text, tuple(both))
 
 # %% ../../nbs/lib/tasks/equality.ipynb #b27bce56
+_ORDER = {"<": ("<", 1), r"\le": ("<=", 1), ">": ("<", -1), r"\ge": ("<=", -1)}  # sign: (mark, direction)
+
+# %% ../../nbs/lib/tasks/equality.ipynb #5ec86cac
+def _equality(text: str, parts: list[str], kinds: set[str], nodes: tuple[_Node, ...]) -> _Node:
+    "What equals signs say: a value for a name, an equation, or a chain of equal values."
+    equals = kinds == {"="}
+    if _NAME.fullmatch(parts[0]) and (equals or len(parts) == 2):
+        return _Node("assignment", text, nodes[1:], parts[0].replace(" ", ""))
+    if not equals:
+        return _Node("other", text)
+    if len(parts) != 2:
+        return _Node("chain", text, nodes)
+    if _NAME.fullmatch(parts[1]):
+        return _Node("assignment", text, nodes[:1], parts[1].replace(" ", ""))
+    letters = any(re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]", part) for part in parts)
+    return _Node("equation" if letters else "chain", text, nodes)
+
+
 def _relation(text: str, parts: list[str], signs: list[str]) -> _Node:
+    "What relation signs say; an inequality is turned so that it rises from left to right."
     if not all(parts):
         return _Node("other", text)
-    kinds = {s.strip() for s in signs}
+    signs = [sign.strip() for sign in signs]
+    kinds = set(signs)
     nodes = tuple(map(_node, parts))
     if kinds <= {"=", r"\in"}:
-        is_name = _NAME.fullmatch(parts[0]), _NAME.fullmatch(parts[-1])
-        if is_name[0] and not (kinds != {"="} and len(signs) > 1):
-            return _Node("assignment", text, nodes[1:], parts[0].replace(" ", ""))
-        if kinds == {"="} and len(parts) == 2 and is_name[1]:
-            return _Node("assignment", text, nodes[:1], parts[1].replace(" ", ""))
-        if kinds == {"="}:
-            letters = any(re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]", p) for p in parts)
-            return _Node("equation" if len(parts) == 2 and letters else "chain", text, nodes)
+        return _equality(text, parts, kinds, nodes)
     if kinds == {r"\ne"} and len(parts) == 2:
         return _Node("inequality", text, nodes, r"\ne")
-    order = {"<": ("<", 1), r"\le": ("<=", 1), ">": ("<", -1), r"\ge": ("<=", -1)}
-    if kinds <= set(order) and len({order[k][1] for k in kinds}) == 1:
-        forward = order[signs[0].strip()][1]
-        marks = [order[s.strip()][0] for s in signs]
-        return _Node("inequality", text, nodes[::forward], " ".join(marks[::forward]))
-    return _Node("other", text)
+    directions = {_ORDER[kind][1] for kind in kinds} if kinds <= set(_ORDER) else set()
+    if len(directions) != 1:
+        return _Node("other", text)
+    forward = directions.pop()
+    marks = [_ORDER[sign][0] for sign in signs]
+    return _Node("inequality", text, nodes[::forward], " ".join(marks[::forward]))
+
+
+def _brackets(low: str, high: str) -> str:
+    "The brackets of an interval whose ends stand beside the signs `low` and `high`."
+    opened = "[" if low == "<=" else "("
+    closed = "]" if high == "<=" else ")"
+    return opened + closed
 
 
 def _interval(node: _Node) -> tuple[str, str, str, str] | None:
     "(name, brackets, low, high) of an interval or of an inequality that says one."
-    if node.kind == "tuple" and len(node.parts) == 2 and set(node.mark) <= set("()[]") and node.mark[0] in "([":
-        return "", node.mark, node.parts[0].text, node.parts[1].text
+    texts = [part.text for part in node.parts]
+    if node.kind == "tuple" and len(texts) == 2 and set(node.mark) <= set("()[]") and node.mark[0] in "([":
+        return "", node.mark, texts[0], texts[1]
     if node.kind != "inequality" or node.mark == r"\ne":
         return None
     marks = node.mark.split()
-    texts = [p.text for p in node.parts]
-    if len(texts) == 2:
-        if _NAME.fullmatch(texts[0]):
-            return texts[0], "(" + ("]" if marks[0] == "<=" else ")"), r"-\infty", texts[1]
-        if _NAME.fullmatch(texts[1]):
-            return texts[1], ("[" if marks[0] == "<=" else "(") + ")", texts[0], r"\infty"
-    if len(texts) == 3 and _NAME.fullmatch(texts[1]):
-        return texts[1], ("[" if marks[0] == "<=" else "(") + ("]" if marks[1] == "<=" else ")"), texts[0], texts[2]
+    named = [bool(_NAME.fullmatch(text)) for text in texts]
+    if len(texts) == 2 and named[0]:
+        return texts[0], _brackets("<", marks[0]), r"-\infty", texts[1]
+    if len(texts) == 2 and named[1]:
+        return texts[1], _brackets(marks[0], "<"), texts[0], r"\infty"
+    if len(texts) == 3 and named[1]:
+        return texts[1], _brackets(marks[0], marks[1]), texts[0], texts[2]
     return None
 
 # %% ../../nbs/lib/tasks/equality.ipynb #455413d8
@@ -753,44 +984,61 @@ _MIXED = re.compile(r"(?<![\w.^}])(\d+) ?(\\frac\{\d+\}\{\d+\})")
 
 
 def _same_core(a: str, b: str, algebra: _Algebra) -> bool:
+    "Whether two expressions without units are the same: by spelling, as numbers, as words, and else by algebra."
     if _squeezed(a) == _squeezed(b):
         return bool(a)
-    first = _based(a)
-    second = _based(b)
-    if first or second:
-        return first == second
-    numbers = _numeral(a), _numeral(b)
-    if numbers[0] and numbers[1]:
-        return _same_number(numbers[0], numbers[1])
+    first_based = _based(a)
+    second_based = _based(b)
+    if first_based or second_based:
+        return first_based == second_based
+    first = _numeral(a)
+    second = _numeral(b)
+    if first and second:
+        return _same_number(first, second)
     if _colons(a) or _colons(b):
         return _same_colons(a, b, clock=False)
-    words = _as_words(a), _as_words(b)
-    if words[0] and words[1]:
-        return words[0] == words[1]
-    if any(s and s != (t,) for s, t in zip(words, (a, b))):
+    first_words = _as_words(a)
+    second_words = _as_words(b)
+    if first_words and second_words:
+        return first_words == second_words
+    if _are_more(first_words, a) or _are_more(second_words, b):
         return False  # words, and something else; a single letter may be a number's name
-    a, b = (_MIXED.sub(r"(\1+\2)", text) for text in (a, b))
+    a = _MIXED.sub(r"(\1+\2)", a)
+    b = _MIXED.sub(r"(\1+\2)", b)
     return _computable(a) and _computable(b) and algebra("equal", a, b)
 
 
-def _same_expression(a: str, b: str, algebra: _Algebra) -> bool:
-    if _squeezed(a) == _squeezed(b):
-        return True
-    letters = re.search(r"[^\W\d_]", re.sub(r"\\(?:pi|frac|sqrt|cdot)(?![A-Za-z])|\\text\{[^{}]*\}|\\[a-z]+", "", b))
-    answer = _quantity(a, loose=not letters)
-    gold = _quantity(b)
-    if not _units_agree(answer.units, gold.units):
-        return False
-    if {"am", "pm"} & (answer.units | gold.units) and (_colons(answer.core) or _colons(gold.core)):
-        return _same_colons(answer.core, gold.core, clock=True)
-    if answer.percent == gold.percent:
-        return _same_core(answer.core, gold.core, algebra)
-    share, other = (answer, gold) if answer.percent else (gold, answer)
+def _are_more(words: tuple[str, ...] | None, text: str) -> bool:
+    "Whether a text is words, and not one word as it stands."
+    return bool(words) and words != (text,)
+
+
+def _same_percent(share: _Quantity, other: _Quantity, algebra: _Algebra) -> bool:
+    "Whether so many percent are the other number: `50%` is 50 and 0.5, but 50 is not 0.5."
     if other.units:
         return False
     number = _numeral(share.core)
     hundredth = str(number.value / 100) if number else rf"\frac{{{share.core}}}{{100}}"
     return _same_core(share.core, other.core, algebra) or _same_core(hundredth, other.core, algebra)
+
+
+def _same_expression(a: str, b: str, algebra: _Algebra) -> bool:
+    "Whether two expressions are the same, units and percent signs read."
+    if _squeezed(a) == _squeezed(b):
+        return True
+    letters = re.search(r"[^\W\d_]", re.sub(r"\\(?:pi|frac|sqrt|cdot)(?![A-Za-z])|\\text\{[^{}]*\}|\\[a-z]+", "", b))
+    first = _quantity(a, loose=not letters)
+    second = _quantity(b)
+    if not _units_agree(first.units, second.units):
+        return False
+    time = {"am", "pm"} & (first.units | second.units)
+    if time and (_colons(first.core) or _colons(second.core)):
+        return _same_colons(first.core, second.core, clock=True)
+    if first.percent == second.percent:
+        return _same_core(first.core, second.core, algebra)
+    if first.percent:
+        return _same_percent(first, second, algebra)
+    return _same_percent(second, first, algebra)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #27963e46
 def _same_unordered(first: tuple[_Node, ...], second: tuple[_Node, ...], algebra: _Algebra) -> bool:
@@ -805,6 +1053,7 @@ def _same_unordered(first: tuple[_Node, ...], second: tuple[_Node, ...], algebra
 
 
 def _same_ordered(first: tuple[_Node, ...], second: tuple[_Node, ...], algebra: _Algebra) -> bool:
+    "Whether the parts are the same, one by one."
     return len(first) == len(second) and all(_same_node(x, y, algebra) for x, y in zip(first, second))
 
 
@@ -813,27 +1062,58 @@ def _value(node: _Node, algebra: _Algebra) -> _Node | None:
     if node.kind not in ("assignment", "chain"):
         return node
     last = node.parts[-1]
-    return last if all(_same_node(p, last, algebra) for p in node.parts[:-1]) else None
+    return last if all(_same_node(part, last, algebra) for part in node.parts[:-1]) else None
 
 
-def _items(node: _Node) -> tuple[_Node, ...] | None:
-    if node.kind in ("list", "set"):
-        return node.parts
-    return None
+def _members(node: _Node) -> tuple[_Node, ...]:
+    "What a list or a set holds; anything else is a set of one."
+    return node.parts if node.kind in ("list", "set") and node.parts else (node,)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #cedc6d77
 def _holds_a_set(node: _Node) -> bool:
-    return node.kind == "set" and any(p.kind == "set" or "emptyset" in p.text for p in node.parts)
+    "Whether a set holds a set: then it is not taken for what it holds."
+    return node.kind == "set" and any(part.kind == "set" or "emptyset" in part.text for part in node.parts)
+
+# %% ../../nbs/lib/tasks/equality.ipynb #395df79f
+def _same_range(a: _Node, b: _Node, algebra: _Algebra) -> bool:
+    "Whether an inequality says the same interval, or the same inequality."
+    first = _interval(a)
+    second = _interval(b)
+    if not first or not second:
+        return a.kind == b.kind and _same_inequality(a, b, algebra)
+    name, brackets, low, high = first
+    other_name, other_brackets, other_low, other_high = second
+    if brackets != other_brackets or name and other_name and name != other_name:
+        return False
+    return _same_expression(low, other_low, algebra) and _same_expression(high, other_high, algebra)
+
+
+def _same_collection(a: _Node, b: _Node, algebra: _Algebra) -> bool | None:
+    "Whether two collections hold the same, in order where they have one; None where neither is a collection."
+    kinds = {a.kind, b.kind}
+    if a.kind == b.kind and a.kind in ("matrix", "row", "tuple"):
+        return a.mark == b.mark and _same_ordered(a.parts, b.parts, algebra)
+    if "union" in kinds or kinds == {"list"}:
+        first = a.parts if a.kind in ("union", "list") else (a,)
+        second = b.parts if b.kind in ("union", "list") else (b,)
+        return _same_unordered(first, second, algebra)
+    if kinds == {"tuple", "list"} and "()" in (a.mark, b.mark):
+        return _same_ordered(a.parts, b.parts, algebra)
+    if not any(node.kind in ("list", "set") and node.parts for node in (a, b)):
+        return None
+    if _holds_a_set(a) or _holds_a_set(b):
+        return False
+    return _same_unordered(_members(a), _members(b), algebra)
 
 
 def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
+    "Whether two answers are the same, form by form."
+    kinds = {a.kind, b.kind}
     if a.text and _squeezed(a.text) == _squeezed(b.text):
         return True
-    if "date" in (a.kind, b.kind):
+    if "date" in kinds:
         return _date(a.text) == _date(b.text)
-    if a.kind == b.kind == "assignment" and a.mark != b.mark:
-        return _same_equation(a, b, algebra)
-    if "equation" in (a.kind, b.kind):
+    if "equation" in kinds or kinds == {"assignment"} and a.mark != b.mark:
         return _same_equation(a, b, algebra)
     first = _value(a, algebra)
     second = _value(b, algebra)
@@ -841,62 +1121,52 @@ def _same_node(a: _Node, b: _Node, algebra: _Algebra) -> bool:
         return False
     if (first, second) != (a, b):
         return _same_node(first, second, algebra)
-    spans = _interval(a), _interval(b)
-    if spans[0] and spans[1] and "inequality" in (a.kind, b.kind):
-        n, brackets, *ends = spans[0]
-        m, others, *other_ends = spans[1]
-        return (
-            brackets == others
-            and (n == m or not n or not m)
-            and all(_same_expression(x, y, algebra) for x, y in zip(ends, other_ends))
-        )
-    if "inequality" in (a.kind, b.kind):
-        return a.kind == b.kind and _same_inequality(a, b, algebra)
-    if a.kind == b.kind and a.kind in ("matrix", "row", "tuple"):
-        return a.mark == b.mark and _same_ordered(a.parts, b.parts, algebra)
-    if a.kind == "union" or b.kind == "union" or (a.kind == b.kind == "list"):
-        pair = [n.parts if n.kind in ("union", "list") else (n,) for n in (a, b)]
-        return _same_unordered(pair[0], pair[1], algebra)
-    if {a.kind, b.kind} == {"tuple", "list"} and "()" in (a.mark, b.mark):
-        return _same_ordered(a.parts, b.parts, algebra)
-    items = _items(a), _items(b)
-    if items[0] or items[1]:
-        if any(map(_holds_a_set, (a, b))):
-            return False  # a set of one is taken for what it holds, but not where this is a set
-        return _same_unordered(items[0] or (a,), items[1] or (b,), algebra)
-    if {_reals(a), _reals(b)} == {True}:
+    if "inequality" in kinds:
+        return _same_range(a, b, algebra)
+    same = _same_collection(a, b, algebra)
+    if same is not None:
+        return same
+    if _reals(a) and _reals(b):
         return True
-    return a.kind == b.kind == "expression" and _same_expression(a.text, b.text, algebra)
+    return kinds == {"expression"} and _same_expression(a.text, b.text, algebra)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #e1af11ed
 _REALS = (r"\mathbb{R}", r"\mathbbR", r"(-\infty,\infty)")
 
 
 def _reals(node: _Node) -> bool:
-    words = _as_words(node.text) or ()
-    return node.text.replace(" ", "") in _REALS or " ".join(words) in ("all real numbers", "all reals")
+    "Whether an answer is all real numbers."
+    words = " ".join(_as_words(node.text) or ())
+    return node.text.replace(" ", "") in _REALS or words in ("all real numbers", "all reals")
 
 
 def _sides(node: _Node) -> tuple[str, str] | None:
+    "The two sides of an equation or an inequality."
+    texts = [part.text for part in node.parts]
     if node.kind == "assignment":
-        return (node.mark, node.parts[0].text) if len(node.parts) == 1 else None
-    return (node.parts[0].text, node.parts[1].text) if len(node.parts) == 2 else None
+        texts = [node.mark, *texts]
+    return (texts[0], texts[1]) if len(texts) == 2 else None
 
 
 def _difference(node: _Node) -> str | None:
+    "Left side less right side; None where one of them cannot be computed."
     sides = _sides(node)
-    return f"({sides[0]})-({sides[1]})" if sides and all(map(_computable, sides)) else None
+    if not sides or not all(map(_computable, sides)):
+        return None
+    return f"({sides[0]})-({sides[1]})"
 
 
 def _same_equation(a: _Node, b: _Node, algebra: _Algebra) -> bool:
+    "Whether two equations say the same of their letters."
     if a.kind not in ("equation", "assignment") or b.kind not in ("equation", "assignment"):
         return False
     first = _difference(a)
     second = _difference(b)
-    return bool(first and second) and algebra("equation", first or "", second or "")
+    return first is not None and second is not None and algebra("equation", first, second)
 
 
 def _same_inequality(a: _Node, b: _Node, algebra: _Algebra) -> bool:
+    "Whether two inequalities say the same of their letters."
     if a.mark != b.mark:
         return False
     if _same_ordered(a.parts, b.parts, algebra):
@@ -904,7 +1174,7 @@ def _same_inequality(a: _Node, b: _Node, algebra: _Algebra) -> bool:
     first = _difference(a)
     second = _difference(b)
     kind = "equation" if a.mark == r"\ne" else "inequality"
-    return bool(first and second) and algebra(kind, first or "", second or "")
+    return first is not None and second is not None and algebra(kind, first, second)
 
 # %% ../../nbs/lib/tasks/equality.ipynb #6ce74bc5
 def algebra(
@@ -937,7 +1207,7 @@ def _read(text: str) -> Any:
         return None  # read as the imaginary unit
     text = _DECIMALS.sub(lambda m: r"\frac{%s}{%s}" % (int(m[1] + m[2]), 10 ** len(m[2])), text)
     try:
-        expression = latex2sympy(
+        found = latex2sympy(
             text,
             is_real=True,
             convert_degrees=False,
@@ -946,54 +1216,113 @@ def _read(text: str) -> Any:
         )
     except Exception:
         return None
-    if not isinstance(expression, sympy.Expr) or _size(expression) > 1e5:
+    if not isinstance(found, sympy.Expr) or _size(found) > 1e5:
         return None  # to evaluate it would take long
-    return expression.replace(_odd_root, _real_root).subs(sympy.Symbol("i", real=True), sympy.I)
+    return found.replace(_odd_root, _real_root).subs(sympy.Symbol("i", real=True), sympy.I)
 
-
+# %% ../../nbs/lib/tasks/equality.ipynb #cc67bf52
 def _odd_root(power: Any) -> bool:
-    if not power.is_Pow or not power.args[1].is_Rational or power.args[1].q % 2 == 0 or power.args[1].q == 1:
+    "Whether a part of an expression is an odd root of a negative number."
+    if not power.is_Pow or not power.args[1].is_Rational:
         return False
-    return bool(power.args[0].is_number and power.args[0].is_negative)
+    base, exponent = power.args
+    if exponent.q % 2 == 0 or exponent.q == 1:
+        return False
+    return bool(base.is_number and base.is_negative)
 
 
-def _real_root(root: Any) -> Any:
+def _real_root(power: Any) -> Any:
     "The cube root of -8 is -2 in school."
-    base, exponent = root.args
+    base, exponent = power.args
     return (-1) ** int(exponent.p) * (-base) ** exponent
 
 # %% ../../nbs/lib/tasks/equality.ipynb #e8f2b567
-def _size(expression: Any) -> float:
+@lru_cache(maxsize=1)
+def _measurable() -> tuple[Any, ...]:
+    "The classes of expressions whose size is known."
+    import sympy
+
+    functions = sympy.functions.elementary
+    return (
+        sympy.Add,
+        sympy.Mul,
+        sympy.Pow,
+        sympy.exp,
+        sympy.log,
+        sympy.Abs,
+        sympy.floor,
+        sympy.ceiling,
+        sympy.factorial,
+        sympy.binomial,
+        sympy.UnevaluatedExpr,
+        sympy.Max,
+        sympy.Min,
+        sympy.Mod,
+        functions.trigonometric.TrigonometricFunction,
+        functions.trigonometric.InverseTrigonometricFunction,
+        functions.hyperbolic.HyperbolicFunction,
+    )
+
+
+def _size(part: Any) -> float:
     "A bound on how many digits a value has; infinity where there is none, and for what is not known here."
     import sympy
 
-    trigonometric = sympy.functions.elementary.trigonometric
-    known = (
-        sympy.Add, sympy.Mul, sympy.Pow, sympy.exp, sympy.log, sympy.Abs, sympy.floor, sympy.ceiling, sympy.factorial,
-        sympy.binomial, sympy.UnevaluatedExpr, sympy.Max, sympy.Min, sympy.Mod, trigonometric.TrigonometricFunction,
-        trigonometric.InverseTrigonometricFunction, sympy.functions.elementary.hyperbolic.HyperbolicFunction,
-    )  # fmt: skip
-    if isinstance(expression, sympy.Rational):
-        return max(1.0, 0.30103 * max(int(expression.p).bit_length(), int(expression.q).bit_length()))
-    if isinstance(expression, (sympy.Symbol, sympy.NumberSymbol)) or expression in (sympy.I, sympy.oo, -sympy.oo):
+    if isinstance(part, sympy.Rational):
+        bits = max(int(part.p).bit_length(), int(part.q).bit_length())
+        return max(1.0, 0.30103 * bits)
+    if isinstance(part, (sympy.Symbol, sympy.NumberSymbol)) or part in (sympy.I, sympy.oo, -sympy.oo):
         return 1.0
-    if not isinstance(expression, known):
+    if not isinstance(part, _measurable()):
         return math.inf
-    sizes = [_size(part) for part in expression.args]
-    if isinstance(expression, (sympy.Pow, sympy.exp)):
-        return _power_size(sizes[0] if len(sizes) == 2 else 1.0, expression.args[-1], sizes[-1])
-    if isinstance(expression, (sympy.factorial, sympy.binomial)):
+    sizes = [_size(argument) for argument in part.args]
+    if isinstance(part, (sympy.Pow, sympy.exp)):
+        base = sizes[0] if len(sizes) == 2 else 1.0
+        return _power_size(base, part.args[-1], sizes[-1])
+    if isinstance(part, (sympy.factorial, sympy.binomial)):
         return float(10 ** sizes[0] * sizes[0]) if sizes[0] < 4.1 else math.inf
-    return sum(sizes) if isinstance(expression, sympy.Mul) else max(sizes) + 1
+    return sum(sizes) if isinstance(part, sympy.Mul) else max(sizes) + 1
 
 
 def _power_size(base: float, exponent: Any, exponent_size: float) -> float:
+    "The digits of a power, from those of its base and of its exponent."
     if exponent.is_Rational and exponent_size < 300:
         return base * max(1.0, abs(float(exponent)))
     return base * 10.0**exponent_size if exponent_size < 6 else math.inf
 
-# %% ../../nbs/lib/tasks/equality.ipynb #52d7d0ca
+# %% ../../nbs/lib/tasks/equality.ipynb #064b4808
+def _rational(value: Any) -> _Numeral:
+    "A rational of SymPy as a number written exactly."
+    return _Numeral(Fraction(int(value.p), int(value.q)))
+
+
+def _as_written(text: str, value: Any) -> _Numeral | None:
+    "A constant as it was written; else its value, where that is rational."
+    number = _numeral(text)
+    if number is None and value.is_Rational:
+        return _rational(value)
+    return number
+
+
+def _same_value(x: Any, y: Any) -> bool:
+    "Whether two values of sixty digits agree to fifty."
+    import sympy
+
+    return bool(abs(x - y) <= max(abs(x), abs(y)) * sympy.Float("1e-50", 60))
+
+
+def _rounded(text: str, value: Any) -> bool | None:
+    "Whether a decimal, as it was written, is a value rounded; None where it is no decimal."
+    import sympy
+
+    decimal = _numeral(text)
+    if decimal is None or not decimal.unit or not value.is_real:
+        return None
+    return _same_number(decimal, _rational(sympy.Rational(str(value))))
+
+
 def _same_constant(a: Any, b: Any, first: str, second: str) -> bool:
+    "Whether two expressions without letters have one value, or one is the other rounded."
     import sympy
 
     a = a.doit()
@@ -1001,23 +1330,22 @@ def _same_constant(a: Any, b: Any, first: str, second: str) -> bool:
     if a == b:
         return a is not sympy.nan and not a.has(sympy.zoo)
     if a.is_Rational and b.is_Rational or a.is_infinite or b.is_infinite:
-        decimal = [_numeral(t) for t in (first, second)]
-        exact = [_Numeral(Fraction(int(e.p), int(e.q))) if e.is_Rational else None for e in (a, b)]
-        pair = [d or e for d, e in zip(decimal, exact)]
-        return bool(pair[0] and pair[1] and _same_number(pair[0], pair[1]))
-    x, y = (sympy.N(e, 60) for e in (a, b))
-    if not (x.is_number and y.is_number and x.is_finite and y.is_finite):
+        one = _as_written(first, a)
+        other = _as_written(second, b)
+        return one is not None and other is not None and _same_number(one, other)
+    x = sympy.N(a, 60)
+    y = sympy.N(b, 60)
+    if not all(value.is_number and value.is_finite for value in (x, y)):
         return False
-    if abs(x - y) <= max(abs(x), abs(y)) * sympy.Float("1e-50", 60):
+    if _same_value(x, y):
+        # Near zero, fifty digits of almost nothing prove nothing.
         return bool(max(abs(x), abs(y)) > sympy.Float("1e-40", 60)) or bool((a - b).equals(0))
-    for text, value in ((first, y), (second, x)):
-        decimal_form = _numeral(text)
-        if decimal_form and decimal_form.unit and value.is_real:
-            near = sympy.Rational(str(value))
-            return _same_number(decimal_form, _Numeral(Fraction(int(near.p), int(near.q))))
-    return False
+    rounded = _rounded(first, y)
+    if rounded is None:
+        rounded = _rounded(second, x)
+    return bool(rounded)
 
-
+# %% ../../nbs/lib/tasks/equality.ipynb #e47f1f1e
 def _at(expression: Any, point: dict[Any, Any]) -> Any:
     "An expression's value to forty digits; None where it has none."
     value = expression.evalf(40, subs=point)
@@ -1031,12 +1359,17 @@ def _points(*expressions: Any) -> list[dict[Any, Any]]:
     free = sorted(set().union(*(e.free_symbols for e in expressions)), key=str)
     points = []
     for seed, negative in ((731058, 0), (618033, 1), (1324717, 0), (2236067, 0), (1772453, 1)):
-        sizes = [sympy.Rational(seed + 7919 * (i + 1) ** 2, 10**6 + 3 * i) for i in range(len(free))]
-        points.append({name: (-1) ** (negative * (i + 1)) * sizes[i] for i, name in enumerate(free)})
+        point = {}
+        for i, name in enumerate(free):
+            size = sympy.Rational(seed + 7919 * (i + 1) ** 2, 10**6 + 3 * i)
+            sign = (-1) ** (negative * (i + 1))
+            point[name] = sign * size
+        points.append(point)
     return points
 
 
 def _near(x: Any, y: Any) -> bool:
+    "Whether two values agree to thirty digits."
     import sympy
 
     return bool(abs(x - y) <= max(abs(x), abs(y)) * sympy.Float("1e-30", 40))
@@ -1048,13 +1381,16 @@ def _agree(a: Any, b: Any) -> bool:
     for point in _points(a, b):
         x = _at(a, point)
         y = _at(b, point)
-        if (x is None) != (y is None) or x is not None and not _near(x, y):
+        if x is None and y is None:
+            continue
+        if x is None or y is None or not _near(x, y):
             return False
-        compared += x is not None
+        compared += 1
     return compared >= 3
 
 
 def _proportional(a: Any, b: Any, positive: bool) -> bool:
+    "Whether the quotient of two expressions is one constant, not 0, at four points or more; a positive one if asked."
     if not a.free_symbols and not b.free_symbols:
         return False
     values = [(_at(a, point), _at(b, point)) for point in _points(a, b)]
@@ -1070,22 +1406,30 @@ def _proportional(a: Any, b: Any, positive: bool) -> bool:
 _CHOICE = re.compile(r"\((?P<letter>[A-J])\) ?(?P<said>[\w\\$.-].*)", re.DOTALL)
 
 
+def _said_with(letter: str, whole: str) -> str | None:
+    "What stands behind a letter in brackets; None where that is another letter, or another choice stands there too."
+    choice = _CHOICE.fullmatch(whole)
+    if not choice or not re.fullmatch(r"[A-J]|\([A-J]\)", letter) or choice["letter"] != letter.strip("()"):
+        return None
+    said = choice["said"]
+    return None if re.match(r"\([A-J]\)", said[-3:]) else said
+
+
 def _same_choice(a: str, b: str) -> bool:
     "Whether one is a letter, and the other this letter in brackets with what stands behind it: `(C) 5`."
-    for letter, other in ((a, b), (b, a)):
-        choice = re.fullmatch(r"[A-J]|\([A-J]\)", letter) and _CHOICE.fullmatch(other)
-        if choice and choice["letter"] == letter.strip("()") and not re.match(r"\([A-J]\)", choice["said"][-3:]):
-            return len(choice["said"]) > 1 or choice["said"].isdigit()
-    return False
+    said = _said_with(a, b)
+    if said is None:
+        said = _said_with(b, a)
+    return said is not None and (len(said) > 1 or said.isdigit())
 
 
 def same_answer(
-    answer: str,  # the answer of a response
+    found: str,  # the answer of a response
     gold: str,  # the right one
     algebra: _Algebra,  # (question, expression, expression) -> whether it holds; `algebra` below, say
 ) -> bool:  # False also where no rule decides
     "Whether two answers say the same. Raises what `algebra` raises, and RecursionError on hundreds of nested brackets."
-    first = tidy(answer)
+    first = tidy(found)
     second = tidy(gold)
     if not first or not second or max(len(first), len(second)) > 1000:
         return False

@@ -56,7 +56,7 @@ def math_reward(
     return reward
 
 # %% ../../nbs/lib/tasks/mathematics.ipynb #9f89a892
-def _math_task(
+def _task(
     name: str,
     train: list[dict[str, Any]],
     test: list[dict[str, Any]],
@@ -65,6 +65,7 @@ def _math_task(
     description: str,
     room: int,
 ) -> Task:
+    "A task of mathematics: the same frame, stop and reward for both."
     return Task(
         name,
         without_held_out(train, test),
@@ -77,6 +78,20 @@ def _math_task(
         formatted=formatted,
         max_new_tokens=room,
     )
+
+# %% ../../nbs/lib/tasks/mathematics.ipynb #a4bbfdb8
+def _gsm8k_gold(solution: str, i: int, split: str) -> str:
+    "The number behind #### in a worked solution. Raises ValueError where there is none."
+    if "####" not in solution:
+        raise ValueError(
+            f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); is this GSM8K?"
+        )
+    gold = solution.rpartition("####")[2].strip().replace(",", "")
+    if not gold:
+        raise ValueError(
+            f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); is this GSM8K?"
+        )
+    return gold
 
 
 def gsm8k(
@@ -97,10 +112,11 @@ def gsm8k(
         problems = []
         for i, row in enumerate(rows):
             prompt = fill(template, "question", cell_text(row, "question", i, split))
-            problems.append(dict(prompt=prompt, answer=_gsm8k_gold(cell_text(row, "answer", i, split), i, split)))
+            gold = _gsm8k_gold(cell_text(row, "answer", i, split), i, split)
+            problems.append(dict(prompt=prompt, answer=gold))
         return take(problems, n, seed, argument)
 
-    return _math_task(
+    return _task(
         "gsm8k",
         side(train, "train", n_train, "n_train"),
         side(test, "test", n_test, "n_test"),
@@ -110,18 +126,28 @@ def gsm8k(
         response_limits["gsm8k"],
     )
 
-
-def _gsm8k_gold(solution: str, i: int, split: str) -> str:
-    if "####" not in solution:
-        raise ValueError(
-            f"{split}: row {i} has no line '#### number' in its answer ({solution[:60]!r}); is this GSM8K?"
-        )
-    gold = solution.rpartition("####")[2].strip().replace(",", "")
+# %% ../../nbs/lib/tasks/mathematics.ipynb #67e36947
+def _math_gold(row: dict[str, Any], i: int, split: str) -> str:
+    "The answer of a row, or the one in the box of its solution. Raises ValueError where it has neither."
+    if row["answer"] is not None:
+        return cell_text(row, "answer", i, split)
+    gold = extract_answer(cell_text(row, "solution", i, split)) if row["solution"] is not None else None
     if not gold:
-        raise ValueError(
-            f"{split}: row {i} has nothing after '####' in its answer ({solution[-60:]!r}); is this GSM8K?"
-        )
+        raise ValueError(f"{split}: row {i} has neither an answer nor a \\boxed{{}} in its solution; is this MATH?")
     return gold
+
+
+def _level(row: dict[str, Any]) -> str:
+    "The difficulty of a row as digits; '' where it says none."
+    level = re.search(r"\d+", str(row["level"] or ""))
+    return level[0] if level else ""
+
+
+def _math_problem(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
+    "A row as a problem."
+    prompt = fill(template, "problem", cell_text(row, "problem", i, split))
+    subject = row["subject"] or row["type"] or ""
+    return dict(prompt=prompt, answer=_math_gold(row, i, split), level=_level(row), subject=subject)
 
 
 def math(
@@ -137,43 +163,21 @@ def math(
     """Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874; the 500 held-out problems of Lightman et al.
     2023). Raises ValueError or OSError for data that will not do."""
     check_options(math, locals(), "task 'math'")
-    chosen_levels = set(levels)
-    if not chosen_levels <= {1, 2, 3, 4, 5}:
+    wanted = set(levels)
+    if not wanted <= {1, 2, 3, 4, 5}:
         raise ValueError(f"levels={list(levels)}; they go from 1 to 5")
+    optional = ("answer", "solution", "level", "subject", "type")
 
-    def side(
-        source: Source | None, hub: tuple[str, ...], split: str, n: int | None, argument: str
-    ) -> list[dict[str, Any]]:
+    def side(source: Source | None, hub: str, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         problems = []
-        optional = ("answer", "solution", "level", "subject", "type")
-        for i, row in enumerate(read_rows(source, ("problem",), hub, split, split, optional)):
-            level = next(iter(re.findall(r"\d+", str(row["level"] or ""))), "")
-            if chosen_levels and not (level and int(level) in chosen_levels):
-                continue
-            prompt = fill(template, "problem", cell_text(row, "problem", i, split))
-            subject = row["subject"] or row["type"] or ""
-            problems.append(dict(prompt=prompt, answer=_math_gold(row, i, split), level=level, subject=subject))
+        for i, row in enumerate(read_rows(source, ("problem",), (hub,), split, split, optional)):
+            level = _level(row)
+            if not wanted or level and int(level) in wanted:
+                problems.append(_math_problem(row, i, split, template))
         if not problems:
             raise ValueError(f"levels={list(levels)} leaves no problem of {split}; are there levels in the file?")
         return take(problems, n, seed, argument)
 
-    train_problems = side(train, ("DigitalLearningGmbH/MATH-lighteval",), "train", n_train, "n_train")
-    test_problems = side(test, ("HuggingFaceH4/MATH-500",), "test", n_test, "n_test")
-    return _math_task(
-        "math",
-        train_problems,
-        test_problems,
-        math_format,
-        require_format,
-        "competition mathematics",
-        response_limits["math"],
-    )
-
-
-def _math_gold(row: dict[str, Any], i: int, split: str) -> str:
-    if row["answer"] is not None:
-        return cell_text(row, "answer", i, split)
-    gold = extract_answer(cell_text(row, "solution", i, split)) if row["solution"] is not None else None
-    if not gold:
-        raise ValueError(f"{split}: row {i} has neither an answer nor a \\boxed{{}} in its solution; is this MATH?")
-    return gold
+    learn = side(train, "DigitalLearningGmbH/MATH-lighteval", "train", n_train, "n_train")
+    held = side(test, "HuggingFaceH4/MATH-500", "test", n_test, "n_test")
+    return _task("math", learn, held, math_format, require_format, "competition mathematics", response_limits["math"])

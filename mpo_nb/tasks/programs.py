@@ -11,7 +11,8 @@ import builtins
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..checks import check_options, check_positive, check_texts
@@ -39,14 +40,15 @@ def extract_program(
     entry_point: str,  # the function's name
 ) -> str | None:  # None where nothing defines it
     "The program in a response to a question for the whole function."
-    defines = re.compile(
-        rf"^(?:async )?def {re.escape(entry_point)}\b|^{re.escape(entry_point)}\s*=|^class {re.escape(entry_point)}\b",
-        re.MULTILINE,
-    )
-    blocks = [(kind.strip().lower() in ("python", "py", "python3"), text) for kind, text in _BLOCK.findall(response)]
-    defining = [b for b in blocks if defines.search(b[1])]
-    marked = [text for python, text in defining if python] or [text for _, text in defining]
-    return marked[-1] if marked else response if not blocks and defines.search(response) else None
+    name = re.escape(entry_point)
+    defines = re.compile(rf"^(?:async )?def {name}\b|^{name}\s*=|^class {name}\b", re.MULTILINE)
+    blocks = _BLOCK.findall(response)
+    if not blocks:
+        return response if defines.search(response) else None
+    defining = [(kind.strip().lower(), text) for kind, text in blocks if defines.search(text)]
+    marked = [text for kind, text in defining if kind in ("python", "py", "python3")]
+    texts = marked or [text for _, text in defining]
+    return texts[-1] if texts else None
 
 
 def cut_completion(
@@ -60,41 +62,66 @@ def cut_completion(
     return response
 
 # %% ../../nbs/lib/tasks/programs.ipynb #5d1e70e2
-def _called_function(row: dict[str, Any]) -> str | None:
+def _function(row: dict[str, Any]) -> str | None:
     "The name for which a right program defines a function: one that defines a class there decides nothing."
     return None if row.get("is_class") else row.get("called")
+
+
+def _check_package(place: str, row: dict[str, Any], packages: tuple[str, ...], options: dict[str, Any]) -> None:
+    "ValueError where a row's own solution does not pass its test, which imports a package."
+    job = (row["solution"], row["test"], row["entry_point"] or None, _function(row))
+    (result,) = run_programs([job], **options)
+    if not result:
+        raise ValueError(
+            f"{place}: the row's own solution does not pass its test, which imports {', '.join(packages)}:"
+            f" {result.reason}; mend the row or leave it out"
+        )
 
 
 def _check_rows(argument: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, str]:
     """What is said of tests that use a name which nobody defines. ValueError for a row whose test asserts nothing or
     imports what is not there."""
-    tested_packages = set[tuple[str, ...]]()
+    tried = set[tuple[str, ...]]()
     faults = dict[str, str]()
     for row in rows:
         place = f"{argument}: task_id={row['task_id']!r}"
-        entry_point = row["entry_point"] or None
-        called = _called_function(row)
         try:
-            packages = check_test(row["test"], entry_point, called, row["defined"]).packages
+            packages = check_test(row["test"], row["entry_point"] or None, _function(row), row["defined"]).packages
         except UndefinedName as error:
             faults[row["test"]] = f"{place}: {error}, or leave the row out"
             continue
         except ValueError as error:
             raise ValueError(f"{place}: {error}, or leave the row out") from None
-        if packages and packages not in tested_packages and row["solution"]:
-            tested_packages.add(packages)
-            (result,) = run_programs([(row["solution"], row["test"], entry_point, called)], **options)
-            if not result:
-                raise ValueError(
-                    f"{place}: the row's own solution does not pass its test, which imports {', '.join(packages)}:"
-                    f" {result.reason}; mend the row or leave it out"
-                )
+        if packages and packages not in tried and row["solution"]:
+            tried.add(packages)
+            _check_package(place, row, packages, options)
     if faults:
         more = f" ({len(faults)} rows are like that)" if len(faults) > 1 else ""
         warnings.warn(f"{next(iter(faults.values()))}{more}; their rewards are refused", RuntimeWarning, stacklevel=4)
     return faults
 
 # %% ../../nbs/lib/tasks/programs.ipynb #6ae41c2a
+def _code_reward(
+    program: Callable[[dict[str, Any], str], str | None], faults: dict[str, str], options: dict[str, Any]
+) -> Callable[[Sequence[dict[str, Any]], Sequence[str]], list[float]]:
+    "A reward that runs the programs of all responses; ValueError for a problem whose test is at fault."
+
+    def reward(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
+        for problem in problems:
+            if problem["test"] in faults:
+                raise ValueError(faults[problem["test"]])
+        programs = [program(p, r) for p, r in zip(problems, responses)]
+        jobs = [
+            (text, p["test"], p["entry_point"] or None, _function(p))
+            for p, text in zip(problems, programs)
+            if text is not None
+        ]
+        results = iter(run_programs(jobs, **options))
+        return [0.0 if text is None else float(next(results).passed) for text in programs]
+
+    return reward
+
+
 def _code_task(
     name: str,
     train: list[dict[str, Any]],
@@ -105,25 +132,13 @@ def _code_task(
     style: str,
     options: dict[str, Any],
 ) -> Task:
-    def reward(problems: Sequence[dict[str, Any]], responses: Sequence[str]) -> list[float]:
-        for problem in problems:
-            if problem["test"] in faults:
-                raise ValueError(faults[problem["test"]])
-        programs = [program(p, r) for p, r in zip(problems, responses)]
-        jobs = [
-            (text, p["test"], p["entry_point"] or None, _called_function(p))
-            for p, text in zip(problems, programs)
-            if text is not None
-        ]
-        results = iter(run_programs(jobs, **options))
-        return [0.0 if text is None else float(next(results).passed) for text in programs]
-
+    "A task of programs, its tests read."
     faults = {**_check_rows("train", train, options), **_check_rows("test", test, options)}
     return Task(
         name,
         without_held_out(train, test),
         test,
-        reward,
+        _code_reward(program, faults, options),
         batched=True,
         description=description,
         max_new_tokens=room,
@@ -133,6 +148,7 @@ def _code_task(
 
 
 def _check_start(style: str, options: dict[str, Any]) -> None:
+    "Raise ValueError for a style that is none, RuntimeError where there is no sandbox."
     if style not in ("chat", "completion"):
         raise ValueError(
             f"style={style!r}; choose chat (the whole function in a block) or completion (the text goes on)"
@@ -141,6 +157,37 @@ def _check_start(style: str, options: dict[str, Any]) -> None:
         check_sandbox(options["unsafe_code"])
     except RuntimeError as error:
         raise RuntimeError(f"code tasks run what a model wrote: {error}") from None
+
+# %% ../../nbs/lib/tasks/programs.ipynb #bc52a1d7
+def _humaneval_problem(row: dict[str, Any], template: str, style: str) -> dict[str, Any]:
+    "A row as a problem."
+    code = row["prompt"]
+    solution = row.get("canonical_solution") or ""
+    return dict(
+        prompt=fill(template, "code", code) if style == "chat" else code,
+        answer=solution or "passes its test",
+        # The test's process gets the problem's own text too: helper functions that a test calls are then the
+        # problem's, not the response's.
+        test=code + "\n    pass\n" + row["test"],
+        entry_point=row["entry_point"],
+        task_id=row["task_id"],
+        code=code,
+        defined=[],
+        solution=code + solution if solution else "",
+    )
+
+
+def _with_imports(code: str, program: str | None) -> str | None:
+    "A program with the imports that the problem begins with, which many answers leave out."
+    imports = [line for line in code.split("\n") if re.match(r"(?:from|import)\s", line)]
+    return None if program is None else "\n".join([*imports, program])
+
+
+def _humaneval_program(problem: dict[str, Any], response: str, style: str) -> str | None:
+    "The program that a response makes of a problem."
+    if style == "completion":
+        return str(problem["code"]) + cut_completion(response)
+    return _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
 
 
 def humaneval(
@@ -160,61 +207,82 @@ def humaneval(
     options = dict(timeout=check_positive("timeout", timeout), unsafe_code=unsafe_code)
     _check_start(style, options)
     columns = ("task_id", "prompt", "entry_point", "test")
-    test_problems = _humaneval(read_rows(test, columns, ("openai/openai_humaneval",), "test", "test"), template, style)
-
-    def side(p: dict[str, Any]) -> int:
-        return zlib.crc32(p["task_id"].encode()) % 2
-
-    train_problems = (
-        [p for p in test_problems if side(p)]
-        if train is None
-        else _humaneval(read_rows(train, columns), template, style)
-    )
-    test_problems = [p for p in test_problems if not side(p)] if train is None else test_problems
-
-    def program(problem: dict[str, Any], response: str) -> str | None:
-        return (
-            problem["code"] + cut_completion(response)
-            if style == "completion"
-            else _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
-        )
-
+    rows = read_rows(test, columns, ("openai/openai_humaneval",), "test", "test")
+    held = [_humaneval_problem(row, template, style) for row in rows]
+    if train is None:
+        learn = [p for p in held if zlib.crc32(p["task_id"].encode()) % 2]
+        held = [p for p in held if not zlib.crc32(p["task_id"].encode()) % 2]
+    else:
+        learn = [_humaneval_problem(row, template, style) for row in read_rows(train, columns)]
     return _code_task(
         "humaneval",
-        take(train_problems, n_train, seed),
-        take(test_problems, n_test, seed, "n_test"),
-        program,
+        take(learn, n_train, seed),
+        take(held, n_test, seed, "n_test"),
+        partial(_humaneval_program, style=style),
         "Python functions to complete",
         response_limits["humaneval"],
         style,
         options,
     )
 
-
-def _humaneval(rows: Iterable[dict[str, Any]], template: str, style: str) -> list[dict[str, Any]]:
-    # The test's process gets the problem's own text too: helper functions that a test calls are then the problem's, not
-    # the response's.
-    return [
-        dict(
-            prompt=fill(template, "code", r["prompt"]) if style == "chat" else r["prompt"],
-            answer=r.get("canonical_solution") or "passes its test",
-            test=r["prompt"] + "\n    pass\n" + r["test"],
-            entry_point=r["entry_point"],
-            task_id=r["task_id"],
-            code=r["prompt"],
-            defined=[],
-            solution=r["prompt"] + r["canonical_solution"] if r.get("canonical_solution") else "",
-        )
-        for r in rows
-    ]
-
-
-def _with_imports(code: str, program: str | None) -> str | None:
-    "A program with the imports that the problem begins with, which many answers leave out."
-    imports = [line for line in code.split("\n") if re.match(r"(?:from|import)\s", line)]
-    return None if program is None else "\n".join([*imports, program])
-
 # %% ../../nbs/lib/tasks/programs.ipynb #c51e84e4
+def _imported_names(node: ast.Import | ast.ImportFrom) -> set[str]:
+    "The names that an import binds."
+    return {alias.asname or alias.name for alias in node.names}
+
+
+def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:
+    """The imports of a solution that its test relies on, and all names that the solution defines; None where it does
+    not compile."""
+    try:
+        read, bound = global_names(test)
+        _, defined = global_names(code)
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):
+        return "", None
+    missing = read - bound - set(dir(builtins))
+    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    needed = [ast.unparse(node) + "\n" for node in imports if missing & _imported_names(node)]
+    return "".join(needed), sorted(defined) if code else None
+
+
+def _tested_name(code: str, tests: Sequence[str]) -> str | None:
+    "The function or class that a row is about: one that its solution defines and its first assertion calls."
+    called = re.findall(r"\b([A-Za-z_]\w*)\s*\(", tests[0]) if tests else []
+    defined = re.findall(r"(?:def|class)\s+(\w+)", code)
+    for name in defined:
+        if name in called:
+            return str(name)
+    if defined:
+        return str(defined[0])
+    own = [name for name in called if name not in ("set", "sorted", "list", "tuple", "abs", "round", "math")]
+    return str(own[0]) if own else None
+
+
+def _mbpp_problem(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
+    "A row as a problem. Raises ValueError for one that is not MBPP's."
+    text = row.get("prompt") or row.get("text")
+    code = row.get("code") or ""
+    tests = check_texts(f"{split}: row {i}: test_list", row["test_list"])
+    name = _tested_name(code, tests)
+    if not text or not name:
+        raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
+    before = check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or [])
+    test = "\n".join([*before, row.get("test_setup_code") or "", *tests])
+    imports, defined = _from_solution(test, code)
+    return dict(
+        prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)),
+        answer=code or "passes its test",
+        test=imports + test,
+        entry_point="",
+        called=name,
+        is_class=bool(re.search(rf"^class {name}\b", code, re.MULTILINE)),
+        task_id=str(row.get("task_id", i)),
+        defined=defined,
+        solution=code,
+    )
+
+# %% ../../nbs/lib/tasks/programs.ipynb #143f1c8d
 def mbpp(
     train: Source | None = None,  # a file with the columns prompt (or text), code and test_list; None for the hub
     test: Source | None = None,  # the same, held out
@@ -233,7 +301,7 @@ def mbpp(
 
     def side(source: Source | None, split: str, n: int | None, argument: str) -> list[dict[str, Any]]:
         rows = read_rows(source, ("test_list",), ("google-research-datasets/mbpp", "sanitized"), split, split)
-        return take([_mbpp(r, i, split, template) for i, r in enumerate(rows)], n, seed, argument)
+        return take([_mbpp_problem(row, i, split, template) for i, row in enumerate(rows)], n, seed, argument)
 
     return _code_task(
         "mbpp",
@@ -245,53 +313,3 @@ def mbpp(
         "chat",
         options,
     )
-
-
-def _mbpp(row: dict[str, Any], i: int, split: str, template: str) -> dict[str, Any]:
-    text = row.get("prompt") or row.get("text")
-    tests = check_texts(f"{split}: row {i}: test_list", row["test_list"])
-    called = re.search(r"(?:def|class)\s+(\w+)", row.get("code") or "")
-    names = re.findall(r"\b([A-Za-z_]\w*)\s*\(", tests[0]) if tests else []
-    name = next(
-        (m for m in re.findall(r"(?:def|class)\s+(\w+)", row.get("code") or "") if m in names), called and called[1]
-    ) or next((m for m in names if m not in ("set", "sorted", "list", "tuple", "abs", "round", "math")), None)
-    if not text or not name:
-        raise ValueError(f"{split}: row {i} has no text, or assertions that name no function; is this MBPP?")
-    test = "\n".join(
-        [
-            *check_texts(f"{split}: row {i}: test_imports", row.get("test_imports") or []),
-            row.get("test_setup_code") or "",
-            *tests,
-        ]
-    )
-    imports, defined = _from_solution(test, row.get("code") or "")
-    return dict(
-        prompt=fill(template, "text", text).replace("{tests}", "\n".join(tests)),
-        answer=row.get("code") or "passes its test",
-        test=imports + test,
-        entry_point="",
-        called=name,
-        is_class=bool(re.search(rf"^class {name}\b", row.get("code") or "", re.MULTILINE)),
-        task_id=str(row.get("task_id", i)),
-        defined=defined,
-        solution=row.get("code") or "",
-    )
-
-
-def _from_solution(test: str, code: str) -> tuple[str, list[str] | None]:
-    """The imports of a solution that its test relies on, and all names that the solution defines; None where it does
-    not compile."""
-    try:
-        read, bound = global_names(test)
-        _, defined = global_names(code)
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError):
-        return "", None
-    missing = read - bound - set(dir(builtins))
-    imports = [
-        node
-        for node in tree.body
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        and missing & {alias.asname or alias.name for alias in node.names}
-    ]
-    return "".join(ast.unparse(node) + "\n" for node in imports), sorted(defined) if code else None

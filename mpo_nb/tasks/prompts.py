@@ -61,30 +61,33 @@ def template_names(
         raise ValueError(
             f"the tokenizer's chat template cannot be read ({error}); set tokenizer.chat_template"
         ) from None
-    before = [("", ""), *words]
-    # After a dot stands a field of something else, after a bar a filter.
-    return frozenset(
-        word for (_, last), (kind, word) in zip(before, words) if kind == "name" and last not in (".", "|")
-    )
+    names = set()
+    before = ""
+    for kind, word in words:
+        # After a dot stands a field of something else, after a bar a filter.
+        if kind == "name" and before not in (".", "|"):
+            names.add(word)
+        before = word
+    return frozenset(names)
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #da2f997b
 def template_text(
     tokenizer: PreTrainedTokenizerBase,  # with a chat template, or several by name
     options: Mapping[str, Any],  # may choose one: chat_template, or tools
 ) -> str:
     "The chat template that will be used. Raises ValueError where there are several and none is chosen."
     templates = tokenizer.chat_template
-    choice = options.get("chat_template")
+    chosen = options.get("chat_template")
     if isinstance(templates, dict):
         names = f"the tokenizer's templates are {', '.join(sorted(templates))}"
         example = f"choose one by chat_template_options={{'chat_template': {min(templates, default='name')!r}}}"
-        if choice is not None and choice not in templates:
-            raise ValueError(f"chat_template_options has chat_template={choice!r}, but {names}; {example}")
-        if choice is None and "default" not in templates and not (options.get("tools") and "tool_use" in templates):
+        if chosen is not None and chosen not in templates:
+            raise ValueError(f"chat_template_options has chat_template={chosen!r}, but {names}; {example}")
+        if chosen is None and "default" not in templates and not (options.get("tools") and "tool_use" in templates):
             raise ValueError(f"{names}, and none is the default; {example}")
-    return tokenizer.get_chat_template(choice, options.get("tools"))
+    return tokenizer.get_chat_template(chosen, options.get("tools"))
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #17763747
 def check_template_options(
     tokenizer: PreTrainedTokenizerBase,  # may carry a chat template
     options: Mapping[str, Any],  # name -> value, as the template reads it
@@ -113,7 +116,7 @@ def check_template_options(
             )
         _check_value(name, value)
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #6f8e6157
 def _check_value(name: str, value: Any) -> None:
     "Raises ValueError for a value that is not JSON, that is a truth value in quotes, or that is no date."
     if isinstance(value, str) and value.lower() in ("true", "false", "none", "null"):
@@ -144,9 +147,9 @@ def pin_clock(
     "The options, with a day in `strftime_now` for a template that asks the clock. Raises ValueError for bad options."
     check_template_options(tokenizer, options, format)
     pinned = dict(options)
-    if prompt_format(tokenizer, format) == "chat" and "strftime_now" in template_names(
-        template_text(tokenizer, options)
-    ):
+    if prompt_format(tokenizer, format) == "plain":
+        return pinned
+    if "strftime_now" in template_names(template_text(tokenizer, options)):
         today = (earlier or {}).get("strftime_now") or date.today().isoformat()
         pinned.setdefault("strftime_now", today)
     return pinned
@@ -158,7 +161,7 @@ Turns = list[dict[str, Any]]  # role and content of each
 def _probe(i: int, role: str) -> str:
     return f"Probe {i} of the {role}'s turn, 7Q"
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #56cd407e
 def _as_parts(turns: Turns) -> Turns:
     "Contents as lists of parts, as templates of models that also see images read them."
     return [dict(turn, content=[dict(type="text", text=turn["content"])]) for turn in turns]
@@ -183,16 +186,13 @@ def _apply(
     tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str, Any], parts: bool, open_turn: bool = True
 ) -> str:
     "What the template writes; `open_turn`: with the mark that opens the assistant's turn."
-    template_options = dict(options)
-    if "strftime_now" in template_options:
-        template_options |= _clock(template_text(tokenizer, options), template_options.pop("strftime_now"))
-    messages = _as_parts(turns) if parts else turns
-    return cast(
-        str,
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn, **template_options),
-    )
+    more = dict(options)
+    if "strftime_now" in more:
+        more |= _clock(template_text(tokenizer, options), more.pop("strftime_now"))
+    given = _as_parts(turns) if parts else turns
+    return cast(str, tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=open_turn, **more))
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #88896931
 @dataclass(frozen=True)
 class _Shape:
     "What a template makes of turns of some roles."
@@ -229,8 +229,18 @@ def _refused(reason: str, roles: Sequence[str]) -> str:
         " prompt_format='plain'"
     )
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #9cc5aa99
 _framing = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
+_bracketed = re.compile(r"\s*[<\[{|].*[>\]}|]\s*")
+
+
+def _is_control(token: str, special: bool, written: str, templates: str) -> bool:
+    "Whether an added token frames a chat: a special one that the template writes or names, or a mark in brackets."
+    if special:
+        return token in written or token in templates
+    return token in written and bool(_bracketed.fullmatch(token))  # one that is not special may be a word
 
 
 @lru_cache(maxsize=64)
@@ -246,9 +256,7 @@ def _controls(
             continue  # a role that the template does not know
     controls = set(framing)
     for token in tokenizer.added_tokens_decoder.values():
-        # Added tokens that are no special ones may be words; a mark stands in brackets.
-        mark = str(token) in written and _bracketed.fullmatch(str(token))
-        if mark or (token.special and (str(token) in written or str(token) in templates)):
+        if _is_control(str(token), token.special, written, templates):
             controls.add(str(token))
     return tuple(sorted((token for token in controls if len(token) > 1), key=lambda token: (-len(token), token)))
 
@@ -260,8 +268,8 @@ def control_tokens(
     tokenizer: PreTrainedTokenizerBase,  # its special tokens, and its chat template if it has one
 ) -> tuple[str, ...]:  # the longest first
     "Tokens that frame a text, or that the chat template writes: no problem's text may stand for them."
-    special_tokens = tokenizer.special_tokens_map
-    framing = tuple(str(special_tokens[name]) for name in _framing if name in special_tokens)
+    named = tokenizer.special_tokens_map
+    framing = tuple(str(named[name]) for name in _framing if name in named)
     return _controls(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""), framing, len(tokenizer))
 
 # %% ../../nbs/lib/tasks/prompts.ipynb #fdbf00b8
@@ -291,8 +299,8 @@ def _marked(text: str, controls: tuple[str, ...]) -> str:
     "A person's text with numbers in place of the control tokens in it."
     if not any(token in text for token in controls):
         return text
-    pattern = re.compile("|".join(map(re.escape, controls)))
-    return pattern.sub(lambda match: f"\ufdd0{controls.index(match[0])}\ufdd1", text)
+    found = re.compile("|".join(map(re.escape, controls)))
+    return found.sub(lambda match: f"\ufdd0{controls.index(match[0])}\ufdd1", text)
 
 
 def _unmarked(text: str, controls: tuple[str, ...], chat: bool) -> PromptText:
@@ -328,7 +336,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase, turns: Turns, options: Mapping[str
     _check_written(written, turns)
     return _unmarked(written, controls, chat=True)
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #0844a35c
 def _plain(tokenizer: PreTrainedTokenizerBase, task: Task, turns: Turns) -> PromptText:
     "Turns as plain text. Raises ValueError for more than a system turn and the user's."
     *above, last = turns
@@ -341,7 +349,7 @@ def _plain(tokenizer: PreTrainedTokenizerBase, task: Task, turns: Turns) -> Prom
     text = getattr(task, "plain", "{prompt}").replace("{prompt}", _marked(last["content"], controls))
     return _unmarked("\n\n".join([turn["content"] for turn in above] + [text]), controls, chat=False)
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #b23494df
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase,  # of the model that will read it
     task: Task,  # for its plain frame
@@ -377,14 +385,12 @@ def text_prefix(
     "Ids that a tokenizer puts before a text, such as BOS."
     for probe in ("a", "1", "."):
         body = _ids(tokenizer, probe, add_special_tokens=False)
-        with_frame = _ids(tokenizer, probe)
-        for start in range(len(with_frame) - len(body) + 1):
-            if body and with_frame[start : start + len(body)] == body:
-                return with_frame[:start]
-    with_frame = _ids(tokenizer, "")  # nothing but the frame
-    return (
-        with_frame[: with_frame.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in with_frame else with_frame
-    )
+        whole = _ids(tokenizer, probe)
+        for start in range(len(whole) - len(body) + 1):
+            if body and whole[start : start + len(body)] == body:
+                return whole[:start]
+    whole = _ids(tokenizer, "")  # nothing but the frame
+    return whole[: whole.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in whole else whole
 
 
 @lru_cache(maxsize=64)
@@ -398,7 +404,7 @@ def _ends_of_a_chat(tokenizer: PreTrainedTokenizerBase, template: str, size: int
     first = _ids(tokenizer, written, add_special_tokens=False)[0]
     return before, after, first if first in tokenizer.all_special_ids else -1
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #20a7fc0f
 def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> bool:
     "Whether a template wrote a text, as far as that can be told from the text."
     if isinstance(text, PromptText):
@@ -411,7 +417,7 @@ def _is_chat(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> b
     ends = len(after.strip()) > 2 and text.endswith(after)
     return begins or ends or ids[:1] == [first]
 
-
+# %% ../../nbs/lib/tasks/prompts.ipynb #ed7c5e84
 def _spelt_out(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     "Ids of a text in which no added token is looked for."
     inner = getattr(tokenizer, "backend_tokenizer", None)
@@ -432,16 +438,31 @@ def _piece_ids(tokenizer: PreTrainedTokenizerBase, text: PromptText) -> list[int
     for i, piece in enumerate(text.pieces):
         if not piece:
             continue
-        piece_ids = _spelt_out(tokenizer, piece) if i % 2 else _ids(tokenizer, piece, add_special_tokens=False)
-        if i % 2 and tokenizer.convert_tokens_to_ids(piece) in piece_ids:
+        own = _spelt_out(tokenizer, piece) if i % 2 else _ids(tokenizer, piece, add_special_tokens=False)
+        if i % 2 and tokenizer.convert_tokens_to_ids(piece) in own:
             raise ValueError(
                 f"the problem's text holds {piece!r}, which this tokenizer can only read as its special token; take it "
                 "out of the problem"
             )
-        ids += piece_ids
+        ids += own
     return ids
 
 # %% ../../nbs/lib/tasks/prompts.ipynb #07d765d6
+def _is_id(x: object) -> bool:
+    return hasattr(x, "__index__") and not isinstance(x, bool)
+
+
+def _check_prompt(place: str, prompt: Any) -> None:
+    "Raise ValueError for what is neither a text nor token ids; of ids only the first is looked at."
+    if isinstance(prompt, str):
+        return
+    if not hasattr(prompt, "__len__") or not all(map(_is_id, prompt[:1])):
+        raise ValueError(
+            f"{place}={prompt!r:.80}; give a text or a list of token ids (render_prompt makes a text of"
+            " a problem, of a list of messages too)"
+        )
+
+
 def prompt_tokens(
     tokenizer: PreTrainedTokenizerBase,  # of the model that will read them
     prompts: Sequence[str | Sequence[int]],  # texts, or lists of token ids, taken as they are
@@ -454,24 +475,17 @@ def prompt_tokens(
         check_texts(name, prompts)
     prompts = list(prompts)
     for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) and (not hasattr(prompt, "__len__") or any(not _is_id(x) for x in prompt[:1])):
-            raise ValueError(
-                f"{name}[{first + i}]={prompt!r:.80}; give a text or a list of token ids (render_prompt makes a text of"
-                " a problem, of a list of messages too)"
-            )
-    texts = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
-    plain_texts = [str(prompts[i]) for i in texts]
-    # Whoever knows the model's context checks lengths; the tokenizer's warning of its own would only repeat that.
-    bodies = tokenizer(plain_texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-    prefix = text_prefix(tokenizer) if texts else []
+        _check_prompt(f"{name}[{first + i}]", prompt)
     rows = [[] if isinstance(prompt, str) else [int(x) for x in prompt] for prompt in prompts]
+    texts = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str)]
+    if not texts:
+        return rows
+    # Whoever knows the model's context checks lengths; the tokenizer's warning of its own would only repeat that.
+    bodies = tokenizer([str(prompts[i]) for i in texts], add_special_tokens=False, verbose=False)["input_ids"]
+    prefix = text_prefix(tokenizer)
     for i, body in zip(texts, bodies):
         rows[i] = _framed(tokenizer, cast(str, prompts[i]), list(body), prefix)
     return rows
-
-
-def _is_id(x: object) -> bool:
-    return hasattr(x, "__index__") and not isinstance(x, bool)
 
 
 def _framed(tokenizer: PreTrainedTokenizerBase, text: str, body: list[int], prefix: list[int]) -> list[int]:

@@ -28,7 +28,7 @@ from .task import Task, prompt_turns
 
 # %% ../../nbs/lib/tasks/rows.ipynb #f4fec75f
 # What Python prints as a reader would write it.
-_plain_types = (str, bool, int, float, Decimal, Fraction, date, time, timedelta, np.generic)
+_printed = (str, bool, int, float, Decimal, Fraction, date, time, timedelta, np.generic)
 
 
 def cell(
@@ -50,7 +50,7 @@ def _is_blank(value: object) -> bool:
     "Whether a cell holds nothing; a number that is not itself (NaN, NaT) is how typed columns say so."
     if value is None or isinstance(value, str):
         return not value
-    return isinstance(value, _plain_types) and bool(value != value)
+    return isinstance(value, _printed) and bool(value != value)
 
 
 def cell_text(
@@ -68,7 +68,7 @@ def cell_text(
         inner = ", ".join(f"'{column}.{key}'" for key in value)
         remedy = f"; name one of its keys: {inner}" if inner else ""
         raise ValueError(f"{where} a dict in column {column!r}, where a text belongs{remedy}")
-    if isinstance(value, bytes) or not isinstance(value, _plain_types):
+    if isinstance(value, bytes) or not isinstance(value, _printed):
         raise ValueError(
             f"{where} a {type(value).__name__} in column {column!r}, where one text belongs: {value!r:.80}"
         )
@@ -76,7 +76,7 @@ def cell_text(
 
 # %% ../../nbs/lib/tasks/rows.ipynb #93bb2339
 _Pair: TypeAlias = tuple[dict[str, Any], dict[str, Any]]  # a row by its types, and as it is written
-_file_endings = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_kinds = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 def _whole_number(text: str) -> int | str:
@@ -102,7 +102,7 @@ def _parse(text: str) -> tuple[Any, Any]:
         json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_as_written),
     )
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #2de31b51
 def _json_rows(text: str, columns: Sequence[str], one_a_line: bool) -> list[_Pair]:
     "Rows of JSON. Raises ValueError with the line."
     try:
@@ -139,7 +139,7 @@ def _listed(value: Any, written: Any, columns: Sequence[str]) -> list[_Pair]:
             written = written[lists[0]]
     return list(zip(value, written)) if isinstance(value, list) else [(value, written)]
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #acc289a3
 def _csv_rows(text: str, delimiter: str) -> list[_Pair]:
     "Rows of CSV, every field a text. Raises ValueError for a line that has more or fewer fields than the header."
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -170,7 +170,7 @@ def _parquet_rows(path: Path) -> list[_Pair]:
     narrow = {field.name: kinds[str(field.type)] for field in table.schema if str(field.type) in kinds}
     return _typed(table.to_pylist(), narrow)
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #a2fba277
 def _typed(rows: Iterable[dict[str, Any]], narrow: Mapping[str, Callable[[float], Any]]) -> list[_Pair]:
     "Rows by their types; a number of 32 or 16 bits is written with the digits that it has, 0.1 and not 0.10000000149."
     if not narrow:
@@ -189,8 +189,8 @@ def _find_file(source: str | Path, argument: str, columns: Sequence[str]) -> tup
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]
     kind = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
-    if kind not in _file_endings or (packed and kind == ".parquet"):
-        raise ValueError(f"{argument}={str(source)!r}; give a file that ends in {', '.join(_file_endings)}, or rows")
+    if kind not in _kinds or (packed and kind == ".parquet"):
+        raise ValueError(f"{argument}={str(source)!r}; give a file that ends in {', '.join(_kinds)}, or rows")
     if path.is_dir():
         raise ValueError(f"{argument}={str(source)!r} is a folder; give one of its files")
     if not path.is_file():
@@ -217,7 +217,7 @@ def _file_rows(source: str | Path, argument: str, columns: Sequence[str]) -> lis
         where = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{argument}={str(source)!r} is not text in UTF-8 ({where}); save it as UTF-8") from None
     except Exception as error:
-        raise ValueError(f"{argument}={str(source)!r} cannot be read as {kind[1:]}: {_first_line(error)}") from error
+        raise ValueError(f"{argument}={str(source)!r} cannot be read as {kind[1:]}: {_first(error)}") from error
 
 # %% ../../nbs/lib/tasks/rows.ipynb #9ea5a556
 Source: TypeAlias = str | Path | Sequence[Any] | Dataset  # a file, or rows
@@ -237,14 +237,43 @@ def read_rows(
     for i, (row, written) in enumerate(_load(source, columns, hub, split, argument)):
         texts = {column: _text_or_list(written, column, i, argument) for column in columns}
         for column in optional:
-            texts[column] = None if _is_blank(cell(written, column)) else _text_or_list(written, column, i, argument)
+            blank = _is_blank(cell(written, column))
+            texts[column] = None if blank else _text_or_list(written, column, i, argument)
         rows.append(row | texts)
     return rows
 
 
 def _text_or_list(row: Mapping[str, Any], column: str, i: int, argument: str) -> Any:
+    "A cell as text, unless it is a list."
     value = cell(row, column)
     return value if isinstance(value, (list, tuple)) else cell_text(row, column, i, argument)
+
+
+def _pairs_of(
+    source: Source | None, columns: Sequence[str], hub: tuple[str, ...], split: str, argument: str
+) -> tuple[list[_Pair], str]:
+    "Rows from wherever they are, and what errors call the place."
+    if source is None:
+        return _dataset_rows(_from_hub(hub, split, argument)), f"{hub[0]} ({split})"
+    if isinstance(source, (str, Path)):
+        return _file_rows(source, argument, columns), str(source)
+    if isinstance(source, Dataset):
+        return _dataset_rows(source), argument
+    return _given_rows(source, argument, columns), argument
+
+
+def _check_column(name: str, column: str, known: Iterable[str]) -> None:
+    "Raise ValueError where no row has a column, or an object with its name before the dot."
+    known = list(known)
+    if column in known or column.partition(".")[0] in known:
+        return
+    remedy = "; rename one of them"
+    if len(known) == 1:
+        for mark in (";", "\t"):
+            if mark in known[0]:
+                remedy = f"; its fields are separated by {mark!r}: separate them by commas"
+                break
+    raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
 
 
 def _load(
@@ -252,17 +281,7 @@ def _load(
 ) -> list[_Pair]:
     "Rows by their types and as they are written, all with the same keys, the columns among them."
     columns = check_texts("columns", columns)
-    name = argument
-    if source is None:
-        pairs = _dataset_rows(_from_hub(hub, split, argument))
-        name = f"{hub[0]} ({split})"
-    elif isinstance(source, (str, Path)):
-        pairs = _file_rows(source, argument, columns)
-        name = str(source)
-    elif isinstance(source, Dataset):
-        pairs = _dataset_rows(source)
-    else:
-        pairs = _python_rows(source, argument, columns)
+    pairs, name = _pairs_of(source, columns, hub, split, argument)
     for i, (row, _) in enumerate(pairs):
         if not isinstance(row, Mapping):
             raise ValueError(
@@ -272,17 +291,11 @@ def _load(
         raise ValueError(f"{name} has no rows; give at least one")
     known: dict[str, None] = {column: None for row, _ in pairs for column in row}
     for column in columns:
-        if column not in known and column.partition(".")[0] not in known:
-            only = next(iter(known), "")
-            mark = next((mark for mark in (";", "\t") if len(known) == 1 and mark in only), None)
-            remedy = (
-                f"; its fields are separated by {mark!r}: separate them by commas" if mark else "; rename one of them"
-            )
-            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
+        _check_column(name, column, known)
     return [({**known, **row}, {**known, **written}) for row, written in pairs]
 
-
-def _python_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pair]:
+# %% ../../nbs/lib/tasks/rows.ipynb #30a77b2a
+def _given_rows(source: Any, argument: str, columns: Sequence[str]) -> list[_Pair]:
     "Rows handed over from Python."
     remedy = f"give a list of dicts with the columns {', '.join(columns)}"
     if isinstance(source, Mapping):
@@ -306,19 +319,20 @@ def _dataset_rows(rows: Dataset) -> list[_Pair]:
     return _typed(rows.with_format(None), narrow)
 
 
-def _first_line(error: Exception) -> str:
+def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _from_hub(hub: tuple[str, ...], split: str, argument: str) -> Dataset:
+    "A data set of the hub. Raises OSError where it is out of reach."
     if not hub:
-        raise ValueError(f"{argument}=None; give rows, or a file that ends in {', '.join(_file_endings)}")
+        raise ValueError(f"{argument}=None; give rows, or a file that ends in {', '.join(_kinds)}")
     try:
         return load_dataset(*hub, split=split)
     except Exception as error:
         raise OSError(
-            f"the data set {hub[0]} could not be loaded from the hub ({_first_line(error)}); without a connection, give"
-            f" a local file: {argument}='rows.jsonl'"
+            f"the data set {hub[0]} could not be loaded from the hub ({_first(error)}); without a connection, give a"
+            f" local file: {argument}='rows.jsonl'"
         ) from error
 
 # %% ../../nbs/lib/tasks/rows.ipynb #20c4b799
@@ -344,14 +358,14 @@ def without_held_out(
     test: list[dict[str, Any]],  # held-out problems
 ) -> list[dict[str, Any]]:  # those of `train` whose prompt is not in `test`
     "Training problems that are not held out. Raises ValueError where none is left."
-    held_out = {_prompt_key(p) for p in test}
-    remaining = [p for p in train if _prompt_key(p) not in held_out]
-    if train and not remaining:
+    held = {_prompt_key(p) for p in test}
+    left = [p for p in train if _prompt_key(p) not in held]
+    if train and not left:
         raise ValueError(
             f"each of the {len(train)} problems of train is held out in test as well, so none is left to learn from; "
             "give different rows"
         )
-    return remaining
+    return left
 
 
 def _prompt_key(problem: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -382,38 +396,36 @@ def from_dataset(
     **options: Any,  # further fields of `Task`, such as formatted, stop or max_new_tokens
 ) -> Task:
     "A task from your rows and your reward. Raises ValueError for rows or options that will not do."
-    arguments = dict(prompt=prompt, answer=answer, template=template, name=name, seed=seed)
-    check_hints("from_dataset", arguments, get_type_hints(from_dataset))
+    given = dict(prompt=prompt, answer=answer, template=template, name=name, seed=seed)
+    check_hints("from_dataset", given, get_type_hints(from_dataset))
     check_options(Task, dict(name=name, train=(), test=(), reward=reward) | options, f"task {name!r}")
 
     def side(source: Source, argument: str) -> list[dict[str, Any]]:
         pairs = _load(source, (prompt, answer), (), "", argument)
         problems = []
         for i, (row, written) in enumerate(pairs):
-            row_prompt = _row_prompt(written, prompt, template, i, argument)
-            problems.append(row | dict(prompt=row_prompt, answer=cell_text(written, answer, i, argument)))
+            asked = _asked(written, prompt, template, i, argument)
+            problems.append(row | dict(prompt=asked, answer=cell_text(written, answer, i, argument)))
         return problems
 
-    train_problems = side(train, "train")
+    learn = side(train, "train")
     if test is not None:
-        held_out = side(test, "test")
-        return Task(name, without_held_out(train_problems, held_out), held_out, reward, **options)
-    if len(train_problems) < 2:
+        held = side(test, "test")
+        return Task(name, without_held_out(learn, held), held, reward, **options)
+    if len(learn) < 2:
         raise ValueError("train has one row, and none is left to hold out; give test=")
-    keys = {_prompt_key(p) for p in take(train_problems, max(1, len(train_problems) // 10), seed)}
-    held_out = [p for p in train_problems if _prompt_key(p) in keys]
-    return Task(name, without_held_out(train_problems, held_out), held_out, reward, **options)
+    keys = {_prompt_key(p) for p in take(learn, max(1, len(learn) // 10), seed)}
+    held = [p for p in learn if _prompt_key(p) in keys]
+    return Task(name, without_held_out(learn, held), held, reward, **options)
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #eecf8431
 # What json.dumps and pandas make of messages, which CSV cannot hold.
-_messages_as_text = re.compile(
+_spelt_messages = re.compile(
     r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:.*(["'])(?!\2)(role|content)\3\s*:""", re.DOTALL
 )
 
 
-def _row_prompt(
-    row: Mapping[str, Any], column: str, template: str, i: int, argument: str
-) -> str | list[dict[str, str]]:
+def _asked(row: Mapping[str, Any], column: str, template: str, i: int, argument: str) -> str | list[dict[str, str]]:
     "The prompt of a row: a text in the template, or a chat whose last message is."
     value = cell(row, column)
     if isinstance(value, Mapping) and "role" in value:
@@ -423,7 +435,7 @@ def _row_prompt(
         )
     if not isinstance(value, (list, tuple, np.ndarray)):
         text = cell_text(row, column, i, argument)
-        if _messages_as_text.match(text):
+        if _spelt_messages.match(text):
             raise ValueError(
                 f"{argument}: row {i} has a text in column {column!r} that spells a list of messages: {text!r:.80};"
                 " give lists, in rows or in a file of JSON or Parquet"

@@ -20,30 +20,14 @@ from ..checks import check_hints, check_options, check_texts, check_whole, check
 _roles = ("system", "developer", "user", "assistant", "tool")
 
 
-def prompt_turns(
-    prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages with "role" and "content"
-) -> list[dict[str, str]]:  # the turns in order, each with exactly "role" and "content"
-    "A prompt as the turns of a chat; a text is one turn of the user. Raises ValueError for what is no chat."
-    if isinstance(prompt, str):
-        return [dict(role="user", content=prompt)]
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise ValueError(
-            f"the prompt is {prompt!r:.100}; it must be a text, or a list of messages "
-            "such as [{'role': 'user', 'content': '1+1?'}]"
-        )
-    turns = [_turn(i, message) for i, message in enumerate(prompt)]
-    for i, turn in enumerate(turns):
-        if i and turn["role"] in ("system", "developer"):
-            raise ValueError(
-                f"message {i} of the prompt is a turn of {turn['role']!r}; only the first message can be one"
-            )
-    if turns[-1]["role"] not in ("user", "tool"):
-        raise ValueError(
-            f"the prompt ends with a turn of {turns[-1]['role']!r}; the model answers the user's, so end with that"
-        )
-    if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
-        raise ValueError(f"message {len(turns) - 1} of the prompt is a turn of the user without text; fill it")
-    return turns
+def _part(i: int, part: Any) -> str:
+    "The text of a part of message number i."
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return cast(str, part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else part
+    raise ValueError(
+        f"message {i} of the prompt has a part {kind!r:.100}; only parts of the type 'text' can be rendered"
+    )
 
 
 def _turn(i: int, message: Any) -> dict[str, str]:
@@ -60,20 +44,42 @@ def _turn(i: int, message: Any) -> dict[str, str]:
         raise ValueError(f"message {i} of the prompt has {more[0]!r}, which is not rendered; leave it out")
     content = message.get("content")
     if isinstance(content, (list, tuple)) and content:
-        content = "".join(_part_text(i, part) for part in content)
+        content = "".join(_part(i, part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"message {i} of the prompt has content={content!r:.100}; it must be a text")
     return dict(role=message["role"], content=content)
 
+# %% ../../nbs/lib/tasks/task.ipynb #81fd8fbf
+def _check_order(turns: list[dict[str, str]]) -> None:
+    "Raise ValueError unless a system turn is the first only, and the last one is for the model to answer."
+    for i, turn in enumerate(turns):
+        if i and turn["role"] in ("system", "developer"):
+            raise ValueError(
+                f"message {i} of the prompt is a turn of {turn['role']!r}; only the first message can be one"
+            )
+    last = turns[-1]
+    if last["role"] not in ("user", "tool"):
+        raise ValueError(
+            f"the prompt ends with a turn of {last['role']!r}; the model answers the user's, so end with that"
+        )
+    if last["role"] == "user" and not last["content"].strip():
+        raise ValueError(f"message {len(turns) - 1} of the prompt is a turn of the user without text; fill it")
 
-def _part_text(i: int, part: Any) -> str:
-    "The text of a part of message number i."
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return cast(str, part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else part
-    raise ValueError(
-        f"message {i} of the prompt has a part {kind!r:.100}; only parts of the type 'text' can be rendered"
-    )
+
+def prompt_turns(
+    prompt: str | Sequence[Mapping[str, Any]],  # a text, or messages with "role" and "content"
+) -> list[dict[str, str]]:  # the turns in order, each with exactly "role" and "content"
+    "A prompt as the turns of a chat; a text is one turn of the user. Raises ValueError for what is no chat."
+    if isinstance(prompt, str):
+        return [dict(role="user", content=prompt)]
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise ValueError(
+            f"the prompt is {prompt!r:.100}; it must be a text, or a list of messages "
+            "such as [{'role': 'user', 'content': '1+1?'}]"
+        )
+    turns = [_turn(i, message) for i, message in enumerate(prompt)]
+    _check_order(turns)
+    return turns
 
 
 def prompt_text(
@@ -118,8 +124,8 @@ class Task:
             )
         self.stop = check_texts("stop", self.stop)
         plain_fields = ("batched", "description", "pass_mark", "plain", "formatted", "max_new_tokens")
-        options = {field: getattr(self, field) for field in plain_fields}
-        check_hints(f"task {self.name!r}", options, get_type_hints(Task))
+        given = {field: getattr(self, field) for field in plain_fields}
+        check_hints(f"task {self.name!r}", given, get_type_hints(Task))
         if not math.isfinite(self.pass_mark):
             raise ValueError(f"pass_mark={self.pass_mark} of task {self.name!r}; it must be a finite number")
         if self.max_new_tokens is not None:
@@ -143,7 +149,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
     if len(problems) == 0:
         raise ValueError(f"{split} of task {name!r} is empty; give at least one problem")
     keys: dict[str, Any] = {"prompt": None, "answer": None}
-    for i, problem in enumerate(_iterate(problems)):
+    for i, problem in enumerate(_each(problems)):
         where = f"{split}[{i}] of task {name!r}"
         if not isinstance(problem, dict):
             raise ValueError(f"{where} is {problem!r:.200}; a problem is a dict with 'prompt' and 'answer'")
@@ -168,7 +174,7 @@ def _check_problems(name: str, split: str, problems: Sequence[dict[str, Any]]) -
             raise ValueError(f"{where} has a prompt that cannot be read: {error}") from None
 
 
-def _iterate(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _each(problems: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Every problem once. A `datasets.Dataset` walks faster than it is indexed; a class of one's own may not walk at
     all."""
     return iter(problems) if hasattr(problems, "__iter__") else (problems[i] for i in range(len(problems)))
@@ -187,7 +193,7 @@ def score(
             f"{len(problems)} problems for {len(responses)} responses; score needs one problem per response"
         )
     if not task.batched:
-        return [_score_response(task, i, p, r) for i, (p, r) in enumerate(zip(problems, responses))]
+        return [_one(task, i, p, r) for i, (p, r) in enumerate(zip(problems, responses))]
     try:
         values = list(task.reward(problems, responses))
     except Exception as error:
@@ -200,10 +206,10 @@ def score(
             f"the batched reward of task {task.name!r} returned {len(values)} numbers for "
             f"{len(responses)} responses; return one number per response, in order"
         )
-    return [_finite_reward(task, i, r, v) for i, (r, v) in enumerate(zip(responses, values))]
+    return [_number(task, i, r, v) for i, (r, v) in enumerate(zip(responses, values))]
 
 # %% ../../nbs/lib/tasks/task.ipynb #dbf4a9e4
-def _score_response(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
+def _one(task: Task, i: int, problem: dict[str, Any], response: str) -> float:
     try:
         value = task.reward(problem, response)
     except Exception as error:
@@ -211,10 +217,10 @@ def _score_response(task: Task, i: int, problem: dict[str, Any], response: str) 
             f"the reward of task {task.name!r} raised {type(error).__name__}: {error} "
             f"on response {i}, {response[:80]!r}"
         ) from error
-    return _finite_reward(task, i, response, value)
+    return _number(task, i, response, value)
 
 
-def _finite_reward(task: Task, i: int, response: str, value: Any) -> float:
+def _number(task: Task, i: int, response: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except Exception:
@@ -290,12 +296,12 @@ def _import_builder(name: str) -> Callable[..., Any]:
             " folder on PYTHONPATH"
         )
     try:
-        builder = getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task {name!r} cannot be imported ({error}); is the module on PYTHONPATH?") from error
-    if not callable(builder):
-        raise ValueError(f"task {name!r} is a {type(builder).__name__}; name a function that returns a Task")
-    return cast(Callable[..., Any], builder)
+    if not callable(found):
+        raise ValueError(f"task {name!r} is a {type(found).__name__}; name a function that returns a Task")
+    return cast(Callable[..., Any], found)
 
 # %% ../../nbs/lib/tasks/task.ipynb #7a5c0002
 response_limits = {
@@ -323,9 +329,9 @@ def task_response_limit(
 
 
 def response_limit(
-    requested: int,  # by the user, in tokens; 0 for none
-    task_limit: int | None,  # the task's
+    asked: int,  # by the user, in tokens; 0 for none
+    own: int | None,  # the task's
     context: int | None,  # the model's, in tokens, where it is known
 ) -> int:  # tokens
     "How long a response may be: what the user says, else the task, else 256 tokens or half of a short context."
-    return requested or task_limit or min(256, (context or 512) // 2)
+    return asked or own or min(256, (context or 512) // 2)

@@ -482,8 +482,8 @@ class Policy(Setup):
         reference: bool = False,  # of the reference instead of the policy
     ) -> tuple[
         Tensor, Tensor | None
-        # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy with
-        # a critic
+        # (B, T) log-probabilities, nats, or (B, T, k) of a policy whose modules look ahead; values (B, T) of a policy
+        # with a critic
     ]:
         """Log-probabilities of responses under the policy, or the reference: a frozen copy, or the policy without the
         adapters that the run began."""

@@ -26,7 +26,8 @@ from ..drawing.style import palette, percent_text, series_colour
 from ..drawing.tables import numbers_table
 from ..recipes import recipe
 from ..runs.ratios import RatioRow, spread_factor, stack_traces
-from ..runs.traces import Trace, load_spaced
+from ..runs.trace_files import load_spaced
+from ..runs.traces import Trace
 from .axes import axis, axis_names, figure_layout, panel_axes
 from .controls import Control
 from .explorer import Explorer

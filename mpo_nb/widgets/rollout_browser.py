@@ -33,7 +33,8 @@ from ..recipes import Recipe, recipe
 from ..runs.folder import Run
 from ..runs.ratios import describe_actions, token_and_run_recipes, trace_loss
 from ..runs.reading import RunData, configured
-from ..runs.traces import Trace, TraceFile, load_traces, own_traces
+from ..runs.trace_files import TraceFile, find_trace_file, load_traces
+from ..runs.traces import Trace
 from ..runtime.files import given_path
 from .block_explorer import BlockExplorer
 from .controls import Control
@@ -138,7 +139,7 @@ class RecordedResponses:
         "Look what the run's file holds, where it has changed."
         if self.path is None:
             return False
-        file = own_traces(self.path)
+        file = find_trace_file(self.path)
         changed = self.read_logged(self.path) if file is None else self.read_own(file)
         if changed:
             self.by_step.clear()

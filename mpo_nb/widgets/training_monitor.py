@@ -343,7 +343,7 @@ def monitor_view(
     panels = list(zip(metrics.values(), metric_panels(groups, list(metrics), values)))
     curves = [trace for _, traces in panels for trace in traces]
     accuracy = any(key.startswith("accuracy") for key in metrics)
-    sentences = [run.told() for run in watched]
+    sentences = [run.status for run in watched]
     for name, traces in panels:
         if not any(len(trace["x"]) for trace in traces):
             sentences.append(f"No run has recorded “{name}” yet.")

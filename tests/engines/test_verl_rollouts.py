@@ -18,9 +18,9 @@ from verl_process import WHY_NOT, find_verl
 from mpo_nb.advantages import group_advantages, leave_one_out
 from mpo_nb.drawing.report import report_html
 from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.runs.completions import load_logged, load_verl_rollouts
 from mpo_nb.runs.reading import made_up_run
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_logged, load_traces
+from mpo_nb.runs.verl_dumps import load_verl_rollouts
 from mpo_nb.widgets.block_explorer import BlockExplorer
 from mpo_nb.widgets.credit_explorer import CreditExplorer
 from mpo_nb.widgets.ratio_lab import RatioLab

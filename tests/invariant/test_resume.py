@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from mpo_nb.runs.folder import Run
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.runtime.files import read_lines
 from mpo_nb.runtime.manifest import damage, manifest_name
 from mpo_nb.runtime.tensors import load_optimizer

@@ -21,7 +21,7 @@ from mpo_nb.models.loading import (
     save_merged,
 )
 from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.runtime.budgets import MemoryBudget
 from mpo_nb.sampling.rollouts import encode_prompts
 from mpo_nb.tasks.prompts import render_prompt

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from mpo_nb.runs.completions import load_completions
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.widgets.rollout_browser import RolloutBrowser
 
 pandas = pytest.importorskip("pandas")

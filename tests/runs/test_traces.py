@@ -17,7 +17,8 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 from mpo_nb.drawing.report import report_html
 from mpo_nb.runs.live import Tail
 from mpo_nb.runs.reading import made_up_run
-from mpo_nb.runs.traces import Trace, TraceFile, load_spaced, load_traces, token_texts
+from mpo_nb.runs.trace_files import TraceFile, load_spaced, load_traces
+from mpo_nb.runs.traces import Trace, token_texts
 from mpo_nb.widgets.ratio_lab import RatioLab
 from mpo_nb.widgets.rollout_browser import RolloutBrowser
 from mpo_nb.widgets.training_monitor import TrainingMonitor
@@ -366,7 +367,7 @@ def test_the_report_of_a_long_run_says_what_it_used(long_run, monkeypatch):
         and max(steps) > 950
     )
     assert load_spaced(run, 2**30)[1] == "" and len({t.step for t in load_spaced(run, 1)[0]}) == 1
-    for module in ("runs", "ratio_lab"):
+    for module in ("runs.reading", "widgets.ratio_lab"):
         monkeypatch.setattr(f"mpo_nb.{module}.load_spaced", lambda path: load_spaced(path, 2**20))
     assert "is too long to be read whole: of 1,000 recorded steps" in report_html(run)
     assert RatioLab(run).picture().summary.count("Of 1,000 recorded steps") == 1

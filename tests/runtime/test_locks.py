@@ -18,7 +18,7 @@ from mpo_nb.config import TrainConfig
 from mpo_nb.evaluation.evaluating import evaluate
 from mpo_nb.models.mtp import MTPModules
 from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.runtime.locks import WriteLock
 from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.training.sweeps import sweep

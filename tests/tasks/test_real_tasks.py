@@ -779,7 +779,7 @@ def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, smollm2
     from mpo_nb.evaluation.comparing import compare
     from mpo_nb.evaluation.evaluating import evaluate
     from mpo_nb.models.loading import load
-    from mpo_nb.runs.traces import load_traces
+    from mpo_nb.runs.trace_files import load_traces
     from mpo_nb.training.trainer import Trainer
 
     files = dict(

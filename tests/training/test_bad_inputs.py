@@ -23,7 +23,8 @@ from mpo_nb.models.loading import load, save_merged
 from mpo_nb.models.mtp import MTPModules
 from mpo_nb.planning.plan import plan_memory
 from mpo_nb.recipes import recipe
-from mpo_nb.runs.traces import Trace, load_traces
+from mpo_nb.runs.trace_files import load_traces
+from mpo_nb.runs.traces import Trace
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.sandbox.runner import code_passes, run_programs
 from mpo_nb.tasks.answers import math_equal, math_equal_each

@@ -25,7 +25,7 @@ from mpo_nb.blocks import block_sizes
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.recipes import recipe, recipes
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.tasks.task import Task
 from mpo_nb.training.batch import length_buckets, step_problems

@@ -29,7 +29,7 @@ NASTY = [
 ]
 SETUP = """import json
 from pathlib import Path
-from mpo_nb.runs.traces import load_traces
+from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
 trace = load_traces('traces.jsonl')[0]"""
 
