@@ -460,7 +460,7 @@ _recipe_names = dict(
     )
 }  # a wrong name -> an option of recipes
 
-
+# %% ../nbs/lib/config.ipynb #cf000070
 def option_hint(
     name: str,  # one that no field of TrainConfig has
 ) -> str:  # what was meant, as the end of a message; empty where nothing is near

@@ -333,7 +333,7 @@ class Recipe:
     "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
 
     name: str  # its name in the literature
-    # granularity of the ratio; a number: blocks of that many tokens; one of `block_rules`: blocks of each batch
+    # granularity of the ratio, the token by default; a number: blocks of that many tokens; or one of `block_rules`
     actions: "spaces.ActionSpace | str | int" = field(default_factory=lambda: spaces.TokenActions())
     rule: AdvantageRule = GroupAdvantage()  # how rewards become advantages
     clip: tuple[float, float] = (0.2, 0.2)  # (low, high)
