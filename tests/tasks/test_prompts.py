@@ -764,7 +764,7 @@ def one_text():
     import pandas as pd
 
     from mpo_nb import blocks
-    from mpo_nb.drawing import tables
+    from mpo_nb.drawing import seeds, tables
     from mpo_nb.evaluation import outcomes
     from mpo_nb.tasks import task as tasks
 
@@ -782,7 +782,7 @@ def one_text():
         "trace": lambda: Trace("a."),
         "names": lambda: outcomes.outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"),
         "within": lambda: outcomes.seed_differences(frame, "a", within="lr"),
-        "percent": lambda: outcomes.seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"),
+        "percent": lambda: seeds.seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"),
         "heads": lambda: tables.numbers_table("ab", [], "x"),
         "responses": lambda: tasks.score(TASK, [PROBLEM] * 2, "ab"),
     }
