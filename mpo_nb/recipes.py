@@ -135,7 +135,7 @@ class Recipe:
         finite, or a rule that needs values."""
         if self.advantage in ("gae", "boundary"):
             raise ValueError(
-                f"advantage={self.advantage!r} needs values: use mpo_nb.models.critic.critic_targets, or"
+                f"advantage={self.advantage!r} needs values: use mpo_nb.advantages.critic_targets, or"
                 " mpo_nb.training.continuations.boundary_values"
             )
         if self.advantage == "leave-one-out":
