@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['load', 'load_shape', 'load_tokenizer', 'resolve_device', 'add_lora', 'adapters_off', 'describe_model', 'save_merged',
-           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'Critic', 'critic_targets',
-           'value_loss', 'explained_variance', 'check_family', 'trial', 'tiny_model_path', 'char_tokenizer']
+           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'Critic', 'check_family',
+           'trial', 'tiny_model_path', 'char_tokenizer']
 
 # %% ../../nbs/lib/models/index.ipynb #models03
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/models/index.ipynb #models06
 if TYPE_CHECKING:
-    from mpo_nb.models.critic import Critic, critic_targets, explained_variance, value_loss
+    from mpo_nb.models.critic import Critic
     from mpo_nb.models.families import check_family, trial
     from mpo_nb.models.loading import (
         adapters_off,
@@ -38,7 +38,7 @@ __getattr__, __dir__ = offer(
         "loading": "load load_shape load_tokenizer resolve_device add_lora adapters_off describe_model save_merged",
         "logprobs": "token_logps response_logps response_hidden head_logits",
         "mtp": "MTPModules",
-        "critic": "Critic critic_targets value_loss explained_variance",
+        "critic": "Critic",
         "families": "check_family trial",
         "tiny": "tiny_model_path char_tokenizer",
     },
@@ -60,9 +60,6 @@ _all_ = [
     "head_logits",
     "MTPModules",
     "Critic",
-    "critic_targets",
-    "value_loss",
-    "explained_variance",
     "check_family",
     "trial",
     "tiny_model_path",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions, weight_matrix
-from mpo_nb.advantages import distribute, gae, group_advantages, leave_one_out
+from mpo_nb.advantages import distribute, gae, group_advantages, leave_one_out, whiten
 from mpo_nb.blocks import (
     block_sizes,
     cut_at_gaps,
@@ -19,8 +19,7 @@ from mpo_nb.blocks import (
     tokens_left,
     turn_blocks,
 )
-from mpo_nb.losses import aggregates, entropy_bonus, kl_penalty, policy_loss, surrogates
-from mpo_nb.models.critic import value_loss, whiten
+from mpo_nb.losses import aggregates, entropy_bonus, kl_penalty, policy_loss, surrogates, value_loss
 from mpo_nb.recipes import recipe
 from mpo_nb.tasks.task import Task
 

@@ -18,7 +18,6 @@ from mpo_nb.config import TrainConfig
 from mpo_nb.evaluation.comparing import compare
 from mpo_nb.evaluation.evaluating import evaluate
 from mpo_nb.losses import kl_penalty, policy_loss
-from mpo_nb.models.critic import critic_targets
 from mpo_nb.models.loading import load, save_merged
 from mpo_nb.models.mtp import MTPModules
 from mpo_nb.planning.plan import plan_memory
@@ -121,7 +120,7 @@ NUMBERS = [
         lambda: advantages.boundary_advantages([[1.0]], torch.ones(2), IDS),
         "values=[[1.0]] is of type list; pass a tensor",
     ),
-    (lambda: critic_targets(ADVANTAGES, LOGPS, MASK, macro=2.5), "macro=2.5; give tokens per macro action"),
+    (lambda: advantages.macro_blocks(MASK, 2.5), "macro=2.5; give tokens per macro action"),
     (lambda: recipe("grpo", critic="shared"), "critic='shared' with advantage='group-std'", "leave critic out"),
     (lambda: recipe("grpo", kl=math.inf), "kl=inf; it must be a finite number of at least 0", "e.g. 0.04"),
     (lambda: code_passes("x=1", "assert x==1", timeout="5s"), "timeout='5s'; give a positive number of seconds"),
