@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'block_gae', 'block_value', 'boundary_advantages',
-           'distribute']
+           'distribute', 'macro_blocks', 'CriticTargets', 'critic_targets', 'whiten']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -18,9 +21,11 @@ from mpo_nb.blocks import (
     check_ids,
     check_mask,
     check_tensor,
+    fixed_blocks,
+    random_blocks,
     spread,
 )
-from .checks import check_at_least, check_choice, check_share, check_whole, is_whole
+from .checks import check_at_least, check_choice, check_seed, check_share, check_whole, fits, is_number, is_whole
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(
@@ -229,3 +234,66 @@ def distribute(
         spread(1.0 / size, ids).to(total.dtype),
     )
     return (per_token * share).to(torch.promote_types(per_token.dtype, logps.dtype))
+
+# %% ../nbs/lib/advantages.ipynb #50bd9d32
+def macro_blocks(
+    mask: Tensor,  # (B, T)
+    macro: int | tuple[int, ...] = 1,  # tokens per block; several: sizes to draw from
+    seed: int = 0,  # of the drawn sizes
+) -> Tensor | None:  # (B, T) ids; None for blocks of one token, which are the tokens
+    "Blocks that a critic's values are averaged over: MA-RLHF (arXiv 2410.02743). Raises ValueError for a size below 1."
+    check_seed("seed", seed)
+    if not fits(macro, int | tuple[int, ...]):
+        raise ValueError(
+            f"macro={macro!r:.80}; give tokens per macro action, or several sizes to draw from, each at least 1"
+        )
+    m = check_mask(mask)
+    if macro == 1:
+        return None
+    if isinstance(macro, int):
+        return fixed_blocks(m, macro)
+    return random_blocks(m.cpu(), macro, generator=torch.Generator().manual_seed(seed)).to(m.device)
+
+# %% ../nbs/lib/advantages.ipynb #7735fe44
+@dataclass
+class CriticTargets:
+    "What a batch teaches policy and critic."
+
+    advantages: Tensor  # (B, T), 0 where the mask is 0
+    returns: Tensor  # (B, T) what the values should have been; a block's return on each of its tokens
+    ids: Tensor | None  # (B, T) blocks that values are averaged over; None: each token by itself
+
+
+def critic_targets(
+    final_rewards: Tensor,  # (B,) one per response
+    values: Tensor,  # (B, T) as they were when the batch was sampled
+    mask: Tensor,  # (B, T)
+    gamma: float = 1.0,  # discount per token, or per block
+    lam: float = 1.0,  # lambda
+    ids: Tensor | None = None,  # (B, T) blocks, as `macro_blocks` gives them; None: each token by itself
+) -> CriticTargets:
+    "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae`."
+    m = check_mask(mask, values=values)
+    check_tensor("final_rewards", final_rewards)
+    last = m & (m.flip(1).long().cumsum(1).flip(1) == 1)  # (B, T): one kept token is left, this one
+    zero = torch.zeros((), dtype=values.dtype, device=values.device)
+    rewards = torch.where(last, final_rewards[:, None].to(values.dtype), zero)  # (B, T)
+    if ids is None:
+        advantages, returns = gae(rewards, values, m, gamma, lam)  # (B, T) both
+        return CriticTargets(advantages, returns, None)
+    advantages, returns = block_gae(rewards, values, ids, gamma, lam)  # (B, N) both
+    return CriticTargets(distribute(advantages, ids), spread(returns, ids), ids)
+
+# %% ../nbs/lib/advantages.ipynb #ec0fa5c3
+def whiten(
+    x: Tensor,  # (B, T)
+    mask: Tensor,  # (B, T)
+    eps: float = 1e-8,  # added to the standard deviation
+    kept: Tensor | None = None,  # (n,) the kept values of the whole batch, when this is a part of it
+) -> Tensor:  # mean 0 and standard deviation 1 over the kept tokens, 0 elsewhere
+    "Values on one scale, as PPO's implementations use them for advantages; zeros where all of them are equal."
+    m = check_mask(mask, x=x)
+    # In float64 the mean of equal values is that value: their rounding errors are not scaled up to 1.
+    kept = (x[m] if kept is None else kept).double()  # (n,)
+    scaled = (x.double() - kept.mean()) / (kept.std(unbiased=False) + eps)  # (B, T)
+    return torch.where(m, scaled, torch.zeros_like(scaled)).to(x.dtype)

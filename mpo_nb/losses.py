@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['surrogates', 'aggregates', 'loss_count', 'loss_normalizer', 'aggregate_tokens', 'PolicyLoss', 'check_clip',
-           'policy_loss', 'kl_penalty', 'entropy_bonus']
+           'policy_loss', 'kl_penalty', 'entropy_bonus', 'value_loss', 'explained_variance']
 
 # %% ../nbs/lib/losses.ipynb #b904edd9
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .actions import ActionSpace, TokenActions, WindowActions, check_actions
-from .blocks import at_least_float32, check_mask, check_tensor
+from .blocks import at_least_float32, block_mean, block_sizes, check_mask, check_tensor
 from .checks import check_choice, is_number
 
 # %% ../nbs/lib/losses.ipynb #lo000001
@@ -324,3 +324,45 @@ def entropy_bonus(
 ) -> Tensor:  # scalar, nats
     "Mean entropy over kept tokens, to be subtracted from the loss with a coefficient."
     return aggregate_tokens(entropy, check_mask(mask, entropy=entropy), "token-mean", normalizer=normalizer)
+
+# %% ../nbs/lib/losses.ipynb #3e504bf2
+def value_loss(
+    values: Tensor,  # (B, T) with their graph
+    old_values: Tensor,  # (B, T) when the batch was sampled
+    returns: Tensor,  # (B, T)
+    mask: Tensor,  # (B, T)
+    clip: float | None = 0.2,  # how far a value may move; None: as far as it likes
+    ids: Tensor | None = None,  # (B, T) blocks whose means are compared
+    normalizer: float | None = None,  # kept tokens, or blocks, of the whole batch, when this is a part of it
+) -> Tensor:  # scalar
+    """The critic's loss: mean over tokens, or blocks, of half the squared error; half types are computed in float32.
+    Raises ValueError when shapes differ or `clip` is negative."""
+    m = check_mask(mask, values=values, old_values=old_values, returns=returns)
+    if clip is not None and not clip >= 0:
+        raise ValueError(f"value_clip={clip}; it must be >= 0, or None for no clipping")
+    dtype = values.dtype
+    values, old_values, returns = map(at_least_float32, (values, old_values, returns))
+    if ids is not None:
+        ids = torch.where(m, ids, -1)  # (B, T)
+        values, old_values, returns = (block_mean(x, ids) for x in (values, old_values, returns))  # (B, N)
+        m = block_sizes(ids) > 0  # (B, N)
+    error = (values - returns).square()
+    if clip is not None:
+        held = old_values + (values - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (held - returns).square())
+    total = max(1.0, float(m.sum())) if normalizer is None else normalizer
+    zero = torch.zeros((), dtype=error.dtype, device=error.device)
+    return (0.5 * torch.where(m, error, zero).sum() / total).to(dtype)
+
+# %% ../nbs/lib/losses.ipynb #b723c2b3
+def explained_variance(
+    values: Tensor,  # (B, T)
+    returns: Tensor,  # (B, T)
+    mask: Tensor,  # (B, T)
+) -> float:  # 1 is perfect, 0 no better than their mean, below 0 worse; NaN where the returns do not vary
+    "Share of the returns' variance that the values account for."
+    m = check_mask(mask, values=values, returns=returns)
+    kept = returns[m].double()  # (M,)
+    error = (returns - values)[m].double()  # (M,)
+    variance = float(kept.var(unbiased=False)) if len(kept) else 0.0
+    return float("nan") if variance == 0 else 1 - float(error.var(unbiased=False)) / variance

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..advantages import overlong_penalty
+from ..advantages import critic_targets, macro_blocks, overlong_penalty, whiten
 from ..blocks import block_sizes
-from ..losses import PolicyLoss, loss_count
-from ..models.critic import critic_targets, explained_variance, value_loss, whiten
+from ..losses import PolicyLoss, explained_variance, loss_count, value_loss
 from ..runs.folder import Run
 from ..runs.traces import Trace, token_texts
 from ..runtime.placement import whole_tensor
@@ -123,16 +122,13 @@ class _Sampling(Policy):
         mask = batch.rollout.mask
         if recipe.advantage == "gae":
             assert values is not None  # such a recipe has a critic
-            found = critic_targets(
-                rewards,
-                values,
-                mask,
-                recipe.gamma,
-                recipe.lam,
-                recipe.macro,
-                draw_seed(c.seed, step, "minibatches"),
-                self.processes,
-            )
+            seed = draw_seed(c.seed, step, "minibatches")
+
+            def draw(whole: Tensor) -> Tensor:
+                return cast(Tensor, macro_blocks(whole, recipe.macro, seed))
+
+            ids = None if recipe.macro == 1 else self.processes.drawn(draw, mask)
+            found = critic_targets(rewards, values, mask, recipe.gamma, recipe.lam, ids)
             batch.values, batch.returns, batch.macro = values, found.returns, found.ids
             batch.advantages = (
                 whiten(found.advantages, mask, kept=self.processes.all_gather(found.advantages[mask]))
