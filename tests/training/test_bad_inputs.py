@@ -95,7 +95,11 @@ NUMBERS = [
     ),
     (lambda: policy_loss(LOGPS, LOGPS, ADVANTAGES, MASK, normalizer="5"), "normalizer='5'; pass loss_normalizer"),
     (lambda: kl_penalty(LOGPS, LOGPS, MASK, actions="token"), "actions='token'", "e.g. TokenActions()"),
-    (lambda: actions.WindowActions(4, "0.2"), "future='0.2'; it must be a number in [0, 1)", "e.g. 0.2"),
+    (
+        lambda: actions.WindowActions(4, "0.2"),
+        "future='0.2'; the share of later tokens must be a number in [0, 1)",
+        "e.g. 0.2",
+    ),
     (lambda: actions.WindowActions(2, beta=0.5), "beta=0.5; pass one weight per token"),
     (lambda: actions.WindowActions(4, joint="yes"), "joint='yes'; it must be True or False"),
     (lambda: actions.TokenGradient("sequence"), "actions='sequence'", "pass one from mpo_nb.actions"),

@@ -194,13 +194,13 @@ LINES = [
     ("--steps", "--steps: expected one argument"),
     ("--lora_rank 2.5", "--lora_rank: '2.5'"),
     ("--seed 99999999999999999999", "seed=99999999999999999999; it must be a whole number that fits"),
-    ("--adam_beta1 1", "adam_beta1=1.0; it must be a number in [0, 1) (a decay rate"),
+    ("--adam_beta1 1", "adam_beta1=1.0; a decay rate must be a number in [0, 1)"),
     ("--device tpu", "device='tpu' is no device"),
     ("--task_options {", "task_options='{' is not JSON"),
     ('--recipe_options {"kl":"x"}', "recipe_options="),
     ("--config nowhere.yaml", "--config nowhere.yaml cannot be read: No such file"),
     ("--config .", "--config . cannot be read: Is a directory"),
-    ("--future 1", "future=1.0; it must be a number in [0, 1) (the share of the later tokens"),
+    ("--future 1", "future=1.0; the share of later tokens must be"),
 ]
 
 
