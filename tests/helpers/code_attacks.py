@@ -14,6 +14,25 @@ TESTS = {  # form -> (test, entry_point)
 RIGHT = "def double(x):\n    return 2 * x\n"
 WRONG = "def double(x):\n    return 0\n"
 
+
+def patched(**modules: str) -> str:
+    """The first lines of an attack on the sandbox's own modules: each module of a side under its name, and proof that it
+    has the names that the attack replaces. Without the proof, an attack on a name of long ago does nothing and scores
+    zero, as if something had held it."""
+    lines = ["import sys"]
+    for module, names in modules.items():
+        lines.append(f"{module} = sys.modules['mpo_nb.sandbox.{module}']")
+        for name in names.split():
+            lines.append(f"assert {name!r} in vars({module}), 'there is no {module}.{name} to replace'")
+    return "\n".join(lines) + "\n"
+
+
+PATCHES = {  # the attacks on modules of the sandbox -> their first lines
+    "arithmetic that gives data": patched(protocol="Whole encode", sides="Whole"),
+    "patching the protocol": patched(sides="judge _judge run_program", protocol="encode", values="encode"),
+    "claiming the test is at fault": patched(sides="_reason") + "link = sys._getframe(1).f_locals['link']\n",
+}
+
 # name -> (program, what the reason matches). {secret}, {pid}, {port} and {canary} are filled in by the tests.
 ATTACKS = {
     "endless loop": ("while True: pass", "^timeout"),
@@ -154,10 +173,9 @@ ATTACKS = {
         "^wrong answer",
     ),
     "arithmetic that gives data": (
-        (
-            "import sys\nsys.modules['mpo_nb.sandbox.sides'].Whole = lambda value: value\nclass Yes:\n    __sub__"
-            " = lambda *a: 0\ndef double(x): return 4 if x == 2 else Yes()"
-        ),
+        PATCHES["arithmetic that gives data"]
+        + "protocol.Whole = sides.Whole = lambda value: value\nclass Yes:\n    __sub__ = lambda *a: 0\n"
+        "def double(x): return 4 if x == 2 else Yes()",
         "^error: TypeError: the program's own sub",
     ),
     "unittest's ANY": ("from unittest.mock import ANY\ndef double(x): return ANY", "^wrong answer"),
@@ -187,9 +205,8 @@ ATTACKS = {
         "",
     ),
     "patching the protocol": (
-        "import sys\ns = sys.modules['mpo_nb.sandbox.sides']\nv = sys.modules['mpo_nb.sandbox.values']\n"
-        "p = sys.modules['mpo_nb.sandbox.protocol']\n"
-        "s.judge = s._judge = lambda *a: ('pass', 'passed')\nv.encode = p.encode = lambda *a: b't;'\n" + WRONG,
+        PATCHES["patching the protocol"] + "sides.judge = sides._judge = lambda *a: ('pass', 'passed')\n"
+        "values.encode = protocol.encode = lambda *a: b't;'\n" + WRONG,
         "",
     ),
     "replacing this process": (
@@ -240,8 +257,8 @@ ATTACKS = {
         "^error|cannot be read",
     ),
     "claiming the test is at fault": (
-        "import sys\nsys.modules['mpo_nb.sandbox.sides']._reason = lambda e: 'fault'\n"
-        "link = sys._getframe(1).f_locals['link']\nlink.send('fault', 'fault')\nlink.send('ready', 1, 2)\n" + WRONG,
+        PATCHES["claiming the test is at fault"] + "sides._reason = lambda e: 'fault'\n"
+        "link.send('fault', 'fault')\nlink.send('ready', 1, 2)\n" + WRONG,
         ".",
     ),
     "a deep answer": (

@@ -1,9 +1,7 @@
 """A stranger's program: attacks on the verdict and on the machine, what is right, what is refused, and what is left
 behind."""
 
-import ast
 import contextlib
-import importlib
 import json
 import os
 import random
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from code_attacks import ATTACKS, RIGHT, TESTS, WRONG
+from code_attacks import ATTACKS, PATCHES, RIGHT, TESTS, WRONG, patched
 
 from mpo_nb.sandbox import runner as sandbox
 from mpo_nb.sandbox import walls as sandbox_walls
@@ -55,39 +53,26 @@ def test_an_attack_scores_zero(name, form, filled):
     assert result.seconds < 20 and code_passes(RIGHT, *TESTS[form], timeout=30).passed
 
 
-def reached(program: str) -> list[str]:
-    "The names of the sandbox's modules that a program replaces, or passes by, such as `mpo_nb.sandbox.sides.judge`."
-    try:
-        tree = ast.parse(program)
-    except (SyntaxError, RecursionError, MemoryError, ValueError):  # which is the attack
-        return []
-    modules = {ast.unparse(node): node.slice.value for node in ast.walk(tree) if names_a_module(node)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and ast.unparse(node.value) in modules:
-            modules |= {ast.unparse(target): modules[ast.unparse(node.value)] for target in node.targets}
-    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    return [
-        f"{modules[ast.unparse(node.value)]}.{node.attr}" for node in attributes if ast.unparse(node.value) in modules
-    ]
+@walled
+@pytest.mark.parametrize("name", PATCHES)
+def test_an_attack_on_the_sandbox_finds_what_it_replaces(name):
+    "Its first lines run to their end beside a right program: the module is there, with the names."
+    result = code_passes(PATCHES[name] + RIGHT, *TESTS["check"], timeout=30)
+    assert result.passed, f"{name}: {result.reason}"
 
 
-def names_a_module(node) -> bool:
-    "Whether an expression is `sys.modules['mpo_nb...']`."
-    module = isinstance(node, ast.Subscript) and ast.unparse(node.value) == "sys.modules"
-    return module and isinstance(node.slice, ast.Constant) and str(node.slice.value).startswith("mpo_nb")
+def test_every_attack_on_the_sandbox_looks_first():
+    named = {name for name, (program, _) in ATTACKS.items() if "mpo_nb" in program}
+    assert named == set(PATCHES)
+    assert all(ATTACKS[name][0].startswith(PATCHES[name]) for name in named)
 
 
-def test_attacks_reach_for_names_that_are_there():
-    "After a rename an attack would do nothing, and score zero all the same."
-    names = [name for program, _ in ATTACKS.values() for name in reached(program)]
-    assert len(names) >= 6, names
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        assert hasattr(importlib.import_module(module), attribute), name
-    assert reached("import sys\nm = sys.modules['mpo_nb.x']\nm.y = 1\nsys.modules['mpo_nb.z'].a()\n") == [
-        "mpo_nb.x.y",
-        "mpo_nb.z.a",
-    ]
+@walled
+@pytest.mark.parametrize("names, reason", [(dict(sides="no_such_name"), "sides.no_such_name"), (dict(side=""), "side")])
+def test_an_attack_on_a_name_of_long_ago_is_noticed(names, reason):
+    "A module or a name that was renamed: the first lines fail, and with them the test above."
+    result = code_passes(patched(**names) + RIGHT, *TESTS["check"], timeout=30)
+    assert not result.passed and reason in result.reason, result.reason
 
 
 UNWALLED = ["reading a file outside", "reading the passwords", "deleting a file outside"]
@@ -117,15 +102,17 @@ def test_the_walls_hold_for_an_ordinary_user(filled, root, tmp_path):
         "import json, sys\nfrom mpo_nb.sandbox.runner import run_programs\n"
         "print(json.dumps([[r.passed, r.reason] for r in run_programs(json.load(sys.stdin), timeout=4.0)]))"
     )
-    source = tmp_path / "mpo_nb"
-    (source / "sandbox").mkdir(parents=True)
+    package = root / "mpo_nb"
+    copied = tmp_path / "mpo_nb" / "sandbox"
+    copied.mkdir(parents=True)
     for path in (
-        *(root / "mpo_nb" / "sandbox").glob("*.py"),
-        root / "mpo_nb" / "checks.py",
-        root / "mpo_nb" / "lazy.py",
+        package / "__init__.py",
+        package / "lazy.py",
+        package / "checks.py",
+        *(package / "sandbox").glob("*.py"),
     ):
-        (source / path.relative_to(root / "mpo_nb")).write_text(path.read_text())
-    for folder in (source / "sandbox", source, tmp_path, *tmp_path.parents):
+        (tmp_path / path.relative_to(root)).write_text(path.read_text())
+    for folder in (copied, *copied.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     run = subprocess.run(
@@ -594,7 +581,7 @@ def test_the_moment_in_which_programs_start_leaves_nothing_either(how, root):
     done = subprocess.run(
         [sys.executable, "-c", MOMENTS, str(int(how))],
         cwd=root / "tests" / "sandbox",
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (root, root / "tests" / "helpers")))),
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join((str(root), str(root / "tests" / "helpers")))),
         capture_output=True,
         text=True,
         timeout=300,
@@ -625,9 +612,9 @@ def test_run_programs_keeps_the_order(capsys):
 
 
 def test_the_wing_offers_it():
-    import mpo_nb.sandbox as wing
+    import mpo_nb.sandbox
 
-    assert wing.code_passes is code_passes and wing.CodeResult is sandbox.CodeResult
+    assert mpo_nb.sandbox.code_passes is code_passes and mpo_nb.sandbox.CodeResult is sandbox.CodeResult
 
 
 @pytest.mark.parametrize(

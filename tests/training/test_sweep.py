@@ -62,7 +62,8 @@ def test_a_run_that_fails_or_dies_does_not_hold_up_the_others(tmp_path, monkeypa
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a process here")
 def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
     program = (
-        "from mpo_nb.training import TrainConfig, sweep\nif __name__ == '__main__': sweep({0:"
+        "from mpo_nb.config import TrainConfig\nfrom mpo_nb.training.sweeps import sweep\n"
+        "if __name__ == '__main__': sweep({0:"
         f" TrainConfig(output={str(tmp_path / 'run')!r}, **{SMALL | dict(steps=400, checkpoint_every=1)!r})}},"
         " progress=False)\n"
     )
@@ -144,9 +145,10 @@ def test_a_sweep_that_is_ended_ends_its_workers_which_save(number, tmp_path):
         steps=400, prompts_per_step=1, group_size=2, checkpoint_every=1000, task="sleepy:task", max_new_tokens=8
     )
     (tmp_path / "program.py").write_text(
-        "from mpo_nb.training import TrainConfig, sweeps\nsweeps.grace_seconds = 5.0\nconfigs = {n:"
-        f" TrainConfig(output=f'{tmp_path}/run-{{n}}', task_options=dict(deaf=n > 0), **{options!r}) for n in"
-        f" range({1 + deaf})}}\nif __name__ == '__main__': sweeps.sweep(configs, workers=2, progress=False)\n"
+        "from mpo_nb.config import TrainConfig\nfrom mpo_nb.training import sweeps\nsweeps.grace_seconds = 5.0\n"
+        f"configs = {{n: TrainConfig(output=f'{tmp_path}/run-{{n}}', task_options=dict(deaf=n > 0), **{options!r})"
+        f" for n in range({1 + deaf})}}\n"
+        "if __name__ == '__main__': sweeps.sweep(configs, workers=2, progress=False)\n"
     )
     child = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py")],
