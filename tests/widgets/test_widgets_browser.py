@@ -34,14 +34,15 @@ from mpo_nb.widgets import BlockExplorer, CreditExplorer
 trace = load_traces('traces.jsonl')[0]"""
 
 SAME = """([root, n, html]) => {
-  const made = document.createElement('template'); made.innerHTML = html
-  const read = t => {
-    const classes = [...t.classList].filter(c => c !== 'mpo-same').sort().join(' ')
-    const s = t.firstElementChild.style
-    const look = [s.backgroundColor, s.borderBottomColor, s.borderBottomStyle]
-    return [classes, t.getAttribute('aria-label'), t.dataset.block, t.textContent, ...look].join(' | ')
+  const made = document.createElement('template')
+  made.innerHTML = html
+  const read = token => {
+    const style = token.firstElementChild.style
+    const classes = [...token.classList].filter(c => c !== 'mpo-same').sort().join(' ')
+    const colours = [style.backgroundColor, style.borderBottomColor, style.borderBottomStyle]
+    return [classes, token.getAttribute('aria-label'), token.dataset.block, token.textContent, ...colours].join(' | ')
   }
-  const strip = document.querySelectorAll(root)[0].querySelectorAll('.mpo-strip')[n]
+  const strip = document.querySelector(root).querySelectorAll('.mpo-strip')[n]
   const shown = [...strip.querySelectorAll('.mpo-token')].map(read)
   const wanted = [...made.content.querySelectorAll('.mpo-token')].map(read)
   if (shown.length !== wanted.length) return [shown.length, wanted.length]
@@ -49,12 +50,14 @@ SAME = """([root, n, html]) => {
 }"""
 FIGURE = "([plot, i]) => Array.from(document.querySelectorAll(plot)[0]._fullData[i].y)"
 AXES_HOLD_DATA = """selector => {
-    const plot = document.querySelector(selector), layout = plot._fullLayout;
-    return plot._fullData.every(t => {
-        const axis = layout['yaxis' + t.yaxis.slice(1)], [low, high] = axis.range, slack = 1e-6 * Math.abs(high - low);
-        const heights = [...t.y].filter(Number.isFinite).map(y => axis.type === 'log' ? Math.log10(y) : y);
-        return heights.every(y => y >= low - slack && y <= high + slack);
-    });
+  const plot = document.querySelector(selector)
+  return plot._fullData.every(t => {
+    const axis = plot._fullLayout['yaxis' + t.yaxis.slice(1)]
+    const [low, high] = axis.range
+    const slack = 1e-6 * Math.abs(high - low)
+    const heights = [...t.y].filter(Number.isFinite).map(y => axis.type === 'log' ? Math.log10(y) : y)
+    return heights.every(y => y >= low - slack && y <= high + slack)
+  })
 }"""
 
 
@@ -200,15 +203,15 @@ CLIPPED = """root => {
   const outside = []
   for (const plot of document.querySelectorAll(root + ' .js-plotly-plot')) {
     const box = plot.getBoundingClientRect()
-    for (const t of plot.querySelectorAll('.main-svg text')) {
-      const r = t.getBoundingClientRect()
+    for (const text of plot.querySelectorAll('.main-svg text')) {
+      const r = text.getBoundingClientRect()
       const beside = r.left < box.left - 1 || r.right > box.right + 1
-      const above_or_below = r.top < box.top - 1 || r.bottom > box.bottom + 1
-      if (r.width && (beside || above_or_below)) outside.push(t.textContent)
+      const beyond = r.top < box.top - 1 || r.bottom > box.bottom + 1
+      if (r.width && (beside || beyond)) outside.push(text.textContent)
     }
   }
-  const words = [' .widget-label', ' label', ' .mpo-summary'].map(s => root + s).join(', ')
-  for (const e of document.querySelectorAll(words)) {
+  const texts = ['.widget-label', 'label', '.mpo-summary'].map(name => root + ' ' + name).join(', ')
+  for (const e of document.querySelectorAll(texts)) {
     if (e.offsetParent && e.scrollWidth > e.clientWidth + 1) outside.push(e.textContent)
   }
   return outside
