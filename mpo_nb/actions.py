@@ -200,7 +200,7 @@ def window_beta(
 ) -> tuple[float, ...]:  # k weights that sum to 1
     "MPO's weights: 1 - future on the current token, the rest shared equally. Raises ValueError outside those ranges."
     check_whole("k", k, why="1 is token level")
-    check_share("future", future, "[)", "the share of the later tokens, e.g. 0.2")
+    check_share("future", future, "[)", "e.g. 0.2", "the share of later tokens")
     return (1.0,) if k == 1 else (1.0 - future,) + (future / (k - 1),) * (k - 1)
 
 # %% ../nbs/lib/actions.ipynb #391242f0

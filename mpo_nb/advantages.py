@@ -7,7 +7,6 @@ __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'bloc
            'distribute', 'macro_blocks', 'CriticTargets', 'critic_targets', 'whiten']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
-import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,7 @@ from mpo_nb.blocks import (
     random_blocks,
     spread,
 )
-from .checks import check_at_least, check_choice, check_seed, check_share, check_whole, fits, is_number, is_whole
+from .checks import check_at_least, check_choice, check_seed, check_share, check_whole, fits, is_whole
 
 # %% ../nbs/lib/advantages.ipynb #f542c7ec
 def _groups(

@@ -118,12 +118,13 @@ def check_share(
     value: float,  # what was passed
     ends: str = "[]",  # whether 0 and 1 themselves will do: "[]" both | "[)" 0 | "(]" 1 | "()" neither
     why: str = "",  # the reason, for the message
+    what: str = "it",  # what kind of share it is, for the message
 ) -> float:  # the same value
     "Raise ValueError unless `value` is a number between 0 and 1."
     within = is_number(value) and 0 <= value <= 1
     at_an_end = within and ((value == 0 and ends[0] == "(") or (value == 1 and ends[1] == ")"))
     if not within or at_an_end:
-        raise ValueError(f"{name}={value!r:.100}; it must be a number in {ends[0]}0, 1{ends[1]}{_because(why)}")
+        raise ValueError(f"{name}={value!r:.100}; {what} must be a number in {ends[0]}0, 1{ends[1]}{_because(why)}")
     return value
 
 # %% ../nbs/lib/checks.ipynb #036e2668

@@ -106,9 +106,10 @@ def share(
     help: str,
     ends: str = "[]",  # whether 0 and 1 themselves will do, as `check_share` has it
     why: str = "",  # the reason, for the message
+    what: str = "it",  # what kind of share it is, for the message
 ) -> Option:
     "A number between 0 and 1."
-    return Option(default, help, lambda name, value: check_share(name, _finite(name, value), ends, why))
+    return Option(default, help, lambda name, value: check_share(name, _finite(name, value), ends, why, what))
 
 
 def flag(default: bool, help: str) -> Option:
@@ -227,7 +228,8 @@ _algorithm = dict(
         0.2,
         "share of the later tokens in a window's ratio, in [0, 1) (recipe mpo)",
         "[)",
-        "the share of the later tokens, e.g. 0.2",
+        "e.g. 0.2",
+        "the share of later tokens",
     ),
     source=one_of(
         ("backbone", "mtp"),
@@ -282,8 +284,8 @@ _optimiser = dict(
     schedule=one_of(("constant", "linear", "cosine"), "constant, linear or cosine, after the warm-up"),
     warmup_steps=whole(0, "steps over which the learning rate rises to its peak"),
     weight_decay=at_least_zero(0.0, "AdamW's decoupled weight decay"),
-    adam_beta1=share(0.9, "AdamW's first decay rate", "[)", "a decay rate, e.g. 0.9"),
-    adam_beta2=share(0.999, "AdamW's second decay rate", "[)", "a decay rate, e.g. 0.999"),
+    adam_beta1=share(0.9, "AdamW's first decay rate", "[)", "e.g. 0.9", "a decay rate"),
+    adam_beta2=share(0.999, "AdamW's second decay rate", "[)", "e.g. 0.999", "a decay rate"),
     max_grad_norm=positive(1.0, "gradients are scaled down to this 2-norm"),
 )
 

@@ -57,7 +57,7 @@ class AdvantageRule:
         """Advantages from rewards alone. Raises ValueError for a group of one, a reward that is not finite, or a rule
         that needs values."""
         raise ValueError(
-            f"advantage={self.name!r} needs values: use mpo_nb.models.critic.critic_targets, or"
+            f"advantage={self.name!r} needs values: use mpo_nb.advantages.critic_targets, or"
             " mpo_nb.training.continuations.boundary_values"
         )
 

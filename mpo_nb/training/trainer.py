@@ -127,7 +127,7 @@ class _Sampling(Policy):
             def draw(whole: Tensor) -> Tensor:
                 return cast(Tensor, macro_blocks(whole, recipe.macro, seed))
 
-            ids = None if recipe.macro == 1 else self.processes.drawn(draw, mask)
+            ids = None if recipe.macro == 1 else self.processes.draw_whole_batch(draw, mask)
             found = critic_targets(rewards, values, mask, recipe.gamma, recipe.lam, ids)
             batch.values, batch.returns, batch.macro = values, found.returns, found.ids
             batch.advantages = (
