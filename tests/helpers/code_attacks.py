@@ -16,15 +16,9 @@ WRONG = "def double(x):\n    return 0\n"
 
 
 def patched(**modules: str) -> str:
-<<<<<<< HEAD
     """The first lines of an attack on the sandbox's own modules: each module of a side under its name, and proof that
     it has the names that the attack replaces. Without the proof, an attack on a name of long ago does nothing and
     scores zero, as if something had held it."""
-=======
-    """The first lines of an attack on the sandbox's own modules: each module of a side under its name, and proof that it
-    has the names that the attack replaces. Without the proof, an attack on a name of long ago does nothing and scores
-    zero, as if something had held it."""
->>>>>>> h-tests
     lines = ["import sys"]
     for module, names in modules.items():
         lines.append(f"{module} = sys.modules['mpo_nb.sandbox.{module}']")
