@@ -246,14 +246,14 @@ def test_groups_without_signal_train_on(name, reward, tmp_path):
 def test_empty_responses_train_on(tmp_path, monkeypatch):
     "Every other response ends at once: one EOS, no text."
     eos = AutoTokenizer.from_pretrained(tiny_model_path()).eos_token_id
-    pick = mpo_nb.sampling.rollouts.pick
+    sample_tokens = mpo_nb.sampling.rollouts.sample_tokens
 
     def stubborn(logits, u):
-        tokens, logps = pick(logits, u)
+        tokens, logps = sample_tokens(logits, u)
         ended = torch.arange(len(tokens)) % 2 == 0
         return torch.where(ended, eos, tokens), torch.where(ended, logits.log_softmax(-1)[:, eos], logps)
 
-    monkeypatch.setattr(mpo_nb.sampling.rollouts, "pick", stubborn)
+    monkeypatch.setattr(mpo_nb.sampling.rollouts, "sample_tokens", stubborn)
     trainer = Trainer(small(tmp_path))
     batch = trainer.collect(1)
     assert "" in batch.rollout.texts and (batch.rollout.lengths == 1).any()
