@@ -31,7 +31,7 @@ from .recipes import recipes
 from .runtime.locks import WriteLock
 from .runtime.processes import is_first, launched
 from .tasks.task import task_names
-from .training.policy import check_start
+from .training.setup import check_start
 from .training.trainer import Trainer
 
 # %% ../nbs/lib/cli.ipynb #7de1dde0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clock_metrics', 'held_out_accuracy', 'dead_groups', 'rollout_metrics', 'UpdateMetrics', 'peak_memory_mb']
 
-# %% ../../nbs/lib/training/metrics.ipynb #a82222af
+# %% ../../nbs/lib/training/metrics.ipynb #d9cda42b
 import math
 import sys
 from collections.abc import Callable
@@ -20,8 +20,9 @@ from ..runtime.processes import Processes
 from ..sampling.vllm import sampler_mismatch
 from ..tasks.task import Task, score
 from .batch import Batch
+from .scores import own_logps
 
-# %% ../../nbs/lib/training/metrics.ipynb #c2d2bd9b
+# %% ../../nbs/lib/training/metrics.ipynb #522f758e
 def held_out_accuracy(
     task: Task,  # for its test problems and reward
     n: int,  # how many of the test problems, from the first
@@ -31,22 +32,15 @@ def held_out_accuracy(
     "Sampled and greedy accuracy on held-out problems with 95% intervals, one response per problem."
     processes = processes or Processes()
     n = min(n, len(task.test))
-    found: dict[str, float] = {}
+    row: dict[str, float] = {}
     problems = [task.test[i] for i in processes.share(n)]
     for how in ("sampled", "greedy"):
         with processes.together():
-            correct = (
-                sum(r >= task.pass_mark for r in score(task, problems, sample(problems, how == "greedy")))
-                if problems
-                else 0
-            )
-        found |= dict(
-            zip(
-                (f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high"),
-                accuracy_interval(int(processes.sum(correct)), n),
-            )
-        )
-    return found
+            rewards = score(task, problems, sample(problems, how == "greedy")) if problems else []
+            correct = sum(r >= task.pass_mark for r in rewards)
+        names = (f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high")
+        row |= dict(zip(names, accuracy_interval(int(processes.sum(correct)), n)))
+    return row
 
 # %% ../../nbs/lib/training/metrics.ipynb #712a5868
 def dead_groups(
@@ -58,16 +52,15 @@ def dead_groups(
     r = rewards.view(-1, group_size)
     return (r == r[:, :1]).all(1)
 
-# %% ../../nbs/lib/training/metrics.ipynb #b1f0e6a1
+# %% ../../nbs/lib/training/metrics.ipynb #d9a87159
 def rollout_metrics(
     batch: Batch,  # one step's responses, or this process's part of them
     task: Task,  # for its pass mark and format
-    own: Tensor,  # (B, T) the policy's log-probabilities when the batch was sampled, nats
     processes: Processes,  # that hold the batch
-    compare: bool = False,  # with the sampler's log-probabilities
 ) -> dict[str, float]:
     "What there is to say of a step's responses before the update."
     r = batch.rollout
+    own = own_logps(batch.old_logps)  # (B, T)
     rewards, lengths, finished, dead = (
         processes.gather(x) for x in (batch.rewards, batch.rollout.lengths, batch.rollout.finished, batch.dead)
     )
@@ -78,7 +71,7 @@ def rollout_metrics(
         finished=float(finished.float().mean()),
         dead_groups=float(dead.float().mean()),
     )
-    if compare:
+    if batch.rescored:
         kept, theirs, ours = processes.tokens(r.mask, r.logps, own)
         row |= sampler_mismatch(theirs, ours, kept)
     if task.formatted:
@@ -88,7 +81,7 @@ def rollout_metrics(
         row["kl_ref"] = float(kl_penalty(ours, theirs, kept, "k3"))
     return row
 
-# %% ../../nbs/lib/training/metrics.ipynb #84d7305a
+# %% ../../nbs/lib/training/metrics.ipynb #2225c461
 class UpdateMetrics:
     "Sums over the micro-batches of one step; `result()` is the row of numbers."
 
@@ -137,9 +130,11 @@ class UpdateMetrics:
         n = len(ratio)
         if not n:
             return {}
-        ordered: Tensor
-        rank: Callable[[float], float]
-        ordered, rank = ratio.sort().values, lambda q: float(ordered[min(n - 1, math.ceil(q * n) - 1)])
+        ordered = ratio.sort().values
+
+        def rank(q: float) -> float:
+            return float(ordered[min(n - 1, math.ceil(q * n) - 1)])
+
         updates = list(self.losses.values())
         return dict(
             loss=sum(sum(l for l, _ in u) for u in updates) / len(updates),

@@ -5,471 +5,109 @@
 # %% auto #0
 __all__ = ['Trainer']
 
-# %% ../../nbs/lib/training/trainer.ipynb #4f1a2d11
-import math
-import warnings
+# %% ../../nbs/lib/training/trainer.ipynb #88792c5b
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from ..advantages import overlong_penalty
-from ..blocks import block_sizes
-from ..losses import PolicyLoss, loss_count
-from ..models.critic import critic_targets, explained_variance, value_loss, whiten
-from ..runs.folder import Run
-from ..runs.traces import Trace, token_texts
-from ..runtime.placement import whole_tensor
+from ..config import TrainConfig
+from ..models.logprobs import CausalLM
+from ..recipes import Recipe
 from ..sampling.draws import draw_seed
-from ..tasks.task import score
-from .batch import Batch, forward, micro_batches, step_problems
-from .continuations import sampled_advantages
-from .metrics import UpdateMetrics, dead_groups, held_out_accuracy, peak_memory_mb, rollout_metrics
-from .policy import Policy
+from ..tasks.task import Task
+from .batch import Batch
+from .judging import Judge
+from .learner import Learner
+from .metrics import held_out_accuracy
+from .policy import Policy, make_sampler
+from .recorder import Recorder, progress_bar
+from .setup import check_start
+from .warm_up import WarmUp, warm_up_policy
 
-# %% ../../nbs/lib/training/trainer.ipynb #fe86ad8e
-class _Sampling(Policy):
+# %% ../../nbs/lib/training/trainer.ipynb #0400e116
+class Trainer:
+    """Trains a causal language model with a recipe on a task. Raises ValueError for whatever cannot work, before the
+    weights are loaded where that is possible."""
+
+    def __init__(
+        self,
+        config: TrainConfig,  # what to do
+        model: CausalLM | None = None,  # default: loaded from `config.model`, in float32
+        tokenizer: PreTrainedTokenizerBase | None = None,  # default: that of `config.model`
+        task: Task | None = None,  # default: `config.task`
+        recipe: Recipe | None = None,  # default: `config.recipe` with its options
+    ) -> None:
+        self.setup = check_start(config, model, tokenizer, task, recipe)
+        self.config = self.setup.config  # with nothing left to "auto"
+        self.recipe = self.setup.recipe
+        self.task = self.setup.task
+        self.tokenizer = self.setup.tokenizer
+        self.processes = self.setup.processes
+        self.recorder = Recorder(self.setup)
+        with self.recorder.writing(), torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            checkpoint = self.recorder.newest()
+            self.policy = Policy(self.setup, model, checkpoint)
+            self.sampler = make_sampler(self.setup, self.policy)
+            self.judge = Judge(self.setup, self.policy, self.sampler)
+            self.learner = Learner(self.setup, self.policy)
+            self.recorder.begin()
+            self.recorder.restore(checkpoint, self.learner, self.sampler)
+        self.model = self.policy.model
+        self.run = self.recorder.run
+        self.finish = self.sampler.finish  # for values by sampling
+
     def collect(
         self,
         step: int,  # from 1
     ) -> Batch:
-        "Sample and score one step's responses. Raises what `score` raises for a reward that fails."
-        c = self.config
-        recipe = self.recipe
-        prompts = step_problems(self.task, c.seed, step, c.prompts_per_step)
-        mine = self.processes.share(c.prompts_per_step)
-        problems = [prompts[i] for i in mine for _ in range(c.group_size)]
-        with self.processes.together():
-            r = self.sample(
-                [prompts[i] for i in mine],
-                c.group_size,
-                draw_seed(c.seed, step, "rollout"),
-                places=mine if self.processes.many else None,
+        "Sample and judge one step's responses. Raises what `score` raises for a reward that fails."
+        share = self.setup.problems(step)
+        G = self.config.group_size
+        with self.setup.together():
+            rollout = self.sampler.sample(
+                share.problems, G, draw_seed(self.config.seed, step, "rollout"), places=share.places
             )
-            rewards = torch.tensor(score(self.task, problems, r.texts), device=self.device)
-        shaped = rewards
-        if recipe.overlong_buffer:
-            shaped = rewards + overlong_penalty(
-                r.lengths, c.max_new_tokens, max(1, round(recipe.overlong_buffer * c.max_new_tokens))
-            )
-        signal = (
-            (rewards >= self.task.pass_mark) if recipe.drop_dead_groups else shaped
-        )  # DAPO, section 3.2: 0 < correct < G
-        dead = dead_groups(signal, c.group_size).repeat_interleave(c.group_size)
-        if recipe.drop_dead_groups and bool(dead.all()) and not bool(dead_groups(rewards, c.group_size).all()):
-            warnings.warn(
-                f"recipe={c.recipe!r} drops groups that are all right or all wrong, and every group of this step is,"
-                f" though its rewards differ: a response counts as right from pass_mark={self.task.pass_mark:g} of task"
-                f" {self.task.name!r} on. Lower the task's pass_mark, or train with drop_dead_groups=False"
-            )
-        kept = (~dead if recipe.drop_dead_groups else torch.ones_like(dead)).nonzero()[:, 0].cpu()
-        recompute = (
-            c.old_logps == "recompute"
-            or (c.old_logps == "auto" and (c.precision != "float32" or c.sampler == "vllm"))
-            or self.mtp is not None
-        )
-        with self.processes.together():
-            seen, values = self.frozen(r) if recompute or self.critic is not None else (None, None)
-        with self.processes.together():
-            old = seen if recompute else r.logps
-            ref = self.frozen(r, reference=True)[0] if recipe.kl else None
-        tokens = (
-            [token_texts(self.tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)]
-            if recipe.actions == "sentence"
-            else None
-        )
-        assert old is not None  # the trainer's where they are recomputed, the sampler's otherwise
-        own = old[..., 0] if old.ndim == 3 else old  # the backbone's
-
-        def draw(mask: Tensor) -> Tensor | None:
-            return recipe.blocks(mask, tokens, own, draw_seed(c.seed, step, "blocks"))
-
-        blocks = (
-            self.processes.drawn(cast(Callable[[Tensor], Tensor], draw), r.mask)
-            if recipe.actions == "random"
-            else draw(r.mask)
-        )  # None only where actions are no blocks, as random ones are
-        batch = Batch(
-            r,
-            problems,
-            rewards,
-            shaped,
-            old,
-            ref,
-            blocks,
-            dead,
-            kept,
-            own.clone(),
-            torch.full_like(own, math.nan),
-            first=mine.start * c.group_size,
-        )
-        if recipe.confident is not None:
-            batch.learnt = r.mask & (own.exp() < recipe.confident)
-        return self.judge(batch, shaped, values, step)
-
-    def judge(
-        self,
-        batch: Batch,  # sampled
-        rewards: Tensor,  # (B,) shaped
-        values: Tensor | None,  # (B, T) of the critic
-        step: int,  # from 1
-    ) -> Batch:  # with its advantages
-        "Give every response, or every token, its advantage by the recipe's rule."
-        recipe = self.recipe
-        c = self.config
-        mask = batch.rollout.mask
-        if recipe.advantage == "gae":
-            assert values is not None  # such a recipe has a critic
-            found = critic_targets(
-                rewards,
-                values,
-                mask,
-                recipe.gamma,
-                recipe.lam,
-                recipe.macro,
-                draw_seed(c.seed, step, "minibatches"),
-                self.processes,
-            )
-            batch.values, batch.returns, batch.macro = values, found.returns, found.ids
-            batch.advantages = (
-                whiten(found.advantages, mask, kept=self.processes.gather(found.advantages[mask]))
-                if recipe.whiten
-                else found.advantages
-            )
-            all_of_it, values, returns = self.processes.tokens(mask, values, found.returns)
-            batch.extra = dict(
-                explained_variance=explained_variance(values, returns, all_of_it),
-                value_mean=float(values[all_of_it].mean()),
-            )
-        elif recipe.advantage == "boundary":
-            batch.advantages, batch.extra = sampled_advantages(self, batch, rewards, step)
-        else:
-            batch.advantages = recipe.advantages(rewards, c.group_size)
-        return batch
-
-# %% ../../nbs/lib/training/trainer.ipynb #f485a261
-class _Updating(_Sampling):
-    def scales(
-        self,
-        batch: Batch,  # the step's responses
-        rows: Tensor,  # (n,) one minibatch's, here
-    ) -> dict[str, Any]:  # what `Recipe.loss` divides by, and `value_loss` under "judged"
-        "The denominators of a minibatch's loss: those of all processes together."
-        recipe = self.recipe
-        limit = self.config.max_new_tokens
-        whole = batch.inputs(rows)
-        count = loss_count(whole["mask"], recipe.aggregate, recipe.action_space(whole), limit) if len(rows) else 0.0
-        tokens = float(whole["mask"].sum())
-        count, tokens, judged = self.processes.sum(
-            count, tokens, tokens if batch.macro is None else float((block_sizes(whole["macro"]) > 0).sum())
-        )
-        return dict(max_length=limit, normalizer=max(1.0, count), token_normalizer=max(1.0, tokens), judged=judged)
-
-    def accumulate(
-        self,
-        batch: Batch,  # the step's responses
-        rows: Tensor,  # (n,) one minibatch
-        step: int,  # for the error message
-        tokens: int | None = None,  # most tokens in one forward pass; default: the configuration's
-        scales: dict[str, Any] | None = None,  # what `scales` gave; default: asked for here
-    ) -> list[
-        tuple[PolicyLoss, Tensor, Tensor, Tensor, float]
-    ]:  # (PolicyLoss, mask, advantages, entropy, value loss) of each micro-batch
-        "The gradient of a minibatch's loss. Raises FloatingPointError when a loss is not finite."
-        c = self.config
-        recipe = self.recipe
-        found = []
-        scale = scales or self.scales(batch, rows)
-        self.optimizer.zero_grad(set_to_none=True)
-
-        def passed(micro: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # a pass of the model over some rows
-            with self._autocast():
-                return self.shards.through(
-                    lambda: forward(
-                        self.model,
-                        batch.rollout.rows(micro),
-                        c,
-                        recipe.entropy > 0,
-                        self.mtp,
-                        self.critic,
-                        share=not self.in_pieces,
-                    )
-                )
-
-        micros = micro_batches(batch.rollout, rows, tokens or c.micro_batch_tokens)
-        failed = None
-        missing = (
-            int(self.processes.largest(len(micros))) - len(micros) if self.in_pieces else 0
-        )  # passes that another process has more
-        for micro in micros:
-            inputs = batch.inputs(micro)
-            logps, entropy, values = passed(micro)
-            for kept, new in ((batch.logps, logps if self.mtp is None else logps[..., 0]), (batch.entropy, entropy)):
-                kept[micro, : new.shape[1]] = new.detach()
-            out = recipe.loss(inputs | scale | dict(logps=logps, entropy=entropy))
-            judgement = 0.0
-            if values is not None:
-                error = value_loss(
-                    values,
-                    inputs["values"],
-                    inputs["returns"],
-                    inputs["mask"],
-                    recipe.value_clip,
-                    inputs.get("macro"),
-                    scale["judged"],
-                )
-                out.loss, judgement = out.loss + recipe.value_coef * error, float(error.detach())
-            if not out.loss.isfinite():
-                failed = micro if failed is None else failed
-            if failed is None or self.in_pieces:
-                self.scaler.scale(
-                    out.loss * self.processes.world if self.in_pieces else out.loss
-                ).backward()  # pieces get the mean over processes
-            found.append((out, inputs["mask"], inputs["advantages"], entropy, judgement))
-        for _ in range(missing):
-            (passed(torch.tensor([0]))[0].sum() * 0.0).backward()
-        with self.processes.together() if self.in_pieces else nullcontext():
-            if failed is not None:
-                self._fail("the loss", batch, failed, step)
-        return found
+        return self.judge(share.repeated(G), rollout, step, first=share.places.start * G)
 
     def update(
         self,
         batch: Batch,  # the step's responses
         step: int,  # from 1
     ) -> dict[str, float]:  # the update's metrics
-        "Take the step's optimiser steps: `epochs` passes in `minibatches` parts."
-        judgements: dict[int, float]
-        c = self.config
-        meter = UpdateMetrics()
-        norms = []
-        mismatch = None
-        judgements = {}
-        lengths = (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()
-        lr = c.lr * self.lr_scale(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("share", 1.0)
-        g = torch.Generator().manual_seed(draw_seed(c.seed, step, "minibatches"))
-        kept = self.processes.gather(batch.kept + batch.first)
-        order = (
-            part
-            for _ in range(c.epochs)
-            for part in kept[torch.randperm(len(kept), generator=g)].tensor_split(c.minibatches)
-            if len(part)
-        )
-        for number, part in enumerate(order):
-            self.moved, rows = True, batch.own(part)
-            scales = self.scales(batch, rows)
-            if self.in_pieces:
-                micro = self.accumulate(batch, rows, step, self.memory.tokens, scales)
-            else:
-                with self.processes.together():
-                    micro = self.memory.run(
-                        lambda tokens: self.accumulate(batch, rows, step, tokens, scales), lengths[rows]
-                    )
-                self.processes.add_gradients(self.trained)
-            for out, mask, advantages, entropy, judgement in micro:
-                meter.add(out, mask, advantages, entropy, number)
-                judgements[number] = judgements.get(number, 0.0) + judgement
-            if number == 0:
-                mismatch = self._check_logps(batch, rows)
-            self.scaler.unscale_(self.optimizer)
-            norm = float(whole_tensor(nn.utils.clip_grad_norm_(self.trained, c.max_grad_norm), self.processes))
-            # In float16 a scale that is too large overflows: the scaler skips the update and halves the scale.
-            if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
-                self._fail("the gradient", batch, rows, step)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if math.isfinite(norm):
-                norms.append(norm)
-        meter.share(self.processes)
-        valued = (
-            dict(value_loss=self.processes.sum(sum(judgements.values())) / (number + 1))
-            if self.critic is not None and len(kept)
-            else {}
-        )
-        return (
-            meter.result()
-            | valued
-            | batch.extra
-            | (dict(grad_norm=sum(norms) / len(norms)) if norms else {})
-            | (dict(logp_mismatch=mismatch) if mismatch is not None else {})
-            | dict(lr=lr)
-        )
-
-    def _check_logps(self, batch: Batch, rows: Tensor) -> float:
-        """Largest difference in nats between the sampler and the training forward, before any update; said aloud on a
-        run's first batch."""
-        difference = self.processes.largest(
-            float(((batch.logps - batch.rollout.logps).abs() * batch.rollout.mask)[rows].max()) if len(rows) else 0.0
-        )
-        if not self.checked:
-            self.checked = True
-            if self.config.precision == "float32" and difference > 1e-4:
-                if self.processes.main:
-                    warnings.warn(
-                        f"the training forward's log-probabilities differ from the sampler's by up to {difference:.1e}"
-                        " nats (float32: at most 1e-4 is expected), so ratios do not start at 1; the model may treat"
-                        " padding, positions or its head in its own way: do not trust this run"
-                    )
-            else:
-                self.processes.say(
-                    "First batch: log-probabilities of the sampler and of the training forward agree to"
-                    f" {difference:.0e} nats."
-                )
-        return difference
-
-    def _fail(self, what: str, batch: Batch, rows: Tensor, step: int) -> NoReturn:
-        "Stop the run before the update is applied, with the responses that led here on disk."
-        mine = "" if self.processes.main else f"-process-{self.processes.rank}"  # each writes what it holds
-        path = self.run.path / "failed" / f"step-{step:06d}{mine}.jsonl"
-        saved = self.run.checkpoints()
-        path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True)
-        Run(self.run.path).append(path, self.traces(batch, rows, step))
-        raise FloatingPointError(
-            f"{what} at step {step} is not finite; the update was not applied. The batch's responses are in {path}; the"
-            f" last good checkpoint is {saved[-1][1] if saved else 'none yet: the run begins again'}. A smaller lr,"
-            " more warmup_steps, or precision='float32' may help"
-        )
-
-    def traces(
-        self,
-        batch: Batch,  # the step's responses
-        rows: Tensor,  # (n,) which of them
-        step: int,  # from 1
-    ) -> list[dict[str, Any]]:  # one record per response, as `Trace.to_dict` writes it
-        "Records of responses: log-probabilities as the last pass saw them, before its update."
-        G = self.config.group_size
-        records = []
-        own_old = batch.old_logps if self.mtp is None else batch.old_logps[..., 0]
-        for i in rows.tolist():
-            n = int(batch.rollout.lengths[i])
-            problem = batch.problems[i]
-            reward = float(batch.rewards[i])
-            logps, old, entropies, ids = (
-                x[i, :n].tolist() for x in (batch.logps, own_old, batch.entropy, batch.rollout.ids)
-            )
-            records.append(
-                Trace(
-                    step=step,
-                    group=(batch.first + i) // G,
-                    index=i % G,
-                    prompt=self.render([problem])[0],
-                    tokens=token_texts(self.tokenizer, ids),
-                    token_ids=ids,
-                    mask=[1] * n,
-                    logps=logps,
-                    old_logps=old,
-                    entropies=entropies,
-                    reward=reward,
-                    advantage=float(
-                        batch.advantages[i] if batch.advantages.ndim == 1 else batch.advantages[i, :n].mean()
-                    ),
-                    finished=bool(batch.rollout.finished[i]),
-                    answer=problem["answer"],
-                    correct=reward >= self.task.pass_mark,
-                ).to_dict()
-            )
-        return records
-
-# %% ../../nbs/lib/training/trainer.ipynb #729aa200
-class Trainer(_Updating):
-    """Trains a causal language model with a recipe on a task. Raises ValueError for whatever cannot work, before the
-    weights are loaded where that is possible."""
-
-    def evaluate(self) -> dict[str, float]:
-        "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
-        seed = draw_seed(self.config.seed, 0, "evaluation")
-        mine = self.processes.share(min(self.config.eval_problems, len(self.task.test)))
-        places = mine if self.processes.many else None
-        return held_out_accuracy(
-            self.task,
-            self.config.eval_problems,
-            lambda problems, greedy: self.sample(problems, 1, seed, greedy, places).texts,
-            self.processes,
-        )
-
-    def save(self) -> None:
-        "Write a checkpoint of the last step taken."
-        state = dict(
-            seconds=self.seconds,
-            memory=self.memory.tokens,
-            rows=self.rows.rows,
-            scaler=self.scaler.state_dict(),
-            processes=self.processes.world,
-        )
-        model, optimizer = self.shards.gathered(self.optimizer)
-        with self.processes.together():
-            if self.run.writes:
-                self.run.save(
-                    self.done,
-                    self.weights(model),
-                    self.tokenizer,
-                    optimizer,
-                    state,
-                    self.config.keep_checkpoints,
-                    self.parts,
-                )
+        "Take the step's optimiser steps. Raises FloatingPointError before one that would ruin the weights."
+        try:
+            metrics = self.learner.update(batch, step)
+        except FloatingPointError as error:
+            self.recorder.failed(error, batch, step)
+        self.sampler.refresh()
+        return metrics
 
     def step(
         self,
         step: int,  # 0 evaluates only
     ) -> dict[str, float]:  # the line written to metrics.jsonl
         "Take one step and write it down."
-        row: dict[str, float]
-        records: list[dict[str, Any]]
-        c = self.config
-        row = dict(step=step)
-        start = self._clock()
-        records = []
-        if step:
+        if step == 0:
+            with self.recorder.shield():
+                return self._write(step, None, {})
+        with self.recorder.clock("sampling"):
             batch = self.collect(step)
-            everyone = self.processes
-            mask = batch.rollout.mask
-            sampled = self._clock()
-            tokens = everyone.sum(int(mask.sum()))
-            old = batch.old_logps if self.mtp is None else batch.old_logps[..., 0]
-            row |= rollout_metrics(
-                batch,
-                self.task,
-                old,
-                everyone,
-                batch.old_logps is not batch.rollout.logps and getattr(self.engine, "comparable", True),
-            )
-            self.interrupt.check()
-        with self.interrupt.shield():
-            if step:
-                row |= self.update(batch, step)
-                trained = self._clock()
-                seen = c.epochs * everyone.sum(int(mask[batch.kept].sum()))
-                self.seconds += trained - start
-                row |= dict(
-                    tokens_per_second_sampling=tokens / (sampled - start),
-                    tokens_per_second_training=seen / (trained - sampled),
-                    seconds_sampling=sampled - start,
-                    seconds_training=trained - sampled,
-                )
-                if c.trace_every and step % c.trace_every == 0:
-                    records = everyone.gather_list(
-                        self.traces(
-                            batch, batch.own(torch.arange(min(c.trace_groups, c.prompts_per_step) * c.group_size)), step
-                        )
-                    )
-            if c.eval_every and (step % c.eval_every == 0 or step == c.steps):
-                row |= self.evaluate()
-            row |= dict(seconds=self.seconds, peak_memory_mb=self.processes.largest(peak_memory_mb(self.device)))
-            with self.processes.together():
-                self.run.append(self.run.traces_path, records)
-                self.run.append(self.run.metrics_path, [row])
-            self.done = step
-            if self.run.writes:
-                self.written = step
-            if step and (step % c.checkpoint_every == 0 or step == c.steps):
-                self.save()
+        with self.recorder.shield():  # a Ctrl-C waits until the step is written down
+            with self.recorder.clock("training"):
+                metrics = self.update(batch, step)
+            return self._write(step, batch, metrics)
+
+    def _write(self, step: int, batch: Batch | None, metrics: dict[str, float]) -> dict[str, float]:
+        "Evaluate, write down and save, each when it is due."
+        c = self.config
+        if self.setup.due(step, c.eval_every):
+            metrics |= self.evaluate()
+        row = self.recorder.write(step, batch, metrics)
+        if step and self.setup.due(step, c.checkpoint_every):
+            self.save()
         return row
 
     def fit(
@@ -481,64 +119,35 @@ class Trainer(_Updating):
         """Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or
         gradient is not finite, ValueError when another process writes into the folder; Ctrl-C and SIGTERM save the
         last whole step and are raised on."""
-        try:
-            with self.writing():
-                self._check_unmoved()
-                return self._fit(callback)
-        finally:
-            self.interrupt.pass_on()
-
-    def _check_unmoved(self) -> None:
-        """Raise ValueError where somebody else has taken steps in the folder since this trainer was made; a start
-        without steps gives way."""
-        with self.processes.together():
-            last = self.last_written()
-            if self.run.writes and last != self.written:
-                raise ValueError(
-                    f"output={self.config.output!r} was written by another process since this Trainer was made: its"
-                    f" last step was {self.written} then, and is {last} now; make the Trainer again, which goes on from"
-                    " there"
-                )
-            self.run.begin(self.record)
-
-    def _fit(self, callback: Callable[[dict[str, float]], object] | None) -> list[dict[str, Any]]:
-        "The loop, for whoever may write."
-        c = self.config
-        self.warm_up()
-        try:
-            with (
-                self.interrupt.watch(),
-                tqdm(
-                    total=c.steps,
-                    initial=max(0, self.done),
-                    desc=c.recipe,
-                    unit="step",
-                    disable=not (c.progress and self.processes.main),
-                ) as bar,
-            ):
-                for step in range(max(self.done + 1, 0 if c.eval_every else 1), c.steps + 1):
+        first = 0 if self.config.eval_every else 1
+        with self.recorder.session():
+            self.warm_up()
+            with self.recorder.watch(self.save), progress_bar(self.recorder) as show:
+                for step in range(max(self.done + 1, first), self.config.steps + 1):
                     row = self.step(step)
-                    shown = {
-                        short: f"{row[name]:.2f}"
-                        for short, name in (
-                            ("reward", "reward"),
-                            ("clipped", "clip_fraction"),
-                            ("accuracy", "accuracy_sampled"),
-                        )
-                        if name in row
-                    }
-                    bar.set_postfix(shown, refresh=False)
-                    bar.update(min(step, 1))
-                    if callback and self.processes.main:
-                        callback(row)
-        except KeyboardInterrupt:
-            whole = not self.interrupt.shielded
-            if whole and self.done > 0:
-                self.save()
-            saved = self.run.checkpoints()
-            stands = f"step {saved[-1][0]} of {c.steps} is saved" if saved else "nothing was trained yet"
-            self.processes.say(
-                f"Stopped; {stands} in {c.output}. The same command, or Trainer(config).fit(), goes on from there."
-            )
-            raise
-        return self.processes.tell(self.run.metrics)
+                    show(row)
+                    self.recorder.report(row, callback)
+            return self.recorder.metrics()
+
+    def evaluate(self) -> dict[str, float]:
+        "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
+        seed = draw_seed(self.config.seed, 0, "evaluation")
+        places = self.setup.held_out().places
+
+        def sample(problems: list[dict[str, Any]], greedy: bool) -> list[str]:
+            return self.sampler.sample(problems, 1, seed, greedy, places).texts
+
+        return held_out_accuracy(self.task, self.config.eval_problems, sample, self.processes)
+
+    def save(self) -> None:
+        "Write a checkpoint of the last step taken."
+        self.recorder.save(self.policy, self.learner, self.sampler)
+
+    def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
+        "Train what stands behind the model until it can be trained with it; once per run, resumable."
+        return warm_up_policy(self.setup, self.policy, self.sampler, self.recorder.run)
+
+    @property
+    def done(self) -> int:
+        "The last step taken; -1 before any."
+        return self.recorder.done
