@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'minibatches', 'Denominators', 'denominators', 'Gradients', 'AddedGradients', 'ShardedGradients', 'NotFinite',
-           'compare_first_batch', 'MicroBatch', 'micro_batch', 'make_optimizer', 'Learner']
+           'compare_first_batch', 'MicroBatch', 'micro_batch', 'accumulate', 'make_optimizer', 'set_rate', 'take_step',
+           'Learner']
 
 # %% ../../nbs/lib/training/learner.ipynb #6f6f760a
 import math
@@ -73,7 +74,7 @@ def denominators(
     count, tokens, judged = processes.sum(count, tokens, judged)
     return Denominators(max(1.0, count), max(1.0, tokens), judged)
 
-# %% ../../nbs/lib/training/learner.ipynb #33e592bb
+# %% ../../nbs/lib/training/learner.ipynb #cb12f552
 T = TypeVar("T")
 
 
@@ -98,7 +99,7 @@ class Gradients(Protocol):
     ) -> T:
         "Do the passes, and put the gradients together."
 
-
+# %% ../../nbs/lib/training/learner.ipynb #65e9b173
 class AddedGradients:
     "Each process holds the whole model: gradients are added after the passes."
 
@@ -218,7 +219,37 @@ def micro_batch(
     out.loss = out.loss + recipe.value_coef * error
     return MicroBatch(out, inputs["mask"], inputs["advantages"], scores.entropy.detach(), float(error.detach()))
 
-# %% ../../nbs/lib/training/learner.ipynb #bfe47856
+# %% ../../nbs/lib/training/learner.ipynb #c235a589
+def accumulate(
+    policy: Policy,  # that is trained
+    batch: Batch,  # the step's responses
+    rows: Tensor,  # (n,) one minibatch, here
+    over: Denominators,  # of the whole minibatch
+    gradients: Gradients,  # how those of several processes come together
+    scaler: torch.amp.GradScaler,  # float16's
+    tokens: int,  # most tokens in one forward pass
+    step: int,  # for the error
+) -> list[MicroBatch]:
+    "Add the gradient of a minibatch's loss to the weights. Raises NotFinite when a loss is not finite."
+    micros = micro_batches(batch.rollout, rows, tokens)
+    idle = gradients.idle_passes(len(micros))
+    done: list[MicroBatch] = []
+    failed = None
+    for micro in micros:
+        part = micro_batch(policy, batch, micro, over)
+        if failed is None and not part.out.loss.isfinite():
+            failed = micro
+        scaler.scale(part.out.loss * gradients.weight).backward()
+        done.append(part)
+    for _ in range(idle):
+        scores = policy.scores(batch.rollout.rows(torch.tensor([0])))
+        (scores.logps.sum() * 0.0).backward()
+    with gradients.agree():
+        if failed is not None:
+            raise NotFinite("the loss", failed, step)
+    return done
+
+# %% ../../nbs/lib/training/learner.ipynb #ff044221
 def make_optimizer(
     config: TrainConfig,  # a run's
     policy: Policy,  # that is trained
@@ -233,6 +264,35 @@ def make_optimizer(
     return optimizer, schedule.lr_lambdas[0]
 
 
+def set_rate(
+    optimizer: torch.optim.Optimizer,  # whose groups may have a share of the rate
+    lr: float,  # of a group with share 1
+) -> float:  # the same
+    "Set the learning rate of each group."
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("share", 1.0)
+    return lr
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer,  # whose parameters have gradients
+    scaler: torch.amp.GradScaler,  # float16's
+    trained: list[Tensor],  # all parameters of the optimiser
+    max_norm: float,  # that the gradient is clipped to
+    processes: Processes,  # that hold pieces of it, or all of it each
+) -> float | None:  # its norm before clipping; None where it is not finite and no step was taken
+    "Clip the gradient and step. In float16 a norm that is not finite means a step skipped for a smaller loss scale."
+    scaler.unscale_(optimizer)
+    norm = float(whole_tensor(nn.utils.clip_grad_norm_(trained, max_norm), processes))
+    # In float16 a scale that is too large overflows: the scaler skips the step and halves the scale.
+    may_halve = scaler.is_enabled() and scaler.get_scale() > 1
+    if not math.isfinite(norm) and not may_halve:
+        return None
+    scaler.step(optimizer)
+    scaler.update()
+    return norm
+
+# %% ../../nbs/lib/training/learner.ipynb #1c753d7a
 class Learner:
     "Takes optimiser steps. Raises NotFinite before one that would ruin the weights."
 
@@ -251,24 +311,38 @@ class Learner:
         self.gradients: Gradients = kind(policy, setup.processes)
         self.compared = False  # whether sampler and training forward were compared, once a start
 
+    def accumulate(
+        self,
+        batch: Batch,  # the step's responses
+        rows: Tensor,  # (n,) one minibatch
+        step: int,  # for the error message
+        tokens: int | None = None,  # most tokens in one forward pass; default: the configuration's
+        over: Denominators | None = None,  # of the whole minibatch; default: computed here
+    ) -> list[MicroBatch]:
+        "The gradient of a minibatch's loss, instead of what gradient there was."
+        over = over or denominators(batch, rows, self.recipe, self.config.max_new_tokens, self.processes)
+        tokens = tokens or self.config.micro_batch_tokens
+        self.optimizer.zero_grad(set_to_none=True)
+        return accumulate(self.policy, batch, rows, over, self.gradients, self.scaler, tokens, step)
+
     def update(
         self,
         batch: Batch,  # the step's responses
         step: int,  # from 1
     ) -> dict[str, float]:  # the update's metrics
         "Take the step's optimiser steps: `epochs` passes in `minibatches` parts."
-        c = self.config
-        lr = self._set_lr(step)
+        c, processes = self.config, self.processes
+        lr = set_rate(self.optimizer, c.lr * self.lr_scale(step))
         lengths = (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()  # (B,)
-        trained = self.processes.gather(batch.kept + batch.first)  # (n,) of everybody
+        trained = processes.gather(batch.kept + batch.first)  # (n,) of everybody
+        seed = draw_seed(c.seed, step, "minibatches")
         meter = UpdateMetrics()
         norms: list[float] = []
         value_losses: list[float] = []
-        more: dict[str, float] = {}
-        seed = draw_seed(c.seed, step, "minibatches")
+        more: dict[str, float] = dict(lr=lr)
         for number, part in enumerate(minibatches(trained, c.epochs, c.minibatches, seed)):
             rows = batch.local(part)
-            over = self.scales(batch, rows)
+            over = denominators(batch, rows, self.recipe, c.max_new_tokens, processes)
             micros = self.gradients.together(
                 lambda tokens: self.accumulate(batch, rows, step, tokens, over), lengths[rows]
             )
@@ -276,75 +350,24 @@ class Learner:
                 meter.add(micro.out, micro.mask, micro.advantages, micro.entropy, number)
             value_losses.append(sum(micro.value_loss for micro in micros))
             if number == 0:
-                more["logp_mismatch"] = self._compare(batch, rows)
-            norm = self._take_step(rows, step)
-            if math.isfinite(norm):
-                norms.append(norm)
-        meter.share(self.processes)
+                more["logp_mismatch"] = self.compare(batch, rows)
+            norm = take_step(self.optimizer, self.scaler, self.policy.trained, c.max_grad_norm, processes)
+            if norm is None:
+                raise NotFinite("the gradient", rows, step)
+            norms += [norm] if math.isfinite(norm) else []
+        meter.share(processes)
         if value_losses and batch.values is not None:
-            more["value_loss"] = self.processes.sum(sum(value_losses)) / len(value_losses)
+            more["value_loss"] = processes.sum(sum(value_losses)) / len(value_losses)
         if norms:
             more["grad_norm"] = sum(norms) / len(norms)
-        return meter.result() | batch.extra | more | dict(lr=lr)
+        return meter.result() | batch.extra | more
 
-    def scales(
+    def compare(
         self,
-        batch: Batch,  # the step's responses
-        rows: Tensor,  # (n,) one minibatch's, here
-    ) -> Denominators:
-        "The denominators of a minibatch's loss: those of all processes together."
-        return denominators(batch, rows, self.recipe, self.config.max_new_tokens, self.processes)
-
-    def accumulate(
-        self,
-        batch: Batch,  # the step's responses
-        rows: Tensor,  # (n,) one minibatch
-        step: int,  # for the error message
-        tokens: int | None = None,  # most tokens in one forward pass; default: the configuration's
-        over: Denominators | None = None,  # what `scales` gave; default: asked for here
-    ) -> list[MicroBatch]:
-        "The gradient of a minibatch's loss. Raises NotFinite when a loss is not finite."
-        over = over or self.scales(batch, rows)
-        micros = micro_batches(batch.rollout, rows, tokens or self.config.micro_batch_tokens)
-        idle = self.gradients.idle_passes(len(micros))
-        self.optimizer.zero_grad(set_to_none=True)
-        done: list[MicroBatch] = []
-        failed = None
-        for micro in micros:
-            part = micro_batch(self.policy, batch, micro, over)
-            if failed is None and not part.out.loss.isfinite():
-                failed = micro
-            self.scaler.scale(part.out.loss * self.gradients.weight).backward()
-            done.append(part)
-        for _ in range(idle):
-            scores = self.policy.scores(batch.rollout.rows(torch.tensor([0])))
-            (scores.logps.sum() * 0.0).backward()
-        with self.gradients.agree():
-            if failed is not None:
-                raise NotFinite("the loss", failed, step)
-        return done
-
-    def _set_lr(self, step: int) -> float:
-        lr = self.config.lr * self.lr_scale(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("share", 1.0)
-        return lr
-
-    def _take_step(self, rows: Tensor, step: int) -> float:
-        "One optimiser step; returns the gradient's norm before clipping, infinite where float16 skipped the step."
-        self.scaler.unscale_(self.optimizer)
-        total = nn.utils.clip_grad_norm_(self.policy.trained, self.config.max_grad_norm)
-        norm = float(whole_tensor(total, self.processes))
-        # In float16 a scale that is too large overflows: the scaler skips the update and halves the scale.
-        skipped = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        if not math.isfinite(norm) and not skipped:
-            raise NotFinite("the gradient", rows, step)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm
-
-    def _compare(self, batch: Batch, rows: Tensor) -> float:
-        "Largest difference in nats between the sampler and the training forward, before any update."
+        batch: Batch,  # the step's responses, after the first pass over some
+        rows: Tensor,  # (n,) which
+    ) -> float:  # nats
+        "The largest difference between the sampler and the training forward, said aloud on a run's first batch."
         far = (batch.logps - batch.rollout.logps).abs() * batch.rollout.mask  # (B, T)
         difference = self.processes.largest(float(far[rows].max()) if len(rows) else 0.0)
         if not self.compared:

@@ -42,7 +42,7 @@ class Scores:
         "The backbone's own log-probabilities, whatever looks ahead."
         return own_logps(self.logps)
 
-# %% ../../nbs/lib/training/scores.ipynb #65fbff0c
+# %% ../../nbs/lib/training/scores.ipynb #14d22967
 class Reads(IntEnum):
     "Which hidden states of the backbone a head reads; each includes those before it."
 
@@ -70,7 +70,7 @@ class Pass:
             return self.hidden
         return self.hidden[:, self.part.prompt_ids.shape[1] - 1 :]
 
-
+# %% ../../nbs/lib/training/scores.ipynb #90cc5a70
 class Head(Protocol):
     "Something that turns the backbone's hidden states into scores."
 

@@ -374,7 +374,7 @@ class Setup:
         "Whether something that is done every so many steps, and after the last, is done now."
         return bool(every) and (step % every == 0 or step == self.config.steps)
 
-# %% ../../nbs/lib/training/setup.ipynb #aff8db39
+# %% ../../nbs/lib/training/setup.ipynb #873bf463
 def configured_task(
     config: TrainConfig,  # that names it
 ) -> Task:
@@ -399,7 +399,7 @@ def check_sampler(
         )
     import_vllm()
 
-
+# %% ../../nbs/lib/training/setup.ipynb #778eb9ca
 def check_start(
     config: TrainConfig,  # what to do
     model: CausalLM | None = None,  # that will be trained; default: `config.model`, of which the shape is read

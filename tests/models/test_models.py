@@ -403,7 +403,7 @@ def test_float16_scales_the_loss_and_survives_an_overflow(tmp_path):
 
 
 def test_other_precisions_do_not_scale(tmp_path):
-    assert not Trainer(small(tmp_path)).scaler.is_enabled()
+    assert not Trainer(small(tmp_path)).learner.scaler.is_enabled()
 
 
 # Models handed over
