@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Clock', 'speeds', 'trace_records', 'first_traces', 'write_failure', 'last_written', 'check_unmoved', 'progress_bar',
-           'stopped_line', 'Recorder']
+           'stopped_line', 'Claim', 'Recorder']
 
-# %% ../../nbs/lib/training/recorder.ipynb #7cc8faad
+# %% ../../nbs/lib/training/recorder.ipynb #024c102f
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -147,7 +147,7 @@ def write_failure(
         " more warmup_steps, or precision='float32' may help"
     ) from None
 
-# %% ../../nbs/lib/training/recorder.ipynb #0aad170a
+# %% ../../nbs/lib/training/recorder.ipynb #cbd48802
 def last_written(
     run: Run,  # a folder
 ) -> int:  # -1 where there is none
@@ -158,13 +158,14 @@ def last_written(
 
 def check_unmoved(
     run: Run,  # the folder
+    output: str,  # as the configuration names it
     written: int,  # the last step that its trainer knows of
 ) -> None:
     "Raise ValueError where somebody else has taken steps in a folder since a trainer was made."
     last = last_written(run)
     if run.writes and last != written:
         raise ValueError(
-            f"output={str(run.path)!r} was written by another process since this Trainer was made: its"
+            f"output={output!r} was written by another process since this Trainer was made: its"
             f" last step was {written} then, and is {last} now; make the Trainer again, which goes on from"
             " there"
         )
@@ -197,24 +198,21 @@ def stopped_line(
     stands = f"step {saved[-1][0]} of {config.steps} is saved" if saved else "nothing was trained yet"
     return f"Stopped; {stands} in {config.output}. The same command, or Trainer(config).fit(), goes on from there."
 
-# %% ../../nbs/lib/training/recorder.ipynb #de31c3bb
-class Recorder:
-    "The folder of a run, and where the run stands. Raises ValueError where somebody else writes there."
+# %% ../../nbs/lib/training/recorder.ipynb #b490d65e
+class Claim:
+    "A run's hold on its folder and on Ctrl-C."
 
     def __init__(
         self,
-        setup: Setup,  # of a run
+        run: Run,  # the folder
+        config: TrainConfig,  # the run's
+        processes: Processes,  # that share it
     ) -> None:
-        self.setup = setup
-        self.config = setup.config
-        self.processes = setup.processes
-        self.run = Run(setup.config.output, setup.processes.main)
-        self.lock = WriteLock(setup.config.output)
-        self.interrupt = Interruptible(setup.processes)
-        self.clock = Clock(setup.device)
-        self.done = -1  # the last step taken; -1 before the evaluation of step 0
-        self.written = -1  # the last step that this recorder knows the folder to hold
-        self.seconds = 0.0  # of training so far, evaluation left out
+        self.run = run
+        self.config = config
+        self.processes = processes
+        self.lock = WriteLock(config.output)
+        self.interrupt = Interruptible(processes)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -228,18 +226,6 @@ class Recorder:
             self.lock.release()
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        "A fit: nobody else writes meanwhile, nobody has since the start, and a signal that ended it is passed on."
-        try:
-            with self.writing():
-                with self.processes.together():
-                    check_unmoved(self.run, self.written)
-                    self.run.begin(self.setup.record)  # again, where a start without steps gave way
-                yield
-        finally:
-            self.interrupt.pass_on()
-
-    @contextmanager
     def shield(self) -> Iterator[None]:
         "A stretch that a Ctrl-C waits for; one that came before is heeded first."
         self.interrupt.check()
@@ -249,17 +235,67 @@ class Recorder:
     @contextmanager
     def watch(
         self,
-        save: Callable[[], None],  # writes a checkpoint of the last step
+        save: Callable[[], None],  # writes what the last step left
     ) -> Iterator[None]:
-        "The loop: Ctrl-C and SIGTERM save the last whole step, say where the run stands, and are raised on."
+        "A loop that saves its last whole step when it is interrupted."
         try:
             with self.interrupt.watch():
                 yield
         except KeyboardInterrupt:
-            if not self.interrupt.shielded and self.done > 0:
+            if not self.interrupt.shielded:
                 save()
             self.processes.say(stopped_line(self.run, self.config))
             raise
+
+    @contextmanager
+    def passed_on(self) -> Iterator[None]:
+        "A stretch after which a SIGTERM ends the process, now that everything is saved."
+        try:
+            yield
+        finally:
+            self.interrupt.pass_on()
+
+# %% ../../nbs/lib/training/recorder.ipynb #e6455b10
+class Recorder:
+    "The folder of a run, and where the run stands. Raises ValueError where somebody else writes there."
+
+    def __init__(
+        self,
+        setup: Setup,  # of a run
+    ) -> None:
+        self.setup = setup
+        self.config = setup.config
+        self.processes = setup.processes
+        self.run = Run(setup.config.output, setup.processes.main)
+        self.claim = Claim(self.run, setup.config, setup.processes)
+        self.clock = Clock(setup.device)
+        self.done = -1  # the last step taken; -1 before the evaluation of step 0
+        self.written = -1  # the last step that this recorder knows the folder to hold
+        self.seconds = 0.0  # of training so far, evaluation left out
+
+    def writing(self) -> AbstractContextManager[None]:
+        "The right to write into the folder. Raises ValueError that says who has it."
+        return self.claim.writing()
+
+    def shield(self) -> AbstractContextManager[None]:
+        "A stretch that a Ctrl-C waits for."
+        return self.claim.shield()
+
+    def watch(
+        self,
+        save: Callable[[], None],  # writes a checkpoint of the last step
+    ) -> AbstractContextManager[None]:
+        "The loop: Ctrl-C and SIGTERM save the last whole step, say where the run stands, and are raised on."
+        return self.claim.watch(lambda: save() if self.done > 0 else None)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        "A fit: nobody else writes meanwhile, nobody has since the start, and a signal that ended it is passed on."
+        with self.claim.passed_on(), self.writing():
+            with self.processes.together():
+                check_unmoved(self.run, self.config.output, self.written)
+                self.run.begin(self.setup.record)  # again, where a start without steps gave way
+            yield
 
     def newest(self) -> Path | None:
         "The last whole checkpoint; None for a run that begins."
