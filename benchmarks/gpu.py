@@ -350,16 +350,16 @@ def run_ours(case: Case, shape, precision: str, device: str, rows: int, iteratio
             tokenizer=tokenizer,
             task=Task("synthetic", problems, problems, checksum_reward),
         )
-        sample = trainer.sample
+        sample = trainer.sampler.sample
 
         def sampled(*args, **kwargs):
             found = sample(*args, **kwargs)
             lengths[:] = found.lengths.tolist()
             return found
 
-        trainer.sample = sampled
-        timed(trainer, "sample", seconds, "sampling")
-        timed(trainer, "frozen", seconds, "rescoring")
+        trainer.sampler.sample = sampled
+        timed(trainer.sampler, "sample", seconds, "sampling")
+        timed(trainer.policy, "frozen", seconds, "rescoring")
         found = []
         for i in range(iterations + 1):
             seconds.clear()
@@ -368,7 +368,7 @@ def run_ours(case: Case, shape, precision: str, device: str, rows: int, iteratio
             total = clock() - start
             found.append(parts(total, seconds, lengths))
             say(i, total)
-        return found[1:], trainer.memory.tokens // (case.prompt + case.new)
+        return found[1:], trainer.policy.memory.tokens // (case.prompt + case.new)
 
 
 def run_trl(case: Case, shape, precision: str, device: str, rows: int, iterations: int, say) -> tuple[list[dict], int]:

@@ -97,7 +97,9 @@ def child(pipe, folder: str, options: dict):
     base = resident("VmRSS")
     trainer = Trainer(TrainConfig(output=folder, **STEP | options), task=task)
     step = 0
-    count = sum(p.numel() for part in (trainer.model, trainer.mtp) if part is not None for p in part.parameters())
+    count = sum(
+        p.numel() for part in (trainer.model, trainer.policy.mtp) if part is not None for p in part.parameters()
+    )
     pipe.send(count)
     while pipe.recv():
         step += 1

@@ -350,7 +350,7 @@ def _guarded(command: str, work: Callable[[], None]) -> int:
 def _dry_run(config: TrainConfig) -> None:
     "Check what the run would check before it loads the model, and print the configuration and the memory plan."
     from mpo_nb.planning.plan import plan_memory
-    from mpo_nb.training.policy import check_start
+    from mpo_nb.training.setup import check_start
 
     start = check_start(config)
     if start.processes.is_main:

@@ -42,6 +42,8 @@ def whole_tensor(
 class Whole:
     "A model that is not in pieces."
 
+    is_sharded = False
+
     def __init__(
         self,
         model: nn.Module | None,  # a causal language model; None: there is none, as a run without a reference has none
@@ -188,6 +190,7 @@ def shard_like(
 class Shards(Whole):
     "A model in pieces over all processes. Raises ImportError where PyTorch is too old."
 
+    is_sharded = True
     model: nn.Module
 
     def __init__(

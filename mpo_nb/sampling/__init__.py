@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rollout', 'rollout', 'encode_prompts', 'end_tokens', 'response_texts', 'StopStrings', 'decoding_ways',
-           'decoder_class', 'VLLMSampler', 'draw_seed']
+           'decoder_class', 'Sampler', 'SamplingOptions', 'ModelSampler', 'EngineSampler', 'VLLMSampler', 'draw_seed']
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli03
 from typing import TYPE_CHECKING
@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING
 # %% ../../nbs/lib/sampling/index.ipynb #sampli04
 from ..lazy import offer
 
-# %% ../../nbs/lib/sampling/index.ipynb #sampli06
+# %% ../../nbs/lib/sampling/index.ipynb #21850ca2
 if TYPE_CHECKING:
     from mpo_nb.sampling.decoding import StopStrings, decoder_class, decoding_ways
     from mpo_nb.sampling.draws import draw_seed
     from mpo_nb.sampling.rollouts import Rollout, encode_prompts, end_tokens, response_texts, rollout
+    from mpo_nb.sampling.sampler import EngineSampler, ModelSampler, Sampler, SamplingOptions
     from mpo_nb.sampling.vllm import VLLMSampler
 
-# %% ../../nbs/lib/sampling/index.ipynb #sampli07
+# %% ../../nbs/lib/sampling/index.ipynb #2d32bd6d
 __getattr__, __dir__ = offer(
     "mpo_nb.sampling",
     {
         "rollouts": "Rollout rollout encode_prompts end_tokens response_texts",
         "decoding": "StopStrings decoding_ways decoder_class",
+        "sampler": "Sampler SamplingOptions ModelSampler EngineSampler",
         "vllm": "VLLMSampler",
         "draws": "draw_seed",
     },
 )
 
-# %% ../../nbs/lib/sampling/index.ipynb #sampli08
+# %% ../../nbs/lib/sampling/index.ipynb #9269d228
 _all_ = [
     "Rollout",
     "rollout",
@@ -40,6 +42,10 @@ _all_ = [
     "StopStrings",
     "decoding_ways",
     "decoder_class",
+    "Sampler",
+    "SamplingOptions",
+    "ModelSampler",
+    "EngineSampler",
     "VLLMSampler",
     "draw_seed",
 ]

@@ -54,26 +54,28 @@ class Recorded(Trainer):
         self.kept = {}
         self.gradients = []
         super().__init__(config, **given)
-        step = self.optimizer.step
+        step = self.learner.optimizer.step
 
         def recorded(*args, **kwargs):
             self.gradients.append(
                 torch.cat(
                     [
                         whole_tensor(torch.zeros_like(p) if p.grad is None else p.grad, self.processes).flatten()
-                        for p in self.trained
+                        for p in self.policy.trained
                     ]
                 )
             )
             return step(*args, **kwargs)
 
-        self.optimizer.step = recorded
+        self.learner.optimizer.step = recorded
+        self.draw = self.sampler.sample
+        self.sampler.sample = self.sample
 
     def sample(self, problems, group_size, seed, greedy=False, places=None):
         if group_size == 1:
-            return super().sample(problems, group_size, seed, greedy, places)
+            return self.draw(problems, group_size, seed, greedy, places)
         if self.taken is None:
-            self.kept[seed] = super().sample(problems, group_size, seed, greedy, places)
+            self.kept[seed] = self.draw(problems, group_size, seed, greedy, places)
             return self.kept[seed]
         found = self.taken[seed]
         return (
@@ -96,7 +98,7 @@ def compare(jobs: Path):
         taken = torch.load(jobs / f"{name}.rollouts", weights_only=False)
         run = train(jobs / way / name, options, taken)
         same = run.processes.all_gather_objects(
-            [[float(whole_tensor(p.detach(), run.processes).double().abs().sum()) for p in run.trained]]
+            [[float(whole_tensor(p.detach(), run.processes).double().abs().sum()) for p in run.policy.trained]]
         )
         if run.processes.is_main:
             torch.save(
@@ -146,7 +148,7 @@ def faults(folder: Path):
     class Scoring(Trainer):
         def collect(self, step):
             if rank == 1:
-                self.task = replace(self.task, reward=no_words)
+                self.judge.task = replace(self.task, reward=no_words)
             return super().collect(step)
 
     class NotFinite(Trainer):
@@ -157,17 +159,29 @@ def faults(folder: Path):
             return batch
 
     class SmallMemory(Trainer):
-        def accumulate(self, batch, rows, step, tokens=None, scales=None):
-            if rank == 1 and tokens > 100:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().accumulate(batch, rows, step, tokens, scales)
+        def __init__(self, config):
+            super().__init__(config)
+            accumulate = self.learner.accumulate
+
+            def small(batch, rows, step, tokens=None, over=None):
+                if rank == 1 and tokens > 100:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                return accumulate(batch, rows, step, tokens, over)
+
+            self.learner.accumulate = small
 
     class Interrupted(Trainer):
-        def sample(self, problems, group_size, *args, **kwargs):
-            if rank == 1 and self.done == 1 and group_size > 1:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)  # as the launcher passes it on
-            return super().sample(problems, group_size, *args, **kwargs)
+        def __init__(self, config):
+            super().__init__(config)
+            draw = self.sampler.sample
+
+            def sample(problems, group_size, *args, **kwargs):
+                if rank == 1 and self.done == 1 and group_size > 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), signal.SIGINT)  # as the launcher passes it on
+                return draw(problems, group_size, *args, **kwargs)
+
+            self.sampler.sample = sample
 
     def fit(name, kind, **options):
         said[name] = outcome(lambda: train(folder / name, FAULTY | options, trainer=kind))

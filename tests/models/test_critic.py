@@ -111,8 +111,8 @@ def test_their_policy_loss_is_the_tokens_clipped_one(name):
 def one_update(folder, **options):
     run = trainer(folder, **options)
     batch = run.collect(1)
-    parts = run.accumulate(batch, torch.arange(16), 1)
-    return batch, [float(p[0].loss.detach()) for p in parts], [p.grad.clone() for p in run.trained], run
+    parts = run.learner.accumulate(batch, torch.arange(16), 1)
+    return batch, [float(p[0].loss.detach()) for p in parts], [p.grad.clone() for p in run.policy.trained], run
 
 
 def test_macro_actions_of_one_token_are_ppo(tmp_path):
@@ -159,12 +159,12 @@ def test_where_the_value_gradient_goes(tmp_path):
         (dict(recipe_options=dict(critic="separate")), False),
     ):
         run = trainer(tmp_path / str(random.random()), recipe="ppo", **how)
-        torch.nn.init.normal_(run.critic.head.weight)
+        torch.nn.init.normal_(run.policy.critic.head.weight)
         batch = run.collect(1)
         batch.advantages = torch.zeros_like(batch.advantages)
-        run.accumulate(batch, torch.arange(16), 1)
+        run.learner.accumulate(batch, torch.arange(16), 1)
         own = sum(float(p.grad.abs().sum()) for p in run.model.parameters() if p.grad is not None)
-        assert (own > 0) == reaches and run.critic.head.weight.grad.any()
+        assert (own > 0) == reaches and run.policy.critic.head.weight.grad.any()
 
 
 def test_a_critic_that_cannot_be(tmp_path):
@@ -172,9 +172,9 @@ def test_a_critic_that_cannot_be(tmp_path):
         Critic(trainer(tmp_path).model, "twin")
     with pytest.raises(ValueError, match="reads the policy's hidden states"):
         run = trainer(tmp_path / "ppo", recipe="ppo")
-        run.critic.values(run.collect(1).rollout)
+        run.policy.critic.values(run.collect(1).rollout)
     with pytest.raises(FileNotFoundError, match="no critic.safetensors"):
-        run.critic.load_weights(tmp_path)
+        run.policy.critic.load_weights(tmp_path)
     with pytest.raises(ValueError, match="critic_lr=0"):
         TrainConfig(critic_lr=0.0)
 
@@ -315,7 +315,7 @@ def test_confident_tokens_are_left_out_of_the_loss(tmp_path):
     assert torch.equal(batch.learnt, batch.rollout.mask & (batch.rollout.logps.exp() < 0.9)) and 0 < int(
         batch.learnt.sum()
     ) < int(batch.rollout.mask.sum())
-    ((out, mask, *_),) = run.accumulate(batch, torch.arange(16), 1)
+    ((out, mask, *_),) = run.learner.accumulate(batch, torch.arange(16), 1)
     assert int(mask.sum()) == int(batch.learnt.sum()) and not out.credit[~mask].any() and out.credit[mask].any()
 
 

@@ -203,7 +203,7 @@ def test_a_lora_run_trains_only_adapters_and_its_reference_is_free(tmp_path):
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     rows = trainer.fit()
     changed = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
-    assert changed and all("lora_" in n for n in changed) and trainer.reference is None
+    assert changed and all("lora_" in n for n in changed) and trainer.policy.reference is None
     assert abs(rows[0]["kl_ref"]) < 1e-6 < rows[1]["kl_ref"]
     files = {f.name for f in (tmp_path / "run" / "checkpoints" / "step-000002").iterdir()}
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
@@ -224,9 +224,11 @@ def test_lora_is_offered_to_a_model_that_is_handed_over(tmp_path):
 
 def test_the_reference_of_full_training_is_a_copy(tmp_path):
     trainer = Trainer(small(tmp_path, recipe_options='{"kl": 0.1}', lr=1e-3))
-    before = {n: p.detach().clone() for n, p in trainer.reference.named_parameters()}
+    before = {n: p.detach().clone() for n, p in trainer.policy.reference.named_parameters()}
     rows = trainer.fit()
-    assert rows[-1]["kl_ref"] > 1e-6 and all(torch.equal(p, before[n]) for n, p in trainer.reference.named_parameters())
+    assert rows[-1]["kl_ref"] > 1e-6 and all(
+        torch.equal(p, before[n]) for n, p in trainer.policy.reference.named_parameters()
+    )
 
 
 @pytest.mark.slow
@@ -346,18 +348,21 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp
     batch = whole.collect(1)
     gradients = []
     for trainer in (whole, cut):
-        trainer.memory.run(
-            lambda tokens: trainer.accumulate(batch, batch.kept, 1, tokens),
+        trainer.policy.memory.run(
+            lambda tokens: trainer.learner.accumulate(batch, batch.kept, 1, tokens),
             (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu(),
         )
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
-    assert limit.refused and 40 < cut.memory.tokens <= 132 and gradients[0].norm() > 1e-3
+    assert limit.refused and 40 < cut.policy.memory.tokens <= 132 and gradients[0].norm() > 1e-3
     rows = cut.fit()
     said = "".join(capsys.readouterr())
-    assert f"going on with micro_batch_tokens={cut.memory.tokens}" in said and [row["step"] for row in rows] == [1, 2]
+    assert f"going on with micro_batch_tokens={cut.policy.memory.tokens}" in said and [row["step"] for row in rows] == [
+        1,
+        2,
+    ]
     again = Trainer(small(tmp_path / "cut", **options | dict(steps=3)))
-    assert again.memory.tokens == cut.memory.tokens, "the resumed run would run out of memory again"
+    assert again.policy.memory.tokens == cut.policy.memory.tokens, "the resumed run would run out of memory again"
 
 
 def test_one_response_too_many_ends_the_run_with_its_folder_whole(tmp_path):
@@ -386,17 +391,19 @@ def test_other_errors_are_not_taken_for_memory():
 def test_float16_scales_the_loss_and_survives_an_overflow(tmp_path):
     options = dict(precision="float16", lora_rank=4, steps=2, lr=1e-3)
     trainer = Trainer(small(tmp_path, **options))
-    assert trainer.scaler.is_enabled()
-    trainer.scaler._init_scale = 2.0**40  # overflows float16 at once: the first updates are skipped, the scale falls
+    assert trainer.learner.scaler.is_enabled()
+    trainer.learner.scaler._init_scale = (
+        2.0**40
+    )  # overflows float16 at once: the first updates are skipped, the scale falls
     rows = trainer.fit()
-    assert trainer.scaler.get_scale() < 2.0**40 and len(rows) == 2
+    assert trainer.learner.scaler.get_scale() < 2.0**40 and len(rows) == 2
     again = Trainer(small(tmp_path, **options | dict(steps=3)))
-    assert again.scaler.state_dict() == trainer.scaler.state_dict()
+    assert again.learner.scaler.state_dict() == trainer.learner.scaler.state_dict()
     assert [row["step"] for row in again.fit()] == [1, 2, 3]
 
 
 def test_other_precisions_do_not_scale(tmp_path):
-    assert not Trainer(small(tmp_path)).scaler.is_enabled()
+    assert not Trainer(small(tmp_path)).learner.scaler.is_enabled()
 
 
 # Models handed over
@@ -493,14 +500,14 @@ def test_the_reference_of_adapters_that_are_handed_over_is_the_model_with_them(o
     expected = logits(model.eval(), load_tokenizer("tiny"))
     trainer, rows, difference = trained(tmp_path, model)
     assert abs(rows[0]["kl_ref"]) < 1e-6 < rows[1]["kl_ref"] and difference < 1e-4
-    assert torch.equal(logits(trainer.reference, load_tokenizer("tiny")), expected)
-    copied = {id(p) for p in trainer.reference.parameters()}
+    assert torch.equal(logits(trainer.policy.reference, load_tokenizer("tiny")), expected)
+    copied = {id(p) for p in trainer.policy.reference.parameters()}
     assert all((id(p) in copied) != p.requires_grad for p in trainer.model.parameters()), (
         "frozen weights are held twice, or trained ones shared"
     )
     again = Trainer(small(tmp_path, **LEARNS | dict(steps=3)), model=adapted(**options))
     assert torch.equal(logits(again.model, again.tokenizer), logits(trainer.model, trainer.tokenizer)) and torch.equal(
-        logits(again.reference, again.tokenizer), expected
+        logits(again.policy.reference, again.tokenizer), expected
     )
 
 

@@ -559,17 +559,17 @@ def test_a_run_trains_backbone_and_modules(options, tmp_path, capsys):
     trainer = run(tmp_path / "run", **options)
     trainer.warm_up()
     assert "from 1 to 2 ahead" in "".join(capsys.readouterr()) and not trainer.run.metrics
-    before = [p.detach().clone() for p in trainer.trained]
+    before = [p.detach().clone() for p in trainer.policy.trained]
     batch = trainer.collect(1)
     assert batch.old_logps.shape == (*batch.rollout.mask.shape, 3) and batch.logps.shape == batch.rollout.mask.shape
     torch.testing.assert_close(batch.old_logps[..., 0], batch.rollout.logps, rtol=0, atol=1e-4)
-    for out, mask, *_ in trainer.accumulate(batch, torch.arange(8), 1):
+    for out, mask, *_ in trainer.learner.accumulate(batch, torch.arange(8), 1):
         torch.testing.assert_close(out.ratio, torch.ones_like(out.ratio), rtol=0, atol=1e-5)
     trainer.fit()
-    moved = [not torch.equal(p, b) for p, b in zip(trainer.trained, before)]
+    moved = [not torch.equal(p, b) for p, b in zip(trainer.policy.trained, before)]
     assert all(moved), f"{moved.count(False)} of {len(moved)} weights were not trained"
-    assert len(trainer.trained) == sum(
-        p.requires_grad for part in (trainer.model, trainer.mtp) for p in part.parameters()
+    assert len(trainer.policy.trained) == sum(
+        p.requires_grad for part in (trainer.model, trainer.policy.mtp) for p in part.parameters()
     )
     assert len(lines(tmp_path / "run")[0]) == 3
 
@@ -582,8 +582,8 @@ def test_micro_batches_leave_the_gradient_as_it_is(tmp_path):
         batch.old_logps = batch.old_logps + 0.1 * torch.randn(
             batch.old_logps.shape, generator=torch.Generator().manual_seed(0)
         )
-        parts = trainer.accumulate(batch, torch.arange(8), 1)
-        found.append((len(parts), [p.grad.clone() for p in trainer.trained]))
+        parts = trainer.learner.accumulate(batch, torch.arange(8), 1)
+        found.append((len(parts), [p.grad.clone() for p in trainer.policy.trained]))
     assert found[0][0] == 1 < found[1][0]
     for a, b in zip(found[0][1], found[1][1]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -11,12 +11,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 
+from mpo_nb.config import TrainConfig
 from mpo_nb.models.logprobs import response_logps
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.sampling.rollouts import rollout
 from mpo_nb.sampling.vllm import VLLMSampler, sampler_mismatch
 from mpo_nb.tasks.prompts import render_prompt
 from mpo_nb.tasks.sums import chain_sum
+from mpo_nb.tasks.task import Task
+from mpo_nb.training.trainer import Trainer
 
 # The stand-in knows these arguments and no others, so that a wrong name is a TypeError. The names are those of vLLM's
 # own signatures.
@@ -502,3 +505,43 @@ def test_without_vllm_the_error_says_what_to_do(monkeypatch, tiny):
         ),
     ):
         VLLMSampler(tiny_model_path(), tiny[1])
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_run_samples_from_weights_that_follow_it(vllm, follows, lora_rank, tmp_path):
+    "The engine is given the weights before each step's responses, once; the control never says that they moved."
+    trainer = Trainer(
+        TrainConfig(
+            output=str(tmp_path),
+            sampler="vllm",
+            steps=2,
+            prompts_per_step=2,
+            group_size=4,
+            max_new_tokens=24,
+            lr=1e-2,
+            lora_rank=lora_rank,
+            precision="float32",
+            eval_every=0,
+            progress=False,
+        ),
+        task=Task(
+            "digits",
+            [dict(prompt="7+5-3?", answer=""), dict(prompt="1+1?", answer="")],
+            [dict(prompt="2+2?", answer="")],
+            lambda problem, response: float(sum(map(ord, response)) % 7),
+        ),
+    )
+    engine, synced = trainer.sampler.engine, []
+    sync = engine.sync
+
+    def counted(model):
+        synced.append(trainer.done)
+        sync(model)
+
+    engine.sync = counted
+    if not follows:
+        trainer.sampler.refresh = lambda: None
+    first, second = (row["mismatch_max"] for row in trainer.fit())
+    assert first < 1e-4 and (second < 1e-4) == follows
+    assert synced == ([-1, 1] if follows else [-1])

@@ -716,7 +716,7 @@ def test_values_of_half_written_responses_read_the_tags_too(tmp_path):
 
 
 def test_a_text_for_the_warm_up_is_begun_and_ended_once():
-    from mpo_nb.training.warm_up import _rows
+    from mpo_nb.training.warm_up import token_rows
 
     tokenizer = family("chatml, BOS before a text")
     chat = tokenizer.apply_chat_template(
@@ -725,10 +725,10 @@ def test_a_text_for_the_warm_up_is_begun_and_ended_once():
     a = tokenizer("a", add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
     eos = tokenizer.eos_token_id
-    rows = [ids for ids, _ in _rows(["a", "<s>a", "a</s>", chat], tokenizer, 99)]
+    rows = [ids for ids, _ in token_rows(["a", "<s>a", "a</s>", chat], tokenizer, 99)]
     assert rows == [[bos, *a, eos]] * 3 + [tokenizer(chat, add_special_tokens=False)["input_ids"]]
     with pytest.raises(ValueError, match="dataset='abc' is one text"):
-        _rows("abc", tokenizer, 99)
+        token_rows("abc", tokenizer, 99)
 
 
 def test_a_trace_of_a_chat_begins_as_the_chat_does():

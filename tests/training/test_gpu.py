@@ -150,9 +150,9 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_gradient(tmp_
     lengths = (batch.rollout.prompt_mask.sum(1) + batch.rollout.lengths).cpu()
 
     def gradient():
-        trainer.memory.run(lambda tokens: trainer.accumulate(batch, batch.kept, 1, tokens), lengths)
+        trainer.policy.memory.run(lambda tokens: trainer.learner.accumulate(batch, batch.kept, 1, tokens), lengths)
         found = torch.cat([p.grad.flatten().cpu() for p in trainer.model.parameters()])
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.learner.optimizer.zero_grad(set_to_none=True)
         return found
 
     gc.collect()
@@ -161,7 +161,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_gradient(tmp_
     stands = torch.cuda.memory_allocated()
     whole = gradient()
     peak = torch.cuda.max_memory_allocated()
-    assert trainer.memory.tokens == 10**5 and whole.norm() > 0
+    assert trainer.policy.memory.tokens == 10**5 and whole.norm() > 0
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(
@@ -171,7 +171,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_gradient(tmp_
     said = "".join(capsys.readouterr())
     assert (
         "Out of memory with" in said
-        and f"going on with micro_batch_tokens={trainer.memory.tokens}" in said
-        and trainer.memory.tokens < int(lengths.sum())
+        and f"going on with micro_batch_tokens={trainer.policy.memory.tokens}" in said
+        and trainer.policy.memory.tokens < int(lengths.sum())
     )
     torch.testing.assert_close(cut, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()))

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import mpo_nb.models.loading
+import mpo_nb.sampling.sampler
 import mpo_nb.training.policy
+import mpo_nb.training.recorder
 from mpo_nb.cli import main
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.tiny import tiny_model_path
@@ -118,7 +121,9 @@ def test_what_fails_while_it_starts_does_not_stand_in_the_way(where, tmp_path, m
     out = str(tmp_path / "run")
     with monkeypatch.context() as patched, pytest.raises(BaseException):
         patched.setattr(
-            mpo_nb.training.policy if name != "add_lora" else __import__("mpo_nb.models.loading").models, name, error
+            dict(load=mpo_nb.training.policy, rollout=mpo_nb.sampling.sampler, add_lora=mpo_nb.models.loading)[name],
+            name,
+            error,
         )
         if main([*BASE, "--output", out, "--k", "2", *(["--lora_rank", "4"] if name == "add_lora" else [])]):
             raise RuntimeError("refused")
@@ -128,13 +133,15 @@ def test_what_fails_while_it_starts_does_not_stand_in_the_way(where, tmp_path, m
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("where", ["_take_model", "_prepare_model", "_restore", "sample"])
+@pytest.mark.parametrize("where", ["take_model", "place", "restore", "sample"])
 def test_killed_while_it_starts(where, tmp_path, monkeypatch):
     out = str(tmp_path / "run")
     pid = os.fork()
     if not pid:
         try:
-            monkeypatch.setattr(Trainer, where, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
+            part = dict(restore=mpo_nb.training.recorder.Recorder, sample=mpo_nb.sampling.sampler.ModelSampler)
+            part = part.get(where, mpo_nb.training.policy)
+            monkeypatch.setattr(part, where, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
             main([*BASE, "--output", out, "--k", "2", "--eval_every", "1"])
         finally:
             os._exit(9)

@@ -75,8 +75,8 @@ def test_micro_batches_add_up_to_the_large_batch(name, tmp_path):
 
     def gradient(budget):
         trainer.config.micro_batch_tokens = budget
-        trainer.optimizer.zero_grad()
-        parts = trainer.accumulate(batch, rows, 1)
+        trainer.learner.optimizer.zero_grad()
+        parts = trainer.learner.accumulate(batch, rows, 1)
         loss = sum(float(out.loss.detach()) for out, *_ in parts)
         return torch.cat([p.grad.flatten() for p in trainer.model.parameters()]), loss, len(parts)
 
@@ -180,7 +180,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
     for name, on in (("off", False), ("on", True)):
         trainer = Trainer(small(tmp_path / name, gradient_checkpointing=on))
         batch = trainer.collect(1)
-        trainer.accumulate(batch, batch.kept, 1)
+        trainer.learner.accumulate(batch, batch.kept, 1)
         grads.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
     torch.testing.assert_close(*grads)
 
@@ -188,7 +188,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
 def test_bfloat16_recomputes_old_logps(tmp_path):
     trainer = Trainer(small(tmp_path, precision="bfloat16"))
     batch = trainer.collect(1)
-    trainer.accumulate(batch, batch.kept, 1)
+    trainer.learner.accumulate(batch, batch.kept, 1)
     assert (batch.logps - batch.old_logps).abs().max() < 0.05 < 1, (
         "ratios start at 1, up to the rounding of other micro-batches"
     )
