@@ -41,7 +41,7 @@ def seed_traces(
     shift = 0.5 * ((i + 0.5) / lines - 0.5)
     left = shift - 0.12 / lines
     means = [(at + shift, *seed_interval(values)) for at, values in enumerate(groups) if values]
-    look = series_style(i, width=2)
+    halves = [0.0 if math.isnan(half) else half for _, _, half in means]  # a single seed has no interval
     seeds = go.Scatter(
         x=[at + left for at, values in enumerate(groups) for _ in values],
         y=[v for values in groups for v in values],
@@ -55,13 +55,13 @@ def seed_traces(
     mean = go.Scatter(
         x=[at for at, _, _ in means],
         y=[value for _, value, _ in means],
-        error_y=dict(array=[0 if math.isnan(half) else half for _, _, half in means], width=4, thickness=1.5),
+        error_y=dict(array=halves, width=4, thickness=1.5),
         name=name,
         legendgroup=name,
         showlegend=False,
         mode="lines+markers" if joined else "markers",
         hovertemplate="%{y:.3g}<extra>" + name + "</extra>",
-        **look,
+        **series_style(i, width=2),
     )
     return seeds, mean
 

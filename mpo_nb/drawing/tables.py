@@ -135,7 +135,9 @@ def snippet_html(
         end = max(start + length, match.end())
         before, marked, after = text[start : match.start()], match[0], text[match.end() : end]
         body = f"{_seen(before)}<mark>{_seen(marked)}</mark>{_seen(after)}"
-    return ("…" if start else "") + body + ("…" if end < len(text) else "")
+    if start:
+        body = "…" + body
+    return body + "…" if end < len(text) else body
 
 
 def plain_text(
