@@ -94,7 +94,7 @@ def _check_dump_row(row: object, where: str, scored: bool) -> None:
 
 
 def _dump_rows(file: Path) -> list[dict[str, Any]]:
-    "The rows of a file of verl's, prompts as texts and scores as numbers. Raises ValueError for a row that is not verl's."
+    "The rows of a file, prompts as texts and scores as numbers. Raises ValueError for a row that is not verl's."
     rows = json_rows(file, _source)
     scored = any(isinstance(row, dict) and "score" in row for row in rows)
     read = []

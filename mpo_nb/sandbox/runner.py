@@ -242,7 +242,9 @@ _started = set()
 _warned = []
 _PROBE = """import os
 try: os.fork()
-except PermissionError: walls = lambda: (os.getppid(), 2) if not os.path.exists("/etc/passwd") else "files of the machine are in sight"
+except PermissionError:
+    seen = os.path.exists("/etc/passwd")
+    walls = lambda: "files of the machine are in sight" if seen else (os.getppid(), 2)
 """
 _PROBED = "assert walls() == (1, 2)"
 _REMEDY = (

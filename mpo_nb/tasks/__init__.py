@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = offer(
     "mpo_nb.tasks",
     {
-        "task": "Task score load_task register_task task_names prompt_text prompt_turns response_limit own_response_limit",
+        "task": (
+            "Task score load_task register_task task_names prompt_text prompt_turns response_limit own_response_limit"
+        ),
         "prompts": "render_prompt prompt_format prompt_formats prompt_tokens check_template_options",
         "rows": "from_dataset read_rows",
         "sums": "chain_sum chain_problems chain_reward demonstration is_held_out",

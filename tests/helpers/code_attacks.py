@@ -16,9 +16,10 @@ WRONG = "def double(x):\n    return 0\n"
 
 
 def patched(**modules: str) -> str:
-    """The first lines of an attack on the sandbox's own modules: each module of a side under its name, and proof that it
-    has the names that the attack replaces. Without the proof, an attack on a name of long ago does nothing and scores
-    zero, as if something had held it."""
+    """The first lines of an attack on the sandbox's own modules.
+
+    Each module stands under its name, with proof that it has the names that the attack replaces. Without the proof, an
+    attack on a name of long ago does nothing and scores zero, as if something had held it."""
     lines = ["import sys"]
     for module, names in modules.items():
         lines.append(f"{module} = sys.modules['mpo_nb.sandbox.{module}']")
@@ -425,7 +426,8 @@ FORGERIES = {
     "pickle of the test's process": (
         (
             "import pickle\nfrom pickle import loads\ndef dumps(x): return"
-            ' b\'cbuiltins\\nsetattr\\n(cbuiltins\\n__import__\\n(S"builtins"\\ntRS"len"\\ncbuiltins\\nabs\\ntR]I1\\na.\''
+            ' b\'cbuiltins\\nsetattr\\n(cbuiltins\\n__import__\\n(S"builtins"\\ntRS"len"'
+            "\\ncbuiltins\\nabs\\ntR]I1\\na.'"
         ),
         "assert loads(dumps([1])) == [1] and loads(dumps('a')) == 'a'",
         "from pickle import loads, dumps",

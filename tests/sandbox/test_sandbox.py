@@ -307,13 +307,18 @@ writable = []
 for top, folders, files in os.walk("/"):
     try: open(os.path.join(top, "probe"), "w").close(); writable.append(top)
     except OSError: pass
-    writable += [os.path.join(top, f) for f in files if f != "probe" and not top.startswith("/dev") and os.access(os.path.join(top, f), os.W_OK) and not os.path.islink(os.path.join(top, f)) and os.statvfs(os.path.join(top, f)).f_flag & os.ST_RDONLY == 0]
+    for path in (os.path.join(top, f) for f in files if f != "probe" and not top.startswith("/dev")):
+        if os.access(path, os.W_OK) and not os.path.islink(path) and os.statvfs(path).f_flag & os.ST_RDONLY == 0:
+            writable.append(path)
 disk = os.statvfs("/tmp")
 def link(number):
-    try: return fcntl.ioctl(socket.socket(socket.AF_UNIX), 0x8910, struct.pack("16si20x", b"", number))[:16].rstrip(b"\\0").decode()
+    request = struct.pack("16si20x", b"", number)
+    try: return fcntl.ioctl(socket.socket(socket.AF_UNIX), 0x8910, request)[:16].rstrip(b"\\0").decode()
     except OSError: return ""
-seen = {"env": sorted(set(os.environ) - {"PWD"}), "top": sorted(os.listdir("/")), "writable": writable, "tmp": sorted(set(os.listdir("/tmp")) - {"probe"}), "dev": sorted(os.listdir("/dev")),
-        "cwd": os.getcwd(), "uid": os.getuid(), "bytes": disk.f_blocks * disk.f_frsize, "links": [name for name in map(link, range(1, 99)) if name], "pid": os.getpid()}
+seen = {"env": sorted(set(os.environ) - {"PWD"}), "top": sorted(os.listdir("/")), "writable": writable}
+seen |= {"tmp": sorted(set(os.listdir("/tmp")) - {"probe"}), "dev": sorted(os.listdir("/dev")), "cwd": os.getcwd()}
+seen |= {"uid": os.getuid(), "pid": os.getpid(), "bytes": disk.f_blocks * disk.f_frsize}
+seen |= {"links": [name for name in map(link, range(1, 99)) if name]}
 print(json.dumps(seen))
 """
     result = code_passes(program + RIGHT, *TESTS["check"], timeout=60)
@@ -353,9 +358,11 @@ def test_only_the_interpreters_own_files_are_in_sight():
     part of /usr."""
     program = """
 import json, os, sys
-own = (*sys.path, "/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo", "/usr/lib/locale", "/dev", "/tmp")
+zones = ("/usr/share/zoneinfo", "/usr/lib/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo")
+own = (*sys.path, *zones, "/usr/lib/locale", "/dev", "/tmp")
 others = [os.path.join(top, name) for top, _, names in os.walk("/") for name in names if not top.startswith(own)]
-packages = [os.path.join(top, name) for place in sys.path for top, _, names in os.walk(place) for name in names if "/site-packages/" in f"{top}/" or "/dist-packages/" in f"{top}/"]
+walked = [(f"{top}/", names) for place in sys.path for top, _, names in os.walk(place)]
+packages = [top + n for top, names in walked for n in names if "/site-packages/" in top or "/dist-packages/" in top]
 print(json.dumps([others, packages, sys.executable]))
 """
     result = code_passes(program + RIGHT, *TESTS["check"], timeout=60)
@@ -428,7 +435,8 @@ NUMPY = """
 import os, sys
 sys.path += {path!r}
 import numpy
-print(numpy.linalg.norm(numpy.ones((300, 300)) @ numpy.ones((300, 300))), sorted(name.partition("-")[0] for name in os.listdir(sys.path[-1])), "sympy" in sys.modules)
+norm = numpy.linalg.norm(numpy.ones((300, 300)) @ numpy.ones((300, 300)))
+print(norm, sorted(name.partition("-")[0] for name in os.listdir(sys.path[-1])), "sympy" in sys.modules)
 """
 
 
@@ -511,8 +519,8 @@ def test_ctrl_c_and_a_killed_trainer_leave_nothing(how, unsafe_code, root):
     "Without walls a killed trainer's programs go on until their CPU time is up."
     timeout, many = (100, 15) if not unsafe_code else (100, 6) if how == signal.SIGINT else (2, 6)
     script = (
-        "from mpo_nb.sandbox.runner import run_programs\nrun_programs([('while True: pass', 'assert f')] * 8, workers=3,"
-        f" timeout={timeout}, unsafe_code={unsafe_code})"
+        "from mpo_nb.sandbox.runner import run_programs\n"
+        f"run_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout={timeout}, unsafe_code={unsafe_code})"
     )
     trainer = subprocess.Popen(
         [sys.executable, "-c", script], cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -538,7 +546,8 @@ import ctypes, os, random, signal, subprocess, sys, time
 from test_sandbox import gone, processes
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a trainer leaves behind becomes ours
 how, moments = int(sys.argv[1]), random.Random(0)
-trainer = "from mpo_nb.sandbox.runner import *\\ncheck_sandbox()\\nprint(flush=True)\\nrun_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout=100)"
+trainer = "from mpo_nb.sandbox.runner import *\\ncheck_sandbox()\\nprint(flush=True)\\n"
+trainer += "run_programs([('while True: pass', 'assert f')] * 8, workers=3, timeout=100)"
 for trial in range(15):
     started = subprocess.Popen([sys.executable, "-c", trainer], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     started.stdout.readline()
@@ -546,7 +555,8 @@ for trial in range(15):
     started.send_signal(how)
     try: status = started.wait(20)
     except subprocess.TimeoutExpired: sys.exit(f"trial {trial}: the trainer did not end")
-    if status == 0 or not gone(processes(os.getpid()), 20): sys.exit(f"trial {trial}: exit status {status}, and something is left")
+    if status == 0 or not gone(processes(os.getpid()), 20):
+        sys.exit(f"trial {trial}: exit status {status}, and something is left")
 """
 
 

@@ -765,7 +765,7 @@ def one_text():
 
     from mpo_nb import blocks
     from mpo_nb.drawing import tables
-    from mpo_nb.evaluation import outcomes
+    from mpo_nb.evaluation.outcomes import outcomes, seed_differences, seed_figure
     from mpo_nb.tasks import task as tasks
 
     frame = pd.DataFrame(dict(seed=[0], method=["a"], accuracy_sampled=[0.5], l=[1], r=[1]))
@@ -780,9 +780,9 @@ def one_text():
         "tokens of a row": lambda: blocks.sentence_blocks(mask, ["a."]),
         "tokens": lambda: blocks.sentence_blocks(torch.ones(2, 1), ".a"),
         "trace": lambda: Trace("a."),
-        "names": lambda: outcomes.outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"),
-        "within": lambda: outcomes.seed_differences(frame, "a", within="lr"),
-        "percent": lambda: outcomes.seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"),
+        "names": lambda: outcomes({("a", 1): [dict(step=1, loss=0.0)]}, "ab"),
+        "within": lambda: seed_differences(frame, "a", within="lr"),
+        "percent": lambda: seed_figure(frame, "method", {"l": "L"}, percent="clip_fraction"),
         "heads": lambda: tables.numbers_table("ab", [], "x"),
         "responses": lambda: tasks.score(TASK, [PROBLEM] * 2, "ab"),
     }

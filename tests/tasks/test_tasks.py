@@ -201,7 +201,7 @@ def test_chain_sum_is_the_same_every_time():
 def test_chain_sum_is_the_same_in_another_process():
     "Hash randomisation, in particular, has no part in it."
     code = (
-        "from mpo_nb.tasks.task import chain_sum; t = chain_sum(40, 10, seed=2); print([p['prompt'] for p in t.train +"
+        "from mpo_nb.tasks.sums import chain_sum; t = chain_sum(40, 10, seed=2); print([p['prompt'] for p in t.train +"
         " t.test])"
     )
     here = chain_sum(40, 10, seed=2)
