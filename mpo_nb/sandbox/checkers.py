@@ -63,11 +63,8 @@ def _receive(end: int, deadline: float, most: int) -> bytes:
     return _take(end, length, deadline)
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #9e287fa5
-_FORMULA = (
-    (
-        "abs complex divmod float int max min pow round sum str list tuple set dict range len sorted"  # what a formula calls
-    ).split()
-)
+# Python's own functions that a formula may call
+_FORMULA = "abs complex divmod float int max min pow round sum str list tuple set dict range len sorted".split()
 _PROGRAMS = ("lambdify", "preview", "source", "test", "doctest")  # sympy's own that run what they are given
 
 
