@@ -69,7 +69,8 @@ def mean_interval(
     """Mean over problems with Wilson's interval at the effective number of problems. Raises ValueError for no values,
     or values outside [0, 1]."""
     v = np.asarray(values, dtype=float)
-    if v.ndim != 1 or not len(v) or not ((v >= 0) & (v <= 1)).all():
+    inside = (v >= 0) & (v <= 1)
+    if v.ndim != 1 or not len(v) or not inside.all():
         raise ValueError(f"values={str(values)[:80]}; give at least one number, each in [0, 1]")
     p = float(v.mean())
     n = float(_effective(v, tries))
@@ -146,7 +147,8 @@ def sign_flip(
     m = len(d)
     least = abs(d.sum()) * (1 - 1e-9) - 1e-12
     if m <= 12:
-        signs = (np.arange(2**m)[:, None] >> np.arange(m) & 1) * 2.0 - 1
+        patterns = np.arange(2**m)[:, None] >> np.arange(m) & 1
+        signs = patterns * 2.0 - 1
         return float((abs(signs @ d) >= least).mean())
     rng = np.random.default_rng(seed)
     far = 1
