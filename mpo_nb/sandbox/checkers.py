@@ -456,7 +456,7 @@ def _results(waiting: list[Future[Checked]], living: Callable[[], Iterable[_Work
                 worker.process.kill()
         raise
 
-
+# %% ../../nbs/lib/sandbox/checkers.ipynb #a39803ed
 class Checks:
     "A trusted checker of untrusted texts, behind walls. RuntimeError, with the remedy, where the walls cannot stand."
 
