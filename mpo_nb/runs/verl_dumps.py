@@ -66,7 +66,7 @@ def _find_dumps(path: Path, argument: object) -> list[Path]:
         )
     return files
 
-
+# %% ../../nbs/lib/runs/verl_dumps.ipynb #24e4f5a2
 def _score(value: object, where: str) -> float:
     "A score; NaN where there is none. Raises ValueError for what is no number."
     if value is None or value == "":
