@@ -119,7 +119,7 @@ def _checked(task: Task, n: int, max_new_tokens: int | None, batch: int, tempera
         )
     return min(n, len(task.test)), limit
 
-
+# %% ../../nbs/lib/evaluation/evaluating.ipynb #236dcdd4
 @dataclass(frozen=True)
 class Questions:
     "The problems of an evaluation, as the task gives them and as the model reads them."

@@ -23,9 +23,13 @@ def accuracy_interval(
         raise ValueError(f"correct={correct}, n={n}; need 0 <= correct <= n and n >= 1")
     p = correct / n
     z2 = z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return p, max(0.0, centre - half), min(1.0, centre + half)
+    scale = 1 + z2 / n
+    variance = p * (1 - p) / n + z2 / (4 * n * n)
+    centre = (p + z2 / (2 * n)) / scale
+    half = z * math.sqrt(variance) / scale
+    low = max(0.0, centre - half)
+    high = min(1.0, centre + half)
+    return p, low, high
 
 # %% ../../nbs/lib/evaluation/intervals.ipynb #3ac21729
 def pass_at_k(
@@ -65,7 +69,8 @@ def mean_interval(
     """Mean over problems with Wilson's interval at the effective number of problems. Raises ValueError for no values,
     or values outside [0, 1]."""
     v = np.asarray(values, dtype=float)
-    if v.ndim != 1 or not len(v) or not ((v >= 0) & (v <= 1)).all():
+    inside = (v >= 0) & (v <= 1)
+    if v.ndim != 1 or not len(v) or not inside.all():
         raise ValueError(f"values={str(values)[:80]}; give at least one number, each in [0, 1]")
     p = float(v.mean())
     n = float(_effective(v, tries))
@@ -73,6 +78,21 @@ def mean_interval(
     return p, min(low, p), max(high, p)  # rounding at 0 and 1
 
 # %% ../../nbs/lib/evaluation/intervals.ipynb #857dbd80
+def _pair_correlation(x: _Numbers, y: _Numbers, tries: tuple[float, float]) -> float:
+    "Correlation of two columns of problems; a positive one less what sampling alone may add to it, but at least 0."
+    p = float(x.mean())
+    q = float(y.mean())
+    spread = x.std() * y.std()
+    if spread <= 1e-12:
+        return 0.0
+    r = float(((x - p) * (y - q)).mean() / spread)
+    if r <= 0:
+        return r
+    first = _effective(x, tries[0]) * p * (1 - p)
+    size = first * _effective(y, tries[1]) * q * (1 - q)
+    return max(0.0, r - 1 / (2 * math.sqrt(size)))
+
+
 def paired_interval(
     a: Sequence[float] | _Numbers,  # one number in [0, 1] per problem
     b: Sequence[float] | _Numbers,  # on the same problems, in the same order
@@ -80,25 +100,22 @@ def paired_interval(
 ) -> tuple[float, float, float]:  # mean of b minus mean of a, lower end, upper end
     """Difference of two means over the same problems, with Newcombe's interval for pairs. Raises ValueError for unequal
     numbers of problems."""
-    x: _Numbers
-    y: _Numbers
-    x = np.asarray(a, dtype=float)
-    y = np.asarray(b, dtype=float)
+    x: _Numbers = np.asarray(a, dtype=float)
+    y: _Numbers = np.asarray(b, dtype=float)
     if len(x) != len(y):
         raise ValueError(f"a has {len(x)} problems and b {len(y)}; compare both on the same problems")
     p, low_a, high_a = mean_interval(x, tries[0])
     q, low_b, high_b = mean_interval(y, tries[1])
-    spread = x.std() * y.std()
-    r = float(((x - p) * (y - q)).mean() / spread) if spread > 1e-12 else 0.0
-    if r > 0:
-        r = max(
-            0.0, r - 1 / (2 * math.sqrt(_effective(x, tries[0]) * p * (1 - p) * _effective(y, tries[1]) * q * (1 - q)))
-        )
+    r = _pair_correlation(x, y, tries)
 
     def reach(up: float, down: float) -> float:
-        return math.sqrt(max(0.0, up * up + down * down - 2 * r * up * down))
+        squared = up * up + down * down - 2 * r * up * down
+        return math.sqrt(max(0.0, squared))
 
-    return q - p, q - p - reach(q - low_b, high_a - p), q - p + reach(high_b - q, p - low_a)
+    difference = q - p
+    low = difference - reach(q - low_b, high_a - p)
+    high = difference + reach(high_b - q, p - low_a)
+    return difference, low, high
 
 # %% ../../nbs/lib/evaluation/intervals.ipynb #f218193e
 def mcnemar(
@@ -130,7 +147,8 @@ def sign_flip(
     m = len(d)
     least = abs(d.sum()) * (1 - 1e-9) - 1e-12
     if m <= 12:
-        signs = (np.arange(2**m)[:, None] >> np.arange(m) & 1) * 2.0 - 1
+        patterns = np.arange(2**m)[:, None] >> np.arange(m) & 1
+        signs = patterns * 2.0 - 1
         return float((abs(signs @ d) >= least).mean())
     rng = np.random.default_rng(seed)
     far = 1

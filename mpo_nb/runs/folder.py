@@ -149,7 +149,7 @@ def check_folder(
     config: Mapping[str, Any],  # its configuration as plain values
     overwrite: bool = False,  # whether an earlier run is to be deleted
 ) -> None:
-    """Raise ValueError, naming the differences, where the folder holds a run of another configuration; nothing is
+    """Raise ValueError, naming the differences, where the folder holds a run of another configuration. Nothing is
     written."""
     if run.exists() and not run.is_dir():
         raise ValueError(f"output={str(run)!r} is a file; choose a folder")
@@ -375,8 +375,7 @@ class Run:
         return checkpoints_in(self.path)
 
     def newest(self) -> tuple[int, Path] | None:  # (step, folder); None where the run has saved none yet
-        """The newest checkpoint that is whole; damaged ones after it are set aside. Raises ValueError when none is
-        whole."""
+        "The newest checkpoint that is whole. Damaged ones after it are set aside; ValueError when all are damaged."
         return newest_whole(self.path, self.writes)
 
     def rewind(

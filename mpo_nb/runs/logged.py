@@ -167,8 +167,7 @@ def json_rows(
     file: Path,  # of JSON lines, compressed or not
     source: str,  # what should have been passed, for the message
 ) -> list[Any]:
-    """The rows of a file. Raises ValueError for a broken line; a last line that is cut off is left out, and that is
-    said."""
+    "The rows of a file; a last line that is cut off is left out, with a warning. Raises ValueError for a broken line."
     lines = json_lines(file, unfinished=True)
     if lines.broken:
         raise ValueError(f"line {lines.broken[0]} of {file} is not JSON; pass {source}")

@@ -66,7 +66,7 @@ def _find_dumps(path: Path, argument: object) -> list[Path]:
         )
     return files
 
-
+# %% ../../nbs/lib/runs/verl_dumps.ipynb #24e4f5a2
 def _score(value: object, where: str) -> float:
     "A score; NaN where there is none. Raises ValueError for what is no number."
     if value is None or value == "":
@@ -94,8 +94,7 @@ def _check_dump_row(row: object, where: str, scored: bool) -> None:
 
 
 def _dump_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file of verl's, prompts as texts and scores as numbers. Raises ValueError for a row that is not
-    verl's."""
+    "The rows of a file, prompts as texts and scores as numbers. Raises ValueError for a row that is not verl's."
     rows = json_rows(file, _source)
     scored = any(isinstance(row, dict) and "score" in row for row in rows)
     read = []

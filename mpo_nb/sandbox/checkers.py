@@ -63,10 +63,8 @@ def _receive(end: int, deadline: float, most: int) -> bytes:
     return _take(end, length, deadline)
 
 # %% ../../nbs/lib/sandbox/checkers.ipynb #9e287fa5
-_FORMULA = (
-    # what a formula calls
-    "abs complex divmod float int max min pow round sum str list tuple set dict range len sorted"
-).split()
+# Python's own functions that a formula may call
+_FORMULA = "abs complex divmod float int max min pow round sum str list tuple set dict range len sorted".split()
 _PROGRAMS = ("lambdify", "preview", "source", "test", "doctest")  # sympy's own that run what they are given
 
 
@@ -458,7 +456,7 @@ def _results(waiting: list[Future[Checked]], living: Callable[[], Iterable[_Work
                 worker.process.kill()
         raise
 
-
+# %% ../../nbs/lib/sandbox/checkers.ipynb #a39803ed
 class Checks:
     "A trusted checker of untrusted texts, behind walls. RuntimeError, with the remedy, where the walls cannot stand."
 

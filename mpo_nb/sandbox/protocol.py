@@ -55,7 +55,7 @@ def _asking_reflected(name: str) -> "Callable[..., Any]":
 def _comparing(name: str) -> "Callable[..., Any]":
     return lambda self, other: _compare(name, self, other)
 
-
+# %% ../../nbs/lib/sandbox/protocol.ipynb #15606908
 class Remote:
     "The stand-in for an object of the other process: what is done to it is asked of that process."
 
@@ -217,7 +217,7 @@ def _came_from(trace: "Any", lines: "frozenset[int]") -> bool:
         trace = trace.tb_next
     return False
 
-
+# %% ../../nbs/lib/sandbox/protocol.ipynb #320ca7d9
 class Link:
     "One end of the conversation: asks the other side, and answers it within the rules of `permit`."
 

@@ -432,7 +432,7 @@ def _guard_numpy(testing: bool) -> None:
         for name in _ASSERTING.split():
             setattr(numpy.testing, name, _careful(getattr(numpy.testing, name), raises=True))
 
-
+# %% ../../nbs/lib/sandbox/sides.ipynb #ec97132a
 def _test_names(link: Link, given: "dict[str, Any]", test: "tuple[Any, ...]", counts: _Counts) -> "dict[str, Any]":
     "The names that a test begins with: modules of the library, the program's, and its counters."
     _, wanted, modules, *_, function = test

@@ -438,7 +438,7 @@ def _replace_array(holder: ast.AST, field: str, count: Callable[[ast.expr], ast.
     else:
         setattr(holder, field, count(array))
 
-
+# %% ../../nbs/lib/sandbox/tests.ipynb #02fad611
 class _Counters(ast.NodeTransformer):
     "Puts counters into a test: `@` names, which no program and no test can write."
 

@@ -189,7 +189,7 @@ def _humaneval_program(problem: dict[str, Any], response: str, style: str) -> st
         return str(problem["code"]) + cut_completion(response)
     return _with_imports(problem["code"], extract_program(response, problem["entry_point"]))
 
-
+# %% ../../nbs/lib/tasks/programs.ipynb #82e07715
 def humaneval(
     train: Source | None = None,  # a file of problems to learn from; None: half of `test`'s source
     test: Source | None = None,  # a file with the columns task_id, prompt, entry_point and test; None for the hub

@@ -275,7 +275,7 @@ def _check_column(name: str, column: str, known: Iterable[str]) -> None:
                 break
     raise ValueError(f"{name} has no column {column!r}; it has {', '.join(map(str, known))}{remedy}")
 
-
+# %% ../../nbs/lib/tasks/rows.ipynb #2fbe63ab
 def _load(
     source: Source | None, columns: Sequence[str], hub: tuple[str, ...], split: str, argument: str
 ) -> list[_Pair]:
