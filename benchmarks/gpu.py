@@ -493,7 +493,8 @@ def parts(total: float, seconds: dict, lengths: list[int]) -> dict:
 
 def planned(case: Case, shape, precision: str, device: str) -> tuple[int | None, float, float]:
     "Rows in a forward pass, the peak that is planned with them, and the bytes there are."
-    from mpo_nb.planning.plan import present_device, step_phases
+    from mpo_nb.planning.phases import step_phases
+    from mpo_nb.planning.plan import present_device
 
     _, capacity = present_device(torch.device(device))
 

@@ -82,13 +82,7 @@ def check_family(
             " with attention, or one of the hybrids that the page 'Model families' lists"
         )
 
-# %% ../../nbs/lib/models/families.ipynb #fa000010
-# tokens of the trial's prompts, and of each response
-_prompts = (2, 6)
-_room = 3
-_tried: WeakSet[nn.Module] = WeakSet()  # models that have passed
-
-
+# %% ../../nbs/lib/models/families.ipynb #94a1d309
 @contextmanager
 def evaluating(
     model: nn.Module,  # whose layers may each be in another mode
@@ -102,6 +96,11 @@ def evaluating(
         for module in training:
             module.training = True
 
+# %% ../../nbs/lib/models/families.ipynb #94ae2534
+# tokens of the trial's prompts, and of each response
+_prompts = (2, 6)
+_room = 3
+
 
 def _texts(model: CausalLM) -> tuple[Tensor, Tensor, Tensor]:  # prompt ids and mask (2, P), responses (4, T)
     "Prompts and responses of random tokens, padded on the left."
@@ -113,28 +112,28 @@ def _texts(model: CausalLM) -> tuple[Tensor, Tensor, Tensor]:  # prompt ids and 
     responses = torch.randint(min(3, end - 1), end, (2 * len(_prompts), _room), generator=generator)
     return (ids * mask).to(weight.device), mask.to(weight.device), responses.to(weight.device)
 
-
-@torch.no_grad()
-def trial(
-    model: CausalLM,  # in evaluation mode
-) -> Tensor:  # (n,) one per position that was looked at: largest difference of a feature, in standard deviations
-    "How far the hidden states of scoring and sampling are from those of one pass over each text alone."
+# %% ../../nbs/lib/models/families.ipynb #b1de0a24
+def _alone(model: CausalLM, ids: Tensor, mask: Tensor, responses: Tensor) -> Tensor:  # (4, T, d) float32
+    "Hidden states that predict each response token, from a pass over each row by itself."
     decoder = decoder_of(model)
-    ids, mask, responses = _texts(model)
-    wide_ids = ids.repeat_interleave(2, 0)
-    wide_mask = mask.repeat_interleave(2, 0)
-    alone = [torch.cat([row[read], response])[None] for row, read, response in zip(wide_ids, wide_mask, responses)]
-    truth = torch.stack(
-        [decoder(input_ids=row, use_cache=False).last_hidden_state[0, -_room - 1 : -1].float() for row in alone]
-    )  # (4, T, d)
-    scored = response_hidden(model, wide_ids, wide_mask, responses, torch.ones_like(responses, dtype=torch.bool))
+    rows = [
+        torch.cat([prompt[real], response])[None]
+        for prompt, real, response in zip(ids.repeat_interleave(2, 0), mask.repeat_interleave(2, 0), responses)
+    ]
+    states = [decoder(input_ids=row, use_cache=False).last_hidden_state[0, -_room - 1 : -1].float() for row in rows]
+    return torch.stack(states)
+
+# %% ../../nbs/lib/models/families.ipynb #107a5903
+def _sampled(model: CausalLM, ids: Tensor, mask: Tensor, responses: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
+    "Hidden states (n, d), the rows of `responses` that they are of, and which of their tokens they predict."
+    decoder = decoder_of(model)
     cache = DynamicCache(config=model.config)
     read = mask.long()
-    first = decoder(
+    prefilled = decoder(
         input_ids=ids, attention_mask=read, position_ids=positions(mask), past_key_values=cache, use_cache=True
-    ).last_hidden_state[:, -1]
-    pairs = [(scored.flatten(0, 1), truth.flatten(0, 1)), (first, truth[::2, 0])]
-    rows = torch.tensor([2, 1], device=ids.device)  # one response of each prompt, the later prompt's first
+    )
+    yield prefilled.last_hidden_state[:, -1], torch.tensor([0, 2]), 0
+    rows = torch.tensor([2, 1], device=ids.device)
     select_rows(cache, rows // 2)
     read = read[rows // 2]
     for t in range(1, _room):
@@ -147,8 +146,37 @@ def trial(
             past_key_values=cache,
             use_cache=True,
         )
-        pairs.append((step.last_hidden_state[:, -1], truth[rows, t]))
+        yield step.last_hidden_state[:, -1], rows, t
+
+
+@torch.no_grad()
+def trial(
+    model: CausalLM,  # in evaluation mode
+) -> Tensor:  # (n,) one per position that was looked at: largest difference of a feature, in standard deviations
+    "How far the hidden states of scoring and sampling are from those of one pass over each text alone."
+    ids, mask, responses = _texts(model)
+    truth = _alone(model, ids, mask, responses)  # (4, T, d)
+    everything = torch.ones_like(responses, dtype=torch.bool)
+    scored = response_hidden(model, ids.repeat_interleave(2, 0), mask.repeat_interleave(2, 0), responses, everything)
+    pairs = [(scored.flatten(0, 1), truth.flatten(0, 1))]
+    for states, rows, t in _sampled(model, ids, mask, responses):
+        pairs.append((states, truth[rows, t]))
     return torch.cat([(said.float() - true).abs().amax(-1) / true.std(-1).clamp(min=1e-9) for said, true in pairs])
+
+# %% ../../nbs/lib/models/families.ipynb #6a2acec8
+_tried: WeakSet[nn.Module] = WeakSet()  # models that have passed
+
+
+def _refuse(model: CausalLM, reason: str) -> ValueError:
+    "The error for a model that fails, with the remedy."
+    base: Any = model
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
+    family = model.config.model_type
+    return ValueError(
+        f"model={type(base).__name__} (family {family!r}) cannot be sampled and trained here: {reason};"
+        " choose a family that the page 'Model families' lists as one that works, or tell us of this one"
+    )
 
 
 def check_sampling(
@@ -159,36 +187,26 @@ def check_sampling(
     if model in _tried or (context is not None and context < max(_prompts) + _room):
         return
     check_family(model.config)
-    base: Any = model
-    if hasattr(base, "get_base_model"):
-        base = base.get_base_model()
-    name = type(base).__name__
-    type_ = model.config.model_type
-    remedy = "choose a family that the page 'Model families' lists as one that works, or tell us of this one"
     exact = all(p.dtype == torch.float32 for p in model.parameters())
+    kind = next(model.parameters()).device.type
     try:
-        with (
-            evaluating(model),
-            torch.autocast(next(model.parameters()).device.type, enabled=False) if exact else nullcontext(),
-        ):
-            found = trial(model)
+        with evaluating(model), torch.autocast(kind, enabled=False) if exact else nullcontext():
+            differences = trial(model)
     except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError, LookupError) as error:
         if out_of_memory(error):
             return  # which sampling knows how to mend
-        raise ValueError(
-            f"model={name} (family {type_!r}) cannot be sampled and trained here: a first trial ended in"
-            f" {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'};"
-            f" {remedy}"
-        ) from error
-    worst = float(found.max()) if exact else float(found.median())
+        said = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        raise _refuse(model, f"a first trial ended in {type(error).__name__}: {said}") from error
+    worst = float(differences.max() if exact else differences.median())
     if worst > (0.01 if exact else 0.5):
-        raise ValueError(
-            f"model={name} (family {type_!r}) cannot be sampled and trained here: with padding and a cache its hidden"
-            f" states are up to {worst:.2g} standard deviations from those of the text alone; {remedy}"
+        raise _refuse(
+            model,
+            f"with padding and a cache its hidden states are up to {worst:.2g} standard deviations from those of the"
+            " text alone",
         )
     _tried.add(model)
 
-# %% ../../nbs/lib/models/families.ipynb #fa000013
+# %% ../../nbs/lib/models/families.ipynb #a0ec996d
 _dropouts = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -204,7 +222,7 @@ def without_dropout(
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
 
-
+# %% ../../nbs/lib/models/families.ipynb #ec608754
 class _Recomputed:
     """A layer's checkpoint, inside which the layer is in evaluation mode. A class, so that a deep copy of the model
     calls its own layers."""

@@ -24,7 +24,7 @@ from transformers import (
 
 from mpo_nb.actions import WindowActions
 from mpo_nb.losses import policy_loss
-from mpo_nb.models.heads import MTPParts, one_layer
+from mpo_nb.models.heads import one_layer
 from mpo_nb.models.loading import add_lora
 from mpo_nb.models.logprobs import positions, response_hidden, response_logps
 from mpo_nb.models.mtp import MTPModules
@@ -346,7 +346,7 @@ def test_the_papers_parameter_counts():
     with torch.device("meta"):
         model = LlamaForCausalLM(shape)
     for k, factor in ((3, 1.523), (5, 2.047)):
-        parts = MTPParts(model, k)
+        parts = MTPModules(model, k)
         assert 1 + sum(p.numel() for p in parts.parameters()) / model.num_parameters() == pytest.approx(
             factor, abs=1e-3
         )
@@ -387,7 +387,7 @@ def test_saved_and_loaded(tmp_path):
     "options, message",
     [
         (dict(k=0), "k=0"),
-        (dict(k=2, head="mine"), "head='mine'; choose 'own' or 'shared'"),
+        (dict(k=2, head="mine"), "head='mine'; choose one of own, shared"),
         (dict(k=2, merge="add"), "merge='add'"),
         (dict(k=2, start="cold"), "start='cold'"),
         (dict(k=2, trunk_gradient=2.0), "trunk_gradient=2.0"),

@@ -13,21 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.loading import add_lora, dtypes
 from mpo_nb.models.tiny import tiny_model_path
+from mpo_nb.planning import phases
 from mpo_nb.planning import plan as memory
-from mpo_nb.planning.plan import (
-    MemoryPlan,
-    Verdict,
-    fixed,
-    halvings,
-    in_words,
-    levers,
-    plan_memory,
-    prompts_among,
-    remedy,
-    step_phases,
-    ways,
-    work,
-)
+from mpo_nb.planning.phases import fixed, prompts_among, step_phases, ways, work
+from mpo_nb.planning.plan import MemoryPlan, Verdict, halvings, in_words, levers, plan_memory, remedy
 from mpo_nb.planning.rehearsal import Ledger, Work, along, outline, rehearse_sampling, rehearse_training
 from mpo_nb.sampling.decoding import DynamicDecoder
 from mpo_nb.tasks.task import Task, load_task
@@ -476,7 +465,7 @@ def test_a_model_that_cannot_run_without_data_is_an_error(monkeypatch):
     def fails(*_):
         raise NotImplementedError("data-dependent")
 
-    monkeypatch.setattr(memory, "rehearse_sampling", fails)
+    monkeypatch.setattr(phases, "rehearse_sampling", fails)
     with pytest.raises(ValueError, match="does not run without data.*measure a short run"):
         plan_memory(STEP, QWEN, cards={})
 
