@@ -627,7 +627,7 @@ def test_live_in_jupyterlab(browser, tmp_path):
     run = Run(folder / "live")
     run.begin(dict(recipe="mpo", seed=0, steps=45))
     made_up_run(folder / "done")
-    (folder / "writer.py").write_text(WRITER.replace("0.03", "0.15"))
+    (folder / "writer.py").write_text(WRITER.replace("0.03", "0.3"))
     write_notebook(
         folder / "three.ipynb",
         "import subprocess, sys\nfrom mpo_nb.widgets import *\nmonitor = TrainingMonitor('live', second='none');"
