@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from ..checks import check_texts
 from .style import series_style, style_panels
-from ..evaluation.outcomes import seed_interval
+from ..evaluation.sweep_outcomes import seed_interval
 
 # %% ../../nbs/lib/drawing/seeds.ipynb #1f65806f
 def seed_groups(

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
         sign_flip,
         student_t,
     )
-    from mpo_nb.evaluation.outcomes import (
+    from mpo_nb.evaluation.records import RecordFile, read_settings
+    from mpo_nb.evaluation.sweep_outcomes import (
         difference_table,
         outcome,
         outcomes,
         seed_differences,
         seed_interval,
     )
-    from mpo_nb.evaluation.records import RecordFile, read_settings
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua07
 __getattr__, __dir__ = offer(
@@ -43,7 +43,7 @@ __getattr__, __dir__ = offer(
         "records": "RecordFile read_settings",
         "comparing": "Evaluation Comparison Difference compare",
         "intervals": "pass_at_k mean_interval paired_interval mcnemar sign_flip accuracy_interval student_t",
-        "outcomes": "outcome outcomes seed_interval seed_differences difference_table",
+        "sweep_outcomes": "outcome outcomes seed_interval seed_differences difference_table",
     },
 )
 

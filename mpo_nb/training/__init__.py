@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpo_nb.training.setup import Setup, check_start
     from mpo_nb.training.sweeps import sweep
     from mpo_nb.training.trainer import Trainer
-    from mpo_nb.training.warm_up import WarmUp, warm_up
+    from mpo_nb.training.warming import WarmUp, warm_up
 
 # %% ../../nbs/lib/training/index.ipynb #9e56773f
 __getattr__, __dir__ = offer(
@@ -44,7 +44,7 @@ __getattr__, __dir__ = offer(
         "metrics": "rollout_metrics held_out_accuracy UpdateMetrics",
         "recorder": "Recorder",
         "sweeps": "sweep",
-        "warm_up": "WarmUp warm_up",
+        "warming": "WarmUp warm_up",
         ".config": "TrainConfig",
     },
 )

@@ -25,7 +25,7 @@ from .metrics import held_out_accuracy
 from .policy import Policy, make_sampler
 from .recorder import Recorder, progress_bar
 from .setup import Setup, check_start
-from .warm_up import WarmUp, warm_up_policy
+from .warming import WarmUp, warm_up_policy
 
 # %% ../../nbs/lib/training/trainer.ipynb #a46ca18f
 def held_out(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mpo_nb.drawing.seeds import seed_figure
-from mpo_nb.evaluation.outcomes import difference_table, outcome, outcomes, seed_differences, seed_interval
+from mpo_nb.evaluation.sweep_outcomes import difference_table, outcome, outcomes, seed_differences, seed_interval
 
 
 def table(seeds: int = 5, effect: float = 0.1, rates=(1e-4, 1e-3), noise: float = 0.0) -> pd.DataFrame:

@@ -479,7 +479,7 @@ def test_loading_a_damaged_checkpoint_names_the_file(three_steps, tmp_path):
 def test_a_damaged_warm_up_goes_on_from_the_checkpoint_before(tmp_path):
     from mpo_nb.models.loading import load
     from mpo_nb.models.mtp import MTPModules
-    from mpo_nb.training.warm_up import warm_up
+    from mpo_nb.training.warming import warm_up
 
     model, _ = load("tiny", device="cpu", precision="float32", quiet=True)
     rows = [dict(input_ids=[3, 4, 5, 6, 7, 8, 9, 10]) for _ in range(8)]

@@ -30,7 +30,7 @@ from mpo_nb.models.logprobs import positions, response_hidden, response_logps
 from mpo_nb.models.mtp import MTPModules
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.tasks.sums import chain_problems, demonstration
-from mpo_nb.training.warm_up import warm_up
+from mpo_nb.training.warming import warm_up
 
 SHAPE = dict(
     vocab_size=40,

@@ -23,7 +23,7 @@ from mpo_nb.runtime.locks import WriteLock
 from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.training.sweeps import sweep
 from mpo_nb.training.trainer import Trainer
-from mpo_nb.training.warm_up import warm_up
+from mpo_nb.training.warming import warm_up
 from mpo_nb.widgets import RolloutBrowser, TrainingMonitor
 
 SMALL = dict(

@@ -716,7 +716,7 @@ def test_values_of_half_written_responses_read_the_tags_too(tmp_path):
 
 
 def test_a_text_for_the_warm_up_is_begun_and_ended_once():
-    from mpo_nb.training.warm_up import token_rows
+    from mpo_nb.training.warming import token_rows
 
     tokenizer = family("chatml, BOS before a text")
     chat = tokenizer.apply_chat_template(

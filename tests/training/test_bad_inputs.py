@@ -31,7 +31,7 @@ from mpo_nb.tasks.rows import from_dataset
 from mpo_nb.tasks.task import Task, load_task, score
 from mpo_nb.training.sweeps import sweep
 from mpo_nb.training.trainer import Trainer
-from mpo_nb.training.warm_up import warm_up
+from mpo_nb.training.warming import warm_up
 from mpo_nb.widgets import CreditExplorer
 
 FILES = {

@@ -101,7 +101,15 @@ export function mount(element, data, method) {
       [`k${suffix}`]: { kind: "slider", label: "tokens per block, K", stops: doublings(most), group },
       [`seed${suffix}`]: { kind: "slider", label: "seed of the draw", stops: seeds, group },
       [`ends${suffix}`]: { kind: "text", label: "delimiters", group },
-      [`threshold${suffix}`]: { kind: "slider", label: "surprising under probability", low: 0.01, high: 1, step: 0.01, text: (x) => number(x), group },
+      [`threshold${suffix}`]: {
+        kind: "slider",
+        label: "surprising under probability",
+        low: 0.01,
+        high: 1,
+        step: 0.01,
+        text: (x) => number(x),
+        group,
+      },
       [`interval${suffix}`]: { kind: "slider", label: "surprises per block", low: 1, high: 20, step: 1, group },
     };
   }
@@ -117,8 +125,20 @@ export function mount(element, data, method) {
   const legend = make("p", { className: "mpo-legend" });
   const line = tokenLanes(data.tokens, data.mask, { lanes: ["first", "second"], look });
   const figure = curves(T, { look });
-  const prompt = data.prompt ? [make("p", { className: "mpo-prompt" }, make("strong", { textContent: "Prompt " }), data.prompt)] : [];
-  const root = make("div", { className: "mpo-blocks" }, ...prompt, panel.element, words, line.element, legend, detail, figure.element);
+  const prompt = data.prompt
+    ? [make("p", { className: "mpo-prompt" }, make("strong", { textContent: "Prompt " }), data.prompt)]
+    : [];
+  const root = make(
+    "div",
+    { className: "mpo-blocks" },
+    ...prompt,
+    panel.element,
+    words,
+    line.element,
+    legend,
+    detail,
+    figure.element,
+  );
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "A response split into blocks by two rules");
   element.replaceChildren(root);
@@ -139,11 +159,18 @@ export function mount(element, data, method) {
   }
 
   function paint() {
-    panel.show(values, new Set(["rule", "rule_2", "colour", ...usedBy(values.rule, ""), ...usedBy(values.rule_2, "_2")]));
+    panel.show(
+      values,
+      new Set(["rule", "rule_2", "colour", ...usedBy(values.rule, ""), ...usedBy(values.rule_2, "_2")]),
+    );
     const shown = coloured[values.colour];
-    const known = shown.filter((value, t) => data.mask[t] && Number.isFinite(value)).map(Math.abs).sort((a, b) => a - b);
+    const known = shown.filter((value, t) => data.mask[t] && Number.isFinite(value)).map(Math.abs).sort((a, b) =>
+      a - b
+    );
     const limit = known.length ? Math.max(1e-6, known[Math.floor(0.95 * (known.length - 1))]) : 1; // robust against one outlier
-    const texts = T <= NUMBERED && values.colour !== "none" ? shown.map((value, t) => (data.mask[t] ? number(value) : "")) : null;
+    const texts = T <= NUMBERED && values.colour !== "none"
+      ? shown.map((value, t) => (data.mask[t] ? number(value) : ""))
+      : null;
     line.paint([
       { values: shown, limit, texts, blocks: sides[0].ids },
       { values: shown.map(() => 0), limit, texts: null, blocks: sides[1].ids },
@@ -157,15 +184,28 @@ export function mount(element, data, method) {
         series: sides.map(({ ids, numbers }) => ({ values: level(ids, numbers[name]) })),
       })),
     );
-    words.textContent = `First rule: ${blocksText(sides[0].numbers.size)} Second rule: ${blocksText(sides[1].numbers.size)}`;
+    words.textContent = `First rule: ${blocksText(sides[0].numbers.size)} Second rule: ${
+      blocksText(sides[1].numbers.size)
+    }`;
     const swatch = (value) => {
       const box = make("span", { className: "mpo-swatch", textContent: number(value) });
       box.style.backgroundColor = shade(value, limit);
       return box;
     };
     const name = COLOURS.find(([value]) => value === values.colour)[1];
-    const scale = values.colour === "none" ? [] : [swatch(-limit), make("span", { textContent: " to " }), swatch(limit), make("span", { textContent: ` ${name}, in nats.` })];
-    legend.replaceChildren(make("span", { textContent: "Bars: blocks of the first rule above, of the second below; the shade and a gap change where a block ends. " }), ...scale);
+    const scale = values.colour === "none" ? [] : [
+      swatch(-limit),
+      make("span", { textContent: " to " }),
+      swatch(limit),
+      make("span", { textContent: ` ${name}, in nats.` }),
+    ];
+    legend.replaceChildren(
+      make("span", {
+        textContent:
+          "Bars: blocks of the first rule above, of the second below; the shade and a gap change where a block ends. ",
+      }),
+      ...scale,
+    );
     look(at);
   }
 
@@ -175,14 +215,18 @@ export function mount(element, data, method) {
     figure.focus(t);
     line.mark({ now: [t] });
     if (!data.mask[t]) {
-      detail.textContent = `Token ${t + 1}, “${visible(data.tokens[t])}”, was not written by the policy.`;
+      detail.textContent = `Token ${t + 1}, \u201c${visible(data.tokens[t])}\u201d, was not written by the policy.`;
       return;
     }
     const told = sides.map(({ ids, numbers }, n) => {
       const id = ids[t];
-      return `${n === 0 ? "First" : "Second"} rule: block ${id + 1} of ${numbers.size.length}, ${count(numbers.size[id], "token")}, log-probability ${number(numbers.logp[id])}.`;
+      return `${n === 0 ? "First" : "Second"} rule: block ${id + 1} of ${numbers.size.length}, ${
+        count(numbers.size[id], "token")
+      }, log-probability ${number(numbers.logp[id])}.`;
     });
-    detail.textContent = `Token ${t + 1}, “${visible(data.tokens[t])}”: log-probability ${number(data.logps[t], 3)}, entropy ${number(data.entropies[t], 3)}. ${told.join(" ")}`;
+    detail.textContent = `Token ${t + 1}, \u201c${visible(data.tokens[t])}\u201d: log-probability ${
+      number(data.logps[t], 3)
+    }, entropy ${number(data.entropies[t], 3)}. ${told.join(" ")}`;
   }
 
   function change(next) {

@@ -88,9 +88,9 @@ function differenceText(values, left, right, positions) {
   const last = new Set(values.k > 1 ? positions.slice(1 - values.k) : []);
   const only = (allowed) => differ.every((t) => allowed.has(t));
   let why = "";
-  if (only(first)) why = ", among the first K−1, which fewer windows contain,";
+  if (only(first)) why = ", among the first K\u22121, which fewer windows contain,";
   else if (only(new Set([...first, ...last]))) {
-    why = ", among the first K−1, which fewer windows contain, and the last K−1, where windows are rescaled,";
+    why = ", among the first K\u22121, which fewer windows contain, and the last K\u22121, where windows are rescaled,";
   }
   return `The two sides differ at ${spans(differ)}${why} and nowhere else.`;
 }
@@ -98,10 +98,14 @@ function differenceText(values, left, right, positions) {
 /** The whole picture in a few sentences. */
 export function summary(data, values, left, right, positions) {
   if (!positions.length) return "The response has no token of the policy's own, so there is no credit to give.";
-  if (values.advantage === 0) return "The advantage is 0, as in a group whose rewards are all equal: no token is pushed, whatever an action is.";
+  if (values.advantage === 0) {
+    return "The advantage is 0, as in a group whose rewards are all equal: no token is pushed, whatever an action is.";
+  }
   const parts = [];
   if (data.logps.every((value, t) => value === data.oldLogps[t])) {
-    parts.push("This response carries no movement of the policy: every ratio is 1. Choose “a made-up movement” to see some.");
+    parts.push(
+      "This response carries no movement of the policy: every ratio is 1. Choose \u201ca made-up movement\u201d to see some.",
+    );
   } else if (values.moved === 0) parts.push("On-policy: every ratio is 1, and nothing is clipped.");
   parts.push(differenceText(values, left, right, positions));
   if (values.moved !== 0) parts.push(clippingText("Left", left, positions), clippingText("Right", right, positions));
@@ -113,12 +117,14 @@ export function summary(data, values, left, right, positions) {
 /** Prompt, right answer and verdict, above the picture. */
 function heading(data) {
   const lines = [];
-  if (data.prompt) lines.push(make("p", { className: "mpo-prompt" }, make("strong", { textContent: "Prompt " }), data.prompt));
+  if (data.prompt) {
+    lines.push(make("p", { className: "mpo-prompt" }, make("strong", { textContent: "Prompt " }), data.prompt));
+  }
   const facts = [];
   if (data.answer) facts.push(`right answer: ${data.answer}`);
   if (data.verdict) facts.push(data.verdict);
   if (data.wrong && data.wrong.length) facts.push(`the first wrong step is outlined: ${spans(data.wrong)}`);
-  if (facts.length) lines.push(make("p", { className: "mpo-facts", textContent: facts.join(" · ") }));
+  if (facts.length) lines.push(make("p", { className: "mpo-facts", textContent: facts.join(" \u00b7 ") }));
   return lines;
 }
 
@@ -134,17 +140,47 @@ export function mount(element, data, method) {
   const positions = method.keptPositions(data.mask);
   const still = data.logps.every((value, t) => value === data.oldLogps[t]);
   let response = data;
-  const values = { left: "token", right: "window", k: 4, moved: 1, future: 0.2, epsilon: 0.2, tail: "renormalise", difference: true, made: false, advantage: data.advantage || 1, ...data.values };
+  const values = {
+    left: "token",
+    right: "window",
+    k: 4,
+    moved: 1,
+    future: 0.2,
+    epsilon: 0.2,
+    tail: "renormalise",
+    difference: true,
+    made: false,
+    advantage: data.advantage || 1,
+    ...data.values,
+  };
   const reach = Math.max(3, Math.abs(values.advantage));
   const specs = {
     left: { kind: "choice", label: "Left", options: SPACES, group: "left" },
     right: { kind: "choice", label: "Right", options: SPACES, group: "left" },
     k: { kind: "slider", label: "tokens per action, K", stops: doublings(Math.max(8, positions.length)) },
-    moved: { kind: "slider", label: "how far the policy has moved (× recorded)", low: 0, high: 5, step: 0.05, text: (x) => number(x) },
+    moved: {
+      kind: "slider",
+      label: "how far the policy has moved (\u00d7 recorded)",
+      low: 0,
+      high: 5,
+      step: 0.05,
+      text: (x) => number(x),
+    },
     future: { kind: "slider", label: "share of later tokens", low: 0, high: 0.95, step: 0.05, text: (x) => number(x) },
-    epsilon: { kind: "slider", label: "clip range, 1 ± ε", low: 0, high: 1, step: 0.01, text: (x) => number(x) },
+    epsilon: {
+      kind: "slider",
+      label: "clip range, 1 \u00b1 \u03b5",
+      low: 0,
+      high: 1,
+      step: 0.01,
+      text: (x) => number(x),
+    },
     advantage: { kind: "slider", label: "advantage", low: -reach, high: reach, step: 0.05, text: (x) => signed(x) },
-    tail: { kind: "choice", label: "the last windows", options: [["renormalise", "rescaled to what exists"], ["truncate", "miss what does not exist"]] },
+    tail: {
+      kind: "choice",
+      label: "the last windows",
+      options: [["renormalise", "rescaled to what exists"], ["truncate", "miss what does not exist"]],
+    },
     made: { kind: "toggle", label: "a made-up movement" },
     difference: { kind: "toggle", label: "show the difference" },
   };
@@ -155,7 +191,17 @@ export function mount(element, data, method) {
   const legend = make("p", { className: "mpo-legend" });
   const line = tokenLanes(data.tokens, data.mask, { lanes: ["left", "right", "difference"], look });
   const figure = curves(T, { look });
-  const root = make("div", { className: "mpo-credit" }, ...heading(data), panel.element, words, line.element, legend, detail, figure.element);
+  const root = make(
+    "div",
+    { className: "mpo-credit" },
+    ...heading(data),
+    panel.element,
+    words,
+    line.element,
+    legend,
+    detail,
+    figure.element,
+  );
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "Credit of every token under two action spaces");
   element.replaceChildren(root);
@@ -164,7 +210,10 @@ export function mount(element, data, method) {
   let at = positions.length ? positions[0] : 0;
 
   function compute() {
-    sides = { left: sideLoss(values.left, response, values, method), right: sideLoss(values.right, response, values, method) };
+    sides = {
+      left: sideLoss(values.left, response, values, method),
+      right: sideLoss(values.right, response, values, method),
+    };
   }
 
   /** The colours' limit does not follow the data: 1.5 times the advantage, so that pictures can be compared. */
@@ -216,7 +265,10 @@ export function mount(element, data, method) {
       swatch(limit()),
       make("span", { textContent: " pushed up, " }),
       swatch(-limit()),
-      make("span", { textContent: " pushed down: the weight on the token's log-probability, in units of advantage. Hatched: the action that starts here is clipped. Orange frame: the window of the token in focus; blue: actions that pay it." }),
+      make("span", {
+        textContent:
+          " pushed down: the weight on the token's log-probability, in units of advantage. Hatched: the action that starts here is clipped. Orange frame: the window of the token in focus; blue: actions that pay it.",
+      }),
     );
   }
 
@@ -235,10 +287,15 @@ export function mount(element, data, method) {
       }
     }
     line.mark(outlined);
-    const side = (name, { loss }) => `${name}: credit ${signed(loss.credit[t], 3)}, ratio ${number(loss.ratio[t], 3)}${loss.clipped[t] ? ", clipped" : ""}`;
+    const side = (name, { loss }) =>
+      `${name}: credit ${signed(loss.credit[t], 3)}, ratio ${number(loss.ratio[t], 3)}${
+        loss.clipped[t] ? ", clipped" : ""
+      }`;
     detail.textContent = data.mask[t]
-      ? `Token ${t + 1}, “${visible(data.tokens[t])}”. Log-ratio ${number(values.moved * (response.logps[t] - response.oldLogps[t]), 3)} nats. ${side("Left", left)}. ${side("Right", right)}.`
-      : `Token ${t + 1}, “${visible(data.tokens[t])}”, was not written by the policy.`;
+      ? `Token ${t + 1}, \u201c${visible(data.tokens[t])}\u201d. Log-ratio ${
+        number(values.moved * (response.logps[t] - response.oldLogps[t]), 3)
+      } nats. ${side("Left", left)}. ${side("Right", right)}.`
+      : `Token ${t + 1}, \u201c${visible(data.tokens[t])}\u201d, was not written by the policy.`;
   }
 
   function change(next) {

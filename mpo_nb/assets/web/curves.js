@@ -14,7 +14,9 @@ export function ticks(low, high, most = 5) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => span / s <= most);
   const found = [];
-  for (let x = Math.ceil(low / step) * step; x <= high + 1e-12 * span; x += step) found.push(Math.abs(x) < step / 1e6 ? 0 : x);
+  for (let x = Math.ceil(low / step) * step; x <= high + 1e-12 * span; x += step) {
+    found.push(Math.abs(x) < step / 1e6 ? 0 : x);
+  }
   return found;
 }
 
@@ -87,7 +89,9 @@ export function curves(T, { look }) {
       const box = { x: LEFT, width: end - LEFT, y: y(panel.band[1]), height: y(panel.band[0]) - y(panel.band[1]) };
       svg.append(draw("rect", { ...box, class: "band" }));
     }
-    const marks = panel.log ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)]) : ticks(low, high).map((v) => [v, number(v, Math.abs(high - low) < 3 ? 1 : 0)]);
+    const marks = panel.log
+      ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)])
+      : ticks(low, high).map((v) => [v, number(v, Math.abs(high - low) < 3 ? 1 : 0)]);
     for (const [value, text] of marks) {
       svg.append(
         draw("line", { x1: LEFT, x2: end, y1: y(value), y2: y(value), class: value === 0 ? "axis" : "grid" }),
@@ -101,7 +105,9 @@ export function curves(T, { look }) {
       svg.append(draw("path", { d: panel.steps ? steps(series, y) : path(xs, ys), class: `line ${LOOKS[n]}` }));
       for (const t of series.marks || []) {
         const size = 4;
-        const cross = n === 0 ? `M${xs[t] - size} ${ys[t] - size}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}` : `M${xs[t] - size} ${ys[t]}h${2 * size}m${-size} ${-size}v${2 * size}`;
+        const cross = n === 0
+          ? `M${xs[t] - size} ${ys[t] - size}l${2 * size} ${2 * size}m0 ${-2 * size}l${-2 * size} ${2 * size}`
+          : `M${xs[t] - size} ${ys[t]}h${2 * size}m${-size} ${-size}v${2 * size}`;
         svg.append(draw("path", { d: cross, class: `mark ${LOOKS[n]}` }));
       }
     });

@@ -19,15 +19,18 @@ export function draw(name, attributes = {}, ...children) {
 
 /** A token as it can be seen: a space becomes a dot, a line's end an arrow, a special token's brackets become slim. */
 export function visible(text) {
-  if (text === "") return "□";
-  return text.replace(/\n/g, "↵").replace(/\t/g, "→").replace(/ /g, "·").replace(/^<(.*)>$/, "⟨$1⟩");
+  if (text === "") return "\u25a1";
+  return text.replace(/\n/g, "\u21b5").replace(/\t/g, "\u2192").replace(/ /g, "\u00b7").replace(
+    /^<(.*)>$/,
+    "\u27e8$1\u27e9",
+  );
 }
 
 /** A number with a true minus sign; "unknown" for what is none. */
 export function number(value, digits = 2) {
   if (!Number.isFinite(value)) return "unknown";
   const text = Math.abs(value).toFixed(digits);
-  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+  return value < 0 && Number(text) !== 0 ? `\u2212${text}` : text;
 }
 
 /** A number with its sign, as credit is written. */

@@ -20,8 +20,12 @@ function slider(spec, change) {
   else Object.assign(input, { min: spec.low, max: spec.high, step: spec.step });
   const text = spec.text || ((value) => String(value));
   const set = (value) => {
-    if (stops) input.value = stops.reduce((best, stop, i) => (Math.abs(stop - value) < Math.abs(stops[best] - value) ? i : best), 0);
-    else input.value = value;
+    if (stops) {
+      input.value = stops.reduce(
+        (best, stop, i) => (Math.abs(stop - value) < Math.abs(stops[best] - value) ? i : best),
+        0,
+      );
+    } else input.value = value;
     output.textContent = text(value);
     input.setAttribute("aria-valuetext", text(value));
   };
@@ -31,13 +35,17 @@ function slider(spec, change) {
 
 /** One of several: { options: [[value, text], ...] }. */
 function choice(spec, change) {
-  const input = make("select", {}, ...spec.options.map(([value, text]) => make("option", { value, textContent: text })));
+  const input = make(
+    "select",
+    {},
+    ...spec.options.map(([value, text]) => make("option", { value, textContent: text })),
+  );
   input.addEventListener("change", () => change(input.value));
   return { input, set: (value) => (input.value = value), parts: [input] };
 }
 
 /** On or off. */
-function toggle(spec, change) {
+function toggle(_spec, change) {
   const input = make("input", { type: "checkbox" });
   input.addEventListener("change", () => change(input.checked));
   return { input, set: (value) => (input.checked = value), parts: [input] };

@@ -95,16 +95,15 @@ export function tokenLanes(tokens, mask, { lanes, look }) {
     return `block${ids[t] % 2} ${first ? "first" : ""}`;
   }
 
-  const watcher =
-    chunks.length > 4 && "IntersectionObserver" in window
-      ? new IntersectionObserver((entries) => {
-          for (const entry of entries) {
-            const chunk = chunks.find((one) => one.list === entry.target);
-            chunk.seen = entry.isIntersecting;
-            if (chunk.seen && chunk.stale && painted) paintChunk(chunk);
-          }
-        })
-      : null;
+  const watcher = chunks.length > 4 && "IntersectionObserver" in globalThis
+    ? new IntersectionObserver((entries) => {
+      for (const entry of entries) {
+        const chunk = chunks.find((one) => one.list === entry.target);
+        chunk.seen = entry.isIntersecting;
+        if (chunk.seen && chunk.stale && painted) paintChunk(chunk);
+      }
+    })
+    : null;
   if (watcher) chunks.forEach((chunk) => watcher.observe(chunk.list));
   else chunks.forEach((chunk) => (chunk.seen = true));
 

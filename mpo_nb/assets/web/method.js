@@ -87,7 +87,22 @@ export function delimiterBlocks(mask, tokens, ends, gaps = "skip") {
   return cutAtGaps(ids, mask, gaps);
 }
 
-export const sentenceEnds = [".", "!", "?", ";", ":", "\n", "。", "！", "？", "；", "：", "．", "｡", "…"];
+export const sentenceEnds = [
+  ".",
+  "!",
+  "?",
+  ";",
+  ":",
+  "\n",
+  "\u3002",
+  "\uff01",
+  "\uff1f",
+  "\uff1b",
+  "\uff1a",
+  "\uff0e",
+  "\uff61",
+  "\u2026",
+];
 
 export function sentenceBlocks(mask, tokens, gaps = "skip") {
   return delimiterBlocks(mask, tokens, sentenceEnds, gaps);
@@ -310,7 +325,12 @@ const surrogates = {
     const weight = logRatio.map((value) => clamp(Math.exp(value), 1 - clip[0], 1 + clip[1]));
     const clipped = logRatio.map((value, t) => Boolean(mask[t]) && weight[t] !== Math.exp(value));
     const pull = product(weight, A);
-    return { logRatio, clipped, objective: product(pull, own), credit: (scale) => actions.credit(product(pull, scale), mask) };
+    return {
+      logRatio,
+      clipped,
+      objective: product(pull, own),
+      credit: (scale) => actions.credit(product(pull, scale), mask),
+    };
   },
 
   gmpo({ actions, delta, A, mask, clip }) {

@@ -46,7 +46,7 @@ export function describeToken(data, actions, t, method) {
     return first === last ? `token ${first}` : `tokens ${first} to ${last}`;
   };
   return (
-    `Token ${t + 1}, “${visible(data.tokens[t])}”. Its action is made of ${span(members)}. ` +
+    `Token ${t + 1}, \u201c${visible(data.tokens[t])}\u201d. Its action is made of ${span(members)}. ` +
     `${payers.length} action${payers.length === 1 ? "" : "s"} pay${payers.length === 1 ? "s" : ""} it, ` +
     `${span(payers).replace("token", "at token")}; their weights sum to ${total.toFixed(2)}.`
   );
@@ -98,7 +98,8 @@ export function mount(element, data, method) {
     make("div", { className: "mpo-map-frame" }, canvas),
     make("p", {
       className: "mpo-map-legend",
-      textContent: "rows: actions, columns: tokens; darker is a larger weight. Orange: what this token's action is made of. Blue: which actions pay this token.",
+      textContent:
+        "rows: actions, columns: tokens; darker is a larger weight. Orange: what this token's action is made of. Blue: which actions pay this token.",
     }),
   );
   element.replaceChildren(root);
@@ -146,7 +147,7 @@ export function mount(element, data, method) {
     const n = last - first;
     const room = Math.min(560, root.clientWidth || 560);
     const cell = Math.max(1, Math.floor(room / n));
-    const ratio = window.devicePixelRatio || 1;
+    const ratio = globalThis.devicePixelRatio || 1;
     canvas.width = n * cell * ratio;
     canvas.height = n * cell * ratio;
     canvas.style.width = `${n * cell}px`;
@@ -168,7 +169,12 @@ export function mount(element, data, method) {
         const shade = 0.18 + 0.82 * (row[s] / most);
         const colour = first + i === t ? "230,159,0" : s === t ? "0,114,178" : "128,128,128";
         context.fillStyle = `rgba(${colour},${shade})`;
-        context.fillRect((s - first) * cell, i * cell, Math.max(1, cell - (cell > 4 ? 1 : 0)), Math.max(1, cell - (cell > 4 ? 1 : 0)));
+        context.fillRect(
+          (s - first) * cell,
+          i * cell,
+          Math.max(1, cell - (cell > 4 ? 1 : 0)),
+          Math.max(1, cell - (cell > 4 ? 1 : 0)),
+        );
       }
     });
     context.strokeStyle = "rgba(230,159,0,.9)";

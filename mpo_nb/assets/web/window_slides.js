@@ -54,11 +54,13 @@ export function slideNumbers(data, settings, method) {
 export function describeStep(data, settings, numbers, index) {
   if (index < 0) return "Before the first window: no ratio, no credit yet.";
   const window = numbers.windows[index];
-  const names = window.members.map((t) => `“${visible(data.tokens[t])}”`).join(" ");
-  const sum = window.members.map((t) => `${number(window.weights[t])}·(${number(numbers.delta[t])})`).join(" + ");
+  const names = window.members.map((t) => `\u201c${visible(data.tokens[t])}\u201d`).join(" ");
+  const sum = window.members.map((t) => `${number(window.weights[t])}\u00b7(${number(numbers.delta[t])})`).join(" + ");
   const low = number(1 - settings.epsilon);
   const high = number(1 + settings.epsilon);
-  const head = `Window ${index + 1} of ${numbers.windows.length}: ${names}. Ratio ${number(window.ratio)} = exp(${sum}).`;
+  const head = `Window ${index + 1} of ${numbers.windows.length}: ${names}. Ratio ${
+    number(window.ratio)
+  } = exp(${sum}).`;
   if (data.advantage === 0) return `${head} The advantage is 0, so nothing flows.`;
   const push = data.advantage > 0 ? "up" : "down";
   if (window.clipped) return `${head} It lies outside ${low} to ${high} and would go on ${push}: clipped, no gradient.`;
@@ -79,7 +81,7 @@ function scales(data, settings, numbers) {
 }
 
 export function mount(element, data, method) {
-  const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const still = globalThis.matchMedia("(prefers-reduced-motion: reduce)").matches;
   const settings = { k: data.k, future: data.future, epsilon: data.epsilon };
   let numbers = slideNumbers(data, settings, method);
   let index = Math.max(0, Math.min(data.start ?? -1, numbers.windows.length - 1));
@@ -88,14 +90,14 @@ export function mount(element, data, method) {
 
   // Controls
   const play = make("button", { type: "button", className: "mpo-slides-play" });
-  const back = make("button", { type: "button", textContent: "◀", title: "one window back" });
-  const forward = make("button", { type: "button", textContent: "▶", title: "one window on" });
+  const back = make("button", { type: "button", textContent: "\u25c0", title: "one window back" });
+  const forward = make("button", { type: "button", textContent: "\u25b6", title: "one window on" });
   back.setAttribute("aria-label", "one window back");
   forward.setAttribute("aria-label", "one window on");
   const place = slider("window", -1, numbers.windows.length - 1, 1, index);
   const width = slider("K, tokens per window", 1, Math.max(1, Math.min(12, numbers.positions.length)), 1, settings.k);
   const share = slider("share of later tokens", 0, 0.9, 0.05, settings.future);
-  const range = slider("clip range ε", 0.02, 0.5, 0.01, settings.epsilon);
+  const range = slider("clip range \u03b5", 0.02, 0.5, 0.01, settings.epsilon);
   const words = make("p", { className: "mpo-slides-words" });
   words.setAttribute("aria-live", "polite");
   const names = make("div", { className: "mpo-slides-names" });
@@ -109,7 +111,13 @@ export function mount(element, data, method) {
     share.label,
     range.label,
   );
-  const root = make("div", { className: "mpo-slides", tabIndex: 0 }, make("div", { className: "mpo-slides-picture" }, names, stage), words, controls);
+  const root = make(
+    "div",
+    { className: "mpo-slides", tabIndex: 0 },
+    make("div", { className: "mpo-slides-picture" }, names, stage),
+    words,
+    controls,
+  );
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", data.title || "A window slides over a response");
   element.replaceChildren(root);
@@ -156,7 +164,7 @@ export function mount(element, data, method) {
           { class: `mpo-slides-token ${kind}` },
           draw("title", {}, `token ${t + 1}: ${shown}, log-ratio ${number(numbers.delta[t], 3)}`),
           draw("rect", box),
-          draw("text", text, shown.length > fits ? `${shown.slice(0, Math.max(1, fits - 1))}…` : shown),
+          draw("text", text, shown.length > fits ? `${shown.slice(0, Math.max(1, fits - 1))}\u2026` : shown),
         ),
       );
     });
@@ -173,7 +181,12 @@ export function mount(element, data, method) {
     frame.append(draw("rect", { ...box, class: now.clipped ? "clipped" : "open" }));
     for (const t of now.members) {
       if (at.cell < 22 && t !== first) continue; // no room for every weight
-      const text = { x: at.x(t) + at.cell / 2, y: ROWS.weights + 18, "text-anchor": "middle", class: "mpo-slides-small" };
+      const text = {
+        x: at.x(t) + at.cell / 2,
+        y: ROWS.weights + 18,
+        "text-anchor": "middle",
+        class: "mpo-slides-small",
+      };
       frame.append(draw("text", text, number(now.weights[t]).replace(/^0/, "")));
     }
     return frame;
@@ -198,7 +211,7 @@ export function mount(element, data, method) {
       row.append(draw("rect", { ...box, y: size > 0 ? zero - size : zero, height: Math.max(1, Math.abs(size)) }));
       if (passed && window.clipped) {
         const mark = { x: at.x(window.at) + at.cell / 2, y: size > 0 ? zero - size - 3 : zero - size + 12 };
-        row.append(draw("text", { ...mark, "text-anchor": "middle", class: "mpo-slides-cut" }, "✂"));
+        row.append(draw("text", { ...mark, "text-anchor": "middle", class: "mpo-slides-cut" }, "\u2702"));
       }
     });
     return row;
@@ -221,7 +234,12 @@ export function mount(element, data, method) {
       const total = scale.credit(paid[t]);
       const box = { x: at.x(t) + 3, width: Math.max(2, at.cell - 6) };
       const bar = (from, to, kind) =>
-        draw("rect", { ...box, y: zero - Math.max(from, to), height: Math.abs(to - from), class: `mpo-slides-credit ${kind}` });
+        draw("rect", {
+          ...box,
+          y: zero - Math.max(from, to),
+          height: Math.abs(to - from),
+          class: `mpo-slides-credit ${kind}`,
+        });
       const before = fresh ? scale.credit(paid[t] - fresh[t]) : total;
       row.append(bar(0, before, up ? "up" : "down"));
       if (fresh && fresh[t]) row.append(bar(before, total, `fresh ${up ? "up" : "down"}`));
@@ -335,7 +353,7 @@ export function mount(element, data, method) {
   resized.observe(stage);
   paint();
   let seen = null;
-  if (data.play && !still && "IntersectionObserver" in window) {
+  if (data.play && !still && "IntersectionObserver" in globalThis) {
     seen = new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       seen.disconnect();
