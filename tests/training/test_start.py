@@ -155,7 +155,8 @@ def test_killed_while_it_starts(where, tmp_path, monkeypatch):
 
 def test_a_reward_that_fails_at_the_first_step_and_a_warm_up_do_not_stand_in_the_way(tmp_path, monkeypatch):
     (tmp_path / "my_broken_task.py").write_text(
-        "from mpo_nb.tasks.sums import chain_sum\nfrom mpo_nb.tasks.task import Task\nbase = chain_sum(16, 4)\ndef task(right=False):\n    return"
+        "from mpo_nb.tasks.sums import chain_sum\nfrom mpo_nb.tasks.task import Task\n"
+        "base = chain_sum(16, 4)\ndef task(right=False):\n    return"
         " Task('broken', base.train, base.test, (lambda p, r: 1.0) if right else (lambda p, r: 1 / 0))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
