@@ -167,9 +167,16 @@ def main():
     with options.output.open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(
-            "case,training_seconds,ratio,ratio_of_best,ratio_with_sampling,hand_over_ms,steps,hand_over_ms_8x4096".split(
-                ","
-            )
+            [
+                "case",
+                "training_seconds",
+                "ratio",
+                "ratio_of_best",
+                "ratio_with_sampling",
+                "hand_over_ms",
+                "steps",
+                "hand_over_ms_8x4096",
+            ]
         )
         trl = found["TRL, token"]
         for case, (training, pairs, ours) in found.items():

@@ -68,10 +68,13 @@ def text_table(
     "Columns of equal width, the first to the left and the rest to the right."
     rows = [check_texts(f"rows[{i}]", row, blank=True) for i, row in enumerate(rows)]
     first, *others = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "   ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others))]) for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(first)]
+        for cell, width in zip(row[1:], others):
+            cells.append(cell.rjust(width))
+        lines.append("   ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def markdown_table(
@@ -79,8 +82,12 @@ def markdown_table(
 ) -> str:
     "The same in Markdown."
     rows = [check_texts(f"rows[{i}]", row, blank=True) for i, row in enumerate(rows)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" + "|--:" * (len(rows[0]) - 1) + "|", *lines[1:]])
+    lines = []
+    for row in rows:
+        cells = [cell.replace("|", "\\|") for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    alignment = "|---" + "|--:" * (len(rows[0]) - 1) + "|"
+    return "\n".join([lines[0], alignment, *lines[1:]])
 
 # %% ../../nbs/lib/evaluation/comparing.ipynb #b6449f52
 def measure_rows(

@@ -27,10 +27,14 @@ def outcome(
         raise ValueError("rows holds no training step; a run that was not trained has no outcome")
     evaluated: dict[str, Any] = next((row for row in reversed(rows) if "accuracy_sampled" in row), {})
     last = {name: value for name, value in evaluated.items() if name.startswith("accuracy")}
-    names = dict.fromkeys(name for row in trained for name in row if not name.startswith("accuracy") and name != "step")
-    return last | {
-        name: sum(values) / len(values) for name in names if (values := [row[name] for row in trained if name in row])
-    }
+    means = {}
+    for row in trained:
+        for name in row:
+            if name == "step" or name.startswith("accuracy") or name in means:
+                continue
+            values = [other[name] for other in trained if name in other]
+            means[name] = sum(values) / len(values)
+    return last | means
 
 
 def outcomes(
@@ -39,12 +43,14 @@ def outcomes(
 ) -> pd.DataFrame:  # a row for each run: `names`, then the numbers of `outcome`
     "A sweep as a table. Raises ValueError when a key does not fit the names."
     names = check_texts("names", names)
-    for key in found:
+    runs = []
+    for key, rows in found.items():
         if not isinstance(key, tuple) or len(key) != len(names):
             raise ValueError(
                 f"found has the key {key!r}; with names={tuple(names)} a key is a tuple of {len(names)} values"
             )
-    return pd.DataFrame([dict(zip(names, key)) | outcome(rows) for key, rows in found.items()])
+        runs.append(dict(zip(names, key)) | outcome(rows))
+    return pd.DataFrame(runs)
 
 # %% ../../nbs/lib/evaluation/sweep_outcomes.ipynb #e9735975
 def seed_interval(
@@ -58,16 +64,19 @@ def seed_interval(
     mean = sum(values) / n
     if n == 1:
         return mean, math.nan
-    return mean, student_t(n) * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    squares = sum((v - mean) ** 2 for v in values)
+    standard_error = math.sqrt(squares / (n - 1) / n)
+    return mean, student_t(n) * standard_error
 
 # %% ../../nbs/lib/evaluation/sweep_outcomes.ipynb #bfdd41e1
 def _paired_runs(frame: pd.DataFrame, base: object, by: str, within: Sequence[str], column: str) -> pd.DataFrame:
     "A row for each place and seed, a column for each value of `by`. Raises ValueError for what is not there."
-    missing = [name for name in ("seed", by, column, *within) if name not in frame]
-    if missing:
-        raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(frame.columns)}")
-    if base not in set(frame[by]):
-        raise ValueError(f"base={base!r} is not among the values of {by!r}: {', '.join(map(str, frame[by].unique()))}")
+    for name in ("seed", by, column, *within):
+        if name not in frame:
+            raise ValueError(f"frame has no column {name!r}; it has {', '.join(frame.columns)}")
+    values = list(frame[by].unique())
+    if base not in values:
+        raise ValueError(f"base={base!r} is not among the values of {by!r}: {', '.join(map(str, values))}")
     table = frame.pivot(index=[*within, "seed"], columns=by, values=column)
     if table.isna().any(axis=None):
         place = table.index[table.isna().any(axis=1)][0]
@@ -115,14 +124,20 @@ def difference_table(
     "Differences as a Markdown table, one row for each place, a star where the interval leaves out 0."
     places = cast(list[str], [name for name in differences if name not in (across, "base", "mean", "low", "high")])
     heads = list(dict.fromkeys(differences[across]))
+    titles = [*places, shown, *map(str, heads)]
     lines = [
-        "| " + " | ".join([*places, shown, *map(str, heads)]) + " |",
+        "| " + " | ".join(titles) + " |",
         "|" + "--:|" * (len(places) + 1) + "---|" * len(heads),
     ]
     groups = differences.groupby(places, sort=False) if places else [((), differences)]
     for place, rows in groups:
-        texts = {row[across]: _difference_text(row) for _, row in rows.iterrows()}
-        cells = [f"{v:g}" if isinstance(v, float) else str(v) for v in place]
-        cells += [f"{rows['base'].iloc[0]:.3f}", *(texts.get(head, "") for head in heads)]
+        texts = {}
+        for _, row in rows.iterrows():
+            texts[row[across]] = _difference_text(row)
+        cells = []
+        for value in place:
+            cells.append(f"{value:g}" if isinstance(value, float) else str(value))
+        cells.append(f"{rows['base'].iloc[0]:.3f}")
+        cells += [texts.get(head, "") for head in heads]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

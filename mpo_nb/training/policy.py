@@ -60,7 +60,8 @@ def take_model(
     else:
         model, saves_embeddings = take_over(model, c.precision, c.lora_rank, c.lora_alpha, c.lora_targets)
     if not is_packed(model) and not setup.sharded:
-        model = model.to(setup.device)  # type: ignore[arg-type]  # transformers wraps `to` in a decorator that hides its signature
+        # transformers wraps `to` in a decorator that hides its signature
+        model = model.to(setup.device)  # type: ignore[arg-type]
     return model, saves_embeddings
 
 # %% ../../nbs/lib/training/policy.ipynb #1f38a29e
