@@ -22,7 +22,7 @@ TOOLS := $(VENV)/.installed-tools-$(KEY)
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help tour test lab docs bench gpu-check release-check export readme clean
+.PHONY: help tour test lab docs stills bench gpu-check release-check export readme clean
 .NOTPARALLEL:
 
 help:  ## this list
@@ -43,6 +43,9 @@ lab: $(LAB)  ## open the notebooks in JupyterLab (a few seconds; Ctrl-C stops it
 docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where quarto is missing (under a minute)
 	@echo "Building the site into _docs: under a minute."
 	@$(PY) scripts/docs.py
+
+stills: $(DEV)  ## put a still picture into each stored output that a script fills; needs Chromium (a few seconds)
+	@$(PY) scripts/stills.py
 
 bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 25 minutes)
 	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 25 minutes on two quiet cores."

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -85,6 +86,24 @@ def test_modules_are_exported(root, fresh):
 
 def test_notebooks_are_clean(root, fresh):
     compare(files(root / "nbs", "*.ipynb"), files(fresh / "nbs", "*.ipynb"), "notebooks")
+
+
+def test_outputs_that_a_script_fills_have_a_picture(root):
+    "For the places where scripts are taken out: JupyterLab before the notebook is trusted, GitHub, a mail."
+    command = [sys.executable, "scripts/stills.py", "--check"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_output_without_its_picture_is_noticed(root, tmp_path):
+    from mpo_nb.drawing.outputs import live_html
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    notebook.cells[0].outputs = [nbformat.v4.new_output("display_data", {"text/html": live_html("<b>7</b>", "Seven.")})]
+    nbformat.write(notebook, tmp_path / "bare.ipynb")
+    command = [sys.executable, "scripts/stills.py", "--check", str(tmp_path / "bare.ipynb")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1 and "no still picture" in done.stderr
 
 
 def test_notebooks_store_no_widgets(root):

@@ -121,7 +121,7 @@ def test_colours_are_those_that_python_draws_with(web):
     "Apart from greys: the two of the strip, and the palette's orange for marks."
     text = "".join(file.read_text(encoding="utf-8") for file in web.iterdir() if file.suffix in (".js", ".css"))
     used = (up_colour, down_colour, palette[4])
-    triples = {tuple(map(int, t)) for t in re.findall(r"\b(\d{1,3}), (\d{1,3}), (\d{1,3})\b", text)}
+    triples = {tuple(map(int, t)) for t in re.findall(r"(?:rgba?\(|\")(\d{1,3}), ?(\d{1,3}), ?(\d{1,3})\b", text)}
     colours = {name: tuple(map(int, colour.split(","))) for name, colour in zip("up down orange".split(), used)}
     assert {t for t in triples if len(set(t)) > 1} == set(colours.values())
     for name in ("up", "down"):
