@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..advantages import critic_targets, macro_blocks, overlong_penalty, whiten
 from ..config import TrainConfig
 from ..losses import explained_variance
-from ..recipes import Recipe
+from ..recipes import CriticAdvantage, Recipe, SampledValues
 from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
@@ -197,9 +197,9 @@ def advantage_rule(
 ) -> AdvantageRule:
     "The rule that a run's recipe asks for."
     recipe, config, processes = setup.recipe, setup.config, setup.processes
-    if recipe.advantage == "gae":
+    if isinstance(recipe.rule, CriticAdvantage):
         return CriticRule(recipe, config.seed, processes)
-    if recipe.advantage == "boundary":
+    if isinstance(recipe.rule, SampledValues):
         return BoundaryRule(recipe, config, setup.task, setup.tokenizer, policy.model, processes, sampler.finish)
     return GroupRule(recipe, config.group_size)
 
