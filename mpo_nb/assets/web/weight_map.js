@@ -215,10 +215,12 @@ export function mount(element, data, method) {
     if (row >= first && row < last && row !== t) look(row);
   });
 
-  const resized = new ResizeObserver(() => paint());
+  const resized = new ResizeObserver(() => T && paint());
   resized.observe(root);
-  items[t].tabIndex = 0;
-  paint();
+  if (T) {
+    items[t].tabIndex = 0;
+    paint();
+  } else words.textContent = "The response has no token.";
   return {
     set: (values) => ("at" in values ? look(values.at) : change(values)),
     destroy: () => (resized.disconnect(), element.replaceChildren()),

@@ -11,6 +11,8 @@ import torch
 from mpo_nb import actions as A
 from mpo_nb import blocks as blocks
 from mpo_nb.losses import policy_loss
+from mpo_nb.runs.traces import Trace
+from mpo_nb.widgets.views import block_view, credit_view, weight_map, window_slides
 
 pytestmark = pytest.mark.browser
 
@@ -199,3 +201,89 @@ def test_a_wrong_module_is_noticed(page, source):
     case |= dict(surrogate="ppo", dual=None, aggregate="token-mean")
     (right,), (other,) = (page.evaluate(RUN, [text, [case]]) for text in (source, wrong))
     assert abs(right["loss"] - other["loss"]) > 1e-3
+
+
+def odd_traces() -> dict[str, Trace]:
+    "Responses that a view must not stumble over."
+
+    def trace(tokens, mask=None, logps=None, advantage=1.0):
+        n = len(tokens)
+        scores = logps or [-1.0] * n
+        return Trace(tokens, list(range(n)), mask or [1] * n, scores, [-1.0] * n, [0.5] * n, "p", advantage=advantage)
+
+    return dict(
+        empty=trace([]),
+        one=trace(["a"]),
+        masked=trace(["a", "b"], mask=[0, 0]),
+        holes=trace(list("abcd"), mask=[1, 0, 1, 1], logps=[-1.0, -9.0, -2.0, -1.0]),
+        unknown=trace(["a", "b"], logps=[math.nan, -1.0]),
+        hostile=trace(["<script>window.bad = 1</script>", "</script><img src=x onerror=window.bad=1>", "`${1}`"]),
+        level=trace(list("abc"), advantage=0.0),
+        characters=trace(["\u00e9", "\u202e", "\ud83d", "a\nb", "\t"]),
+    )
+
+
+MOVE_ALL = """() => {
+  for (const input of document.querySelectorAll('input[type=range]')) {
+    for (const value of [input.min, input.max]) {
+      input.value = value
+      input.dispatchEvent(new Event('input', { bubbles: true }))
+    }
+  }
+  for (const select of document.querySelectorAll('select')) {
+    for (const option of select.options) {
+      select.value = option.value
+      select.dispatchEvent(new Event('change', { bubbles: true }))
+    }
+  }
+}"""
+
+
+@pytest.mark.parametrize("name", odd_traces())
+@pytest.mark.parametrize("view", [window_slides, weight_map, credit_view, block_view], ids=lambda view: view.__name__)
+def test_a_view_stands_alone_and_moves(browser, view, name):
+    "In a page with nothing else: drawn without an error, at both ends of every control, and text stays text."
+    page = browser.new_page()
+    trouble = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.set_content(f'<!doctype html><meta charset="utf-8"><body>{view(odd_traces()[name]).html()}')
+    page.wait_for_selector(".mpo-output > div > *")
+    page.evaluate(MOVE_ALL)
+    assert trouble == [] and page.evaluate("window.bad") is None
+    page.close()
+
+
+@pytest.mark.parametrize("view", [window_slides, weight_map, credit_view, block_view], ids=lambda view: view.__name__)
+def test_what_is_no_trace_is_refused(view):
+    for value in (3, "text", None):
+        with pytest.raises(ValueError, match="trace="):
+            view(value)
+
+
+def test_a_view_gives_the_credit_of_the_loss(browser):
+    "What the page shows is what the library says, for each value of a slider."
+    trace = odd_traces()["holes"]
+    page = browser.new_page()
+    page.set_content(f'<!doctype html><meta charset="utf-8"><body>{credit_view(trace, right="window").html()}')
+    page.wait_for_selector(".mpo-output .mpo-detail")
+    for k in (1, 2, 3):
+        page.evaluate(
+            "k => { const i = document.querySelector('[data-control=k]'); i.value = k - 1;"
+            " i.dispatchEvent(new Event('input', { bubbles: true })) }",
+            k,
+        )
+        shown = page.eval_on_selector_all(".mpo-lanes i:nth-of-type(2)", "cells => cells.map(c => c.textContent)")
+        delta = torch.tensor([trace.logps], dtype=torch.double) - torch.tensor([trace.old_logps], dtype=torch.double)
+        out = policy_loss(
+            delta,
+            torch.zeros_like(delta),
+            torch.tensor([trace.advantage], dtype=torch.double),
+            torch.tensor([trace.mask]),
+            A.WindowActions(k),
+            aggregate="seq-mean-token-sum",
+        )
+        wanted = [f"{c:.2f}".replace("-", "\u2212") if m else "" for c, m in zip(out.credit[0].tolist(), trace.mask)]
+        assert [text.replace("\u22120.00", "0.00") for text in shown] == [
+            w.replace("\u22120.00", "0.00") for w in wanted
+        ]
+    page.close()
