@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['groups', 'options', 'option_values', 'Option', 'whole', 'seed', 'positive', 'at_least_zero', 'share', 'flag', 'text',
            'one_of', 'texts', 'json_options', 'json_text', 'check_output', 'check_device', 'check_model_options',
-           'option_hint', 'check_together', 'configured_recipe', 'described', 'check_config', 'option', 'TrainConfig',
+           'option_hint', 'option', 'TrainConfig', 'check_together', 'configured_recipe', 'described', 'check_config',
            'given_options', 'config_record', 'recipe_differences', 'config_differences', 'multiplies_bfloat16',
            'choose_precision']
 
@@ -479,73 +479,6 @@ def option_hint(
     near = near or difflib.get_close_matches(plain, options, 1)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else ""
 
-# %% ../nbs/lib/config.ipynb #cf000053
-def check_together(
-    c: "TrainConfig",
-) -> None:
-    "Raise ValueError for values that cannot go together."
-    if c.source == "mtp" and (c.recipe != "mpo" or c.k < 2):
-        raise ValueError(
-            f"source='mtp' with recipe={c.recipe!r}, k={c.k}: modules look at a window's later tokens; use recipe='mpo'"
-            " and k of at least 2"
-        )
-    if c.minibatches > c.prompts_per_step * c.group_size:
-        raise ValueError(
-            f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use"
-            " fewer"
-        )
-    if c.sampler == "vllm" and c.old_logps == "sampler":
-        raise ValueError(
-            "old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so"
-            " ratios would not start at 1; use old_logps='auto'"
-        )
-
-# %% ../nbs/lib/config.ipynb #cf000051
-def configured_recipe(
-    c: "TrainConfig",
-) -> Recipe:
-    "The recipe that a configuration names. Raises ValueError for unknown names, options, or values out of range."
-    own = dict(k=c.k, future=c.future, source=c.source) if c.recipe == "mpo" else {}
-    options = json_options("recipe_options", c.recipe_options)
-    if not options or c.recipe not in recipes:
-        return recipe(c.recipe, **own)
-    if "name" in options or "sources" in options:
-        raise ValueError(
-            f"recipe_options={c.recipe_options!r}: a recipe's name and sources are no options; name another one by"
-            " recipe, e.g. recipe='grpo'"
-        )
-    try:
-        return recipe(c.recipe, **own | options)
-    except ValueError as error:
-        raise ValueError(f"recipe_options={c.recipe_options!r}: {error}") from None
-    except (TypeError, AttributeError) as error:
-        raise ValueError(
-            f"recipe_options={c.recipe_options!r} holds a value of the wrong kind ({error}); recipe({c.recipe!r}) shows"
-            " what each field holds"
-        ) from None
-
-
-def described(recipe: Recipe) -> str:
-    "Everything that a recipe does, in one line, as `config.json` records it; its sources are left out."
-    return repr(replace(recipe, sources={}))
-
-# %% ../nbs/lib/config.ipynb #cf000049
-def check_config(
-    c: "TrainConfig",
-) -> None:
-    "Every check that needs no model; values become those of their fields. Raises ValueError."
-    for name, one in options.items():
-        setattr(c, name, one.check(name, getattr(c, name)))
-    c.output = check_output(c.output)
-    check_device(c.device)
-    if not all(target.strip() for target in c.lora_targets.split(",")):
-        raise ValueError(
-            f"lora_targets={c.lora_targets!r} has an empty name; write e.g. 'q_proj,v_proj', or 'all-linear'"
-        )
-    check_model_options(c.precision, c.quantization, c.attention, c.lora_rank)
-    check_together(c)
-    configured_recipe(c)
-
 # %% ../nbs/lib/config.ipynb #cf000045
 def option(
     name: str,  # a field's
@@ -628,6 +561,73 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_config(self)
+
+# %% ../nbs/lib/config.ipynb #cf000053
+def check_together(
+    c: "TrainConfig",
+) -> None:
+    "Raise ValueError for values that cannot go together."
+    if c.source == "mtp" and (c.recipe != "mpo" or c.k < 2):
+        raise ValueError(
+            f"source='mtp' with recipe={c.recipe!r}, k={c.k}: modules look at a window's later tokens; use recipe='mpo'"
+            " and k of at least 2"
+        )
+    if c.minibatches > c.prompts_per_step * c.group_size:
+        raise ValueError(
+            f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use"
+            " fewer"
+        )
+    if c.sampler == "vllm" and c.old_logps == "sampler":
+        raise ValueError(
+            "old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so"
+            " ratios would not start at 1; use old_logps='auto'"
+        )
+
+# %% ../nbs/lib/config.ipynb #cf000051
+def configured_recipe(
+    c: "TrainConfig",
+) -> Recipe:
+    "The recipe that a configuration names. Raises ValueError for unknown names, options, or values out of range."
+    own = dict(k=c.k, future=c.future, source=c.source) if c.recipe == "mpo" else {}
+    options = json_options("recipe_options", c.recipe_options)
+    if not options or c.recipe not in recipes:
+        return recipe(c.recipe, **own)
+    if "name" in options or "sources" in options:
+        raise ValueError(
+            f"recipe_options={c.recipe_options!r}: a recipe's name and sources are no options; name another one by"
+            " recipe, e.g. recipe='grpo'"
+        )
+    try:
+        return recipe(c.recipe, **own | options)
+    except ValueError as error:
+        raise ValueError(f"recipe_options={c.recipe_options!r}: {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"recipe_options={c.recipe_options!r} holds a value of the wrong kind ({error}); recipe({c.recipe!r}) shows"
+            " what each field holds"
+        ) from None
+
+
+def described(recipe: Recipe) -> str:
+    "Everything that a recipe does, in one line, as `config.json` records it; its sources are left out."
+    return repr(replace(recipe, sources={}))
+
+# %% ../nbs/lib/config.ipynb #cf000049
+def check_config(
+    c: "TrainConfig",
+) -> None:
+    "Every check that needs no model; values become those of their fields. Raises ValueError."
+    for name, one in options.items():
+        setattr(c, name, one.check(name, getattr(c, name)))
+    c.output = check_output(c.output)
+    check_device(c.device)
+    if not all(target.strip() for target in c.lora_targets.split(",")):
+        raise ValueError(
+            f"lora_targets={c.lora_targets!r} has an empty name; write e.g. 'q_proj,v_proj', or 'all-linear'"
+        )
+    check_model_options(c.precision, c.quantization, c.attention, c.lora_rank)
+    check_together(c)
+    configured_recipe(c)
 
 # %% ../nbs/lib/config.ipynb #c0f10002
 def given_options(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['advantage_rules', 'block_rules', 'rule_fields', 'recipes', 'AdvantageRule', 'GroupAdvantage', 'LeaveOneOut',
-           'CriticAdvantage', 'SampledValues', 'response_blocks', 'needed', 'batch_actions', 'policy_term', 'kl_term',
-           'entropy_term', 'batch_loss', 'check_values', 'check_recipe', 'rule_field', 'Recipe', 'Preset',
+           'CriticAdvantage', 'SampledValues', 'response_blocks', 'check_values', 'Recipe', 'needed', 'batch_actions',
+           'policy_term', 'kl_term', 'entropy_term', 'batch_loss', 'check_recipe', 'rule_field', 'Preset',
            'chosen_rule', 'space_options', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
@@ -173,6 +173,81 @@ def response_blocks(
         raise ValueError("actions='sentence' needs tokens, the decoded text of each token, one list per row")
     return blocks.sentence_blocks(mask, tokens)
 
+# %% ../nbs/lib/recipes.ipynb #re000029
+def check_values(
+    values: Mapping[str, Any],  # field of `Recipe` -> value; those that are not there are not checked
+) -> None:
+    "Raise ValueError for a value that a field cannot have."
+    choices = dict(source=("backbone", "mtp"), kl_estimator=("k1", "k2", "k3"))
+    for name in choices.keys() & values.keys():
+        check_choice(name, values[name], choices[name])
+    for name in {"kl", "entropy"} & values.keys():
+        check_at_least(name, values[name], why="a coefficient, e.g. 0.04")
+    if "overlong_buffer" in values:
+        check_share("overlong_buffer", values["overlong_buffer"], why="a share of the length limit")
+    if values.get("confident") is not None:
+        check_share("confident", values["confident"], "(]", "a probability; None leaves no token out")
+    if not isinstance(values.get("rule", GroupAdvantage()), AdvantageRule):
+        raise ValueError(f"rule={values['rule']!r:.100}; pass an advantage rule, e.g. GroupAdvantage()")
+
+# %% ../nbs/lib/recipes.ipynb #c96f9754
+@dataclass(frozen=True)
+class Recipe:
+    "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
+
+    name: str  # its name in the literature
+    # granularity of the ratio, the token by default; a number: blocks of that many tokens; or one of `block_rules`
+    actions: "spaces.ActionSpace | str | int" = field(default_factory=lambda: spaces.TokenActions())
+    rule: AdvantageRule = GroupAdvantage()  # how rewards become advantages
+    clip: tuple[float, float] = (0.2, 0.2)  # (low, high)
+    surrogate: str = "ppo"  # "ppo" | "cispo" | "gmpo" | "none"
+    aggregate: str = "seq-mean-token-mean"  # see `mpo_nb.losses.aggregates`
+    dual_clip: float | None = None  # bound for negative advantages
+    kl: float = 0.0  # coefficient of the KL penalty to the reference model; 0 loads no reference
+    kl_estimator: str = "k3"  # "k1" | "k2" | "k3"
+    entropy: float = 0.0  # coefficient of the entropy bonus
+    # groups that are all right or all wrong, by the task's pass mark, are left out of the loss and its mean (DAPO)
+    drop_dead_groups: bool = False
+    overlong_buffer: float = 0.0  # share of the length limit over which DAPO's overlong penalty grows; 0 is off
+    confident: float | None = None  # tokens that the policy gave at least this probability are left out of the loss
+    source: str = "backbone"  # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # where each value comes from
+
+    def __post_init__(self) -> None:
+        if is_whole(self.actions):
+            object.__setattr__(self, "actions", spaces.BlockActions(self.actions))
+        check_recipe(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return rule_field(self, name) if not name.startswith("_") else object.__getattribute__(self, name)
+
+    @property
+    def advantage(self) -> str:
+        "The rule's name: one of `advantage_rules`."
+        return self.rule.name
+
+    def advantages(self, rewards: "torch.Tensor", group_size: int) -> "torch.Tensor":
+        "(B,) from rewards (B,), groups consecutive. Raises ValueError like the rule, which may need values."
+        return self.rule.advantages(rewards, group_size)
+
+    def blocks(
+        self,
+        mask: "torch.Tensor",  # (B, T)
+        tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row
+        old_logps: "torch.Tensor | None" = None,  # (B, T) the sampler's
+        seed: int = 0,
+    ) -> "torch.Tensor | None":  # (B, T) ids, to be put into the batch as `blocks`; None where the space needs none
+        "Block ids that depend on the responses. Raises ValueError like `response_blocks`."
+        return response_blocks(self.actions, mask, tokens, old_logps, seed) if isinstance(self.actions, str) else None
+
+    def action_space(self, batch: Mapping[str, Any]) -> "spaces.ActionSpace":
+        "The action space for one batch. Raises ValueError when block ids are needed and missing."
+        return batch_actions(self, batch)
+
+    def loss(self, batch: Mapping[str, Any]) -> "losses.PolicyLoss":
+        "The loss of a batch, penalties included; its credit is the policy term's. Raises ValueError like `batch_loss`."
+        return batch_loss(self, batch)
+
 # %% ../nbs/lib/recipes.ipynb #re000023
 def needed(
     batch: Mapping[str, Any],  # name -> tensor
@@ -272,23 +347,6 @@ def batch_loss(
         out.loss = out.loss - recipe.entropy * entropy_term(recipe, batch)
     return out
 
-# %% ../nbs/lib/recipes.ipynb #re000029
-def check_values(
-    values: Mapping[str, Any],  # field of `Recipe` -> value; those that are not there are not checked
-) -> None:
-    "Raise ValueError for a value that a field cannot have."
-    choices = dict(source=("backbone", "mtp"), kl_estimator=("k1", "k2", "k3"))
-    for name in choices.keys() & values.keys():
-        check_choice(name, values[name], choices[name])
-    for name in {"kl", "entropy"} & values.keys():
-        check_at_least(name, values[name], why="a coefficient, e.g. 0.04")
-    if "overlong_buffer" in values:
-        check_share("overlong_buffer", values["overlong_buffer"], why="a share of the length limit")
-    if values.get("confident") is not None:
-        check_share("confident", values["confident"], "(]", "a probability; None leaves no token out")
-    if not isinstance(values.get("rule", GroupAdvantage()), AdvantageRule):
-        raise ValueError(f"rule={values['rule']!r:.100}; pass an advantage rule, e.g. GroupAdvantage()")
-
 # %% ../nbs/lib/recipes.ipynb #re000032
 def check_recipe(
     recipe: "Recipe",
@@ -326,64 +384,6 @@ def rule_field(
     if not hasattr(recipe.rule, name):
         raise AttributeError(f"recipe {recipe.name!r} has no {name!r}: its rule is {recipe.rule!r}")
     return getattr(recipe.rule, name)
-
-# %% ../nbs/lib/recipes.ipynb #c96f9754
-@dataclass(frozen=True)
-class Recipe:
-    "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
-
-    name: str  # its name in the literature
-    # granularity of the ratio, the token by default; a number: blocks of that many tokens; or one of `block_rules`
-    actions: "spaces.ActionSpace | str | int" = field(default_factory=lambda: spaces.TokenActions())
-    rule: AdvantageRule = GroupAdvantage()  # how rewards become advantages
-    clip: tuple[float, float] = (0.2, 0.2)  # (low, high)
-    surrogate: str = "ppo"  # "ppo" | "cispo" | "gmpo" | "none"
-    aggregate: str = "seq-mean-token-mean"  # see `mpo_nb.losses.aggregates`
-    dual_clip: float | None = None  # bound for negative advantages
-    kl: float = 0.0  # coefficient of the KL penalty to the reference model; 0 loads no reference
-    kl_estimator: str = "k3"  # "k1" | "k2" | "k3"
-    entropy: float = 0.0  # coefficient of the entropy bonus
-    # groups that are all right or all wrong, by the task's pass mark, are left out of the loss and its mean (DAPO)
-    drop_dead_groups: bool = False
-    overlong_buffer: float = 0.0  # share of the length limit over which DAPO's overlong penalty grows; 0 is off
-    confident: float | None = None  # tokens that the policy gave at least this probability are left out of the loss
-    source: str = "backbone"  # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # where each value comes from
-
-    def __post_init__(self) -> None:
-        if is_whole(self.actions):
-            object.__setattr__(self, "actions", spaces.BlockActions(self.actions))
-        check_recipe(self)
-
-    def __getattr__(self, name: str) -> Any:
-        return rule_field(self, name) if not name.startswith("_") else object.__getattribute__(self, name)
-
-    @property
-    def advantage(self) -> str:
-        "The rule's name: one of `advantage_rules`."
-        return self.rule.name
-
-    def advantages(self, rewards: "torch.Tensor", group_size: int) -> "torch.Tensor":
-        "(B,) from rewards (B,), groups consecutive. Raises ValueError like the rule, which may need values."
-        return self.rule.advantages(rewards, group_size)
-
-    def blocks(
-        self,
-        mask: "torch.Tensor",  # (B, T)
-        tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row
-        old_logps: "torch.Tensor | None" = None,  # (B, T) the sampler's
-        seed: int = 0,
-    ) -> "torch.Tensor | None":  # (B, T) ids, to be put into the batch as `blocks`; None where the space needs none
-        "Block ids that depend on the responses. Raises ValueError like `response_blocks`."
-        return response_blocks(self.actions, mask, tokens, old_logps, seed) if isinstance(self.actions, str) else None
-
-    def action_space(self, batch: Mapping[str, Any]) -> "spaces.ActionSpace":
-        "The action space for one batch. Raises ValueError when block ids are needed and missing."
-        return batch_actions(self, batch)
-
-    def loss(self, batch: Mapping[str, Any]) -> "losses.PolicyLoss":
-        "The loss of a batch, penalties included; its credit is the policy term's. Raises ValueError like `batch_loss`."
-        return batch_loss(self, batch)
 
 # %% ../nbs/lib/recipes.ipynb #re000037
 def _tokens() -> "spaces.ActionSpace":
