@@ -16,7 +16,7 @@ def offer(
     wing: str,  # the name of the package that offers, `__name__` of its face
     homes: dict[
         str, str
-    ],  # name of a module of the package, or above it with `..` -> the names that it gives, with spaces
+    ],  # a module of the package, or `.module` for one beside it -> the names that it gives, with spaces
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__` (PEP 562)
     "A package's names, each imported from its module when it is first asked for."
     home = {name: f".{module}" for module, names in homes.items() for name in names.split()}
