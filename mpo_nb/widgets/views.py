@@ -169,7 +169,7 @@ def credit_view(
         check_choice("control", name, known)
     facts = dict(prompt=trace.prompt, answer=str(trace.answer or ""), wrong=list(wrong), verdict=verdict(trace))
     data = trace_data(trace) | facts | dict(values=values)
-    return Picture("credit_view.js", ["lanes.css", "credit_view.css"], data, "Credit under two action spaces")
+    return Picture("credit_view.js", ["lanes.css"], data, "Credit under two action spaces")
 
 
 def verdict(
@@ -206,6 +206,4 @@ def block_view(
     finite = [x if math.isfinite(x) else 0.0 for x in trace.entropies]
     data = trace_data(trace)
     more = dict(entropies=finite, refLogps=data["oldLogps"], draws=drawn_sizes(trace), prompt=trace.prompt)
-    return Picture(
-        "block_view.js", ["lanes.css", "block_view.css"], data | more | dict(values=values), "Blocks of a response"
-    )
+    return Picture("block_view.js", ["lanes.css"], data | more | dict(values=values), "Blocks of a response")

@@ -130,7 +130,7 @@ export function mount(element, data, method) {
     : [];
   const root = make(
     "div",
-    { className: "mpo-blocks" },
+    { className: "mpo-lane-view" },
     ...prompt,
     panel.element,
     words,

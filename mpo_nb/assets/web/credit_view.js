@@ -193,7 +193,7 @@ export function mount(element, data, method) {
   const figure = curves(T, { look });
   const root = make(
     "div",
-    { className: "mpo-credit" },
+    { className: "mpo-lane-view" },
     ...heading(data),
     panel.element,
     words,
