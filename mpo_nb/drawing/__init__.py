@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['empty_figure', 'figure_html', 'palette', 'series_colour', 'series_style', 'style_panels', 'asset_text', 'TokenStrip',
            'token_strip', 'credit_strip', 'numbers_table', 'rollouts_table', 'step_responses', 'clipping_sentence',
-           'ratio_figure', 'seed_figure', 'report_figures', 'report_html', 'write_report']
+           'ratio_figure', 'seed_figure', 'report_figures', 'report_html', 'write_report', 'Figure', 'live_html']
 
 # %% ../../nbs/lib/drawing/index.ipynb #drawin03
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from ..lazy import offer
 # %% ../../nbs/lib/drawing/index.ipynb #drawin06
 if TYPE_CHECKING:
     from mpo_nb.drawing.assets import asset_text
+    from mpo_nb.drawing.outputs import Figure, live_html
     from mpo_nb.drawing.ratios import clipping_sentence, ratio_figure
     from mpo_nb.drawing.report import report_figures, report_html, write_report
     from mpo_nb.drawing.seeds import seed_figure
@@ -36,6 +37,7 @@ __getattr__, __dir__ = offer(
     {
         "style": "empty_figure figure_html palette series_colour series_style style_panels",
         "assets": "asset_text",
+        "outputs": "Figure live_html",
         "strip": "TokenStrip token_strip credit_strip",
         "tables": "numbers_table rollouts_table step_responses",
         "ratios": "clipping_sentence ratio_figure",
@@ -65,4 +67,6 @@ _all_ = [
     "report_figures",
     "report_html",
     "write_report",
+    "Figure",
+    "live_html",
 ]

@@ -36,7 +36,7 @@ from mpo_nb.models.loading import (
 from ..models.logprobs import CausalLM, check_model
 from ..models.mtp import MTPModules
 from ..planning.rehearsal import meta_model, outline
-from ..recipes import Recipe
+from ..recipes import Recipe, SampledValues
 from ..runs.folder import Run
 from ..runtime.launch import is_rank_zero
 from ..runtime.locks import WriteLock
@@ -393,7 +393,7 @@ def check_sampler(
     "Raises ValueError for a recipe that the sampler cannot serve, ImportError where its package is missing."
     if config.sampler != "vllm":
         return
-    if recipe.advantage == "boundary":
+    if isinstance(recipe.rule, SampledValues):
         raise ValueError(
             f"recipe={config.recipe!r} finishes half-written responses, which sampler='vllm' does not do here; use"
             " sampler='transformers'"
