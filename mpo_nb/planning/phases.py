@@ -196,14 +196,13 @@ def first_moments(
     late = [phase for phase in first if phase.startswith("embedding")]
     apart = len(late) == 2  # prompts go backward after responses, and only then is a weight's gradient whole
     bottom = one_layer[late[0] if apart else "layers"]  # the last layer backward
-    moments = [first[phase] for phase in ("forward", "logits", "head", "layers")]
+    # A critic of its own reads last and goes backward first, before the model has any gradient.
+    moments = [first[phase] for phase in ("forward", "logits", "values", "critic", "head", "layers") if phase in first]
     moments.append(with_gradients(bottom, own - f.embedding))
     if apart:
         moments.append(with_gradients(first[late[0]], f.head))
     if late:
         moments.append(with_gradients(first[late[-1]], own - f.embedding))
-    if "critic" in first:
-        moments.append(with_gradients(first["critic"], own))  # a trunk of its own comes last
     return moments
 
 

@@ -316,15 +316,13 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None, int]:  # the loss, the critic's values, `later`
     "A micro-batch forward."
     values = None
-    if critic is not None and critic.trunk is not None:
-        values = _critic_values(ledger, critic, w, None, frozen)
     hidden = read_tokens(model, w, whole=mtp is not None)
     if not frozen:
         hidden.register_hook(lambda grad: ledger.enter("layers", rest))
     if critic is not None and critic.trunk is None:
         values = _critic_values(ledger, critic, w, hidden, frozen)
     ledger.enter("logits", rest)
-    loss = values.sum() if values is not None else torch.zeros(())
+    loss = torch.zeros(())
     later = 0
     chunk = max(1, chunk_elements // model.get_output_embeddings().weight.shape[0])
     for states, head in _columns(model, mtp, hidden, w):
@@ -338,6 +336,14 @@ def _forward(
         )
         loss = loss + logps.sum() + entropy.sum()
         del kept, logps, entropy
+    del hidden
+    if critic is not None and critic.trunk is not None:  # a critic of its own reads after the policy
+        ledger.enter("values", "activations")
+        values = _critic_values(ledger, critic, w, None, frozen)
+        if not frozen:  # its backward pass comes first, and the policy's head after it
+            cast(Any, loss.grad_fn).register_prehook(lambda grads: ledger.enter("head", rest))
+    if values is not None:
+        loss = loss + values.sum()
     return loss, values, later
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #383743aa
