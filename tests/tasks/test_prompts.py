@@ -765,7 +765,7 @@ def one_text():
 
     from mpo_nb import blocks
     from mpo_nb.drawing import seeds, tables
-    from mpo_nb.evaluation import outcomes
+    from mpo_nb.evaluation import sweep_outcomes as outcomes
     from mpo_nb.tasks import task as tasks
 
     frame = pd.DataFrame(dict(seed=[0], method=["a"], accuracy_sampled=[0.5], l=[1], r=[1]))
