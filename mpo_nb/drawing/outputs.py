@@ -83,15 +83,12 @@ class Figure:
         self.figure = figure
         self.label = label
 
-    def html(self) -> str:
-        "The figure as a box."
-        spec = self.figure.to_json()
-        fill = f"const figure = {spec.replace('<', chr(92) + 'u003c')}; " + _PLOT % json.dumps(plotly_address)
-        return box_html(spec, fill, self.label)
-
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        spec = json.loads(self.figure.to_json())
+        text = script_json(spec)
+        fill = f"const figure = {text}; " + _PLOT % json.dumps(plotly_address)
         return {
-            "application/vnd.plotly.v1+json": json.loads(self.figure.to_json()),
-            "text/html": self.html(),
+            "application/vnd.plotly.v1+json": spec,
+            "text/html": box_html(text, fill, self.label),
             "text/plain": self.label,
         }

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from .assets import fill_template, joined_script, style_element
+from .outputs import script_json
 from .ratios import clipping_sentence, ratio_figure
 from .strip import credit_strip, strip_style
 from .style import accuracy_text, empty_figure, percent_text, series_colour, series_style, signed
@@ -231,7 +232,7 @@ def _figure_data(figures: dict[str, go.Figure]) -> str:
     for name, figure in figures.items():
         shown = go.Figure(figure).update_layout(title=None, height=None, autosize=True, margin=dict(t=34))
         plain[name] = json.loads(shown.to_json())
-    return json.dumps(plain).replace("<", "\\u003c")
+    return script_json(plain)
 
 # %% ../../nbs/lib/drawing/report.ipynb #44a09c13
 def _response_name(trace: Trace, label: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..drawing.assets import fill_template, joined_script, style_element
+from ..drawing.outputs import script_json
 from ..drawing.strip import character_html
 from ..runs.traces import Trace
 from .controls import Control
@@ -185,7 +186,7 @@ def page_fragment(
         dict(name=name, values=list(offered), texts=[controls[name].text(value) for value in offered])
         for name, offered in axes.items()
     ]
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    text = script_json(data)
     now = view(values)
     return fill_template(
         "widget.html",
