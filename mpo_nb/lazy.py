@@ -18,15 +18,13 @@ def offer(
         str, str
     ],  # a module of the package, or `.module` for one beside it -> the names that it gives, with spaces
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:  # the package's `__getattr__` and `__dir__` (PEP 562)
-    "A package's names, each imported from its module when it is first asked for."
+    "A package's names, each read from its module when it is asked for; the package keeps no copy."
     home = {name: f".{module}" for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {wing!r} has no attribute {name!r}; it offers {', '.join(sorted(home))}")
-        value = getattr(importlib.import_module(home[name], wing), name)
-        setattr(sys.modules[wing], name, value)  # asked once
-        return value
+        return getattr(importlib.import_module(home[name], wing), name)
 
     return get, lambda: sorted({*vars(sys.modules[wing]), *home})
 

@@ -1,6 +1,7 @@
 """The house stands as CONTRIBUTING.md plans it: imports go down, in no circle, by public names, and a wing's face
 offers what stands behind it. Each rule is tried on a small house that breaks it."""
 
+import importlib
 import re
 
 import house
@@ -47,6 +48,20 @@ def test_private_names_stay_in_their_module(trees):
 
 def test_the_lists_of_a_face_agree(trees):
     assert house.faces(trees) == []
+
+
+def test_a_face_keeps_no_copy(trees, monkeypatch):
+    "A name is replaced in its module: a face shows that, and forgets it when the module does."
+    faces = [importlib.import_module(name) for name in trees if house.is_face(name, trees)]
+    for face in faces:
+        name = face.__all__[0]
+        value = getattr(face, name)
+        home = importlib.import_module(value.__module__)
+        with monkeypatch.context() as patch:
+            patch.setattr(home, name, "replaced")
+            assert getattr(face, name) == "replaced", face.__name__
+        assert getattr(face, name) is value, face.__name__
+    assert len(faces) >= 11
 
 
 def test_no_module_hides_behind_a_name(trees):
