@@ -58,6 +58,30 @@ def test_a_run_that_fails_or_dies_does_not_hold_up_the_others(tmp_path, monkeypa
     )
 
 
+UNGUARDED = """
+from mpo_nb.training import TrainConfig, sweep
+sweep({seed: TrainConfig(output=f"runs/{seed}", steps=1, seed=seed) for seed in range(20)}, workers=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_told_at_once(root, tmp_path):
+    "Not after twenty workers, each of which would begin a sweep of its own."
+    (tmp_path / "study.py").write_text(UNGUARDED)
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "study.py"],
+        cwd=tmp_path,
+        env=os.environ | dict(PYTHONPATH=path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1 and 'put the call under if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+    assert done.stderr.count("sweep starts processes") == 2  # the worker's, and the sweep's own
+    assert not list(tmp_path.glob("runs/*/metrics*"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a process here")
 def test_an_interrupted_sweep_stops_its_runs_and_goes_on(tmp_path):
