@@ -23,6 +23,12 @@ export function ticks(low, high, most = 5) {
   return found;
 }
 
+/** Ticks with their texts, with as many digits as tell them apart truly. */
+function labelled(values) {
+  const digits = [0, 1, 2, 3].find((n) => values.every((v) => Math.abs(Number(v.toFixed(n)) - v) < 1e-9)) ?? 3;
+  return values.map((v) => [v, number(v, digits)]);
+}
+
 /** Ticks of a ratio's logarithmic scale. */
 function ratioTicks(low, high) {
   const all = [0.01, 0.03, 0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 2, 4, 10, 30, 100];
@@ -152,9 +158,7 @@ function panelView(sides, last) {
   }
 
   function paintScale(panel, low, high, y, end) {
-    const marked = panel.log
-      ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)])
-      : ticks(low, high).map((v) => [v, number(v, Math.abs(high - low) < 3 ? 1 : 0)]);
+    const marked = panel.log ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)]) : labelled(ticks(low, high));
     const key = JSON.stringify([marked, low, high, end]);
     fill(scale, key, () =>
       marked.flatMap(([value, text]) => [
