@@ -19,6 +19,19 @@ export function spaceName(space, k) {
   return SPACES.find(([value]) => value === space)[1].replace("of K", `of ${k}`);
 }
 
+/** The same in a few letters. */
+export function shortName(space, k) {
+  const names = {
+    window: `windows of ${k} (MPO)`,
+    joint: `windows of ${k}, joint`,
+    "block-joint": `blocks of ${k}, joint`,
+    sentence: "sentences (LPO)",
+    sequence: "response (GSPO)",
+    "sequence-token": "GSPO-token",
+  };
+  return names[space] || spaceName(space, k);
+}
+
 /** The block ids of an action space whose actions do not overlap; null for windows, tokens and whole responses. */
 export function spaceBlocks(space, data, values, method) {
   if (space === "block" || space === "block-joint") return method.fixedBlocks(data.mask, values.k);
@@ -79,8 +92,6 @@ export function usedControls(data, values) {
   if (!still || values.made) used.add("moved");
   if (sides.some((space) => SIZED.includes(space))) used.add("k");
   if (sides.includes("window")) used.add("future").add("tail");
-  if (data.tokens.length > 256) used.add("span");
-  if (values.span) used.add("start");
   return used;
 }
 

@@ -7,7 +7,7 @@
  * `wrong` are the positions of the first wrong step; `unknown` and `unrewarded` say what is not known of the response.
  */
 
-import { hasNotMoved, madeUpMovement, sideLoss, spaceBlocks, spaceName, SPACES } from "./credit_numbers.js";
+import { hasNotMoved, madeUpMovement, shortName, sideLoss, spaceBlocks, spaceName, SPACES } from "./credit_numbers.js";
 import { summary, usedControls } from "./credit_numbers.js";
 import { curves } from "./curves.js";
 import { make, number, signed, spans, visible } from "./dom.js";
@@ -24,7 +24,7 @@ function heading(data) {
   if (data.prompt) {
     lines.push(make("p", { className: "mpo-prompt" }, make("strong", { textContent: "Problem " }), data.prompt));
   }
-  const facts = make("p", { className: "mpo-facts" });
+  const facts = make("p", { className: "mpo-truth" });
   const add = (name, text, kind = "") =>
     facts.append(make("span", { className: kind }, `${name} `, make("b", {}, text)));
   if (data.answer) add("right answer", data.answer);
@@ -39,8 +39,7 @@ function heading(data) {
 }
 
 /** What the controls may be set to. */
-function controlSpecs(data, kept, reach) {
-  const T = data.tokens.length;
+function controlSpecs(kept, reach) {
   const range = (label, low, high, step, text = number) => ({
     kind: "slider",
     label,
@@ -61,13 +60,6 @@ function controlSpecs(data, kept, reach) {
     advantage: range("advantage, A", -reach, reach, 0.05, signed),
     difference: { kind: "toggle", label: "show the difference", group: "show" },
     made: { kind: "toggle", label: "a made-up movement", group: "show" },
-    span: {
-      kind: "choice",
-      label: "tokens in the curves",
-      options: [[0, "all"], [64, "64"], [256, "256"]],
-      group: "show",
-    },
-    start: { ...range("from token", 1, Math.max(1, T), 1, (x) => x.toLocaleString("en")), group: "show" },
   };
 }
 
@@ -87,12 +79,10 @@ export function mount(element, data, method, tell = () => {}) {
     difference: true,
     made: false,
     advantage: data.advantage,
-    span: 0,
-    start: 1,
     ...data.values,
   };
   const reach = Math.max(3, Math.abs(values.advantage), Math.abs(data.advantage));
-  const specs = controlSpecs(data, positions.length, reach);
+  const specs = controlSpecs(positions.length, reach);
   const panel = controls(specs, (name, value) => (change({ [name]: value }), tell({ ...values })), data.axes);
   const words = make("p", { className: "mpo-words" });
   words.setAttribute("aria-live", "polite");
@@ -107,7 +97,8 @@ export function mount(element, data, method, tell = () => {}) {
   const detail = make("p", { className: "mpo-detail" });
   const legend = make("div", { className: "mpo-legend" });
   const line = tokenLanes(data.tokens, data.mask, { lanes: ["first", "second", "difference"], look });
-  const figure = curves(T, { look });
+  const figure = curves(T, { look: (t) => (look(t), line.reveal(t)) });
+  const key = make("div", { className: "mpo-key" }, make("span"), make("span"));
   const root = make(
     "div",
     { className: "mpo-lane-view" },
@@ -118,6 +109,7 @@ export function mount(element, data, method, tell = () => {}) {
     line.element,
     legend,
     detail,
+    key,
     figure.element,
   );
   root.setAttribute("role", "group");
@@ -152,13 +144,14 @@ export function mount(element, data, method, tell = () => {}) {
     panel.show(values, usedControls(data, values));
     notice.hidden = !still || values.made;
     root.classList.toggle("no-difference", !values.difference);
-    line.name([spaceName(values.left, values.k), spaceName(values.right, values.k), "second minus first"]);
+    line.name([shortName(values.left, values.k), shortName(values.right, values.k), "second minus first"]);
     line.paint([
       lane(left.loss.credit, FULL * share(), left),
       lane(right.loss.credit, FULL * share(), right),
       lane(difference, FULL_DIFFERENCE * share(), null),
     ]);
-    figure.paint(panels(left, right), values.span ? [values.start - 1, values.span] : null);
+    figure.paint(panels(left, right));
+    [values.left, values.right].forEach((space, n) => (key.children[n].textContent = spaceName(space, values.k)));
     words.textContent = summary(response(), values, left, right, method);
     paintLegend();
     look(at);
@@ -169,12 +162,12 @@ export function mount(element, data, method, tell = () => {}) {
     const log = (ratio) => Math.max(-4.6, Math.min(4.6, Math.log(ratio)));
     return [
       {
-        title: "credit of each token, in units of 1/T (first lane: blue; second: dashed)",
+        title: "credit of each token, in units of 1/T",
         zero: true,
         series: [left, right].map((side) => ({ values: kept(side.loss.credit) })),
       },
       {
-        title: "ratio of each action, log scale; grey: the clip range; \u00d7 and +: clipped",
+        title: "ratio of each action (log scale; grey: clip range)",
         log: true,
         band: [Math.log(Math.max(0.01, 1 - values.epsilon)), Math.log1p(values.epsilon)],
         series: [left, right].map((side) => ({
@@ -191,7 +184,7 @@ export function mount(element, data, method, tell = () => {}) {
       "log-probability in a loss that averages over tokens. 1 is a token\u2019s plain share of an advantage of 1; here " +
       `the plain share is ${signed(values.advantage)}.`;
     const marks =
-      "Hatched: the action that begins here is clipped. Bars above a lane: blocks. Orange: the tokens of the " +
+      "Hatched (in the curves \u00d7 and +): the action that begins here is clipped. Bars above a lane: blocks. Orange: the tokens of the " +
       "action of the token in focus, in the second lane; blue line: the actions that pay it.";
     const ends = ["pushed down", "pushed up"];
     const bars = [scaleBar(FULL * share(), share(), ends)];
