@@ -185,7 +185,8 @@ export function mount(element, given, method, tell = () => {}) {
   const line = tokenLanes(data.tokens, data.mask, { lanes: ["first", "second"], look });
   const key = make("div", { className: "mpo-key" }, make("span"), make("span"));
   const figure = curves(T, { look: (t) => (look(t), line.reveal(t)) });
-  const told = silent ? "A text without a model: no log-probabilities and no entropies are known." : data.note;
+  const sources = [data.note, silent ? "no log-probabilities and no entropies are known" : ""].filter(Boolean);
+  const told = sources.join("; ");
   const root = make(
     "div",
     { className: "mpo-lane-view mpo-blocks" },
@@ -215,10 +216,8 @@ export function mount(element, given, method, tell = () => {}) {
 
   function paint() {
     const { colour } = values;
-    panel.show(
-      values,
-      new Set(["rule", "rule_2", "colour", ...usedBy(values.rule, ""), ...usedBy(values.rule_2, "_2")]),
-    );
+    const always = silent ? ["rule", "rule_2"] : ["rule", "rule_2", "colour"];
+    panel.show(values, new Set([...always, ...usedBy(values.rule, ""), ...usedBy(values.rule_2, "_2")]));
     const { limit, texts, values: shown } = coloured[colour];
     line.paint([
       { values: shown, limit, texts, blocks: sides[0].ids },

@@ -161,7 +161,7 @@ function clippingText(name, side, positions, data, values, method) {
 /** The whole picture in a few sentences. */
 export function summary(data, values, first, second, method) {
   const positions = method.keptPositions(data.mask);
-  if (!positions.length) return "The response has no token of the policy\u2019s own, so there is no credit to give.";
+  if (!positions.length) return "The response has no token of the policy's own, so there is no credit to give.";
   const parts = data.unknown ? [data.unknown] : [];
   if (values.advantage === 1 && data.unrewarded) parts.push(data.unrewarded);
   if (values.advantage === 0) {

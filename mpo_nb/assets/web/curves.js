@@ -24,9 +24,9 @@ export function ticks(low, high, most = 5) {
   return found;
 }
 
-/** Ticks with as many digits as tell them apart. */
-function numbered(values) {
-  const digits = [0, 1, 2, 3].find((d) => values.every((v) => Math.abs(v - Number(v.toFixed(d))) < 1e-9)) ?? 4;
+/** Ticks with their texts, with as many digits as tell them apart truly. */
+function labelled(values) {
+  const digits = [0, 1, 2, 3].find((n) => values.every((v) => Math.abs(Number(v.toFixed(n)) - v) < 1e-9)) ?? 3;
   return values.map((v) => [v, number(v, digits)]);
 }
 
@@ -162,7 +162,7 @@ function panelView(sides, last) {
   }
 
   function paintScale(panel, low, high, y, end) {
-    const marked = panel.log ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)]) : numbered(ticks(low, high));
+    const marked = panel.log ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)]) : labelled(ticks(low, high));
     const key = JSON.stringify([marked, low, high, end]);
     fill(scale, key, () =>
       marked.flatMap(([value, text]) => [

@@ -239,7 +239,7 @@ export function mount(element, data, method, tell = () => {}) {
   const beside = make("div", { className: "mpo-map-curves" }, words, key, figure.element);
   const root = make(
     "div",
-    { className: "mpo-map" },
+    { className: "mpo-lane-view mpo-map" },
     panel.element,
     line.element,
     legend,
