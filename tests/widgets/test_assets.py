@@ -38,7 +38,14 @@ BROWSER_NAMES = {
     "credit_view.js": set(),
     "block_view.js": set(),
     "weight_map.js": {"ResizeObserver"},
-    "window_slides.js": {"IntersectionObserver", "ResizeObserver"},
+    "slide_numbers.js": set(),
+    "slide_picture.js": set(),
+    "window_slides.js": {
+        "IntersectionObserver",
+        "ResizeObserver",
+        "cancelAnimationFrame",
+        "requestAnimationFrame",
+    },
 }
 VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js"]
 ENTRIES = ["panel.js", "page.js", "report.js", "pulse.js", "method.js", "live_view.js", *VIEWS]

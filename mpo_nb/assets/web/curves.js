@@ -8,6 +8,7 @@ const TOP = 10;
 const HEIGHT = 132; // of a panel, with its title
 const FLOOR = HEIGHT - 24; // where a panel's lowest value lies
 const LOOKS = ["left", "right"]; // classes of the two sides
+const SPANS = ["member", "payer"]; // classes of stretches of tokens that may be marked with the one in focus
 
 /** A handful of round numbers between low and high. */
 export function ticks(low, high, most = 5) {
@@ -136,7 +137,10 @@ function panelView(sides, last) {
   const marks = sides.map((look) => draw("path", { class: `mark ${look}` }));
   const tokens = draw("g");
   const focus = draw("line", { class: "focus", y1: TOP, y2: HEIGHT - 22, x1: -9, x2: -9 });
-  const svg = draw("svg", { role: "img" }, title, band, scale, heading, ...lines, ...marks, tokens, focus);
+  const spans = SPANS.map((kind) =>
+    draw("rect", { class: `span ${kind}`, y: TOP, height: HEIGHT - 22 - TOP, width: 0 })
+  );
+  const svg = draw("svg", { role: "img" }, title, band, ...spans, scale, heading, ...lines, ...marks, tokens, focus);
   const written = new Map(); // element -> attribute -> text
 
   function write(element, attributes) {
@@ -193,11 +197,17 @@ function panelView(sides, last) {
     if (last) paintTokens(T, place, end);
   }
 
-  return { svg, paint, focus: (x) => write(focus, { x1: short(x), x2: short(x) }) };
+  function look(x, edges) {
+    write(focus, { x1: short(x), x2: short(x) });
+    edges.forEach(([from, to], n) => write(spans[n], { x: short(from), width: short(to - from) }));
+  }
+
+  return { svg, paint, focus: look };
 }
 
 /**
- * A figure of panels. Returns { element, paint(panels), focus(t), destroy }.
+ * A figure of panels. Returns { element, paint(panels), focus(t, spans), destroy }; `spans` may hold `member` and
+ * `payer`, the first and the last token of a stretch that is marked too.
  * A panel: { title, series: [{ values, marks }], log, band: [low, high], zero, steps }.
  * `look(t)` is called for the token under the pointer.
  */
@@ -207,6 +217,7 @@ export function curves(T, { look }) {
   let panels = [];
   let views = [];
   let at = null;
+  let stretches = {};
 
   const place = (t) => LEFT + ((t + 0.5) / Math.max(1, T)) * (width - LEFT - RIGHT);
 
@@ -216,12 +227,14 @@ export function curves(T, { look }) {
       element.replaceChildren(...views.map((view) => view.svg));
     }
     views.forEach((view, n) => view.paint(panels[n], T, width, place));
-    if (at !== null) focus(at);
+    if (at !== null) focus(at, stretches);
   }
 
-  function focus(t) {
+  function focus(t, spans = {}) {
     at = t;
-    for (const view of views) view.focus(place(t));
+    stretches = spans;
+    const edges = SPANS.map((kind) => spans[kind] || [0, -1]).map(([a, b]) => [place(a - 0.5), place(b + 0.5)]);
+    for (const view of views) view.focus(place(t), edges);
   }
 
   element.addEventListener("pointermove", (event) => {

@@ -5,7 +5,7 @@
  * What a cell shows is remembered beside it, so that painting writes what differs and reads nothing from the page.
  */
 
-import { make, visible } from "./dom.js";
+import { make, signed, visible } from "./dom.js";
 
 const CHUNK = 128; // tokens
 const UP = "0,114,178"; // blue
@@ -15,6 +15,19 @@ const DOWN = "213,94,0"; // vermilion
 export function shade(value, limit) {
   const part = Math.min(1, Math.abs(value) / Math.max(1e-12, limit));
   return !(part >= 0.004) ? "transparent" : `rgba(${value > 0 ? UP : DOWN},${(0.08 + 0.72 * part).toFixed(3)})`;
+}
+
+/** A colour scale from -limit to limit with its numbers; `share` is marked on both sides where it is given. */
+export function scaleBar(limit, share, [low, high]) {
+  const stops = Array.from({ length: 21 }, (_, i) => shade((i / 10 - 1) * limit, limit));
+  const bar = make("i", { className: "mpo-scale-bar" });
+  bar.style.backgroundImage = `linear-gradient(to right, ${stops.join(", ")})`;
+  for (const value of [-limit, ...(share ? [-share] : []), 0, ...(share ? [share] : []), limit]) {
+    const tick = make("span", { textContent: signed(value) });
+    tick.style.left = `${50 + (50 * value) / limit}%`;
+    bar.append(tick);
+  }
+  return make("span", { className: "mpo-scale" }, low, bar, high);
 }
 
 /** Blocks alternate between two shades; the first token of each has a gap before it. */
@@ -42,7 +55,8 @@ function cell() {
 
 /**
  * options: { lanes: [name, ...], look(t), label } ; `look` is called for the token under the pointer or the keyboard's
- * focus. Returns { element, paint(lanes), mark(classes), focus(t), reveal(t), destroy }.
+ * focus. Returns { element, name(texts), paint(lanes), mark(classes), focus(t), reveal(t), destroy }.
+ * name: writes in front of the first token what the lanes are.
  * paint: for each lane { values, limit, texts, hatched, blocks }: numbers for the colours, texts below the token,
  * which tokens are hatched, and block ids whose bar is drawn above. reveal: scrolls a token into the lanes' own box.
  */
@@ -140,6 +154,19 @@ export function tokenLanes(tokens, mask, { lanes, look, label = "tokens of the r
     }
   }
 
+  let names = null;
+  function name(texts) {
+    if (!T) return;
+    if (!names) {
+      names = make("li", { className: "mpo-lane-names" }, make("span"), ...texts.map(() => make("span")));
+      chunks[0].list.prepend(names);
+    }
+    texts.forEach((text, n) => {
+      const own = names.children[n + 1];
+      if (own.title !== text) own.title = own.textContent = text;
+    });
+  }
+
   /** Mark some tokens: name of a class -> positions. Earlier marks that are not named again are taken away. */
   let marked = new Map(); // class -> positions
   function mark(classes) {
@@ -164,6 +191,7 @@ export function tokenLanes(tokens, mask, { lanes, look, label = "tokens of the r
 
   return {
     element,
+    name,
     paint,
     mark,
     reveal,
