@@ -27,10 +27,11 @@ LABEL = re.compile(r'aria-label="([^"]+)"')
 FIGURE = re.compile(r"drawFigure\(box, (\{.*\}), \"https")
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 840  # pixels, about a notebook's column
-SHARP = 70_000  # bytes: a picture that is larger at two pixels for each of the page's has one
+SHARP = 50_000  # bytes: a picture that is larger at two pixels for each of the page's has one
 HEAD = """<!doctype html><meta charset="utf-8"><style>
 body { margin: 8px; background: white; font-family: system-ui, sans-serif }
-.mpo-hint { visibility: hidden } /* in a picture nothing can be pointed at */
+.mpo-hint { display: none } /* in a picture nothing can be pointed at */
+.mpo-output .mpo-strip { padding-bottom: 12px }
 </style>"""
 FILLED = """name => {
     const box = document.getElementById(name)

@@ -44,13 +44,14 @@ export function fillWithPlotly(box, html, address) {
   findPlotly(address).then(() => fillBox(box, html), () => box.querySelector("img") || fillBox(box, html));
 }
 
+// The figure is drawn where it will stand, so that it has its width from the beginning.
 export function drawFigure(box, figure, address) {
   findPlotly(address).then(async (Plotly) => {
     const plot = document.createElement("div");
     plot.setAttribute("role", "img");
     plot.style.height = `${figure.layout.height || 420}px`;
+    box.append(plot);
     await Plotly.newPlot(plot, figure.data, figure.layout, { responsive: true, displayModeBar: false });
     box.replaceChildren(plot);
-    Plotly.Plots.resize(plot);
   }).catch(() => {});
 }
