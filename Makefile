@@ -44,7 +44,7 @@ docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where 
 	@echo "Building the site into _docs: under a minute."
 	@$(PY) scripts/docs.py
 
-stills: $(DEV)  ## put a still picture into each stored output that a script fills; needs Chromium (a few seconds)
+stills: $(DEV)  ## put a still picture into each stored output that a script fills; needs Chromium (a second for each)
 	@$(PY) scripts/stills.py
 
 bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 25 minutes)

@@ -4,8 +4,8 @@
 
 A page is its notebook, exported code included: in settings.ini, skip_procs keeps nbdev from taking that out.
 
-Figures: a notebook stores a figure as `HTML(fig.to_html(full_html=False, include_plotlyjs=False))`; the site carries
-one copy of plotly.js, and each page that draws a figure loads that. Formulas become MathML, so no page asks another
+Figures: a notebook stores a figure as `mpo_nb.drawing.Figure` gives it; the site carries one copy of plotly.js, and
+each page that draws a figure loads that. Formulas become MathML, so no page asks another
 host for anything. The pages show stored outputs: no notebook is run."""
 
 import ast

@@ -8,15 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from browsers import MISSING, find_chromium
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def find_chromium() -> str | None:
-    "The path of a Chromium on this machine; MPO_NB_CHROMIUM goes before the usual names."
-    names = (os.environ.get("MPO_NB_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def find_data() -> Path | None:
@@ -43,7 +38,7 @@ def sandbox_starts() -> bool:
 
 
 TIERS = {
-    "browser": (find_chromium, "no Chromium on the PATH: install Debian's `chromium`, or name one in MPO_NB_CHROMIUM"),
+    "browser": (find_chromium, MISSING),
     "data": (find_data, "no real data sets: set MPO_NB_DATA to the folder that holds them"),
     "gpu": (has_gpu, "torch sees no CUDA device"),
     "sandbox": (sandbox_starts, "no bubblewrap on the PATH that can start: install Debian's `bubblewrap`"),

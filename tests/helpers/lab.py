@@ -22,6 +22,31 @@ READY = """async () => {
 }"""
 
 
+OPEN = """async (path) => {
+  const without = { shouldStart: false, canStart: false, autoStartDefault: true } // no kernel, and no question for one
+  const panel = await window.jupyterapp.commands.execute('docmanager:open', {
+    path, factory: 'Notebook', kernelPreference: without })
+  await panel.context.ready
+  await panel.revealed
+}"""
+OUTPUTS = """() => {
+  const seen = %s
+  const cells = window.jupyterapp.shell.currentWidget.content.widgets
+  const found = []
+  cells.forEach((cell, i) => {
+    if (!cell.outputArea) return
+    const nodes = cell.outputArea.node.querySelectorAll(':scope > .jp-OutputArea-child > .jp-OutputArea-output')
+    const model = cell.model.outputs
+    for (let j = 0; j < model.length; j++) {
+      const output = model.get(j)
+      const kind = { cell: i, type: output.type, mimes: Object.keys(output.data), trusted: cell.model.trusted }
+      found.push({ ...kind, rendered: nodes[j]?.className || '', ...(nodes[j] ? seen(nodes[j]) : { height: 0 }) })
+    }
+  })
+  return found
+}"""
+
+
 def watched(page, *allowed: str):
     "Collects what the page asks for and breaks on."
     page.trouble = []
@@ -48,10 +73,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def lab_server(folder: Path, config: Path):
+def lab_server(folder: Path, config: Path, settings: dict | None = None):  # of Lab's extensions
     "JupyterLab serving `folder`, with its own settings under `config`; yields the address."
     (config / "lab" / "settings").mkdir(parents=True, exist_ok=True)
-    (config / "lab" / "settings" / "overrides.json").write_text(json.dumps(NO_NEWS))
+    overrides = NO_NEWS | (settings or {})
+    (config / "lab" / "settings" / "overrides.json").write_text(json.dumps(overrides))
     port = free_port()
     home = {
         name: str(config / name.lower())
@@ -111,3 +137,18 @@ def run_notebook(page, address: str, name: str):
         assert time.time() < deadline, f"{name}: no kernel within 90 s"
         page.wait_for_timeout(250)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+
+
+def open_notebook(page, path: str):
+    "Opens a notebook in the Lab that the page shows, without a kernel: nothing is run."
+    page.evaluate(OPEN, path)
+
+
+def close_notebook(page):
+    "Closes the notebook that is open, and asks nothing."
+    page.evaluate("window.jupyterapp.shell.currentWidget.dispose()")
+
+
+def lab_outputs(page, seen: str) -> list[dict]:  # seen: JavaScript, element -> facts
+    "What is seen of each output of the open notebook, cell by cell."
+    return page.evaluate(OUTPUTS % seen)

@@ -1,0 +1,237 @@
+"""What every notebook stores, on every surface where a notebook is opened: alone in a sandboxed frame (Colab, VS Code),
+with scripts and styles taken out (GitHub, nbviewer), in a JupyterLab that does not trust it, and in one that has run
+it. The site has tests of its own."""
+
+import base64
+import os
+import subprocess
+import sys
+import time
+from html import escape
+
+import nbformat
+import pytest
+from browsers import plotly_js
+from lab import close_notebook, lab_outputs, lab_server, open_notebook, watched
+from surfaces import PLOTLY, SOUP, WIDGET, as_new, executed, notebooks, outputs, sanitised
+
+TOGETHER = {"@jupyterlab/notebook-extension:tracker": dict(windowingMode="none")}  # all of a notebook is drawn at once
+TRAP = """<script>window.trouble = []
+addEventListener("error", (e) => trouble.push(String(e.message)))
+addEventListener("unhandledrejection", (e) => trouble.push(String(e.reason)))</script>"""
+# What is seen of an output: its text, the pictures that are really there, what is drawn, and how high it is.
+SEEN = """(element) => {
+  const shows = (e) => e.getBoundingClientRect().height > 20 && e.getBoundingClientRect().width > 60
+  const images = [...element.querySelectorAll("img")]
+  return {
+    text: element.innerText,
+    pictures: images.filter((i) => i.complete && i.naturalWidth > 100 && shows(i)).length,
+    broken: images.filter((i) => i.complete && !i.naturalWidth).length,
+    waits: element.querySelectorAll("em.mpo-words").length,
+    stills: element.querySelectorAll("img.mpo-still").length,
+    figures: [...element.querySelectorAll(".js-plotly-plot .main-svg:first-child")].filter(shows).length,
+    height: element.getBoundingClientRect().height,
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def stored(root):
+    found = outputs(root)
+    assert len(found) > 60 and sum(PLOTLY in o.data for o in found) > 15
+    return found
+
+
+def test_a_picture_or_text_is_left_where_scripts_and_styles_are_taken_out(stored):
+    "GitHub and nbviewer."
+    wrong = []
+    for output in stored:
+        if not output.html:
+            continue
+        text, images = sanitised(output.html)
+        if images:
+            bad = [i for i in images if not i.get("src", "").startswith("data:image/png") or len(i.get("alt", "")) < 5]
+            if bad:
+                wrong.append(f"{output.place}: a picture without words, or from elsewhere")
+        elif len(text.split()) < 3:
+            wrong.append(f"{output.place}: nothing is left but {text!r}")
+        if soup := SOUP.search(text):
+            wrong.append(f"{output.place}: markup as text, {soup[0]!r}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_taken_out_is_noticed():
+    text, images = sanitised(
+        "<style>.a { b: c }</style><p onclick=x()>seen</p><script>1</script><img src=data:a alt=b>"
+    )
+    assert text == "seen" and images == [dict(src="data:a", alt="b")]
+    for soup in (".mpo-token { margin: 0 }", "const box = 3", "(a) => a", '{"tokens":["a"]}', "<b>"):
+        assert SOUP.search(soup), soup
+    for plain in ("7 + 5 = 12", "a < b and {x: 1}", "clipped: 3 (4%)", "<|im_end|>"):
+        assert not SOUP.search(plain), plain
+
+
+def test_every_figure_is_stored_for_every_surface(stored):
+    "As plotly's JSON, as a picture, and as a script."
+    for output in stored:
+        if PLOTLY in output.data:
+            assert output.data[PLOTLY]["data"] and "drawFigure(box" in output.html, output.place
+        if "mpo-output" in output.html:
+            [image] = sanitised(output.html)[1]
+            assert len(base64.b64decode(image["src"].split(",")[1])) < 80_000, f"{output.place}: a heavy picture"
+
+
+def test_notebooks_are_small(root):
+    heavy = {p.name: p.stat().st_size for p in notebooks(root) if p.stat().st_size > 1_150_000}
+    assert not heavy, f"bytes of notebooks above a megabyte: {heavy}"
+
+
+# Alone in a frame
+
+
+def frames(page, shown, plotly: bool):
+    "Every output in a sandboxed frame of its own, with nothing but what it brings along; what is seen of each."
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        if plotly and "/plotly-" in route.request.url:
+            return route.fulfill(body=plotly_js(), content_type="text/javascript")
+        return route.abort()
+
+    page.route("http*://**", answer)
+    found = []
+    for output in shown:
+        page.goto("about:blank")
+        body = f'<!doctype html><meta charset="utf-8">{TRAP}<body>{output.html}'
+        page.set_content(
+            f'<iframe sandbox="allow-scripts" srcdoc="{escape(body)}" style="width:820px;height:600px"></iframe>'
+        )
+        frame = page.frames[-1]
+        deadline = time.time() + 10
+        while time.time() < deadline:
+            seen = frame.evaluate(f"() => ({SEEN})(document.body)")
+            if not seen["waits"] and (not plotly or not seen["stills"]):
+                break
+            page.wait_for_timeout(50)
+        seen["trouble"] = frame.evaluate("window.trouble")
+        found.append(seen)
+    return found, asked
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_each_output_is_seen_alone_with_no_network(stored, browser):
+    "Colab and VS Code put every output into a frame of its own."
+    page = browser.new_page(viewport=dict(width=900, height=700))
+    shown = [o for o in stored if o.html]
+    wrong = []
+    found, asked = frames(page, shown, plotly=False)
+    for output, seen in zip(shown, found, strict=True):
+        if seen["trouble"]:
+            wrong.append(f"{output.place}: {seen['trouble'][0]}")
+        if seen["waits"] or seen["broken"] or (not seen["pictures"] and len(seen["text"].split()) < 3):
+            wrong.append(f"{output.place}: not seen: {seen}")
+        if PLOTLY in output.data and not seen["pictures"]:
+            wrong.append(f"{output.place}: neither a figure nor its picture")
+    page.close()
+    assert not wrong, "\n".join(wrong)
+    assert {url for url in asked if "/plotly-" not in url} == set()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_each_figure_is_drawn_alone_where_plotly_can_be_fetched(stored, browser):
+    page = browser.new_page(viewport=dict(width=900, height=700))
+    shown = [o for o in stored if "cdn.plot.ly" in o.html]
+    found, _ = frames(page, shown, plotly=True)
+    wrong = [f"{o.place}: {s}" for o, s in zip(shown, found, strict=True) if s["trouble"] or s["stills"] or s["waits"]]
+    wrong += [f"{o.place}: no figure" for o, s in zip(shown, found) if PLOTLY in o.data and not s["figures"]]
+    page.close()
+    assert not wrong, "\n".join(wrong)
+
+
+# In JupyterLab
+
+
+@pytest.fixture(scope="module")
+def lab(root, stored, tmp_path_factory):
+    "A JupyterLab with the notebooks that show more than text, and in `new/` as they are after a run, trusted."
+    where = tmp_path_factory.mktemp("lab")
+    config = tmp_path_factory.mktemp("config")
+    fresh = executed(root)
+    names = sorted({o.notebook for o in stored})
+    for name in names:
+        for folder, source in (("nbs", None), ("new", fresh)):
+            notebook = nbformat.read((source or root / "nbs") / name, as_version=4)
+            if folder == "new":
+                for cell in notebook.cells:
+                    for output in cell.get("outputs", []):
+                        data = output.get("data", {})
+                        data.pop(WIDGET, None)  # its state is in no file; what is live is run below
+                        if "text/html" in data:
+                            data["text/html"] = as_new(data["text/html"])
+            (where / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, where / folder / name)
+    env = {**os.environ, "JUPYTER_DATA_DIR": str(config / "jupyter_data_dir")}
+    trust = [sys.executable, "-m", "jupyter", "trust", *(str(where / "new" / name) for name in names)]
+    subprocess.run(trust, env=env, check=True, capture_output=True)
+    with lab_server(where, config, TOGETHER) as address:
+        yield address, names
+
+
+@pytest.fixture(scope="module")
+def lab_page(lab, browser):
+    "The page of that JupyterLab."
+    page = watched(browser.new_page(viewport=dict(width=1200, height=1000)), lab[0])
+    page.goto(f"{lab[0]}/lab")
+    page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget", timeout=90_000)
+    yield page
+    page.close()
+
+
+def holes(found: list[dict], trusted: bool) -> list[str]:
+    "What is wrong with the outputs of a notebook, in words."
+    wrong = []
+    for seen in found:
+        figure = PLOTLY in seen["mimes"]
+        boxed = "RenderedHTML" in seen["rendered"] and (seen["stills"] or seen["waits"])
+        if seen["height"] < 10:
+            wrong.append(f"cell {seen['cell']}: a hole of {seen['height']} pixels")
+        elif figure and not seen["figures"]:
+            wrong.append(f"cell {seen['cell']}: the figure is not drawn")
+        elif boxed and (trusted or not seen["pictures"] or seen["text"].strip()):
+            wrong.append(f"cell {seen['cell']}: {'its script did not run' if trusted else 'no picture'}: {seen}")
+        elif "RenderedHTML" in seen["rendered"] and SOUP.search(seen["text"]):
+            wrong.append(f"cell {seen['cell']}: markup as text, {SOUP.search(seen['text'])[0]!r}")
+        elif seen.get("broken"):
+            wrong.append(f"cell {seen['cell']}: a picture that cannot be shown")
+    return wrong
+
+
+def opened(page, names: list[str], folder: str) -> list[str]:
+    "What is wrong with the outputs of notebooks that are opened and not run."
+    wrong = []
+    for name in names:
+        open_notebook(page, f"{folder}/{name}")
+        deadline = time.time() + 15
+        while (bad := holes(found := lab_outputs(page, SEEN), folder == "new")) and time.time() < deadline:
+            page.wait_for_timeout(100)
+        if not found or any(seen["trusted"] != (folder == "new") for seen in found if "text/html" in seen["mimes"]):
+            bad.append(f"not {'trusted' if folder == 'new' else 'untrusted'}, or empty")
+        wrong += [f"{name} {problem}" for problem in bad]
+        close_notebook(page)
+    return wrong + page.trouble
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_everything_is_seen_in_a_lab_that_does_not_trust_the_notebook(lab, lab_page):
+    assert opened(lab_page, lab[1], "nbs") == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_everything_is_drawn_in_a_lab_after_a_run(lab, lab_page):
+    "The outputs of this very run of `make test`, where they are there; else the stored ones less their pictures."
+    assert opened(lab_page, lab[1], "new") == []
