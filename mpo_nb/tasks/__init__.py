@@ -6,7 +6,7 @@
 __all__ = ['Task', 'score', 'load_task', 'register_task', 'task_names', 'prompt_text', 'prompt_turns', 'response_limit',
            'task_response_limit', 'render_prompt', 'prompt_format', 'prompt_formats', 'prompt_tokens',
            'check_template_options', 'from_dataset', 'read_rows', 'chain_sum', 'chain_problems', 'chain_reward',
-           'first_wrong_step', 'demonstration', 'is_held_out', 'gsm8k', 'math', 'math_reward', 'humaneval', 'mbpp',
+           'demonstration', 'first_wrong_step', 'is_held_out', 'gsm8k', 'math', 'math_reward', 'humaneval', 'mbpp',
            'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'extract_answer', 'math_equal',
            'math_equal_each', 'same_answer']
 
@@ -76,8 +76,8 @@ _all_ = [
     "chain_sum",
     "chain_problems",
     "chain_reward",
-    "first_wrong_step",
     "demonstration",
+    "first_wrong_step",
     "is_held_out",
     "gsm8k",
     "math",

@@ -73,38 +73,48 @@ def chain_reward(
     _, mark, answer = response.rpartition("#")
     return float(bool(mark) and answer == problem["answer"])
 
-# %% ../../nbs/lib/tasks/sums.ipynb #sumsw002
+# %% ../../nbs/lib/tasks/sums.ipynb #wrongst1
+_chain = re.compile(r"\d([+-]\d)+\?")  # a prompt
+_piece = re.compile(r"(#?)([^;#<]*)")  # of a response: a step, or the answer after "#"; "<" opens a special token
+
+
 def _right_pieces(
-    chain: str,  # such as "7+5-3+8"
-    pieces: list[str],  # what was written between the semicolons
-) -> list[str]:  # what each should have been, given the values before it; the answer last
-    "A chain's steps as they should go on from what was written."
-    moves = re.findall(r"[+-]\d", chain)
-    value = int(chain[0])
-    right = []
-    for move, piece in zip(moves, pieces):
-        right.append(f"{value}{int(move):+d}={value + int(move)}")
-        written = re.fullmatch(r".*=(-?\d{1,9})", piece)
-        value = int(written[1]) if written else value + int(move)
-    return [*right, f"#{value}"] if len(right) == len(moves) else right
+    prompt: str,  # such as "7+5-3+8?"
+) -> list[set[str]]:  # the steps in order, and last the answer
+    "What a response to a chain must write, piece by piece; a zero may be added or subtracted."
+    value = int(prompt[0])
+    pieces = []
+    for sign, digit in re.findall(r"([+-])(\d)", prompt):
+        before = value
+        value += int(sign + digit)
+        signs = "+-" if digit == "0" else sign
+        pieces.append({f"{before}{s}{digit}={value}" for s in signs})
+    return [*pieces, {str(value)}]
 
 
 def first_wrong_step(
     prompt: str,  # such as "7+5-3+8?"
-    response: str,  # such as "7+5=12;12-3=8;8+8=16#16"; a special token at its end does not count
-) -> tuple[int, int] | None:  # characters of the response, [from, to); None where nothing is wrong, or it is no chain
-    "Where a worked chain first goes wrong: a step that does not add up, or an answer that is not the last value."
-    chain = re.fullmatch(r"(\d(?:[+-]\d)+)\?", prompt.strip())
-    if chain is None:
+    response: str,  # such as "7+5=13;13-3=10;10+8=18#18"; special tokens at its end may stay
+) -> tuple[int, int] | None:  # where it begins and ends in the response, from 0
+    """The first step of a chain that is not what the problem asks for, or the answer where all steps are right; None
+    where there is none, and where it cannot be known."""
+    if not _chain.fullmatch(prompt):
         return None
-    text = re.sub(r"<[^<>]*>$", "", response)
-    pieces = list(re.finditer(r"#[^;#]*|[^;#]+", text))
-    right = _right_pieces(chain[1], [piece[0] for piece in pieces])
-    for i, piece in enumerate(pieces):
-        wanted = right[i] if i < len(right) else ""
-        unfinished = piece.end() == len(response) and piece[0] != "#" and wanted.startswith(piece[0])
-        if piece[0].replace("-0=", "+0=") != wanted and not unfinished:  # the demonstrations write -0 as +0
-            return piece.span()
+    place = 0
+    right = _right_pieces(prompt)
+    for number, allowed in enumerate(right):
+        piece = _piece.match(response, place)
+        assert piece  # it may be empty
+        mark, text = piece.groups()
+        is_answer = bool(mark)
+        if not re.fullmatch(r"\d+" if is_answer else r"\d+[+-]\d+=\d+", text):
+            return None  # no step, or one without its end
+        ends = piece.end() == len(response)
+        expected = is_answer == (number == len(right) - 1)
+        if not expected or text not in allowed:
+            cut = expected and ends and any(known.startswith(text) for known in allowed)
+            return None if cut else piece.span()
+        place = piece.end() + response.startswith(";", piece.end())
     return None
 
 # %% ../../nbs/lib/tasks/sums.ipynb #d8b31efc
