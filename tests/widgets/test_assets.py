@@ -37,6 +37,9 @@ BROWSER_NAMES = {
     "curves.js": {"ResizeObserver"},
     "credit_view.js": set(),
     "block_view.js": set(),
+    "align.js": set(),
+    "recipe_loss.js": set(),
+    "side_by_side.js": {"document"},
     "weight_map.js": {"ResizeObserver"},
     "slide_numbers.js": set(),
     "slide_picture.js": set(),
@@ -47,7 +50,7 @@ BROWSER_NAMES = {
         "requestAnimationFrame",
     },
 }
-VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js"]
+VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js", "side_by_side.js"]
 ENTRIES = ["panel.js", "page.js", "report.js", "pulse.js", "method.js", "live_view.js", *VIEWS]
 
 
