@@ -1,4 +1,5 @@
-"""Writes README.md from nbs/index.ipynb: hidden cells and directives go, and links are made relative to the root.
+"""Writes README.md from nbs/index.ipynb: hidden cells and directives go, and links are made relative to the root. A cell
+with `#| readme-image: FILE` shows what a script computes, which a README cannot: the picture stands in its place.
 
 python scripts/readme.py           write README.md
 python scripts/readme.py --check   exit 1 when README.md is not what the notebook gives
@@ -17,6 +18,8 @@ TARGET = ROOT / "README.md"
 HIDDEN = re.compile(r"^#\|\s*(hide|include:\s*false)\s*$", re.MULTILINE)
 DIRECTIVES = re.compile(r"^#\|.*\n?", re.MULTILINE)
 LOCAL_LINK = re.compile(r"(\]\(|src=\")(?![a-z]+:|#|/)([^)\"]+)")
+IMAGE = re.compile(r"^#\|\s*readme-image:\s*(\S+)$", re.MULTILINE)
+LABEL = re.compile(r'aria-label="([^"]*)"')
 NOTE = "<!-- Written from nbs/index.ipynb by `make readme`; edit the notebook. -->"
 
 
@@ -24,6 +27,7 @@ def render(source: Path = SOURCE) -> str:
     "The text of README.md that the notebook gives."
     notebook = nbformat.read(source, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not HIDDEN.search(cell.source)]
+    notebook.cells = [pictured(cell) for cell in notebook.cells]
     for cell in notebook.cells:
         cell.source = DIRECTIVES.sub("", cell.source)
     notebook.metadata["language_info"] = {"name": "python"}
@@ -31,6 +35,15 @@ def render(source: Path = SOURCE) -> str:
     text = LOCAL_LINK.sub(lambda m: m[1] + relative(m[2]), text)
     text = "\n".join(line.rstrip() for line in text.splitlines())
     return NOTE + "\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def pictured(cell):
+    "A cell whose output a README cannot show, as the picture that it names; any other cell as it is."
+    if cell.cell_type != "code" or not (named := IMAGE.search(cell.source)):
+        return cell
+    shown = "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
+    label = LABEL.search(shown)
+    return nbformat.v4.new_markdown_cell(f"![{label[1] if label else ''}]({named[1]})")
 
 
 def relative(link: str) -> str:

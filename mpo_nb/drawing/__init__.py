@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['empty_figure', 'figure_html', 'palette', 'series_colour', 'series_style', 'style_panels', 'asset_text', 'TokenStrip',
            'token_strip', 'credit_strip', 'numbers_table', 'rollouts_table', 'step_responses', 'clipping_sentence',
-           'ratio_figure', 'seed_figure', 'report_figures', 'report_html', 'write_report', 'Figure', 'live_html']
+           'ratio_figure', 'seed_figure', 'report_figures', 'report_html', 'write_report', 'Figure', 'live_html',
+           'check_answer']
 
 # %% ../../nbs/lib/drawing/index.ipynb #drawin03
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from ..lazy import offer
 # %% ../../nbs/lib/drawing/index.ipynb #drawin06
 if TYPE_CHECKING:
     from mpo_nb.drawing.assets import asset_text
+    from mpo_nb.drawing.exercises import check_answer
     from mpo_nb.drawing.outputs import Figure, live_html
     from mpo_nb.drawing.ratios import clipping_sentence, ratio_figure
     from mpo_nb.drawing.report import report_figures, report_html, write_report
@@ -38,6 +40,7 @@ __getattr__, __dir__ = offer(
         "style": "empty_figure figure_html palette series_colour series_style style_panels",
         "assets": "asset_text",
         "outputs": "Figure live_html",
+        "exercises": "check_answer",
         "strip": "TokenStrip token_strip credit_strip",
         "tables": "numbers_table rollouts_table step_responses",
         "ratios": "clipping_sentence ratio_figure",
@@ -69,4 +72,5 @@ _all_ = [
     "write_report",
     "Figure",
     "live_html",
+    "check_answer",
 ]

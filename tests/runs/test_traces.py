@@ -17,8 +17,8 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 from mpo_nb.drawing.report import report_html
 from mpo_nb.runs.live import Tail
 from mpo_nb.runs.reading import made_up_run
-from mpo_nb.runs.trace_files import TraceFile, load_spaced, load_traces
-from mpo_nb.runs.traces import Trace, token_texts
+from mpo_nb.runs.trace_files import TraceFile, load_spaced, load_traces, sample_traces
+from mpo_nb.runs.traces import Trace, token_texts, wrong_tokens
 from mpo_nb.widgets.ratio_lab import RatioLab
 from mpo_nb.widgets.rollout_browser import RolloutBrowser
 from mpo_nb.widgets.training_monitor import TrainingMonitor
@@ -429,3 +429,16 @@ def test_texts_of_another_kind():
         Trace.from_text("a\ud83d").text == "a\ufffd" == Trace(["a", "\ud83d"]).text
         and Trace.from_text("\ud83d\ude42").text == "🙂"
     )
+
+
+def test_packaged_responses_know_their_first_wrong_step():
+    "Wrong ones have one, right ones have none; a trace without a step of its own, or a chain's, says nothing."
+    for trace in sample_traces("word_problems"):
+        assert bool(wrong_tokens(trace)) == (not trace.correct), trace.text
+        assert Trace.from_dict(json.loads(json.dumps(trace.to_dict()))).wrong_step == trace.wrong_step
+    chains = {trace.text: wrong_tokens(trace) for trace in sample_traces("tiny") if not trace.correct}
+    assert chains["8+4=12;12+7=19;19+7=33#33<eos>"] == list(range(15, 22))
+    assert all(chains[text] for text in chains if "#" in text)  # the one without an answer broke off in a step
+    assert wrong_tokens(Trace(["so 17"], prompt="7+5-3?", correct=False)) == []
+    with pytest.raises(ValueError, match="wrong_step='is 16' is no part of the response"):
+        Trace(["is", " 15"], wrong_step="is 16")

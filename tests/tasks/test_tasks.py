@@ -14,7 +14,14 @@ from transformers import AutoTokenizer
 
 from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 from mpo_nb.tasks import task as tasks
-from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, demonstration, is_held_out
+from mpo_nb.tasks.sums import (
+    chain_problems,
+    chain_reward,
+    chain_sum,
+    demonstration,
+    first_wrong_step,
+    is_held_out,
+)
 from mpo_nb.tasks.task import Task, load_task, register_task, score, task_names
 
 PROBLEMS = [dict(prompt="1+1?", answer="2"), dict(prompt="2+2?", answer="4"), dict(prompt="3+3?", answer="6")]
@@ -287,3 +294,46 @@ def test_the_saved_tokenizer_is_this_one():
 def test_a_repeated_character_is_named():
     with pytest.raises(ValueError, match="characters='aa'"):
         char_tokenizer("aa")
+
+
+# ---- the first wrong step of a chain
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 0.3, 1.0])
+def test_the_first_step_that_is_false_is_found(error_rate):
+    "Demonstrations go on from a mistake, so the first equation that does not hold is the first wrong step."
+    rng = random.Random(3)
+    for problem in chain_problems(200, terms=(2, 6)):
+        response = demonstration(problem, error_rate, rng)
+        steps = response.partition("#")[0].split(";")
+        false = [step for step in steps if eval(step.partition("=")[0]) != int(step.partition("=")[2])]
+        found = first_wrong_step(problem["prompt"], response + "<eos>")
+        assert (response[slice(*found)] if found else None) == (false[0] if false else None), response
+
+
+@pytest.mark.parametrize(
+    "response, step",
+    [
+        ("7+5=12;12-3=9;9+8=17#17", None),
+        ("7+5=12;12-3=9;9+8=17#18", "#18"),
+        ("7+5=12;12+3=15;15+8=23#23", "12+3=15"),  # the problem says minus
+        ("7+5=12;11-3=8;8+8=16#16", "11-3=8"),  # it goes on from another number
+        ("7+5=12#12", "#12"),  # an answer too early
+        ("7+5=12;12-3=9;9+8=17;17+1=18#18", "17+1=18"),  # a step too many
+        ("7+5=13;13-3=9;9+8=17#17", "7+5=13"),  # two mistakes that cancel
+        ("7+5=12;12-3=9;9+8=1", None),  # cut off: it may have become 17
+        ("7+5=12;12-3", None),
+        ("7+5=12;12-3<eos>", None),
+        ("7+5=12;twelve minus three", None),
+        ("", None),
+        ("17", None),
+    ],
+)
+def test_the_first_wrong_step_of_one_chain(response, step):
+    found = first_wrong_step("7+5-3+8?", response)
+    assert (response[slice(*found)] if found else None) == step
+
+
+def test_a_problem_that_is_no_chain_has_no_known_step():
+    assert first_wrong_step("How many are 7 and 5?", "7+5=13#13") is None
+    assert first_wrong_step("7-0?", "7+0=7#7") is None and first_wrong_step("7-0?", "7-0=7#7") is None
