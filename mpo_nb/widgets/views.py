@@ -17,7 +17,7 @@ import torch
 from ..actions import window_beta
 from ..blocks import block_sizes, random_blocks
 from ..checks import check_choice, check_share
-from ..drawing.assets import asset_text, module_order
+from ..drawing.assets import asset_text, joined_script
 from ..drawing.outputs import box_html, script_json
 from ..runs.traces import Trace, check_trace
 from ..runtime.files import output_file, write_output
@@ -27,15 +27,12 @@ from .page import whole_page
 _LOAD = """const style = document.createElement("style");
 style.textContent = %(style)s;
 const live = document.createElement("div");
-const urls = {};
-for (const [name, text] of %(modules)s) {
-  const code = text.replace(/from "\\.\\/([\\w.]+)"/g, (_, needed) => `from "${urls[needed]}"`);
-  urls[name] = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-}
-Promise.all([import(urls["method.js"]), import(urls[%(view)s])]).then(([method, view]) => {
-  box.replaceChildren(style, live);
-  view.mount(live, %(data)s, method);
-});"""  # each module is imported from its own text; what it needs stands before it
+const { mount, method } = (() => {
+%(script)s
+return { mount, method: modules["method.js"] };
+})();
+box.replaceChildren(style, live);
+mount(live, %(data)s, method);"""
 
 
 def view_html(
@@ -45,15 +42,10 @@ def view_html(
     label: str,  # what is to be seen, in words
 ) -> str:  # a piece of HTML that works alone
     "A view with its modules, its style and its data."
-    modules = [(name, asset_text(name)) for name in ["method.js", *module_order(view)]]
     content = script_json(dict(data))
-    parts = dict(
-        style=script_json("\n".join(map(asset_text, styles))),
-        modules=script_json(modules),
-        view=script_json(view),
-        data=content,
-    )
-    return box_html(view + content, _LOAD % parts, label)
+    style = script_json("\n".join(map(asset_text, styles)))
+    script = joined_script("method.js", view)
+    return box_html(view + content, _LOAD % dict(style=style, script=script, data=content), label)
 
 # %% ../../nbs/lib/widgets/views.ipynb #views009
 def trace_data(

@@ -1,9 +1,11 @@
 /**
  * A response split into blocks by two rules, aligned token by token, with what each block holds.
  *
- * mount(element, data, method) draws into an element and returns { set, values, numbers, destroy }.
- * data: { tokens, logps, oldLogps, refLogps, entropies, mask, prompt, draws, values }; `draws[seed]` are the block sizes
- * that the library draws with that seed, because its random numbers are not the browser's.
+ * mount(element, data, method, tell) draws into an element and returns { set, values, numbers, focus, destroy };
+ * `tell(values)` is called when a hand has moved a control.
+ * data: { tokens, logps, oldLogps, refLogps, entropies, mask, prompt, note, draws, values, axes }; `draws[seed]` are the
+ * block sizes that the library draws with that seed, because its random numbers are not the browser's; `axes` names the
+ * controls that are offered. A number that is not known is null.
  */
 
 import { controls, doublings } from "./inputs.js";
@@ -86,7 +88,7 @@ function usedBy(rule, suffix) {
   return (SETTINGS[rule] || []).map((name) => name + suffix);
 }
 
-export function mount(element, data, method) {
+export function mount(element, data, method, tell = () => {}) {
   const T = data.tokens.length;
   const most = Math.max(8, method.keptPositions(data.mask).length);
   const defaults = { k: 4, seed: 0, ends: "; \\n", threshold: 0.9, interval: 5 };
@@ -118,7 +120,7 @@ export function mount(element, data, method) {
     ...sideSpecs("_2", "second", "Second rule"),
     colour: { kind: "choice", label: "colour", options: COLOURS, group: "colour" },
   };
-  const panel = controls(specs, (name, value) => change({ [name]: value }));
+  const panel = controls(specs, (name, value) => (change({ [name]: value }), tell({ ...values })), data.axes);
   const words = make("p", { className: "mpo-words" });
   words.setAttribute("aria-live", "polite");
   const detail = make("p", { className: "mpo-detail" });

@@ -11,21 +11,23 @@ export function doublings(high) {
   return stops;
 }
 
-/** A slider over numbers: { low, high, step }, or over given stops. */
+/** A slider over numbers: { low, high, step }, or over given stops. A value between two stops becomes a stop. */
 function slider(spec, change) {
   const input = make("input", { type: "range" });
   const output = make("output");
-  const stops = spec.stops;
+  const stops = spec.stops ? [...spec.stops] : null;
   if (stops) Object.assign(input, { min: 0, max: stops.length - 1, step: 1 });
   else Object.assign(input, { min: spec.low, max: spec.high, step: spec.step });
   const text = spec.text || ((value) => String(value));
   const set = (value) => {
-    if (stops) {
-      input.value = stops.reduce(
-        (best, stop, i) => (Math.abs(stop - value) < Math.abs(stops[best] - value) ? i : best),
-        0,
-      );
-    } else input.value = value;
+    if (stops && !stops.includes(value)) {
+      stops.push(value);
+      stops.sort((a, b) => a - b);
+      input.max = stops.length - 1;
+    }
+    const place = String(stops ? stops.indexOf(value) : value);
+    if (input.value !== place) input.value = place;
+    if (output.textContent === text(value)) return;
     output.textContent = text(value);
     input.setAttribute("aria-valuetext", text(value));
   };
@@ -55,20 +57,30 @@ function toggle(_spec, change) {
 function text(spec, change) {
   const input = make("input", { type: "text", size: spec.size || 12 });
   input.addEventListener("input", () => change(input.value));
-  return { input, set: (value) => document.activeElement !== input && (input.value = value), parts: [input] };
+  return { input, set: (value) => input.value !== value && (input.value = value), parts: [input] };
 }
 
 const KINDS = { slider, choice, toggle, text };
 
+/** A control that offers some of its values. */
+function narrowed(spec, values) {
+  if (!values) return spec;
+  if (spec.kind === "slider") return { ...spec, stops: values };
+  if (spec.kind === "choice") return { ...spec, options: spec.options.filter(([value]) => values.includes(value)) };
+  return spec;
+}
+
 /**
  * A row of controls. `specs`: name -> { kind, label, group, ... }. `change(name, value)` is called while a slider moves.
+ * `axes`: the controls that are offered, name -> their values, or null for all values; left out, all controls.
  * Returns { element, show(values, used) }: `used` names the controls that matter now; the others are hidden.
  */
-export function controls(specs, change) {
+export function controls(specs, change, axes = null) {
   const groups = new Map();
   const made = {};
   for (const [name, spec] of Object.entries(specs)) {
-    const control = KINDS[spec.kind](spec, (value) => change(name, value));
+    if (axes && !(name in axes)) continue;
+    const control = KINDS[spec.kind](narrowed(spec, axes && axes[name]), (value) => change(name, value));
     const label = make("label", {}, make("span", { textContent: spec.label }), ...control.parts);
     control.input.dataset.control = name;
     made[name] = { ...control, label };
@@ -77,11 +89,14 @@ export function controls(specs, change) {
     groups.get(group).append(label);
   }
   const element = make("div", { className: "mpo-row" }, ...groups.values());
+  // JupyterLab takes no keystroke for a command of its own where an element says so.
+  for (const { input } of Object.values(made)) input.dataset.lmSuppressShortcuts = "true";
   const show = (values, used) => {
     for (const [name, control] of Object.entries(made)) {
       control.set(values[name]);
-      control.label.hidden = !used.has(name);
+      if (control.label.hidden === used.has(name)) control.label.hidden = !used.has(name);
     }
+    element.dataset.values = JSON.stringify(values); // for tests, and for whoever looks
   };
   return { element, show };
 }

@@ -1,0 +1,37 @@
+/**
+ * A view as a live widget of Jupyter. The picture is computed here, where it is seen: moving a control waits for nobody.
+ * The kernel is told what the controls hold, and may move them.
+ *
+ * The model holds `data`, what the view's `mount` is given, and `values`, those of its controls.
+ */
+export function liveView(mount, method) {
+  function render({ model, el }) {
+    let view = null;
+
+    function tell(values) {
+      model.set("values", values);
+      model.save_changes();
+    }
+
+    function start() {
+      if (view) view.destroy();
+      view = mount(el, { ...model.get("data"), values: model.get("values") }, method, tell);
+    }
+
+    function move() {
+      const now = view.values ? view.values() : {};
+      const wanted = model.get("values");
+      if (Object.keys(wanted).some((name) => now[name] !== wanted[name])) view.set(wanted);
+    }
+
+    start();
+    model.on("change:data", start);
+    model.on("change:values", move);
+    return () => {
+      model.off("change:data", start);
+      model.off("change:values", move);
+      view.destroy();
+    };
+  }
+  return { render };
+}
