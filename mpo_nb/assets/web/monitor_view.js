@@ -1,13 +1,13 @@
 /**
  * Curves of training runs as a grid of small charts: one metric each, one colour for each run, one step in all of them.
  *
- * mount(element, data) draws into an element and returns { set, update, values, numbers, destroy }.
+ * mount(element, data, method, tell) draws into an element and returns { set, update, values, numbers, destroy };
+ * `tell(values)` is called when the reader has moved a control.
  * data: { runs, groups, metrics, main, student, status, sentences, table, live, plotly, values }
  *   runs: [{ label, group, last, columns: { step: [...], reward: [...], ... } }], null where nothing was recorded
  *   groups: [{ name, colour, dash, symbol }], configurations; their runs differ in the seed alone
  *   metrics: [[key, name, "share" | "number"], ...]; main: the keys of the grid
  *   student[n]: the factor of Student's 95% interval of a mean over n seeds
- *   changed(values): called when the reader has moved a control
  */
 
 import { chart, lastUpTo, loadPlotly } from "./charts.js";
@@ -120,7 +120,8 @@ export function chartRange(groups) {
   };
   let [low, high] = ends(groups.flatMap(({ lines }) => lines.map((line) => line.values)));
   if (!(high >= low)) return null;
-  const height = high - low || Math.max(Math.abs(high), 1e-3) * 0.2;
+  const size = Math.max(Math.abs(high), 1e-3);
+  const height = high - low > 1e-9 * size ? high - low : 0.2 * size;
   const [below, above] = ends(groups.flatMap(({ band }) => (band ? [band.low, band.high] : [])));
   if (above >= below) {
     low = Math.max(Math.min(low, below), low - 0.5 * height);
@@ -170,8 +171,8 @@ function tracesOf(groups, looks, hidden) {
       traces.push({
         ...shape,
         mode: "lines",
-        x: [...steps, ...steps.toReversed()],
-        y: [...thinned(band.low), ...thinned(band.high).toReversed()],
+        x: [...steps, ...[...steps].reverse()],
+        y: [...thinned(band.low), ...[...thinned(band.high)].reverse()],
         fill: "toself",
         fillcolor: colour.replace("rgb(", "rgba(").replace(")", ",.16)"),
         line: { width: 0 },
@@ -194,8 +195,15 @@ function tracesOf(groups, looks, hidden) {
   return traces;
 }
 
+/** How plotly writes the marks of an axis. */
+function tickForm(form, range) {
+  if (form === "share") return ".3~%";
+  return range && Math.abs(range[1]) >= 1e4 ? ".3~s" : ".4~g";
+}
+
 /** plotly's layout of a chart. */
 function layoutOf(spec, groups, steps, colour, height, foot) {
+  const range = chartRange(groups);
   const axis = { gridcolor: "rgba(128,128,128,.22)", zeroline: false, tickfont: { size: 11 } };
   return {
     height,
@@ -211,12 +219,7 @@ function layoutOf(spec, groups, steps, colour, height, foot) {
       tickformat: ",d",
       title: { text: foot ? "training step" : "", font: { size: 11 }, standoff: 4 },
     },
-    yaxis: {
-      ...axis,
-      range: chartRange(groups),
-      nticks: 5,
-      tickformat: spec.form === "share" ? ".3~%" : ".4~g",
-    },
+    yaxis: { ...axis, range, nticks: 5, tickformat: tickForm(spec.form, range) },
   };
 }
 
@@ -260,7 +263,7 @@ function controlSpecs(data) {
       : {}),
     smooth: {
       kind: "slider",
-      label: "Mean over the last",
+      label: "Smoothing, mean over the last",
       low: 1,
       high: 20,
       step: 1,
@@ -270,12 +273,12 @@ function controlSpecs(data) {
   };
 }
 
-export function mount(element, given) {
+export function mount(element, given, _method = null, tell = null) {
   let data = given;
   const values = { metric: "main", second: "none", seeds: "mean", smooth: 1, follow: false, ...data.values };
   const hidden = new Set(); // groups that the reader has put out
   const made = new Map(); // key -> chart and its caption
-  const state = { Plotly: null, charts: [], step: null, range: null, specs: "" };
+  const state = { Plotly: null, charts: [], step: null, range: null, specs: "", painting: null, again: false };
   const words = make("p", { className: "mpo-words" });
   const told = make("p", { className: "mpo-note", hidden: true });
   const legend = make("div", { className: "mpo-runs" });
@@ -304,7 +307,7 @@ export function mount(element, given) {
     const text = JSON.stringify(specs);
     if (text !== state.specs) {
       state.specs = text;
-      panel = controls(specs, (name, value) => change({ [name]: value }, true));
+      panel = controls(specs, (name, value) => change({ [name]: value }, true), data.axes);
       place.replaceChildren(panel.element);
     }
     panel.show(values, used());
@@ -341,56 +344,77 @@ export function mount(element, given) {
     return state.range || [-0.02 * reach, 1.02 * reach];
   }
 
-  async function paintCharts() {
+  /** The charts that are wanted, in their places. */
+  function placeCharts() {
     state.charts = chartsOf(data, values);
-    const entries = state.charts.map(chartFor);
-    const figures = entries.map(({ figure }) => figure);
+    const figures = state.charts.map((spec) => chartFor(spec).figure);
     if (figures.some((figure, i) => grid.children[i] !== figure) || grid.children.length !== figures.length) {
       grid.replaceChildren(...figures);
     }
     grid.classList.toggle("single", figures.length < 3);
-    const Plotly = state.Plotly;
-    if (!Plotly) return;
-    const colour = getComputedStyle(root).color;
-    const height = figures.length < 3 ? 330 : 158;
-    await Promise.all(
-      state.charts.map((spec, i) => {
-        const shown = spec.groups.filter((_, g) => !hidden.has(g));
-        const layout = layoutOf(spec, shown, stepsRange(), colour, height, figures.length < 3);
-        return entries[i].paint(Plotly, tracesOf(spec.groups, data.groups, hidden), layout);
-      }),
-    );
-    mark();
   }
 
-  /** Every chart shows the step that is pointed at, or else the last one. */
+  /** A chart is drawn only where something in it has changed. */
+  async function paintChart(spec, large) {
+    const entry = chartFor(spec);
+    const shown = spec.groups.filter((_, g) => !hidden.has(g));
+    const traces = tracesOf(spec.groups, data.groups, hidden);
+    const colour = getComputedStyle(root).color;
+    const layout = layoutOf(spec, shown, stepsRange(), colour, large ? 330 : 150, large);
+    const text = JSON.stringify([traces, layout]);
+    if (entry.drawn === text) return;
+    entry.drawn = text;
+    await entry.paint(state.Plotly, traces, layout);
+    markChart(spec);
+    await new Promise((resolve) => setTimeout(resolve)); // a slider that is being dragged moves on meanwhile
+  }
+
+  async function paintAll() {
+    await null; // not before the promise of this drawing is noted down
+    do {
+      state.again = false;
+      placeCharts();
+      for (const spec of state.Plotly ? state.charts : []) await paintChart(spec, state.charts.length < 3);
+      mark();
+    } while (state.again);
+    state.painting = null;
+  }
+
+  /** One drawing at a time; what changes meanwhile is drawn after it, once. */
+  function paintCharts() {
+    placeCharts();
+    state.again = true;
+    state.painting ||= paintAll();
+    return state.painting;
+  }
+
+  /** A chart shows the step that is pointed at; its title shows the values there, or else the last ones. */
+  function markChart(spec) {
+    const entry = made.get(spec.key);
+    const read = [];
+    spec.groups.forEach(({ lines }, g) => {
+      if (hidden.has(g)) return;
+      for (const { name, steps, values: ys } of lines.filter((line) => !line.thin)) {
+        const i = lastUpTo(steps, state.step === null ? Infinity : state.step + 1e-9);
+        if (i < 0) continue;
+        const colour = data.groups[g].colour;
+        read.push({ colour, name, x: steps[i], y: ys[i], text: valueText(ys[i], spec.form) });
+      }
+    });
+    entry.mark(state.step, state.step === null ? [] : read);
+    entry.read.replaceChildren(
+      ...read.slice(0, READ).map(({ colour, name, text }) => {
+        const item = make("span", { textContent: text, title: name });
+        item.style.setProperty("--run", colour);
+        return item;
+      }),
+    );
+    const spoken = read.map(({ name, text }) => `${name} ${text}`).join(", ");
+    entry.figure.setAttribute("aria-label", `${spec.name}: ${spoken || "nothing recorded"}`);
+  }
+
   function mark() {
-    for (const spec of state.charts) {
-      const entry = made.get(spec.key);
-      const dots = [];
-      const read = [];
-      spec.groups.forEach(({ lines }, g) => {
-        if (hidden.has(g)) return;
-        const { colour } = data.groups[g];
-        const leading = lines.filter((line) => !line.thin);
-        for (const line of leading) {
-          const i = lastUpTo(line.steps, state.step === null ? Infinity : state.step + 1e-9);
-          if (i < 0) continue;
-          dots.push({ x: line.steps[i], y: line.values[i], colour });
-          read.push({ colour, name: line.name, text: valueText(line.values[i], spec.form) });
-        }
-      });
-      entry.mark(state.step, state.step === null ? [] : dots);
-      entry.read.replaceChildren(
-        ...read.slice(0, READ).map(({ colour, name, text }) => {
-          const item = make("span", { textContent: text, title: name });
-          item.style.setProperty("--run", colour);
-          return item;
-        }),
-      );
-      const spoken = read.map(({ name, text }) => `${name} ${text}`).join(", ");
-      entry.figure.setAttribute("aria-label", `${spec.name}: ${spoken || "nothing recorded"}`);
-    }
+    state.charts.forEach(markChart);
     const last = Math.max(0, ...data.runs.map((run) => run.columns.step.at(-1) || 0));
     root.dataset.step = state.step === null ? "" : state.step;
     legend.dataset.step = state.step === null ? `values at the last step, ${last}` : `values at step ${state.step}`;
@@ -469,7 +493,7 @@ export function mount(element, given) {
 
   function change(next, byHand = false) {
     Object.assign(values, next);
-    if (byHand && data.changed) data.changed({ ...values });
+    if (byHand && tell) tell({ ...values });
     return paint();
   }
 
