@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..checks import check_texts
-from .style import series_style, style_panels
+from .style import run_series, series_style, style_panels
 from ..evaluation.sweep_outcomes import seed_interval
 
 # %% ../../nbs/lib/drawing/seeds.ipynb #1f65806f
@@ -36,8 +36,10 @@ def seed_traces(
     lines: int,  # how many there are
     name: str = "",  # of the line
     joined: bool = True,  # whether a line joins the means
+    number: int | None = None,  # of its series, which gives the colour; default: i
 ) -> tuple[go.Scatter, go.Scatter]:  # the seeds, and their means with intervals
     "One line of a panel."
+    number = i if number is None else number
     shift = 0.5 * ((i + 0.5) / lines - 0.5)
     left = shift - 0.12 / lines
     means = [(at + shift, *seed_interval(values)) for at, values in enumerate(groups) if values]
@@ -50,7 +52,7 @@ def seed_traces(
         showlegend=False,
         hoverinfo="skip",
         legendgroup=name,
-        marker=series_style(i, size=4)["marker"],
+        marker=series_style(number, size=4)["marker"],
     )
     mean = go.Scatter(
         x=[at for at, _, _ in means],
@@ -61,7 +63,7 @@ def seed_traces(
         showlegend=False,
         mode="lines+markers" if joined else "markers",
         hovertemplate="%{y:.3g}<extra>" + name + "</extra>",
-        **series_style(i, width=2),
+        **series_style(number, width=2),
     )
     return seeds, mean
 
@@ -88,6 +90,13 @@ def _panel_titles(columns: Mapping[str, str], across: str | None, panels: Sequen
     varied = across.replace("_", " ")
     return [f"{title}, {varied} {_word(panel)}" for title in columns.values() for panel in panels]
 
+
+def _line_numbers(lines: Sequence[Any]) -> list[int]:
+    "The series of each line: that of the run whose name it bears; lines that are numbers come one after the other."
+    if all(isinstance(line, str) for line in lines):
+        return list(run_series(lines).values())
+    return list(range(len(lines)))
+
 # %% ../../nbs/lib/drawing/seeds.ipynb #b525f200
 def seed_figure(
     frame: pd.DataFrame,  # of `outcomes`
@@ -112,11 +121,12 @@ def seed_figure(
         vertical_spacing=0.36 / max(2, len(columns)),
         subplot_titles=_panel_titles(columns, across, panels),
     )
+    numbers = _line_numbers(lines)
     places = product(enumerate(columns, 1), enumerate(panels, 1), enumerate(lines))
     for (row, column), (col, panel), (i, line) in places:
         runs = _rows_of(_rows_of(frame, across, panel), by, line)
         name = "" if line is None else _word(line)
-        seeds, mean = seed_traces(seed_groups(runs, x, labels, column), i, len(lines), name, joined)
+        seeds, mean = seed_traces(seed_groups(runs, x, labels, column), i, len(lines), name, joined, numbers[i])
         mean.showlegend = bool(name) and row == col == 1
         figure.add_traces([seeds, mean], rows=row, cols=col)
         if column in percent:
