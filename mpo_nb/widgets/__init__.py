@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BlockExplorer', 'CreditExplorer', 'RatioLab', 'RolloutBrowser', 'TrainingMonitor', 'block_view', 'credit_view',
-           'weight_map', 'window_slides']
+           'reader_view', 'weight_map', 'window_slides']
 
 # %% ../../nbs/lib/widgets/index.ipynb #wface00
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpo_nb.widgets.block_explorer import BlockExplorer
     from mpo_nb.widgets.credit_explorer import CreditExplorer
     from mpo_nb.widgets.ratio_lab import RatioLab
+    from mpo_nb.widgets.reader import reader_view
     from mpo_nb.widgets.rollout_browser import RolloutBrowser
     from mpo_nb.widgets.training_monitor import TrainingMonitor
     from mpo_nb.widgets.views import block_view, credit_view, weight_map, window_slides
@@ -28,6 +29,7 @@ __getattr__, __dir__ = offer(
         "block_explorer": "BlockExplorer",
         "credit_explorer": "CreditExplorer",
         "ratio_lab": "RatioLab",
+        "reader": "reader_view",
         "rollout_browser": "RolloutBrowser",
         "training_monitor": "TrainingMonitor",
         "views": "block_view credit_view weight_map window_slides",
@@ -43,6 +45,7 @@ _all_ = [
     "TrainingMonitor",
     "block_view",
     "credit_view",
+    "reader_view",
     "weight_map",
     "window_slides",
 ]
