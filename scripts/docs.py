@@ -10,8 +10,10 @@ host for anything. The pages show stored outputs: no notebook is run."""
 
 import ast
 import contextlib
+import csv
 import html
 import io
+import json
 import os
 import re
 import shutil
@@ -19,18 +21,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+from reference import entries, markdown
+
 ROOT = Path(__file__).resolve().parent.parent
 MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 EXPECTED = re.compile("output-file|html-math-method")  # options that quarto reads and smalldocs does not
-SHOW_DOC = re.compile(r"^show_doc\(", re.MULTILINE)
+DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
+PRIVATE = re.compile(r"\[(`_\w*`)\]\([^)]*\)")  # a link to what has no entry
+IMPORTS = ("import ", "from ", "if TYPE_CHECKING")
 LINK = re.compile(r"\[(.*?)\]\([^)]*\)")
-HEADING = re.compile(r"^#+ .*$", re.MULTILINE)
 FONTS = re.compile(r"""@import\s+(?:url\(\s*)?(["']?)(?:https?:)?//[^"')]*\1\s*\)?[^;]*;""")
+# On the page for one's own text: no connection to any other host, whatever a script there might do.
+NOTHING_LEAVES = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'self' 'unsafe-inline' data: blob:;"
+    " form-action 'none'\">"
+)
 KATEX = re.compile(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\n?")
 
 
 def prepare() -> Path:
-    "What `nbdev_proc_nbs` does, less its attempt to install quarto: pages in _proc, with API documentation."
+    """What `nbdev_proc_nbs` does, less its attempt to install quarto and its own documentation of symbols, for which
+    it would run code: pages in _proc, documented from the source alone."""
     import plotly
     from nbdev.config import get_config
     from nbdev.quarto import refresh_quarto_yml
@@ -44,7 +55,7 @@ def prepare() -> Path:
         pages = proc_nbs(n_workers=0, force=True)
     if not (pages / "index.ipynb").exists():
         raise SystemExit(f"docs: nbdev wrote no index page from {get_config().nbs_path}")
-    title_sources(pages)
+    document_sources(pages)
     write_reference(pages)
     return pages
 
@@ -73,41 +84,80 @@ def symbols(module: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def title_sources(pages: Path):
-    """Puts nbdev's headings for symbols above their source, each with a link to it; the signature that nbdev adds would
-    say the same again."""
+def exported_code(path: Path) -> set[str]:
+    "What a notebook exports, cell by cell, without directives."
+    import nbformat
+
+    cells = nbformat.read(path, as_version=4).cells
+    return {DIRECTIVE.sub("", c.source).strip() for c in cells if c.source.lstrip().startswith("#| export")}
+
+
+def defined(source: str) -> list[str]:
+    "The functions and classes that a cell defines."
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a magic
+        return []
+    return [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+
+
+def example_cells(cells: list, exported: set[str], names: set[str]) -> dict[int, list[str]]:
+    "The cell that shows each symbol first, after its definition: place -> names."
+    waiting: list[str] = []
+    found: dict[int, list[str]] = {}
+    for place, cell in enumerate(cells):
+        if cell.cell_type != "code":
+            continue
+        source = DIRECTIVE.sub("", cell.source).strip()
+        if source in exported:
+            waiting += [name for name in defined(source) if name in names]
+            continue
+        shown = [name for name in waiting if re.search(rf"\b{name}\b", source) and not source.startswith(IMPORTS)]
+        waiting = [name for name in waiting if name not in shown]
+        if shown:
+            found[place] = shown
+    return found
+
+
+def document_sources(pages: Path):
+    """Above each exported function and class what is to be known of it, with a link to its source and to the cell that
+    shows it; below, the source itself, folded."""
     import nbformat
     from nbdev.config import get_config
+    from nbdev.doclinks import NbdevLookup
+    from nbformat.v4 import new_markdown_cell
 
     config = get_config()
-    for path in pages.rglob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
+    linked = NbdevLookup().linkify
+    for original in (ROOT / "nbs" / "lib").rglob("*.ipynb"):
+        page = pages / original.relative_to(ROOT / "nbs")
+        if not page.exists():
+            continue
+        first = next(c.source for c in nbformat.read(original, 4).cells if c.source.startswith("#| default_exp"))
+        module = ROOT / config.lib_name / f"{first.split()[-1].replace('.', '/')}.py"
+        address = f"{config.git_url}/blob/{config.branch}/{module.relative_to(ROOT).as_posix()}"
+        known = entries(module)
+        exported = exported_code(original)
+        notebook = nbformat.read(page, as_version=4)
+        examples = example_cells(notebook.cells, exported, set(known))
+        anchors = {name: f"example-{names[0].lower()}" for names in examples.values() for name in names}
         cells = []
-        lines = {}
-        for cell in notebook.cells:
-            if cell.source.startswith("#| default_exp"):
-                module = ROOT / config.lib_name / f"{cell.source.split()[-1].replace('.', '/')}.py"
-                lines = {name: line for name, (line, _) in symbols(module).items()}
-            elif cell.cell_type == "code" and SHOW_DOC.search(cell.source):
-                heading = HEADING.search("".join(cell.outputs[0].data["text/markdown"]))[0]
-                name = heading.split()[-1]
-                source = (
-                    f"{config.git_url}/blob/{config.branch}/{module.relative_to(ROOT).as_posix()}#L{lines[name]}"
-                    if name in lines
-                    else ""
-                )
-                titled = nbformat.v4.new_markdown_cell(
-                    heading + (f"\n\n[source]({source}){{.source}}" if source else ""),
-                    metadata=dict(line=lines.get(name, 0)),
-                )
-                above = next(i for i in reversed(range(len(cells))) if cells[i].cell_type == "code")
-                while above and cells[above - 1].metadata.get("line", 0) > titled.metadata.line > 0:
-                    above -= 1  # several from one cell: in the order of the source
-                cells.insert(above, titled)
-            else:
-                cells.append(cell)
+        for place, cell in enumerate(notebook.cells):
+            source = DIRECTIVE.sub("", cell.source).strip()
+            if place in examples:
+                names = ", ".join(f"`{name}`" for name in examples[place])
+                cells.append(new_markdown_cell(f"[Example: {names}]{{#{anchors[examples[place][0]]} .example}}"))
+            if cell.cell_type == "code" and source in exported:
+                names = defined(source)
+                for name in names:
+                    if name in known:
+                        text = markdown(known[name], f"{address}#L{known[name].line}", anchors.get(name, ""))
+                        cells.append(new_markdown_cell(PRIVATE.sub(r"\1", linked(text))))
+                what = ", ".join(names) or ("imports" if source.startswith(IMPORTS) else "what is defined beside")
+                cell.source = f'#| code-fold: true\n#| code-summary: "Source: {what}"\n{source}'
+            cells.append(cell)
         notebook.cells = cells
-        nbformat.write(notebook, path)
+        nbformat.write(notebook, page)
 
 
 def write_reference(pages: Path):
@@ -221,9 +271,46 @@ def finish(site: Path) -> int:
         if page.name == "404.html":  # shown in place of any page, at any depth: its links begin at the site's root
             text = text.replace("<head>", f'<head>\n<base href="{config.doc_baseurl}/">', 1)
         page.write_text(text, encoding="utf-8")
+    own = site / "learn" / "your_own_text.html"
+    own.write_text(own.read_text(encoding="utf-8").replace("<head>", f"<head>\n{NOTHING_LEAVES}", 1), encoding="utf-8")
+    write_index(site)
     for sheet in site.rglob("*.css"):
         sheet.write_text(FONTS.sub("", sheet.read_text(encoding="utf-8")), encoding="utf-8")
     return len(pages)
+
+
+def without_sources(known: list[dict[str, str]]) -> list[dict[str, str]]:
+    "The index without folded sources, so that a search is quick and finds words that are read."
+    for notebook in (ROOT / "nbs" / "lib").rglob("*.ipynb"):
+        page = notebook.relative_to(ROOT / "nbs").with_suffix(".html").as_posix()
+        codes = [" ".join(code.split()) for code in exported_code(notebook)]
+        for entry in known:
+            if entry["href"].partition("#")[0] == page:
+                for code in codes:
+                    entry["text"] = entry["text"].removeprefix("source ").replace(code, "")
+    return known
+
+
+def words_entries(known: list[dict[str, str]]) -> list[dict[str, str]]:
+    "What people call things, from nbs/search_words.csv, as entries of the search index."
+    titles = {entry["href"].partition("#")[0]: entry["title"] for entry in reversed(known)}
+    added = []
+    with open(ROOT / "nbs" / "search_words.csv", encoding="utf-8", newline="") as f:
+        for row in csv.DictReader(f):
+            title = titles.get(row["page"].partition("#")[0])
+            if title is None:
+                raise SystemExit(f"docs: nbs/search_words.csv names {row['page']}, which is no page of the site")
+            words = " \u00b7 ".join(word.strip() for word in row["words"].split(";"))
+            entry = dict(title=title, section=words, text=row["answer"])
+            added.append(dict(objectID=f"{row['page']}?{words}", href=row["page"]) | entry)
+    return added
+
+
+def write_index(site: Path):
+    "The search index: people's words first, then the pages, without sources."
+    index = site / "search.json"
+    known = without_sources(json.loads(index.read_text(encoding="utf-8")))
+    index.write_text(json.dumps(words_entries(known) + known, ensure_ascii=False), encoding="utf-8")
 
 
 def main():

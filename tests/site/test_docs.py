@@ -2,9 +2,14 @@
 anything."""
 
 import ast
+import csv
+import html
+import inspect
+import json
 import os
 import re
 import shutil
+import struct
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -12,6 +17,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from mpo_nb import actions, losses
+from mpo_nb.runs import trace_files
 
 pytestmark = [
     pytest.mark.slow,
@@ -133,6 +141,73 @@ def test_images_have_a_text(site, pages):
     for path, page in pages.items():
         bare = [image for image in re.findall(r"<img\b[^>]*>", page.text) if not re.search(r'\balt="[^"]{3,}"', image)]
         assert not bare, f"{path.relative_to(site)}: {bare}"
+
+
+def test_people_s_words_lead_somewhere(root, site, pages):
+    "Each row of nbs/search_words.csv names a page and an anchor that exist, and stands in the index of the search."
+    index = json.loads((site / "search.json").read_text(encoding="utf-8"))
+    with open(root / "nbs" / "search_words.csv", encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) > 30 and len(index) > 1000
+    for row in rows:
+        name, _, anchor = row["page"].partition("#")
+        assert not anchor or anchor in pages[site / name].ids, row["page"]
+        assert any(row["words"].split(";")[0] in entry["section"] for entry in index if entry["href"] == row["page"])
+    sources = [entry["objectID"] for entry in index if "def policy_loss(" in entry["text"]]
+    assert not sources, f"sources in the index: {sources}"
+
+
+def test_a_link_to_the_site_has_a_picture(site, pages):
+    text = pages[site / "index.html"].text
+    assert re.search(r'<meta property="og:image" content="https://[^"]+/images/card.png">', text)
+    assert '<meta name="twitter:card" content="summary_large_image">' in text
+    header = (site / "images" / "card.png").read_bytes()[:24]
+    assert struct.unpack(">II", header[16:24]) == (1200, 630)
+
+
+def test_pages_have_titles_of_their_own(root):
+    titles = {}
+    for path in (root / "nbs").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in path.parts:
+            first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
+            titles.setdefault("".join(first).splitlines()[0], []).append(path.name)
+    assert {title: names for title, names in titles.items() if len(names) > 1} == {}
+
+
+def plain(text: str) -> str:
+    "A page's piece without its markup."
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_an_entry_says_what_the_source_says(root, site):
+    "Signature, each parameter with its comment, what is returned and raised; the source is folded below."
+    checked = 0
+    for page, module in (("losses", losses), ("actions", actions), ("runs/trace_files", trace_files)):
+        text = (site / "lib" / f"{page}.html").read_text(encoding="utf-8")
+        for name in module.__all__:
+            function = getattr(module, name)
+            if not inspect.isfunction(function):
+                continue
+            start = text.index(f'id="{name.lower()}"')
+            entry = text[start : text.index('<details class="code-fold">', start)]
+            said = plain(entry)
+            assert f"{name} (" in said or f"{name}(" in said.replace(" ", ""), name
+            source = inspect.getsource(function)
+            for parameter in inspect.signature(function).parameters:
+                assert f">{parameter}</code>" in re.sub(r"<a [^>]*>|</a>", "", entry), (name, parameter)
+            comment = re.search(r"^    \w+: .*?,  # ([\w ]+)", source, re.MULTILINE)
+            assert not comment or comment[1].strip() in said, (name, comment[1])
+            assert ("Raises" in said) == ("Raise" in (function.__doc__ or "")), name
+            returned = inspect.signature(function).return_annotation
+            assert ("Returns" in said) == (returned not in (None, "None")), name
+            folded = text[text.index('<details class="code-fold">', start) :]
+            assert name in plain(folded[: folded.index("</summary>")]), name
+            checked += 1
+    assert checked > 20
+    losses_page = (site / "lib" / "losses.html").read_text(encoding="utf-8")
+    assert 'href="#example-policy_loss"' in losses_page and 'id="example-policy_loss"' in losses_page
+    shown = re.sub(r'<details class="code-fold">.*?</details>', "", losses_page, flags=re.DOTALL)
+    assert "def policy_loss" not in plain(shown)
 
 
 def test_every_symbol_has_its_documentation_and_source(root, site, pages):

@@ -89,7 +89,18 @@ LOOK = r"""() => {
   const words = [...document.querySelectorAll('main p, main li, main td')].map(prose)
   const drawn = '.main-svg .trace, .main-svg .points, .main-svg .bars, .main-svg path'
   const plots = [...document.querySelectorAll('.js-plotly-plot')].filter(p => !folded(p) && shown(p))
+  // Past the window's edge, with no box of its own to scroll in.
+  const boxed = e => { for (e = e.parentElement; e; e = e.parentElement) {
+    if (/auto|scroll|hidden|clip/.test(getComputedStyle(e).overflowX)) return e !== document.body } return false }
+  const over = [...document.querySelectorAll('main *')].filter(e => shown(e) && !folded(e) &&
+    e.getBoundingClientRect().right > innerWidth + 1 && e.getBoundingClientRect().width > 1 && !boxed(e))
+  // A box that hides what is too wide for it hides text, unless it says so with an ellipsis.
+  const hides = e => getComputedStyle(e).overflowX === 'hidden' && getComputedStyle(e).textOverflow !== 'ellipsis'
+  const cut = [...document.querySelectorAll('main pre, main table, main p, main li, main math, main div')].filter(e =>
+    shown(e) && !folded(e) && !e.closest('.js-plotly-plot, svg') && hides(e) && e.scrollWidth > e.clientWidth + 2)
   return {
+    over: over.slice(0, 3).map(e => e.outerHTML.slice(0, 120)),
+    cut: cut.slice(0, 3).map(e => e.outerHTML.slice(0, 120)),
     wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
     pictures: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src),
     formulas: formulas.filter(e => { const b = e.getBoundingClientRect(); return b.width < 2 || b.height < 2 }).length,
@@ -172,17 +183,78 @@ def test_text_is_readable_in_both_themes(visit, name):
     assert papers[0] == papers[3] != papers[1] == papers[2]
 
 
-def test_search_finds_a_method(visit, address):
-    page = visit("learn/faq.html")
+FOUND = """() => [".search-result-title", ".search-result-section", ".search-result-text", ".search-result-text mark",
+  "#quarto-search input"].map(s => document.querySelector(s)).filter(Boolean).map(e => {
+  const paper = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor
+    if (!/rgba\\(.*, (0|0\\.[0-4]\\d*)\\)/.test(c)) return c } return "rgb(255, 255, 255)" }
+  return [e.className, getComputedStyle(e).color, paper(e)] })"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_search_finds_what_people_call_things_and_can_be_read(visit, scheme):
+    page = visit("learn/faq.html", scheme=scheme)
     box = page.locator("#quarto-search input").first
-    box.click()
-    box.press_sequentially("dual clip", delay=20)
-    result = page.locator(".search-result, .aa-Item a").first
-    result.wait_for(timeout=10_000)
+    wanted = {
+        "my own model": "learn/colab_gsm8k.html",
+        "entropy collapse": "learn/",
+        "my own reward": "lib/tasks/task.html",
+        "length bias": "learn/",
+        "resume": "learn/faq.html",
+        "policy_loss": "lib/losses.html#policy_loss",
+    }
+    papers = set()
+    for words, place in wanted.items():
+        box.fill(words)
+        mark = page.locator(".search-result", has_text=words).first
+        mark.wait_for(timeout=20_000)
+        first = page.locator(".search-result, .aa-Item a").first.get_attribute("href")
+        assert place in first, f"{words}: {first}"
+        found = page.evaluate(FOUND)
+        assert len(found) >= 4
+        papers.add(found[0][2])
+        pale = [(what, ink, paper) for what, ink, paper in found if contrast(ink, paper) < 4.5]
+        assert not pale, f"{words}, {scheme}: {pale}"
+    assert len(papers) == 1 and (contrast(papers.pop(), "rgb(255, 255, 255)") < 2) == (scheme == "light")
+    box.fill("dual clip")
+    result = page.locator(".search-result", has_text="dual").first
+    result.wait_for(timeout=20_000)
     result.click()
     page.wait_for_load_state()
-    assert page.url != f"{address}/learn/faq.html" and "dual clip" in page.locator("main").inner_text().lower()
+    assert "dual clip" in page.locator("main").inner_text().lower()
     assert [t for t in page.trouble if "passive" not in t] == []
+
+
+def test_the_sidebar_is_open_where_one_is(visit):
+    for name, section in (("lib/losses.html", "The method"), ("lib/runs/live.html", "Runs and traces")):
+        page = visit(name)
+        opened = page.locator("#quarto-sidebar .sidebar-item-section:has(> ul.show) > .sidebar-item-container")
+        assert [text.strip() for text in opened.all_inner_texts()] == [section]
+    other = page.locator("#quarto-sidebar .sidebar-item-section:has(> ul:not(.show))").first
+    other.locator("a").first.click()
+    other.locator("ul.show").wait_for()
+
+
+def test_formulas_are_set_in_the_site_s_own_font(visit):
+    page = visit("lib/losses.html")
+    page.wait_for_function("document.fonts.check('16px \"mpo mathematics\"')")
+    faces = page.evaluate("[...document.fonts].map(face => [face.family.replaceAll('\"', ''), face.status])")
+    assert ["mpo mathematics", "loaded"] in faces
+    assert "mpo mathematics" in page.evaluate("getComputedStyle(document.querySelector('main math')).fontFamily")
+
+
+def test_one_s_own_text_on_the_site(visit, address):
+    "It works below the page's own rule that nothing may leave, and the rule holds."
+    page = visit("learn/your_own_text.html", scheme="dark")
+    page.locator(".mpo-reader textarea").fill("One step. And another; then the end.")
+    page.get_by_text("9 tokens of your text").wait_for()
+    line = '{"tokens": ["4", "2"], "logps": [-0.5, -0.1], "old_logps": [-0.4, -0.2], "advantage": 1.5}\n'
+    file = dict(name="traces.jsonl", mimeType="application/json", buffer=line.encode())
+    page.locator(".mpo-drop input").set_input_files(file)
+    page.get_by_text("1 response read from traces.jsonl").wait_for()
+    page.locator("[data-view=credit]").click()
+    assert page.locator(".mpo-lane-view").is_visible() and page.trouble == []
+    asked = page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', error => String(error))")
+    assert "sent" not in asked and any("Content Security Policy" in said for said in page.trouble)
 
 
 def test_an_address_that_is_not_there(visit, address):

@@ -1,0 +1,232 @@
+"""The entry of a function or class on its page: signature, parameters, returns, raises, methods, example. All of it is
+read from the source: the comments beside the parameters, the annotations, the docstring."""
+
+import ast
+import io
+import re
+import tokenize
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'`(])")
+RAISES = re.compile(r"^Raises?\b\s*")
+ERROR = re.compile(r"\b(?:[A-Z]\w*(?:Error|Warning|Exit|Interrupt)|NotFinite)\b(?!`)")
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+@dataclass
+class Row:
+    "One parameter, or one field of a record."
+
+    name: str
+    type: str
+    default: str
+    note: str
+
+
+@dataclass
+class Entry:
+    "What a reader is told of one function, class or method."
+
+    name: str
+    line: int  # where it is defined, from 1
+    signature: str
+    about: str
+    raises: list[str]
+    rows: list[Row]
+    returns: str = ""
+    returns_note: str = ""
+    methods: list["Entry"] = field(default_factory=list)
+    kind: str = "function"
+
+
+def line_comments(text: str) -> dict[int, str]:
+    "The comment of each line that has one after its code."
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return {
+        t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT and t.line.strip()[0] != "#"
+    }
+
+
+def written(node: ast.AST | None) -> str:
+    "An annotation as text; nothing for none."
+    return "" if node is None else ast.unparse(node).strip("'")
+
+
+def default_text(node: ast.AST | None) -> str:
+    "A default as text: of a field that is made anew each time, what it is made by."
+    if isinstance(node, ast.Call) and written(node.func) == "field":
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        if "default_factory" in given:
+            maker = written(given["default_factory"])
+            return {"list": "[]", "dict": "{}"}.get(maker, f"{maker}()" if maker.isidentifier() else "...")
+        node = given.get("default")
+    return "" if node is None else ast.unparse(node)
+
+
+def docstring_parts(node: Definition) -> tuple[str, list[str]]:
+    "What a docstring says, and what it says is raised."
+    text = " ".join((ast.get_docstring(node) or "").split())
+    sentences = SENTENCE.split(text)
+    raised = [RAISES.sub("", s) for s in sentences if RAISES.match(s)]
+    return " ".join(s for s in sentences if not RAISES.match(s)), raised
+
+
+def parameters(node: ast.FunctionDef, comments: dict[int, str]) -> list[Row]:
+    "The parameters of a function, each with the comment of its line; `self` and `cls` are not among them."
+    a = node.args
+    plain = a.posonlyargs + a.args
+    defaults = [None] * (len(plain) - len(a.defaults)) + a.defaults
+    given = [("", arg, default) for arg, default in zip(plain, defaults)]
+    given += [("*", a.vararg, None)] if a.vararg else []
+    given += [("", arg, default) for arg, default in zip(a.kwonlyargs, a.kw_defaults)]
+    given += [("**", a.kwarg, None)] if a.kwarg else []
+    rows = []
+    for stars, arg, default in given:
+        if arg.arg in ("self", "cls") and not rows:
+            continue
+        last = default or arg.annotation or arg
+        alone = arg.lineno != node.lineno  # a comment of the first line is about what is returned
+        note = comments.get(last.end_lineno, "") if alone else ""
+        rows.append(Row(stars + arg.arg, written(arg.annotation), default_text(default), note))
+    return rows
+
+
+def signature(name: str, node: ast.FunctionDef) -> str:
+    "A call with its defaults; the types stand in the table."
+    shown = ast.parse(ast.unparse(node)).body[0].args
+    for arg in [*shown.posonlyargs, *shown.args, *shown.kwonlyargs, shown.vararg, shown.kwarg]:
+        if arg is not None:
+            arg.annotation = None
+    if shown.args and shown.args[0].arg in ("self", "cls"):
+        shown.args = shown.args[1:]
+    returned = f" -> {written(node.returns)}" if node.returns is not None else ""
+    return f"{name}({ast.unparse(shown)}){returned}"
+
+
+def function_entry(node: ast.FunctionDef, comments: dict[int, str], owner: str = "") -> Entry:
+    "The entry of a function or method."
+    about, raised = docstring_parts(node)
+    decorators = {written(d).split(".")[-1] for d in node.decorator_list}
+    is_property = bool(decorators & {"property", "cached_property"})
+    name = f"{owner}.{node.name}" if owner else node.name
+    returns = written(node.returns)
+    note = comments.get(node.returns.end_lineno, "") if node.returns is not None else ""
+    return Entry(
+        name,
+        node.lineno,
+        f"{name}: {returns}" if is_property else signature(name, node),
+        about,
+        raised,
+        parameters(node, comments),
+        "" if returns == "None" else returns,
+        note,
+        kind="property" if is_property else "method" if owner else "function",
+    )
+
+
+def fields_of(node: ast.ClassDef, comments: dict[int, str]) -> list[Row]:
+    "The fields of a record."
+    found = []
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id[0] != "_":
+            note = comments.get(item.end_lineno, "")
+            found.append(Row(item.target.id, written(item.annotation), default_text(item.value), note))
+    return found
+
+
+def class_entry(node: ast.ClassDef, comments: dict[int, str]) -> Entry:
+    "The entry of a class: how it is made, its fields, and its public methods."
+    about, raised = docstring_parts(node)
+    functions = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    made = next((f for f in functions if f.name == "__init__"), None)
+    rows = parameters(made, comments) if made else fields_of(node, comments)
+    call = signature(node.name, made).removesuffix(" -> None") if made else node.name
+    if not made and rows:
+        call += "(" + ", ".join(f"{r.name}={r.default}" if r.default else r.name for r in rows) + ")"
+    if made and made.body:
+        raised += docstring_parts(made)[1]
+    public = [f for f in functions if f.name[0] != "_" or f.name == "__call__"]
+    methods = [function_entry(f, comments, node.name) for f in public]
+    return Entry(node.name, node.lineno, call, about, raised, rows, methods=methods, kind="class")
+
+
+def public_names(tree: ast.Module) -> list[str]:
+    "What `__all__` names."
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
+
+def entries(module: Path) -> dict[str, Entry]:
+    "The entries of what a module exports, in the order of its source."
+    text = module.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    comments = line_comments(text)
+    public = set(public_names(tree))
+    found = {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in public:
+            make = class_entry if isinstance(node, ast.ClassDef) else function_entry
+            found[node.name] = make(node, comments)
+    return found
+
+
+# As Markdown
+
+
+def cell(text: str) -> str:
+    "A text that may stand in a table."
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def code(text: str) -> str:
+    "A piece of code in a line."
+    return f"`{cell(text)}`" if text else ""
+
+
+def table(rows: list[Row], first: str) -> list[str]:
+    "Parameters or fields as a table, with the columns that say something."
+    if not any(row.type or row.note for row in rows):
+        return []
+    columns = [(first, [f"`{row.name}`" for row in rows])]
+    columns += [("type", [code(row.type) for row in rows])]
+    columns += [("default", [code(row.default) for row in rows])]
+    columns += [("meaning", [cell(row.note) for row in rows])]
+    columns = [(title, values) for title, values in columns if any(values)]
+    lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(values) + " |" for values in zip(*(values for _, values in columns))]
+    return ["::: {.parameters}", *lines, ":::", ""]
+
+
+def returns_line(entry: Entry) -> list[str]:
+    "What is returned."
+    if not entry.returns or entry.kind == "property":
+        return [f"{entry.returns_note[:1].upper()}{entry.returns_note[1:]}.", ""] if entry.returns_note else []
+    return [f"**Returns** {code(entry.returns)}" + (f": {entry.returns_note}" if entry.returns_note else ""), ""]
+
+
+def raises_lines(entry: Entry) -> list[str]:
+    "What is raised, and when."
+    return [f"**Raises** {ERROR.sub(lambda m: f'`{m[0]}`', sentence)}\n" for sentence in entry.raises]
+
+
+def facts(entry: Entry) -> list[str]:
+    "All but the heading."
+    lines = ["```python", entry.signature, "```", ""]
+    if entry.about:
+        lines += [entry.about, ""]
+    lines += table(entry.rows, "field" if entry.kind == "class" and "=" in entry.signature else "parameter")
+    return lines + returns_line(entry) + raises_lines(entry)
+
+
+def markdown(entry: Entry, source: str, example: str = "") -> str:
+    "An entry as a piece of a page. `source` is an address, `example` an anchor of the page."
+    links = f"[source]({source}){{.source}}" if source else ""
+    lines = [f"### {entry.name} {{#{entry.name.lower()} .symbol}}", "", links, "", *facts(entry)]
+    for method in entry.methods:
+        lines += [f"#### {method.name} {{#{method.name.lower()} .symbol}}", "", *facts(method)]
+    if example:
+        lines += [f"[Example](#{example}){{.to-example}}", ""]
+    return "\n".join(lines)
