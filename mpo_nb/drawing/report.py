@@ -23,7 +23,15 @@ from .attempts import attempts_html, training_sentence
 from .outputs import script_json
 from .ratios import clipping_sentence, ratio_figure
 from .strip import credit_strip, strip_style
-from .style import accuracy_text, empty_figure, percent_text, series_colour, series_style, signed
+from mpo_nb.drawing.style import (
+    accuracy_text,
+    empty_figure,
+    percent_text,
+    run_series,
+    series_colour,
+    series_style,
+    signed,
+)
 from ..recipes import Recipe
 from ..runs.live import Runs
 from mpo_nb.runs.ratios import (
@@ -151,7 +159,7 @@ curve_figures = dict(
 
 # %% ../../nbs/lib/drawing/report.ipynb #6ce99ac1
 def _add_band(figure: go.Figure, points: list[dict[str, Any]], key: str, i: int, group: str) -> None:
-    "The interval around the i-th run's curve: along the lower ends, and back along the upper ones."
+    "The interval around the i-th series's curve: along the lower ends, and back along the upper ones."
     x = [p["step"] for p in points]
     figure.add_scatter(
         x=x + x[::-1],
@@ -202,7 +210,9 @@ def curve_figure(
     "One metric of every run over its steps, with its interval where the evaluations hold one."
     figure = empty_figure(form.title, "training step", form.y)
     figure.update_yaxes(**form.yaxis)
-    for i, run in enumerate(runs):
+    numbers = run_series([run.label for run in runs])
+    for run in runs:
+        i = numbers[run.label]
         points = [p for p in getattr(run, form.rows) if p.get(form.key) is not None]
         if not points:
             continue

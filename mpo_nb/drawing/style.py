@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['palette', 'up_colour', 'down_colour', 'text_colour', 'grid_colour', 'shade_colour', 'series_colour', 'series_style',
-           'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'signed', 'short_number',
-           'percent_text', 'accuracy_text']
+           'run_series', 'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'signed',
+           'short_number', 'percent_text', 'accuracy_text']
 
 # %% ../../nbs/lib/drawing/style.ipynb #50af70a7
 import math
+import re
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -55,6 +58,29 @@ def series_style(
         line=dict(color=series_colour(n), dash=_dashes[n], width=width),
         marker=dict(color=series_colour(n), symbol=_markers[n], size=size),
     )
+
+# %% ../../nbs/lib/drawing/style.ipynb #62b64b6d
+_places = dict(grpo=0, mpo=1, gspo=2, lpo=3, dapo=4, ppo=5, reinforce=6)  # recipe -> number of its series
+
+
+def _wanted_place(name: str) -> tuple[bool, int]:  # False first: the name is a recipe's own
+    "The series that a run's name asks for."
+    plain = re.sub(r" \(\d+ seeds\)$", "", name).lower()
+    word = re.split(r"[^a-z0-9]+", plain)[0]
+    return plain not in _places, _places.get(word, zlib.crc32(plain.encode()) % len(palette))
+
+
+def run_series(
+    names: Sequence[str],  # of the runs in a picture, or of their configurations
+) -> dict[str, int]:  # name -> number of its series, for `series_style` and `series_colour`
+    "The series of each run; the order of the names makes no difference."
+    wanted = {name: _wanted_place(name) for name in names}
+    numbers: dict[str, int] = {}
+    for name in sorted(wanted, key=lambda name: (wanted[name], name)):
+        taken = list(numbers.values())
+        places = [(wanted[name][1] + i) % len(palette) for i in range(len(palette))]
+        numbers[name] = min(places, key=taken.count)  # the first of those that fewest have
+    return {name: numbers[name] for name in wanted}
 
 # %% ../../nbs/lib/drawing/style.ipynb #a8daac87
 text_colour = "#777"

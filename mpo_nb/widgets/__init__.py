@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BeforeAfter', 'BlockExplorer', 'CreditExplorer', 'RatioLab', 'RolloutBrowser', 'SideBySide', 'TrainingMonitor',
-           'block_view', 'credit_view', 'weight_map', 'window_slides']
+           'block_view', 'credit_view', 'reader_view', 'weight_map', 'window_slides']
 
 # %% ../../nbs/lib/widgets/index.ipynb #wface00
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mpo_nb.widgets.block_explorer import BlockExplorer
     from mpo_nb.widgets.credit_explorer import CreditExplorer
     from mpo_nb.widgets.ratio_lab import RatioLab
+    from mpo_nb.widgets.reader import reader_view
     from mpo_nb.widgets.rollout_browser import RolloutBrowser
     from mpo_nb.widgets.side_by_side import SideBySide
     from mpo_nb.widgets.training_monitor import TrainingMonitor
@@ -31,6 +32,7 @@ __getattr__, __dir__ = offer(
         "block_explorer": "BlockExplorer",
         "credit_explorer": "CreditExplorer",
         "ratio_lab": "RatioLab",
+        "reader": "reader_view",
         "rollout_browser": "RolloutBrowser",
         "side_by_side": "SideBySide",
         "training_monitor": "TrainingMonitor",
@@ -49,6 +51,7 @@ _all_ = [
     "TrainingMonitor",
     "block_view",
     "credit_view",
+    "reader_view",
     "weight_map",
     "window_slides",
 ]

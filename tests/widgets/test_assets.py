@@ -185,7 +185,7 @@ def test_every_script_parses_and_leaves_no_global(modules):
     for name in BROWSER_NAMES:
         if name != "report.js":
             modules.evaluate("async name => Object.keys(await import('./' + name))", name)
-    for entry in [*JOINED, *VIEWS[:-1]]:  # the last shows the others, each with names of its own
+    for entry in [*ENTRIES, *VIEWS[:-1]]:  # the last shows the others, each with names of its own
         text = joined_script(entry).replace("export default", "return")
         modules.evaluate("text => { new Function('\"use strict\";' + text) }", text)
     assert modules.evaluate("Object.keys(window)") == before
