@@ -409,7 +409,7 @@ def credit_controls(
         Control("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=0.05, **both),
         Control("future", "share of later tokens", 0.2, low=0.0, high=0.95, step=0.05, **both),
         Control("epsilon", "clip range, 1 ± ε", 0.2, low=0.0, high=1.0, step=0.01, **both),
-        Control("advantage", "advantage", A, low=-high, high=high, step=0.05, **both),
+        Control("advantage", "advantage, A", A, low=-high, high=high, step=0.05, **both),
         Control("tail", "windows at the end", "renormalise", _tails, **both),
         Control("difference", "show the difference", True, **both),
         Control("made", "a made-up movement", False, **both),

@@ -174,7 +174,7 @@ export function summary(data, values, first, second, method) {
   parts.push(differenceText(values, first, second, positions));
   parts.push(clippingText("First", first, positions, data, values, method));
   parts.push(clippingText("Second", second, positions, data, values, method));
-  const total = (side) => signed(side.loss.credit.reduce((a, b) => a + b, 0));
+  const total = (side) => signed(side.loss.credit.reduce((a, b) => a + b, 0)).replace(/^0\.00$/, "0");
   parts.push(`Credit adds up to ${total(first)} in the first lane and ${total(second)} in the second.`);
   return parts.filter(Boolean).join(" ");
 }
