@@ -5,7 +5,15 @@ import shutil
 from pathlib import Path
 
 MISSING = "no Chromium on the PATH: install Debian's `chromium`, or name one in MPO_NB_CHROMIUM"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-features=IsolateSandboxedIframes",  # so that what a sandboxed frame asks for is seen
+]
 
 
 def find_chromium() -> str | None:

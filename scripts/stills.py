@@ -23,10 +23,12 @@ from browsers import ARGUMENTS, MISSING, find_chromium, plotly_js
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = re.compile(r'<!-- still -->(?:<em class="mpo-words">.*?</em>)?', re.DOTALL)
 BOX = re.compile(r'<div class="mpo-output" id="([\w-]+)" role="group" aria-label="([^"]*)">')
+STILL = re.compile(r'<img class="mpo-still"[^>]* src="data:image/png;base64,([^"]*)">')
 LABEL = re.compile(r'aria-label="([^"]+)"')
 FIGURE = re.compile(r"drawFigure\(box, (\{.*\}), \"https")
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 840  # pixels, about a notebook's column
+HEAVY = 80_000  # bytes: no picture of this package's has more
 SHARP = 50_000  # bytes: a picture that is larger at two pixels for each of the page's has one
 HEAD = """<!doctype html><meta charset="utf-8"><style>
 body { margin: 8px; background: white; font-family: system-ui, sans-serif }
@@ -58,6 +60,11 @@ def is_loose(html: str) -> bool:
     return not BOX.search(html) and ("<script" in html or "mpo-strip" in html)
 
 
+def is_heavy(html: str) -> bool:
+    "Whether a picture was taken by something that does not make it small."
+    return any(len(data) * 3 > HEAVY * 4 for data in STILL.findall(html))
+
+
 def is_figure(html: str) -> bool:
     "Whether all that an output shows is a figure of plotly's."
     return bool(FIGURE.search(html)) or ("Plotly.newPlot(" in html and "mpo-" not in html)
@@ -69,7 +76,10 @@ def waiting(notebook) -> list:
     return [
         o
         for o in found
-        if PLACE.search(html_of(o)) or is_loose(html_of(o)) or (is_figure(html_of(o)) and PLOTLY not in o["data"])
+        if PLACE.search(html_of(o))
+        or is_loose(html_of(o))
+        or is_heavy(html_of(o))
+        or (is_figure(html_of(o)) and PLOTLY not in o["data"])
     ]
 
 
@@ -120,6 +130,7 @@ def mend(output, pages):
     alone = is_figure(html)
     if is_loose(html):
         html = boxed(html)
+    html = STILL.sub("<!-- still -->", html)
     png, figures = picture(pages, html)
     [(_, label)] = BOX.findall(html)
     still = (

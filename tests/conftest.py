@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browsers import MISSING, find_chromium
+from browsers import ARGUMENTS, MISSING, find_chromium
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +105,7 @@ def browser(chromium):
     "A headless Chromium, for tests marked `browser`; made anew for each file."
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = p.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
 

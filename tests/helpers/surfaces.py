@@ -14,7 +14,9 @@ GONE = {"script", "style", "template", "iframe", "object", "svg", "math", "link"
 KEPT = {"alt", "title", "src", "href", "colspan", "rowspan", "scope", "role", "id", "class"}  # attributes
 # What a reader should never see as text: a style sheet, a script, or the numbers that a script was given.
 SOUP = re.compile(
-    r"[.#][\w-]+\s*\{|\{\s*[\w-]+\s*:\s*[^{}]*;|=>|\bfunction\s*\(|document\.|\bconst \w+ =|\"\w+\":|</?\w+"
+    r"[.#][\w-]+\s*\{|\{\s*[\w-]+\s*:\s*[^{}]*;"  # CSS
+    r"|=>|\bfunction\s*\(|document\.|\bconst \w+ =|\"\w+\":"  # JavaScript, JSON
+    r"|</?(?:div|span|style)\b"  # HTML
 )
 
 

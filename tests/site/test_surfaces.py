@@ -4,6 +4,7 @@ it. The site has tests of its own."""
 
 import base64
 import os
+import re
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ def test_what_is_taken_out_is_noticed():
         "<style>.a { b: c }</style><p onclick=x()>seen</p><script>1</script><img src=data:a alt=b>"
     )
     assert text == "seen" and images == [dict(src="data:a", alt="b")]
-    for soup in (".mpo-token { margin: 0 }", "const box = 3", "(a) => a", '{"tokens":["a"]}', "<b>"):
+    for soup in (".mpo-token { margin: 0 }", "const box = 3", "(a) => a", '{"tokens":["a"]}', "<div class="):
         assert SOUP.search(soup), soup
     for plain in ("7 + 5 = 12", "a < b and {x: 1}", "clipped: 3 (4%)", "<|im_end|>"):
         assert not SOUP.search(plain), plain
@@ -75,10 +76,10 @@ def test_every_figure_is_stored_for_every_surface(stored):
     "As plotly's JSON, as a picture, and as a script."
     for output in stored:
         if PLOTLY in output.data:
-            assert output.data[PLOTLY]["data"] and "drawFigure(box" in output.html, output.place
+            assert output.data[PLOTLY]["data"] and "Plotly.newPlot(" in output.html, output.place
         if "mpo-output" in output.html:
             [image] = sanitised(output.html)[1]
-            assert len(base64.b64decode(image["src"].split(",")[1])) < 80_000, f"{output.place}: a heavy picture"
+            assert len(base64.b64decode(image["src"].split(",")[1])) <= 80_000, f"{output.place}: a heavy picture"
 
 
 def test_notebooks_are_small(root):
@@ -99,7 +100,7 @@ def frames(page, shown, plotly: bool):
             return route.fulfill(body=plotly_js(), content_type="text/javascript")
         return route.abort()
 
-    page.route("http*://**", answer)
+    page.route(re.compile("^https?://"), answer)
     found = []
     for output in shown:
         page.goto("about:blank")
