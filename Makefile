@@ -36,9 +36,9 @@ test: $(DEV)  ## run every notebook and test, and check that what is generated i
 	@echo "Running the notebooks, then the tests: about 20 minutes on two cores."
 	@$(PY) tests/run.py
 
-lab: $(LAB)  ## open the notebooks in JupyterLab (a few seconds; Ctrl-C stops it)
+lab: $(LAB)  ## open the course in JupyterLab (a few seconds; Ctrl-C stops it)
 	@echo "Starting JupyterLab on the notebooks; Ctrl-C here stops it."
-	@$(PY) -m jupyterlab nbs/index.ipynb $(LAB_FLAGS)
+	@$(PY) -m jupyterlab --ServerApp.root_dir=nbs nbs/learn/index.ipynb $(LAB_FLAGS)
 
 docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where quarto is missing (under a minute)
 	@echo "Building the site into _docs: under a minute."
@@ -64,6 +64,7 @@ export: $(DEV)  ## format notebooks, tests, scripts and style sheets, write mpo_
 	@$(PY) -m deno fmt -q
 	@$(PY) -c "from nbdev.doclinks import nbdev_export; nbdev_export()"
 	@$(PY) -c "from nbdev.clean import nbdev_clean; nbdev_clean()"
+	@$(PY) scripts/glossary.py
 	@$(PY) scripts/readme.py
 
 readme: $(DEV)  ## write README.md from nbs/index.ipynb (a second)

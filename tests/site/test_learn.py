@@ -1,7 +1,12 @@
-"The lessons run as they stand, and the Colab one also fits the models and cards that it names, without loading them."
+"""The lessons run as they stand, their exercises check what a reader answers, and their words are the glossary's; the
+Colab lesson also fits the models and cards that it names, without loading them."""
 
+import ast
+import html
+import importlib.util
 import re
 import string
+import subprocess
 import sys
 from configparser import ConfigParser
 from functools import partial
@@ -126,12 +131,126 @@ def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, m
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert (
         text.count("<details><summary>Solution</summary>") == text.count("</details>") >= 3
-        and f"Lesson {COURSE.index(name) + 1} of 6" in text
+        and f"> Lesson {COURSE.index(name) + 1}" in text
     )
     check_badges(cells, name, settings["DEFAULT"]["user"])
     shown = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("text/html" in output.get("data", {}) for output in shown), "every lesson stores a figure"
     assert not [output for output in shown if output.output_type == "error"]
+
+
+CHECKED = ("one_action", "ratios_and_clipping", "where_advantage_goes")  # exercises with a cell to work in
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def value(source: str, names: dict):
+    "What a cell shows: the value of its last line."
+    *statements, last = ast.parse(source).body
+    exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+
+
+def check_exercise(work: str, check: str, solution: str, names: dict):
+    "Not done yet as it stands, right with the solution, and each likely mistake is met by what is written for it."
+    real = names["check_answer"]
+    asked = []
+    names["check_answer"] = lambda exercise, answer, **how: (
+        asked.append((exercise, how)) or real(exercise, answer, **how)
+    )
+    exec(work, names)
+    assert value(check, names).state == "not done yet"
+    exec(solution, names)
+    verdict = value(check, names)
+    assert verdict.state == "right", f"the solution is refused: {verdict}"
+    names["check_answer"] = real
+    exercise, how = asked[-1]
+    assert how.get("hints") or how.get("otherwise"), f"exercise {exercise} has nothing to say to a mistake"
+    for wrong, words in how.get("hints", []):
+        met = real(exercise, wrong, **how)
+        assert (met.state, met.words) == ("not yet right", words), f"exercise {exercise}, {wrong}: {met}"
+    assert real(exercise, "no idea", **how).state == "not yet right"
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_exercises_of_a_lesson_check_what_is_answered(name, root, monkeypatch):
+    "A check and its solution are folded away; one exercise at least is worked out with a picture."
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    cells = nbformat.read(root / "nbs" / "learn" / f"{name}.ipynb", as_version=4).cells
+    checks = [i for i, cell in enumerate(cells) if cell.cell_type == "code" and "check_answer(" in cell.source]
+    assert len(checks) >= 3
+    names = {}
+    first_code = next(i for i, cell in enumerate(cells) if cell.cell_type == "code")
+    for i, cell in enumerate(cells):
+        if i == first_code:
+            source = cell.source.replace("!pip", "# pip").replace("    from google", "    pass\n    from google")
+            exec(source, names)
+        elif i in checks:
+            assert cell.metadata.jupyter.source_hidden and "#| code-fold: true" in cell.source, f"{name}: {cell.source}"
+            assert "not done yet" in cell.outputs[0].data["text/html"], "stored with somebody's answer"
+            check_exercise(cells[i - 1].source, cell.source, PYTHON.search(cells[i + 1].source)[1], names)
+            assert cells[i + 1].source.startswith("<details><summary>Solution</summary>")
+        elif cell.cell_type == "code" and i + 1 not in checks:
+            exec(cell.source, names)
+    texts = [cells[i - 2].source for i in checks]
+    assert any("picture at the top" in text for text in texts), f"{name}: no exercise uses a picture"
+
+
+def pictures_first(cells) -> bool:
+    "Whether nothing but a title, a paragraph and one folded cell stands above the first picture."
+    shown = next(i for i, cell in enumerate(cells) if "text/html" in str(cell.get("outputs", "")))
+    above = [cell for cell in cells[:shown] if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    return len(above) <= 2 and len(above[-1].source) < 1500
+
+
+@pytest.mark.parametrize("page", ["index.ipynb", *(f"learn/{name}.ipynb" for name in CHECKED)])
+def test_a_picture_stands_on_the_first_screen(page, root):
+    assert pictures_first(nbformat.read(root / "nbs" / page, as_version=4).cells)
+
+
+def test_the_readme_begins_with_the_moving_picture_and_three_doors(root):
+    top = (root / "README.md").read_text().split("## Two commands")[0]
+    picture = re.search(r"!\[[^\]]+\]\((nbs/images/window\.gif)\)", top)
+    assert picture and (root / picture[1]).read_bytes()[:4] == b"GIF8"
+    assert re.findall(r"^- \*\*(.*?)\*\*", top.split("## Start here")[1], re.MULTILINE) == ["Look", "Run lesson 1", "Train"]
+    assert len(top.split(picture[0])[0]) < 2000, "the picture is pushed off the first screen"
+
+
+@pytest.fixture(scope="module")
+def glossary(root):
+    "scripts/glossary.py"
+    spec = importlib.util.spec_from_file_location("glossary", root / "scripts" / "glossary.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_hover_texts_are_those_of_the_glossary(root):
+    command = [sys.executable, "scripts/glossary.py", "--check"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_word_is_marked_once_a_page_and_stands_in_the_glossary(root, glossary):
+    terms = glossary.read_terms()
+    assert 30 <= len(terms) <= 60
+    for name in CHECKED:
+        cells = nbformat.read(root / "nbs" / "learn" / f"{name}.ipynb", as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        marked = [anchor for _, anchor in glossary.LINK.findall(text)]
+        assert len(marked) >= 5 and len(marked) == len(set(marked)), f"{name}: {marked}"
+        unknown = [word for _, word in glossary.MARK.findall(text) if word[0].isalpha()]
+        assert not unknown, f"{name}: the glossary has no {unknown}"
+
+
+def test_a_mark_becomes_a_link_and_an_old_text_is_noticed(glossary):
+    terms = {"clip-range": ("clip range", 'what "learns" still')}
+    linked = glossary.with_meanings("The [[clip range]] and [[[1, 2]]].", terms, "glossary.ipynb")
+    title = html.escape('what "learns" still')
+    assert linked == f'The [<abbr title="{title}">clip range</abbr>](glossary.ipynb#clip-range) and [[[1, 2]]].'
+    stale = linked.replace("still", "no more")
+    assert glossary.with_meanings(stale, terms, "glossary.ipynb") == linked
+    with pytest.raises(SystemExit, match="#nothing"):
+        glossary.with_meanings(linked.replace("#clip-range", "#nothing"), terms, "glossary.ipynb")
 
 
 def planned(code, monkeypatch, tmp_path, model: str, card: str):
