@@ -32,8 +32,8 @@ from mpo_nb.training import TrainConfig, Trainer
 ROOM = 64  # tokens of the longest response
 SETTINGS = dict(
     recipe="mpo",
-    steps=30,
-    prompts_per_step=16,
+    steps=24,
+    prompts_per_step=12,
     group_size=8,
     epochs=2,
     minibatches=2,
@@ -96,12 +96,12 @@ class OtherWeights:
 
 
 class RoundedWeights(OtherWeights):
-    "A sampler whose weights are rounded to 3 bits, as a packed model's may be."
+    "A sampler whose weights are rounded to 5 bits, as a packed model's may be."
 
     @torch.no_grad()
     def refresh(self):
         for mine, theirs in zip(self.own.parameters(), self.policy.parameters()):
-            step = theirs.abs().amax(-1, keepdim=True) / 3 if theirs.ndim > 1 else None  # (rows, 1)
+            step = theirs.abs().amax(-1, keepdim=True) / 15 if theirs.ndim > 1 else None  # (rows, 1)
             mine.copy_(theirs if step is None else (theirs / step).round() * step)
 
 
@@ -116,7 +116,7 @@ class Run:
 
 failures = {
     "healthy": Run(),
-    "entropy collapse": Run(dict(lr=3e-4, epochs=8)),
+    "entropy collapse": Run(dict(lr=2e-4, epochs=4)),
     "length bias": Run(reward=right_and_long),
     "reward hacking": Run(reward=right_anywhere),
     "all dead: all wrong": Run(reward=right_in_a_box),
@@ -221,7 +221,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=list(failures), choices=list(failures), help="these runs")
     parser.add_argument("--again", action="store_true", help="make runs anew that are in the file")
     parser.add_argument(
