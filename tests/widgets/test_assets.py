@@ -22,7 +22,6 @@ from mpo_nb.widgets.panel import painted_strip, strip_state, strip_template
 BROWSER_NAMES = {
     "tokens.js": set(),
     "states.js": set(),
-    "pulse.js": {"requestAnimationFrame"},
     "markup.js": {"document"},
     "strip.js": set(),
     "widget.js": {"document"},
@@ -37,11 +36,15 @@ BROWSER_NAMES = {
     "curves.js": {"ResizeObserver"},
     "credit_view.js": set(),
     "block_view.js": set(),
+    "charts.js": {"document", "matchMedia"},
+    "monitor_view.js": {"getComputedStyle"},
+    "ratio_view.js": {"ResizeObserver"},
+    "live_monitor.js": {"requestAnimationFrame"},
     "weight_map.js": {"ResizeObserver"},
     "window_slides.js": {"IntersectionObserver", "ResizeObserver"},
 }
-VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js"]
-ENTRIES = ["panel.js", "page.js", "report.js", "pulse.js", "method.js", "live_view.js", *VIEWS]
+VIEWS = ["monitor_view.js", "ratio_view.js", "credit_view.js", "block_view.js", "weight_map.js", "window_slides.js"]
+ENTRIES = ["panel.js", "page.js", "report.js", "live_monitor.js", "method.js", "live_view.js", *VIEWS]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,13 @@ def test_text_becomes_elements_in_one_place(web):
     assert {name: n for name, n in places.items() if n} == {"markup.js": 1}
     calls = re.findall(r"elementsOf\((.+?)\)[,;)]", "".join(asset_text(file.name) for file in web.glob("*.js")))
     # What Python has written and escaped: the tokens, the legend, further HTML; and a text of the panel's own.
-    assert sorted(calls) == ["BODY", "html", "state.legend || '<div class=\"mpo-legend\"></div>'", "template"]
+    assert sorted(calls) == [
+        "BODY",
+        "data.table",
+        "html",
+        "state.legend || '<div class=\"mpo-legend\"></div>'",
+        "template",
+    ]
 
 
 def test_colours_are_those_that_python_draws_with(web):
