@@ -22,7 +22,6 @@ from mpo_nb.widgets.panel import painted_strip, strip_state, strip_template
 BROWSER_NAMES = {
     "tokens.js": set(),
     "states.js": set(),
-    "pulse.js": {"requestAnimationFrame"},
     "markup.js": {"document"},
     "strip.js": set(),
     "widget.js": {"document"},
@@ -40,6 +39,10 @@ BROWSER_NAMES = {
     "align.js": set(),
     "recipe_loss.js": set(),
     "side_by_side.js": {"document"},
+    "charts.js": {"document", "matchMedia"},
+    "monitor_view.js": {"getComputedStyle"},
+    "ratio_view.js": {"ResizeObserver"},
+    "live_monitor.js": {"requestAnimationFrame"},
     "weight_map.js": {"ResizeObserver"},
     "slide_numbers.js": set(),
     "slide_picture.js": set(),
@@ -53,8 +56,17 @@ BROWSER_NAMES = {
     "reader_view.js": set(),
     "hyparquet.js": set(),  # not ours, and not linted
 }
-VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js", "side_by_side.js", "reader_view.js"]
-ENTRIES = ["panel.js", "page.js", "report.js", "pulse.js", "method.js", "live_view.js", *VIEWS]
+VIEWS = [
+    "monitor_view.js",
+    "ratio_view.js",
+    "credit_view.js",
+    "block_view.js",
+    "weight_map.js",
+    "window_slides.js",
+    "side_by_side.js",
+    "reader_view.js",
+]
+ENTRIES = ["panel.js", "page.js", "report.js", "live_monitor.js", "method.js", "live_view.js", *VIEWS]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +144,13 @@ def test_text_becomes_elements_in_one_place(web):
     assert {name: n for name, n in places.items() if n} == {"markup.js": 1}
     calls = re.findall(r"elementsOf\((.+?)\)[,;)]", "".join(asset_text(file.name) for file in web.glob("*.js")))
     # What Python has written and escaped: the tokens, the legend, further HTML; and a text of the panel's own.
-    assert sorted(calls) == ["BODY", "html", "state.legend || '<div class=\"mpo-legend\"></div>'", "template"]
+    assert sorted(calls) == [
+        "BODY",
+        "data.table",
+        "html",
+        "state.legend || '<div class=\"mpo-legend\"></div>'",
+        "template",
+    ]
 
 
 def test_colours_are_those_that_python_draws_with(web):

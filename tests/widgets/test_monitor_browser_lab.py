@@ -17,6 +17,8 @@ import torch
 from lab import lab_server, run_notebook, watched, write_notebook
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
+from mpo_nb.drawing.assets import joined_script
+from mpo_nb.drawing.style import series_colour
 from mpo_nb.drawing.tables import choose_responses, rollouts_table, snippet_html, step_responses
 from mpo_nb.evaluation.intervals import student_t
 from mpo_nb.losses import policy_loss
@@ -168,7 +170,7 @@ def test_what_is_missing_is_said(tmp_path):
         TrainingMonitor([tmp_path / "x" / "a", tmp_path / "y" / "a"])
     made_up_run(tmp_path / "absent")
     empty.refresh()
-    assert "finished, 6 steps" in empty.panel.summary
+    assert "finished, 6 steps" in empty.widget.news["status"][0]
 
 
 def test_tail_reads_new_bytes_only_and_notices_a_resumed_run(tmp_path):
@@ -184,30 +186,32 @@ def test_tail_reads_new_bytes_only_and_notices_a_resumed_run(tmp_path):
     assert tail.read() and not tail.rows and not tail.read()
 
 
+def sent_columns(monitor: TrainingMonitor, i: int = 0) -> dict:
+    "What the browser has of a run, base and news put together."
+    base = monitor.widget.base[i]
+    added = monitor.widget.news["runs"][i]["columns"]
+    return {key: base.get(key, []) + added.get(key, []) for key in {*base, *added}}
+
+
 def test_a_run_in_another_process_is_followed(tmp_path):
     run = Run(tmp_path / "live")
     run.begin(dict(recipe="mpo", seed=0, steps=20))
     monitor = TrainingMonitor(run.path, second="clip_fraction")
     monitor.every = 0.02
     box = monitor.widget
-    figure = monitor.live_figure
     sizes = set()
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(run.path), "20"])
     deadline = time.time() + 30
     while monitor.following and time.time() < deadline:
-        monitor.pulse.seen = monitor.pulse.sent  # what a browser answers once it has painted
-        sizes.add(len(curve(figure, "live").y) if figure.data else 0)
+        box.seen = box.sent  # what a browser answers once it has painted
+        sizes.add(len(sent_columns(monitor).get("reward", [])))
         time.sleep(0.01)
-    assert writer.wait(10) == 0 and not monitor.following and not monitor.live["follow"].value
-    assert (
-        np.allclose(curve(figure, "live").y, [s / 20 for s in range(1, 21)])
-        and monitor.live_figure is figure
-        and monitor.widget is box
-    )
+    assert writer.wait(10) == 0 and not monitor.following and box.values["follow"] is False
+    assert np.allclose(sent_columns(monitor)["reward"], [s / 20 for s in range(1, 21)]) and monitor.widget is box
     assert (
         len(sizes) > 4
         and monitor.watched[0].tail.bytes_read == run.metrics_path.stat().st_size
-        and "finished, 20 steps" in monitor.panel.summary
+        and "finished, 20 steps" in box.news["status"][0]
     )
 
 
@@ -216,23 +220,23 @@ def test_a_browser_that_does_not_answer_gets_no_further_frames(tmp_path):
     run.begin(dict(recipe="mpo", seed=0, steps=100))
     monitor = TrainingMonitor(run.path)
     monitor.every = 0.01
-    assert monitor.widget and monitor.pulse.sent == 1
+    assert monitor.widget.sent == 1
     for step in range(1, 20):
         run.append(run.metrics_path, [dict(step=step, reward=0.5)])
         time.sleep(0.01)
     time.sleep(0.1)
-    assert monitor.pulse.sent == 1 and len(monitor.watched[0].tail.rows) == 19
-    monitor.pulse.seen = 1
+    assert monitor.widget.sent == 1 and len(monitor.watched[0].tail.rows) == 19
+    monitor.widget.seen = 1
     deadline = time.time() + 5
-    while monitor.pulse.sent == 1 and time.time() < deadline:
+    while monitor.widget.sent == 1 and time.time() < deadline:
         time.sleep(0.01)
-    assert monitor.pulse.sent == 2 and len(curve(monitor.live_figure, "live").y) == 19
-    monitor.live["follow"].value = False
+    assert monitor.widget.sent == 2 and len(sent_columns(monitor)["reward"]) == 19
+    monitor.widget.values = monitor.widget.values | dict(follow=False)  # as a hand does in the browser
     monitor.follower.thread.join(5)
     assert not monitor.following and not monitor.follower.thread.is_alive()
     run.append(run.metrics_path, [dict(step=20, reward=0.5)])
     monitor.refresh()
-    assert len(curve(monitor.live_figure, "live").y) == 20 and not monitor.following
+    assert len(sent_columns(monitor)["reward"]) == 20 and not monitor.following
 
 
 def test_a_frame_is_small_and_never_holds_the_library(tmp_path, monkeypatch):
@@ -253,7 +257,13 @@ def test_a_frame_is_small_and_never_holds_the_library(tmp_path, monkeypatch):
         run.append(run.metrics_path, [dict(step=step, reward=0.5, clip_fraction=0.1)])
         sent.clear()
         monitor.refresh()
-        assert 0 < sum(sent) < 100_000 and curve(monitor.live_figure, "long").x[-1] == step
+        assert 0 < sum(sent) < 10_000 and sent_columns(monitor)["step"][-1] == step
+    run.append(run.metrics_path, [dict(step=step, reward=0.5) for step in range(5006, 5400)])
+    monitor.refresh()  # the base takes them
+    assert len(monitor.widget.base[0]["step"]) == 5399 and len(sent_columns(monitor)["step"]) == 5399
+    run.rewind(100)
+    monitor.refresh()
+    assert sent_columns(monitor)["step"] == list(range(1, 101))
 
 
 def test_many_steps_are_thinned_out(tmp_path):
@@ -522,7 +532,9 @@ def offline(browser, tmp_path):
             contexts.append(context)
             page = watched(context.new_page(), "file:")
             page.goto(file)
-            if widget.has_figure:
+            if isinstance(widget, TrainingMonitor):
+                page.wait_for_function("document.querySelectorAll('.mpo-grid .main-svg').length > 5")
+            elif not isinstance(widget, RatioLab) and widget.has_figure:
                 page.wait_for_selector(".mpo-plot .main-svg")
                 page.wait_for_timeout(300)
                 assert (
@@ -546,41 +558,163 @@ def shown(page, i: int) -> list:
     return page.evaluate("i => Array.from(document.querySelector('.mpo-plot')._fullData[i].y)", i)
 
 
+CHARTS = """() => Object.fromEntries([...document.querySelectorAll('.mpo-grid figure')].map((figure) => [
+  figure.querySelector('b').textContent,
+  figure.querySelector('.js-plotly-plot')._fullData.map(({ name, x, y, line, fill }) => ({
+    name, x, y, colour: line.color, band: fill === 'toself' })),
+]))"""
+
+
 @pytest.mark.browser
 def test_monitor_page(offline, tmp_path):
+    "The curves of an exported page are Python's; a step that is pointed at in one chart is marked in all."
     for seed in range(3):
         made_up_run(tmp_path / f"mpo-s{seed}", gain=0.04 + 0.01 * seed, seed=seed)
-    monitor = TrainingMonitor([tmp_path / f"mpo-s{seed}" for seed in range(3)])
+    made_up_run(tmp_path / "grpo", "grpo")
+    monitor = TrainingMonitor([tmp_path / name for name in ("mpo-s0", "mpo-s1", "mpo-s2", "grpo")])
     page = offline(monitor, "monitor")
-    page.locator("[data-axis=metric]").focus()
-    page.keyboard.press("ArrowDown")
-    view = monitor.picture(metric=monitor.page_axes()["metric"][1])
-    for i, trace in enumerate(view.data):
-        page.wait_for_function(
-            "([i, n]) => document.querySelector('.mpo-plot')._fullData[i].y.length === n", arg=[i, len(trace["y"])]
-        )
-        assert shown(page, i) == pytest.approx(list(trace["y"]), rel=2e-4)
-    assert "Student's 95% interval" in page.locator(".mpo-summary").inner_text() and page.trouble == []
+    page.wait_for_selector(".mpo-grid .main-svg")
+    page.locator("[data-control=smooth]").focus()
+    page.keyboard.press("ArrowRight")
+    for seeds in ("mean", "each"):
+        page.locator("[data-control=seeds]").select_option(seeds)
+        page.wait_for_timeout(300)
+        figure = monitor.figure(smooth=2, seeds=seeds)
+        titles = [note.text.removeprefix("<b>").removesuffix("</b>") for note in figure.layout.annotations]
+        drawn = page.evaluate(CHARTS)
+        assert list(drawn) == titles and len(titles) > 3
+        for i, title in enumerate(titles, 1):
+            wanted = [t for t in figure.data if t.xaxis == ("x" if i == 1 else f"x{i}") and len(t.x)]
+            bands = [t for t in wanted if t.fill]
+            assert len(drawn[title]) == len(wanted)
+            for trace in drawn[title]:
+                same = bands if trace["band"] else [t for t in wanted if not t.fill and t.name == trace["name"]]
+                assert any(
+                    list(t.x) == trace["x"] and trace["y"] == pytest.approx(list(t.y), rel=1e-6) for t in same
+                ), (title, trace["name"])
+    colours = {t["name"]: t["colour"] for t in drawn["Reward"]}
+    assert colours["mpo-s0"] == colours["mpo-s2"] == series_colour(1) and colours["grpo"] == series_colour(0)
+    box = page.locator(".mpo-chart").first.bounding_box()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 60)
+    page.wait_for_function("document.querySelectorAll('.mpo-over circle').length > 0")
+    step = int(page.locator(".mpo-monitor").get_attribute("data-step"))
+    assert 1 < step < 6 and page.locator(".mpo-over line").count() == len(titles)
+    page.locator(".mpo-grid").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelector('.mpo-monitor').dataset.step === '0'")
+    page.locator(".mpo-runs button").first.click()
+    page.wait_for_function(
+        "!document.querySelector('.mpo-grid .js-plotly-plot')._fullData.some(t => t.name === 'grpo')"
+    )
+    told = page.locator(".mpo-words").inner_text()
+    assert "Wilson's" in told and "loss" not in page.locator(".mpo-grid").inner_text() and page.trouble == []
+
+
+@pytest.mark.browser
+def test_what_came_before_the_browser_was_ready_is_drawn(browser, tmp_path, root):
+    "A late browser finds the newest state: the base, and what was added to it."
+    run = Run(tmp_path / "live")
+    run.begin(dict(recipe="mpo", seed=0, steps=30))
+    monitor = TrainingMonitor(run.path, follow=False)
+    box = monitor.widget
+    for step in range(1, 4):
+        run.append(run.metrics_path, [dict(step=step, reward=step / 10)])
+        monitor.refresh()
+    page = watched(browser.new_page(), "http://monitor.test")
+    page.route("**/*", lambda route: route.fulfill(body="<!doctype html><div id=box></div>", content_type="text/html"))
+    page.goto("http://monitor.test/")
+    state = {name: getattr(box, name) for name in ("base", "news", "values", "plotly", "sent", "seen")}
+    script = """async ([source, state]) => {
+      const heard = {};
+      window.model = {
+        get: (name) => state[name], set: (name, value) => { state[name] = value; }, save_changes: () => {},
+        on: (names, f) => names.split(' ').forEach((name) => { (heard[name] ||= []).push(f); }), off: () => {},
+        send: (next) => {
+          Object.assign(state, next);
+          Object.keys(next).forEach((name) => (heard[`change:${name}`] || []).forEach((f) => f()));
+        },
+      };
+      window.state = state;
+      const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+      module.default.render({ model: window.model, el: document.getElementById("box") });
+    }"""
+    page.evaluate(script, [joined_script("live_monitor.js"), state])
+    drawn = "document.querySelector('.mpo-grid .js-plotly-plot')?._fullData?.[0]?.y || []"
+    page.wait_for_function(f"({drawn}).length === 3")
+    assert page.evaluate(drawn) == [0.1, 0.2, 0.3]
+    run.append(run.metrics_path, [dict(step=4, reward=0.4, entropy=0.5)])
+    monitor.refresh()
+    page.evaluate("next => window.model.send(next)", dict(base=box.base, news=box.news, sent=box.sent))
+    page.wait_for_function(f"({drawn}).length === 4 && document.querySelectorAll('.mpo-grid figure').length === 2")
+    page.wait_for_function("window.state.seen === window.state.sent")
+    page.locator("[data-control=follow]").check()
+    assert page.evaluate("window.state.values.follow") is True and page.trouble == []
+    page.close()
+
+
+LAB = """async ([source, data, settings]) => {
+  const modules = new Function(source + "; return modules;")();
+  const view = modules["ratio_view.js"].mount(document.body, data, modules["method.js"]);
+  return settings.map((values) => {
+    view.set(values);
+    return Object.values(view.numbers()).map(({ logs, factor, share, control }) => ({
+      logs: Array.from(logs), factor, share, control,
+    }));
+  });
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("holes", [False, True])
+def test_the_browsers_ratios_are_pythons(browser, holes):
+    "log R, c, shares and controls, for values of every control."
+    rng = torch.Generator().manual_seed(5)
+    delta = 0.2 * torch.randn(6, 40, generator=rng, dtype=torch.double)
+    delta[0, 9:] = math.nan
+    delta[1, 1:] = math.nan
+    if holes:
+        delta[3:, ::3] = math.nan
+    lab = RatioLab(delta)
+    lab.data.advantages = torch.tensor([1.0, -1.0, 0.5, -2.0, 0.0, 1.0], dtype=torch.double)
+    lab.ratios.advantages = lab.data.token_advantages
+    names = ("k", "future", "low", "high", "measure")
+    rows = [(4, 0.2, 0.2, 0.2), (1, 0.5, 0.1, 0.3), (7, 0.95, 0.95, 0.0), (32, 0.0, 0.0, 3.0), (2, 0.35, 0.07, 0.28)]
+    settings = [dict(zip(names, (*row, how))) for row in rows for how in ("lost", "outside")]
+    page = watched(browser.new_page(), "about:")
+    source = joined_script("method.js", "ratio_view.js", "live_view.js")
+    found = page.evaluate(LAB, [source, dict(lab.view_data()) | dict(values={}), settings])
+    for values, spaces in zip(settings, found):
+        for space, theirs in zip(("token", "window", "block", "sequence"), spaces):
+            ours = lab.row(space, values)
+            assert theirs["logs"] == pytest.approx(ours.log_ratio.tolist(), abs=1e-9)
+            assert theirs["factor"] == pytest.approx(ours.factor, abs=1e-9)
+            assert theirs["share"] == pytest.approx(ours.clip_fraction, abs=1e-9)
+            assert (theirs["control"] is None) == (ours.control is None)
+            if ours.control is not None:
+                assert theirs["control"] == pytest.approx(ours.control, abs=1e-9)
+    assert page.trouble == []
+    page.close()
 
 
 @pytest.mark.browser
 def test_lab_page(offline):
+    "Sliders move the picture while they move; the curves are a control themselves."
     lab = RatioLab(solutions())
     page = offline(lab, "lab")
-    page.locator("[data-axis=k]").focus()
-    page.keyboard.press("ArrowRight")
-    view = lab.picture(k=8)
-    page.wait_for_function("JSON.parse(document.querySelector('.mpo-widget').dataset.values).k === 8")
-    for i, trace in enumerate(view.data):
-        known = [y for y in trace["y"].tolist() if y == y]
-        page.wait_for_function(
-            "([i, n]) => Array.from(document.querySelector('.mpo-plot')._fullData[i].y).filter(y => y !== null &&"
-            " !Number.isNaN(y)).length === n",
-            arg=[i, len(known)],
-        )
-        assert [y for y in shown(page, i) if y is not None and y == y] == pytest.approx(known, rel=2e-4)
-    row = lab.set(k=8).row("window")
-    assert f"{100 * row.clip_fraction:.2f}%" in page.locator(".mpo-extra").inner_text() and page.trouble == []
+    page.locator("[data-control=k]").fill("7")  # an input event, as a drag makes them, without a change event
+    row = lab.row("window", lab.values | dict(k=7))
+    table = page.locator(".mpo-ratios table")
+    assert "windows of 7" in table.inner_text() and f"{100 * row.clip_fraction:.2f}%" in table.inner_text()
+    assert f"{100 * row.control:.2f}%" in table.inner_text()
+    box = page.locator("svg.curves").bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 100)
+    told = page.locator(".mpo-ratios .mpo-detail").inner_text()
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 100)
+    page.mouse.up()
+    k = int(page.locator("[data-control=k]").input_value())
+    assert "K = 5:" in told and 12 < k < 20
+    assert page.locator(".mpo-pairs svg").count() == 7 and page.trouble == []
 
 
 @pytest.mark.browser
@@ -639,11 +773,8 @@ def test_live_in_jupyterlab(browser, tmp_path):
     with lab_server(folder, config) as address:
         page = watched(browser.new_page(viewport=dict(width=1400, height=5200)), address, address.replace("http", "ws"))
         run_notebook(page, address, "three.ipynb")
-        page.wait_for_function("document.querySelectorAll('.mpo-widget').length === 3", timeout=60_000)
-        points = (
-            "(document.querySelector('.mpo-widget .js-plotly-plot')?._fullData?.find(t => t.name === 'live')?.y ||"
-            " []).length"
-        )
+        page.wait_for_selector(".mpo-monitor", timeout=60_000)
+        points = "(document.querySelector('.mpo-grid .js-plotly-plot')?._fullData?.[0]?.y || []).length"
         page.wait_for_function(f"{points} > 2", timeout=30_000)
         seen = {page.evaluate(points)}
         deadline = time.time() + 40
@@ -653,7 +784,7 @@ def test_live_in_jupyterlab(browser, tmp_path):
         assert max(seen) == 45 and len(seen) > 3
         # The last step is drawn as soon as it is read; that the run is finished may come with the next frame.
         page.wait_for_function(
-            "document.querySelector('.mpo-summary').textContent.includes('finished, 45 steps')", timeout=20_000
+            "document.querySelector('.mpo-monitor').textContent.includes('finished, 45 steps')", timeout=20_000
         )
         page.locator("button[data-pick='2']").first.focus()
         page.keyboard.press("Enter")
