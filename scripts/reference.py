@@ -175,6 +175,13 @@ def entries(module: Path) -> dict[str, Entry]:
 
 # As Markdown
 
+LITERAL = re.compile(r"""(?<![\w`])r?"[^"`]*"(?![\w`])""")
+
+
+def said(note: str) -> str:
+    "A comment, with the strings in it as code."
+    return LITERAL.sub(lambda match: f"`{match[0]}`", note)
+
 
 def cell(text: str) -> str:
     "A text that may stand in a table."
@@ -193,7 +200,7 @@ def table(rows: list[Row], first: str) -> list[str]:
     columns = [(first, [f"`{row.name}`" for row in rows])]
     columns += [("type", [code(row.type) for row in rows])]
     columns += [("default", [code(row.default) for row in rows])]
-    columns += [("meaning", [cell(row.note) for row in rows])]
+    columns += [("meaning", [cell(said(row.note)) for row in rows])]
     columns = [(title, values) for title, values in columns if any(values)]
     lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(values) + " |" for values in zip(*(values for _, values in columns))]
@@ -202,9 +209,10 @@ def table(rows: list[Row], first: str) -> list[str]:
 
 def returns_line(entry: Entry) -> list[str]:
     "What is returned."
+    note = said(entry.returns_note)
     if not entry.returns or entry.kind == "property":
-        return [f"{entry.returns_note[:1].upper()}{entry.returns_note[1:]}.", ""] if entry.returns_note else []
-    return [f"**Returns** {code(entry.returns)}" + (f": {entry.returns_note}" if entry.returns_note else ""), ""]
+        return [f"{note[:1].upper()}{note[1:]}.", ""] if note else []
+    return [f"**Returns** {code(entry.returns)}" + (f": {note}" if note else ""), ""]
 
 
 def raises_lines(entry: Entry) -> list[str]:

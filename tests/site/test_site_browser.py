@@ -229,9 +229,8 @@ def test_the_sidebar_is_open_where_one_is(visit):
         page = visit(name)
         opened = page.locator("#quarto-sidebar .sidebar-item-section:has(> ul.show) > .sidebar-item-container")
         assert [text.strip() for text in opened.all_inner_texts()] == [section]
-    other = page.locator("#quarto-sidebar .sidebar-item-section:has(> ul:not(.show))").first
-    other.locator("a").first.click()
-    other.locator("ul.show").wait_for()
+    page.locator("#quarto-sidebar a", has_text="Studies").first.click()
+    page.locator("#quarto-sidebar a", has_text="Boundaries").first.wait_for()
 
 
 def test_formulas_are_set_in_the_site_s_own_font(visit):
@@ -246,7 +245,7 @@ def test_one_s_own_text_on_the_site(visit, address):
     "It works below the page's own rule that nothing may leave, and the rule holds."
     page = visit("learn/your_own_text.html", scheme="dark")
     page.locator(".mpo-reader textarea").fill("One step. And another; then the end.")
-    page.get_by_text("9 tokens of your text").wait_for()
+    page.get_by_text("10 tokens of your text").wait_for()
     line = '{"tokens": ["4", "2"], "logps": [-0.5, -0.1], "old_logps": [-0.4, -0.2], "advantage": 1.5}\n'
     file = dict(name="traces.jsonl", mimeType="application/json", buffer=line.encode())
     page.locator(".mpo-drop input").set_input_files(file)
