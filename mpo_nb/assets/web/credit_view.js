@@ -103,7 +103,7 @@ export function mount(element, data, method, tell = () => {}) {
   const key = make("div", { className: "mpo-key" }, make("span"), make("span"));
   const root = make(
     "div",
-    { className: "mpo-lane-view" },
+    { className: "mpo-lane-view mpo-credit" },
     ...heading(data),
     panel.element,
     notice,
