@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import time
 
 import ipywidgets
 import pytest
@@ -76,7 +75,7 @@ def test_credit_is_the_librarys(trace, space, k, moved):
     old = torch.tensor([trace.old_logps], dtype=torch.double)
     actions = {
         "token": TokenActions(),
-        "window": WindowActions(k, 0.3, tail="truncate"),
+        "window": WindowActions(k, 0.3),
         "joint": WindowActions(k, joint=True),
         "block": BlockActions(k),
         "block-joint": BlockActions(k, reduce="sum"),
@@ -106,21 +105,19 @@ def test_credit_is_the_librarys(trace, space, k, moved):
         and v.strips[1]["clipped"] == found.clipped[0].long().tolist()
     )
     assert v.data[5]["y"].tolist() == found.credit[0].tolist()
-    sums = [d for d in v.data if d.get("yaxis") == "y3"][1]["y"][1::5]
-    assert math.isclose(sums.sum(), float(found.credit.sum()), abs_tol=1e-9)
+    (difference,) = [d for d in v.data if d.get("yaxis") == "y3"]
+    assert difference["y"].tolist() == (found.credit - explorer.loss("left")[0].credit)[0].tolist()
 
 
 def test_at_1_the_policy_is_as_recorded(trace):
-    expected = policy_loss(
-        **trace.batch(), actions=WindowActions(4, tail="truncate"), aggregate="seq-mean-token-sum"
-    ).credit
+    expected = policy_loss(**trace.batch(), actions=WindowActions(4), aggregate="seq-mean-token-sum").credit
     assert torch.equal(CreditExplorer(trace).loss("right")[0].credit, expected)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_on_policy_windows_differ_at_the_first_tokens_only(trace, k):
     T = len(trace.tokens)
-    explorer = CreditExplorer(trace, moved=0.0, k=k)
+    explorer = CreditExplorer(trace, moved=0.0, k=k, tail="truncate")
     left, right = (explorer.loss(side)[0].credit for side in ("left", "right"))
     assert differing(left, right) == list(range(k - 1)) and torch.equal(left, torch.full_like(left, trace.advantage))
     assert "the first K−1, which fewer windows contain, and nowhere else" in explorer.picture().summary
@@ -170,24 +167,15 @@ def test_odd_traces_are_drawn_or_explained(tmp_path, explorer, odd):
     shown = explorer(odd, k=7)
     v = shown.picture()
     assert v.summary and len(v.strips) == 2 and bool(v.data) == bool(odd.tokens)
-    shown.widget
+    live = shown.widget
     for name, control in shown.controls.items():
-        for value in (
-            list(control.options.values())
-            if control.kind == "choice"
-            else [control.low, control.high]
-            if control.low is not None
-            else []
-        ):
-            shown.live[name].value = value
-            assert shown.values[name] == value
+        for value in control.choices or [end for end in (control.low, control.high) if end is not None]:
+            live.values = {**live.values, name: value}  # what a hand would do
+            assert shown.values[name] == value and shown.picture().summary
     assert shown.figure() is not None and set(shown._repr_mimebundle_()) >= {"text/plain", "text/html"}
     page = shown.to_html(tmp_path / "page.html", {}).read_text()
-    assert (
-        "<script>window" not in page
-        and "<img" not in page.split("<body>")[1]
-        and "NaN" not in page.split("application/json")[-1].split("</script>")[0]
-    )
+    assert "<script>window" not in page and "<img" not in page.split("<body>")[1]
+    json.dumps(dict(live.data), allow_nan=False)
     json.dumps(v.strips, allow_nan=False)
 
 
@@ -215,45 +203,19 @@ def test_settings_are_checked(trace):
         BlockExplorer(trace, rule="delimiter", ends="  ").picture()
 
 
-def test_live_controls_move_the_picture(trace):
-    explorer = CreditExplorer(trace)
-    assert explorer.widget is explorer.widget
-    for k in (1, 2, 9):
-        explorer.live["k"].value = k
-        for space in ("window", "joint", "block", "sentence"):
-            explorer.live["right"].value = space
-            out, _ = CreditExplorer(trace, k=k, right=space).loss("right")
-            assert (
-                explorer.panel.states[1]["values"] == shortened(out.credit[0].tolist())
-                and explorer.live_figure.data[5].y.tolist() == out.credit[0].tolist()
-            )
-            assert (explorer.live["k"].layout.display == "none") == (space == "sentence")
-    assert explorer.live["k"].description and all(c.label for c in explorer.controls.values())
-
-
-def test_a_change_sends_numbers_only(trace, monkeypatch):
-    "Neither plotly.js nor the tokens travel again, and nothing piles up."
+def test_a_long_response_is_sent_once(monkeypatch):
+    "Neither plotly.js nor the tokens travel again: a change is a few hundred bytes, and nothing piles up."
+    explorer = CreditExplorer(made(4096))
+    explorer.widget
     sent = []
     monkeypatch.setattr(
         ipywidgets.Widget,
         "_send",
-        lambda self, msg, buffers=None: sent.append(
-            len(json.dumps(msg, default=str)) + sum(memoryview(b).nbytes for b in buffers or [])
-        ),
+        lambda self, msg, buffers=None: sent.append(len(json.dumps(msg, default=str)) + sum(map(len, buffers or []))),
     )
-    explorer = CreditExplorer(trace)
-    explorer.widget
-    sent.clear()
-    sizes = []
     for k in range(5, 15):
-        explorer.live["k"].value = k
-        sizes.append((len(sent), sum(sent)))
-        sent.clear()
-    messages, size = zip(*sizes)
-    assert 0 < max(messages) <= 6 and max(size) < 30_000 and len(set(messages)) == 1, (
-        f"messages and bytes per change: {sizes}"
-    )
-    assert len(explorer.live_figure.data) == 11 and len(explorer.panel.states) == 2
+        explorer.set(k=k)
+    assert len(sent) == 10 and max(sent) < 1000, sent
 
 
 def test_views_that_differ_in_their_traces():
@@ -282,21 +244,12 @@ def test_views_that_differ_in_their_traces():
     assert 'data-pick="1"' in growing.panel.extra and growing.trace is None
 
 
-@pytest.mark.parametrize("explorer", [CreditExplorer])
-def test_a_long_response_is_shown_in_parts(explorer):
-    shown = explorer(made(400))
-    shown.widget
-    assert (
-        "span" not in explorer(made(200)).controls
-        and shown.live["start"].layout.display == "none"
-        and tuple(shown.live_figure.layout.xaxis.range) == (0.5, 400.5)
-    )
-    shown.live["span"].value = 64
-    shown.live["start"].value = 97
-    assert (
-        tuple(shown.live_figure.layout.xaxis.range) == (96.5, 160.5) == tuple(shown.figure().layout.xaxis3.range)
-        and shown.live["start"].layout.display is None
-    )
+def test_a_long_response_is_shown_in_parts():
+    shown = CreditExplorer(made(400))
+    assert "span" not in CreditExplorer(made(200)).controls and "start" not in shown.applies(shown.values)
+    assert tuple(shown.figure().layout.xaxis.range) == (0.5, 400.5)
+    shown.set(span=64, start=97)
+    assert tuple(shown.figure().layout.xaxis3.range) == (96.5, 160.5) and "start" in shown.applies(shown.values)
 
 
 def test_page_states_are_shared():
@@ -344,24 +297,6 @@ def test_measured_times_hold_the_bounds(root):
     }
     for r in rows:
         assert float(r["ms_q75"]) < (2000 if r["what"] == "first draw" else 150 if int(r["tokens"]) <= 512 else 600), r
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("explorer", [CreditExplorer])
-def test_a_change_is_quick(explorer):
-    "Loose bounds, for a machine that is busy; benchmarks/widgets.csv has the measured times."
-    for T, bound in ((512, 0.6), (4096, 2.4)):
-        trace = made(T)
-        times = []
-        start = time.process_time()
-        shown = explorer(trace, k=4)
-        shown._repr_mimebundle_()
-        assert time.process_time() - start < 8
-        for k in (5, 2, 16, 8):
-            start = time.process_time()
-            shown.live["k"].value = k
-            times.append(time.process_time() - start)
-        assert min(times) < bound, f"{T} tokens: {times}"
 
 
 # Files that a user names

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from colours import contrast
 from lab import lab_server, run_notebook, watched, write_notebook
+from strip_explorer import StripExplorer
 
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
@@ -27,8 +28,11 @@ NASTY = [
     "🙂",
     "\n",
 ]
-SETUP = """import json
+SETUP = f"""import json
+import sys
 from pathlib import Path
+sys.path.append({str(Path(__file__).parent.parent / "helpers")!r})
+from strip_explorer import StripExplorer
 from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
 trace = load_traces('traces.jsonl')[0]"""
@@ -86,18 +90,23 @@ def trace(tmp_path_factory) -> Trace:
 
 @pytest.fixture(scope="module")
 def lab(browser, trace, tmp_path_factory):
-    "A notebook with both explorers, run in JupyterLab."
+    "A notebook with both explorers and one that Python draws, run in JupyterLab."
     pytest.importorskip("jupyterlab")
     folder = tmp_path_factory.mktemp("notebooks")
     config = tmp_path_factory.mktemp("lab")
     (folder / "traces.jsonl").write_text(json.dumps(trace.to_dict()) + "\n")
-    blocks = "blocks = BlockExplorer(trace)\nblocks"
-    write_notebook(folder / "widgets.ipynb", SETUP, "CreditExplorer(trace, moved=2.0)", blocks, "")
+    cells = (
+        "StripExplorer(trace)",
+        "blocks = BlockExplorer(trace)\nblocks",
+        "credit = CreditExplorer(trace)\ncredit",
+        "",
+    )
+    write_notebook(folder / "widgets.ipynb", SETUP, *cells)
     with lab_server(folder, config) as address:
         page = watched(browser.new_page(viewport=dict(width=1400, height=2400)), address, address.replace("http", "ws"))
         run_notebook(page, address, "widgets.ipynb")
         page.wait_for_function(
-            "document.querySelectorAll('.mpo-lane-view').length === 1 && document.querySelectorAll('.mpo-widget"
+            "document.querySelectorAll('.mpo-lane-view').length === 2 && document.querySelectorAll('.mpo-widget"
             " .js-plotly-plot .main-svg').length >= 1",
             timeout=60_000,
         )
@@ -142,17 +151,17 @@ def press(page, selector: str, *keys: str):
         page.keyboard.press(key)
 
 
-def test_credit_explorer_live(lab, trace):
-    explorer = CreditExplorer(trace, moved=2.0)
+def test_strips_and_a_figure_live(lab, trace):
+    explorer = StripExplorer(trace)
     root = "#widget-0"
     check(lab, root, (3, 5), explorer)
     press(lab, f"{root} .noUi-handle[aria-label='tokens per action, K']", "ArrowRight", "ArrowRight")
     check(lab, root, (1, 3, 5, 7), explorer.set(k=6))
-    press(lab, f"{root} select >> nth=1", "ArrowDown")
+    press(lab, f"{root} select", "ArrowDown")
     check(lab, root, (5, 7), explorer.set(right="joint"))
-    lab.locator(f"{root} select").nth(1).select_option(label="blocks of K, mean")
-    check(lab, root, (5, 7, 10), explorer.set(right="block"))
-    press(lab, f"{root} .noUi-handle[aria-label='how far the policy has moved (× recorded)']", "Home")
+    lab.locator(f"{root} select").select_option(label="blocks of K, mean")
+    check(lab, root, (5, 7, 9), explorer.set(right="block"))
+    press(lab, f"{root} .noUi-handle[aria-label='how far the policy has moved']", "Home")
     check(lab, root, (3, 5), explorer.set(moved=0.0, right="block"))
     assert "On-policy" in lab.locator(f"{root} .mpo-summary").inner_text()
 
@@ -167,11 +176,11 @@ IN_KERNEL = """async (code) => {
 }"""
 
 
-def words_of(page, explorer):
+def words_of(page, explorer, view="mpo-blocks"):
     "Waits until the live picture says what Python works out."
     page.wait_for_function(
-        "words => document.querySelector('.mpo-lane-view .mpo-words').textContent === words",
-        arg=explorer.picture().summary,
+        "([view, words]) => document.querySelector(`.${view} .mpo-words`).textContent === words",
+        arg=[view, explorer.picture().summary],
         timeout=20_000,
     )
 
@@ -180,12 +189,12 @@ def test_block_explorer_live(lab, trace):
     "Both sides move the controls; a hand waits for no kernel."
     explorer = BlockExplorer(trace)
     words_of(lab, explorer)
-    slider = ".mpo-lane-view [data-control=k]"
+    slider = ".mpo-blocks [data-control=k]"
     press(lab, slider, "ArrowLeft")
     words_of(lab, explorer.set(k=3))
-    lab.locator(".mpo-lane-view [data-control=rule_2]").select_option("surprise")
+    lab.locator(".mpo-blocks [data-control=rule_2]").select_option("surprise")
     words_of(lab, explorer.set(rule_2="surprise"))
-    assert lab.locator(".mpo-lane-view [data-control=threshold_2]").is_visible()
+    assert lab.locator(".mpo-blocks [data-control=threshold_2]").is_visible()
     there = json.loads(lab.evaluate(IN_KERNEL, "print(json.dumps(blocks.values), end='')"))
     assert there == explorer.values
     lab.evaluate(IN_KERNEL, "blocks.set(k=12, rule_2='sequence');")
@@ -193,30 +202,50 @@ def test_block_explorer_live(lab, trace):
     assert lab.locator(f"{slider} + output").inner_text() == "12"
 
 
+def test_credit_explorer_live(lab, trace):
+    "As the blocks: a hand, and code in the kernel."
+    explorer = CreditExplorer(trace)
+    words_of(lab, explorer, "mpo-credit")
+    press(lab, ".mpo-credit [data-control=k]", "ArrowRight", "ArrowRight")
+    words_of(lab, explorer.set(k=6), "mpo-credit")
+    lab.locator(".mpo-credit [data-control=right]").select_option("block")
+    lab.locator(".mpo-credit [data-control=difference]").uncheck()
+    words_of(lab, explorer.set(right="block", difference=False), "mpo-credit")
+    there = json.loads(lab.evaluate(IN_KERNEL, "print(json.dumps(credit.values), end='')"))
+    assert there == explorer.values
+    lab.evaluate(IN_KERNEL, "credit.set(moved=0.0, right='window', difference=True);")
+    words_of(lab, explorer.set(moved=0.0, right="window", difference=True), "mpo-credit")
+    assert "On-policy" in lab.locator(".mpo-credit .mpo-words").inner_text()
+
+
 def test_a_slider_moves_the_picture_while_it_is_dragged_and_the_kernel_is_busy(lab, trace):
     lab.evaluate(f"code => {{ window.napping = ({IN_KERNEL})(code) }}", "import time; time.sleep(15)")
-    box = lab.locator(".mpo-lane-view [data-control=k]").bounding_box()
+    box = lab.locator(".mpo-blocks [data-control=k]").bounding_box()
     height = box["y"] + box["height"] / 2
     lab.mouse.move(box["x"] + box["width"] / 2, height)
     lab.mouse.down()
     seen = []
     for part in (0.02, 0.3, 0.6, 0.98):
         lab.mouse.move(box["x"] + part * box["width"], height)
-        k = lab.evaluate("JSON.parse(document.querySelector('.mpo-lane-view .mpo-row').dataset.values).k")
+        k = lab.evaluate("JSON.parse(document.querySelector('.mpo-blocks .mpo-row').dataset.values).k")
         words_of(lab, BlockExplorer(trace, k=k, rule_2="sequence"))
         seen.append(k)
     busy = lab.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
     lab.mouse.up()
     assert seen == sorted(set(seen)) and (seen[0], seen[-1]) == (1, len(trace.tokens)) and busy == "busy"
     lab.evaluate("window.napping")
-    there = lab.evaluate(IN_KERNEL, "print(blocks.values['k'], end='')")
+    for _ in range(40):  # the last value follows when the kernel has answered the first
+        there = lab.evaluate(IN_KERNEL, "print(blocks.values['k'], end='')")
+        if there == str(seen[-1]):
+            break
+        lab.wait_for_timeout(250)
     assert there == str(seen[-1])
 
 
 def test_tokens_by_keyboard_live(lab):
-    lab.locator(".mpo-lane-view .mpo-lanes li").first.focus()
+    lab.locator(".mpo-blocks .mpo-lanes li").first.focus()
     lab.keyboard.press("ArrowRight")
-    assert "Token 2," in lab.locator(".mpo-lane-view .mpo-detail").inner_text()
+    assert "Token 2," in lab.locator(".mpo-blocks .mpo-detail").inner_text()
     assert lab.locator(".jp-Notebook.jp-mod-commandMode").count() == 1, "no key of ours is a command of the notebook's"
     lab.locator("#widget-0 .mpo-strip").first.locator(".mpo-token").first.focus()
     lab.keyboard.press("ArrowRight")
@@ -313,15 +342,15 @@ def offline(browser, tmp_path):
         context.close()
 
 
-def test_credit_page(offline, trace):
-    explorer = CreditExplorer(trace, moved=2.0)
+def test_a_page_of_states(offline, trace):
+    explorer = StripExplorer(trace)
     root = ".mpo-widget"
     page = offline(explorer)
     check(page, root, (1, 3, 5), explorer)
     press(page, "[data-axis=k]", "ArrowRight")
     check(page, root, (3, 5, 7), explorer.set(k=5))
     press(page, "[data-axis=right]", "ArrowDown")
-    check(page, root, (5, 7, 10), explorer.set(right="joint"))
+    check(page, root, (5, 7, 9), explorer.set(right="joint"))
     press(page, "[data-axis=moved]", "Home")
     check(page, root, (3, 5), explorer.set(moved=0.0))
     page.locator("[data-axis=right]").select_option(label="whole response, mean (GSPO)")
@@ -330,9 +359,8 @@ def test_credit_page(offline, trace):
     assert page.evaluate("window.hit") is None and page.trouble == []
 
 
-@pytest.mark.parametrize("explorer", [CreditExplorer])
-def test_page_fits_every_width_and_theme(offline, trace, explorer):
-    page = offline(explorer(trace))
+def test_page_fits_every_width_and_theme(offline, trace):
+    page = offline(StripExplorer(trace))
     for width, scheme in ((1400, "light"), (1400, "dark"), (700, "dark"), (700, "light"), (420, "light")):
         page.set_viewport_size(dict(width=width, height=900))
         page.emulate_media(color_scheme=scheme)
@@ -349,7 +377,7 @@ def test_page_fits_every_width_and_theme(offline, trace, explorer):
             " getComputedStyle(document.body).backgroundColor]"
         )
         assert contrast(ink, paper) > 4.5
-        shot(page, f"page-{explorer.__name__}-{width}-{scheme}", full_page=True)
+        shot(page, f"page-strips-{width}-{scheme}", full_page=True)
 
 
 @pytest.mark.parametrize(
@@ -362,13 +390,13 @@ def test_page_fits_every_width_and_theme(offline, trace, explorer):
     ],
 )
 def test_odd_pages(offline, odd):
-    page = offline(CreditExplorer(odd, k=3))
+    page = offline(StripExplorer(odd))
     assert page.locator(".mpo-summary").inner_text() and page.trouble == []
 
 
 def test_without_a_script_the_strips_are_there(browser, tmp_path, trace):
     context = browser.new_context(offline=True, java_script_enabled=False)
     page = context.new_page()
-    page.goto(CreditExplorer(trace).to_html(tmp_path / "page.html").as_uri())
+    page.goto(StripExplorer(trace).to_html(tmp_path / "page.html").as_uri())
     assert page.locator(".mpo-token").count() == 2 * len(trace.tokens) and page.locator(".mpo-controls").is_hidden()
     context.close()
