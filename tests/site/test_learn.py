@@ -211,7 +211,11 @@ def test_the_readme_begins_with_the_moving_picture_and_three_doors(root):
     top = (root / "README.md").read_text().split("## Two commands")[0]
     picture = re.search(r"!\[[^\]]+\]\((nbs/images/window\.gif)\)", top)
     assert picture and (root / picture[1]).read_bytes()[:4] == b"GIF8"
-    assert re.findall(r"^- \*\*(.*?)\*\*", top.split("## Start here")[1], re.MULTILINE) == ["Look", "Run lesson 1", "Train"]
+    assert re.findall(r"^- \*\*(.*?)\*\*", top.split("## Start here")[1], re.MULTILINE) == [
+        "Look",
+        "Run lesson 1",
+        "Train",
+    ]
     assert len(top.split(picture[0])[0]) < 2000, "the picture is pushed off the first screen"
 
 
