@@ -432,14 +432,15 @@ def closing_table(
 ) -> str:  # one line per run
     "Held-out accuracy before and after, and what the ratios did: means over the steps."
     accuracy = "sampled accuracy, with 95% intervals"
-    lines = [f"{'':6}{accuracy:^46}{'greedy':>9}{'clipped':>10}{'std(log R)':>12}{'seconds':>9}"]
+    lines = [f"{'':6}{accuracy:^46}{'greedy':^18}{'clipped':>8}{'std(log R)':>12}{'seconds':>9}"]
     for label, rows in metrics.items():
         evaluated = [row for row in rows if "accuracy_sampled" in row]
         trained = [row for row in rows if "clip_fraction" in row]
         clipped = sum(row["clip_fraction"] for row in trained) / len(trained)
         deviation = sum(row["log_ratio_std"] for row in trained) / len(trained)
+        greedy = " -> ".join(f"{row['accuracy_greedy']:.3f}" for row in (evaluated[0], evaluated[-1]))
         lines.append(
-            f"{label:6}{_accuracies(evaluated):^46}{evaluated[-1]['accuracy_greedy']:>9.3f}{clipped:>10.2%}"
+            f"{label:6}{_accuracies(evaluated):^46}{greedy:^18}{clipped:>8.2%}"
             f"{deviation:>12.4f}{rows[-1]['seconds']:>9.0f}"
         )
     return "\n".join(lines)
@@ -463,7 +464,9 @@ def _tour_parser() -> argparse.ArgumentParser:
 
 def _two_runs(output: str, steps: int, seed: int, overwrite: bool) -> None:
     "Train with both recipes, and print what came of it."
-    from mpo_nb.drawing.report import write_report
+    from mpo_nb.drawing.report import training_sentences, write_report
+    from mpo_nb.runs.reading import read_runs
+    from mpo_nb.training.attempting import sample_attempts
     from mpo_nb.training.trainer import Trainer
 
     configs = {name: tour_config(name, output, steps, seed, overwrite) for name in ("grpo", "mpo")}
@@ -476,9 +479,11 @@ def _two_runs(output: str, steps: int, seed: int, overwrite: bool) -> None:
             flush=True,
         )
         metrics[name] = Trainer(config).fit()
+        sample_attempts(config.output, seed=seed)  # the same problems before and after, for the report
     folders = {name: config.output for name, config in configs.items()}
     report = write_report(folders, Path(output) / "report.html")
-    print(f"\n{closing_table(metrics)}\n\nThe report, one file that opens in any browser: {report}")
+    effect = "\n".join(training_sentences(read_runs(folders)))
+    print(f"\n{closing_table(metrics)}\n\n{effect}\n\nThe report, one file that opens in any browser: {report}")
 
 
 def tour(

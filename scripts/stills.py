@@ -1,27 +1,43 @@
 """Puts a still picture into every stored output that a script fills, for the places where scripts are taken out.
 
     python scripts/stills.py [notebook ...]     all of nbs/ by default
-    python scripts/stills.py --check            exit 1 when one is missing, without a browser
+    python scripts/stills.py --check            exit 1 when an output would be a hole somewhere, without a browser
 
 An output made by `mpo_nb.drawing.outputs` is a box with a place for a picture. The box is opened alone in headless
 Chromium, as in a frame of its own, and the picture is taken when its script has filled it. A picture stays as long as
-its output does: an output that is made anew has none.
+its output does: an output that is made anew has none. HTML with scripts or styles that stands in no box is put into
+one, and a figure that has no JSON of plotly's gets it.
 """
 
 import argparse
 import base64
-import os
+import io
+import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import nbformat
+from browsers import ARGUMENTS, MISSING, find_chromium, plotly_js
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACE = "<!-- still -->"
+PLACE = re.compile(r'<!-- still -->(?:<em class="mpo-words">.*?</em>)?', re.DOTALL)
 BOX = re.compile(r'<div class="mpo-output" id="([\w-]+)" role="group" aria-label="([^"]*)">')
+LABEL = re.compile(r'aria-label="([^"]+)"')
+FIGURE = re.compile(r"drawFigure\(box, (\{.*\}), \"https")
+PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 840  # pixels, about a notebook's column
+SHARP = 70_000  # bytes: a picture that is larger at two pixels for each of the page's has one
+HEAD = """<!doctype html><meta charset="utf-8"><style>
+body { margin: 8px; background: white; font-family: system-ui, sans-serif }
+.mpo-hint { visibility: hidden } /* in a picture nothing can be pointed at */
+</style>"""
+FILLED = """name => {
+    const box = document.getElementById(name)
+    return box.children.length > 0 && !box.querySelector('em.mpo-words')
+}"""
+DRAWN = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.data)
+    .map(plot => JSON.stringify({ data: plot.data, layout: plot.layout }))"""
 
 
 def notebooks(names: list[str]) -> list[Path]:
@@ -31,71 +47,124 @@ def notebooks(names: list[str]) -> list[Path]:
     return [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
 
 
-def outputs(notebook) -> list:
-    "The HTML outputs that wait for a picture."
-    found = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-    return [o for o in found if PLACE in o.get("data", {}).get("text/html", "")]
+def html_of(output) -> str:
+    "The HTML of an output."
+    return output.get("data", {}).get("text/html", "")
 
 
-def picture(page, html: str) -> bytes:
-    "What the box shows once its script has filled it: a PNG."
+def is_loose(html: str) -> bool:
+    "Whether HTML leaves loose text or a hole where scripts and styles are taken out."
+    return not BOX.search(html) and ("<script" in html or "mpo-strip" in html)
+
+
+def is_figure(html: str) -> bool:
+    "Whether all that an output shows is a figure of plotly's."
+    return bool(FIGURE.search(html)) or ("Plotly.newPlot(" in html and "mpo-" not in html)
+
+
+def waiting(notebook) -> list:
+    "The outputs that lack something."
+    found = [o for cell in notebook.cells for o in cell.get("outputs", []) if html_of(o)]
+    return [
+        o
+        for o in found
+        if PLACE.search(html_of(o)) or is_loose(html_of(o)) or (is_figure(html_of(o)) and PLOTLY not in o["data"])
+    ]
+
+
+def boxed(html: str) -> str:
+    "Loose HTML in a box."
+    from mpo_nb.drawing.outputs import live_html
+
+    words = LABEL.search(html)
+    return live_html(html, words[1] if words else "A figure.", plotly="Plotly" in html)
+
+
+def small(png: bytes) -> bytes:
+    "A picture in at most 128 colours."
+    from PIL import Image
+
+    image = (
+        Image.open(io.BytesIO(png)).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
+    file = io.BytesIO()
+    image.save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def show(page, html: str) -> str:
+    "Opens a box alone and waits for its script; the box's name."
     [(name, _)] = BOX.findall(html)
-    page.set_content(f'<!doctype html><meta charset="utf-8"><body style="margin:8px;background:white">{html}')
-    page.wait_for_function("name => document.getElementById(name).children.length > 0", arg=name)
+    page.goto("about:blank")  # a new window: what an earlier box loaded is gone
+    page.set_content(f"{HEAD}{html}")
+    page.wait_for_function(FILLED, arg=name)
     page.wait_for_timeout(400)  # a figure settles
-    return page.locator(f"#{name}").screenshot(type="png")
+    return name
 
 
-def fill(path: Path, page) -> int:
-    "Puts pictures into one notebook; how many."
+def picture(pages, html: str) -> tuple[bytes, list[str]]:
+    "What the box shows once its script has filled it, as sharp as it may be; and plotly's figures in it, as JSON."
+    png = b""
+    for page in pages:
+        name = show(page, html)
+        png = small(page.locator(f"#{name}").screenshot(type="png"))
+        if len(png) < SHARP:
+            break
+    return png, page.evaluate(DRAWN)
+
+
+def mend(output, pages):
+    "Gives one output what it lacks."
+    html = output["data"]["text/html"]
+    alone = is_figure(html)
+    if is_loose(html):
+        html = boxed(html)
+    png, figures = picture(pages, html)
+    [(_, label)] = BOX.findall(html)
+    still = (
+        f'<img class="mpo-still" alt="{label}" style="width:{WIDTH - 16}px;max-width:100%"'
+        f' src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    )
+    output["data"]["text/html"] = PLACE.sub(lambda _: still, html, count=1)
+    if alone:
+        found = FIGURE.search(html)
+        figure = json.loads(found[1] if found else figures[0])
+        output["data"].setdefault(PLOTLY, figure | dict(config=dict(displayModeBar=False, responsive=True)))
+
+
+def fill(path: Path, pages) -> int:
+    "Mends one notebook; how many outputs lacked something."
     notebook = nbformat.read(path, as_version=4)
-    waiting = outputs(notebook)
-    for output in waiting:
-        html = output["data"]["text/html"]
-        [(_, label)] = BOX.findall(html)
-        data = base64.b64encode(picture(page, html)).decode()
-        still = f'<img class="mpo-still" alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
-        output["data"]["text/html"] = html.replace(PLACE, still)
-    if waiting:
+    found = waiting(notebook)
+    for output in found:
+        mend(output, pages)
+    if found:
         nbformat.write(notebook, path)
-    return len(waiting)
-
-
-def chromium() -> str:
-    "The path of a Chromium."
-    names = (os.environ.get("MPO_NB_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        raise SystemExit("stills: no Chromium on the PATH: install Debian's `chromium`, or name one in MPO_NB_CHROMIUM")
-    return path
-
-
-def plotly_js() -> str:
-    "The package's own copy of plotly.js, in place of the one that a frame would fetch."
-    import plotly
-
-    return (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return len(found)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", help="default: all of nbs/")
-    parser.add_argument("--check", action="store_true", help="say which outputs have no picture, and take none")
+    parser.add_argument("--check", action="store_true", help="say which notebooks lack something, and mend nothing")
     options = parser.parse_args()
     paths = notebooks(options.notebooks)
     if options.check:
-        missing = [p for p in paths if outputs(nbformat.read(p, as_version=4))]
+        missing = [p for p in paths if waiting(nbformat.read(p, as_version=4))]
         for path in missing:
             print(f"{path}: an output has no still picture; run `make stills`", file=sys.stderr)
         return int(bool(missing))
+    if (chromium := find_chromium()) is None:
+        raise SystemExit(f"stills: {MISSING}")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport=dict(width=WIDTH, height=900))
-        page.route("**/plotly-*.min.js", lambda route: route.fulfill(body=plotly_js(), content_type="text/javascript"))
+        browser = p.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        pages = [browser.new_page(viewport=dict(width=WIDTH, height=900), device_scale_factor=n) for n in (2, 1)]
+        for page in pages:
+            page.route("**/plotly-*.min.js", lambda r: r.fulfill(body=plotly_js(), content_type="text/javascript"))
         for path in paths:
-            if count := fill(path, page):
+            if count := fill(path, pages):
                 print(f"{path}: {count} picture{'s' * (count > 1)}")
         browser.close()
     return 0

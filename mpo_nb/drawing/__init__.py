@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['empty_figure', 'figure_html', 'palette', 'series_colour', 'series_style', 'style_panels', 'asset_text', 'TokenStrip',
            'token_strip', 'credit_strip', 'numbers_table', 'rollouts_table', 'step_responses', 'clipping_sentence',
-           'ratio_figure', 'seed_figure', 'report_figures', 'report_html', 'write_report', 'Figure', 'live_html',
-           'check_answer']
+           'ratio_figure', 'seed_figure', 'attempts_html', 'training_sentence', 'report_figures', 'report_html',
+           'write_report', 'Figure', 'live_html', 'check_answer']
 
 # %% ../../nbs/lib/drawing/index.ipynb #drawin03
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from ..lazy import offer
 # %% ../../nbs/lib/drawing/index.ipynb #drawin06
 if TYPE_CHECKING:
     from mpo_nb.drawing.assets import asset_text
+    from mpo_nb.drawing.attempts import attempts_html, training_sentence
     from mpo_nb.drawing.exercises import check_answer
     from mpo_nb.drawing.outputs import Figure, live_html
     from mpo_nb.drawing.ratios import clipping_sentence, ratio_figure
@@ -45,6 +46,7 @@ __getattr__, __dir__ = offer(
         "tables": "numbers_table rollouts_table step_responses",
         "ratios": "clipping_sentence ratio_figure",
         "seeds": "seed_figure",
+        "attempts": "attempts_html training_sentence",
         "report": "report_figures report_html write_report",
     },
 )
@@ -67,6 +69,8 @@ _all_ = [
     "clipping_sentence",
     "ratio_figure",
     "seed_figure",
+    "attempts_html",
+    "training_sentence",
     "report_figures",
     "report_html",
     "write_report",

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['curve_figures', 'accuracy_change', 'mean_metric', 'run_numbers', 'runs_table', 'CurveFigure', 'curve_figure',
-           'report_figures', 'learning_sentence', 'limits_sentence', 'report_html', 'write_report']
+           'report_figures', 'learning_sentence', 'limits_sentence', 'training_sentences', 'attempts_section',
+           'report_html', 'write_report']
 
 # %% ../../nbs/lib/drawing/report.ipynb #eaf11457
 import json
 import math
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from .assets import fill_template, joined_script, style_element
+from .attempts import attempts_html, training_sentence
 from .outputs import script_json
 from .ratios import clipping_sentence, ratio_figure
 from .strip import credit_strip, strip_style
@@ -111,17 +114,20 @@ class CurveFigure(NamedTuple):
     hover: str  # plotly's template
     yaxis: dict[str, Any]  # plotly's options
     caption: str  # under the title
+    beside: str = ""  # another metric of the same rows, drawn thin and dotted in the same colours
 
 
 curve_figures = dict(
     accuracy=CurveFigure(
         rows="evaluations",
         key="accuracy_sampled",
-        title="Sampled accuracy on held-out problems, with 95% intervals",
+        title="Accuracy on held-out problems",
         y="share right",
         hover="%{y:.1%} (%{customdata[0]:.1%} to %{customdata[1]:.1%})",
         yaxis=dict(tickformat=".0%", range=[0, 1]),
-        caption="One response to each problem, at the training temperature.",
+        caption="Thick, with 95% intervals: one sampled response to each problem, at the training temperature. Thin and"
+        " dotted: the greedy response.",
+        beside="accuracy_greedy",
     ),
     reward=CurveFigure(
         rows="rows",
@@ -174,6 +180,21 @@ def _add_curve(figure: go.Figure, points: list[dict[str, Any]], key: str, i: int
     )
 
 
+def _add_beside(figure: go.Figure, points: list[dict[str, Any]], key: str, i: int, group: str) -> None:
+    "Another metric of the i-th run, thin and dotted; shown and hidden with the run's curve."
+    known = [p for p in points if p.get(key) is not None]
+    figure.add_scatter(
+        x=[p["step"] for p in known],
+        y=[p[key] for p in known],
+        name=f"{escape(group)}, greedy",
+        legendgroup=group,
+        showlegend=False,
+        mode="lines",
+        line=dict(color=series_colour(i), dash="dot", width=1.5),
+        hovertemplate="%{y:.1%}",
+    )
+
+
 def curve_figure(
     runs: list[RunData],  # as read
     form: CurveFigure,  # which metric, and how it is drawn
@@ -188,6 +209,8 @@ def curve_figure(
         if form.rows == "evaluations" and points[0].get(f"{form.key}_low") is not None:
             _add_band(figure, points, form.key, i, run.label)
         _add_curve(figure, points, form.key, i, run.label, form.hover)
+        if form.beside:
+            _add_beside(figure, points, form.beside, i, run.label)
     return figure
 
 # %% ../../nbs/lib/drawing/report.ipynb #a842ee00
@@ -348,16 +371,21 @@ def limits_sentence(
     return chance + ", nor how the recipes compare with other seeds, models or tasks."
 
 # %% ../../nbs/lib/drawing/report.ipynb #d55049dc
+def _change(run: RunData, how: str) -> str:
+    "An accuracy before and after training; nothing where it was not measured."
+    shares = [run.evaluations[i].get(f"accuracy_{how}") for i in (0, -1)]
+    return "" if None in shares else f"from {percent_text(shares[0])} to {percent_text(shares[1])}"
+
+
 def _headline(runs: list[RunData]) -> str:
     "The result in one line, or what the page is about."
-    changes = []
-    for run in runs:
-        if len(run.evaluations) > 1:
-            before, after = (percent_text(run.evaluations[i]["accuracy_sampled"]) for i in (0, -1))
-            changes.append(f"from {before} to {after} with {run.label}")
-    if changes:
-        return f"Sampled accuracy went {' and '.join(changes)}"
-    return f"Training report: {', '.join(run.label for run in runs)}"
+    measured = [run for run in runs if len(run.evaluations) > 1]
+    if not measured:
+        return f"Training report: {', '.join(run.label for run in runs)}"
+    sampled = " and ".join(f"{_change(run, 'sampled')} with {run.label}" for run in measured)
+    greedy = [_change(run, "greedy") for run in measured]
+    beside = f"; greedy accuracy {' and '.join(greedy)}" if all(greedy) else ""
+    return f"Sampled accuracy went {sampled}{beside}"
 
 
 def _missing(runs: list[RunData]) -> str:
@@ -366,6 +394,23 @@ def _missing(runs: list[RunData]) -> str:
     if not items:
         return ""
     return f'<div class="missing" role="note"><b>What is missing</b><ul>{"".join(items)}</ul></div>'
+
+# %% ../../nbs/lib/drawing/report.ipynb #rptatt02
+def training_sentences(
+    runs: list[RunData],  # as read
+) -> list[str]:  # one for each run that was evaluated twice
+    "What training did, run by run."
+    measured = [run for run in runs if len(run.evaluations) > 1]
+    return [training_sentence(run.label, run.evaluations[0], run.evaluations[-1]) for run in measured]
+
+
+def attempts_section(
+    runs: list[RunData],  # as read
+    shown: int = 6,  # problems of each run that can be opened
+) -> str:  # HTML; nothing where no run has attempts
+    "The attempts of the runs that have some."
+    found = [attempts_html(replace(run.attempts, label=run.label), shown) for run in runs if run.attempts]
+    return f"<h2>One problem, before and after training</h2>{''.join(found)}" if found else ""
 
 # %% ../../nbs/lib/drawing/report.ipynb #20d2a058
 def report_html(
@@ -386,9 +431,11 @@ def report_html(
         "report.html",
         headline=escape(_headline(data)),
         style=style_element("document.css") + strip_style,
+        effect="".join(f"<p>{escape(sentence)}</p>" for sentence in training_sentences(data)),
         missing=_missing(data),
         numbers=runs_table(data),
         curves="".join(places.values()) or "<p>No steps were recorded, so there are no curves.</p>",
+        attempts=attempts_section(data),
         responses=_responses(chosen, recipes),
         ratios=ratios,
         sentences="".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenGradient, WindowActions
 from ..blocks import fixed_blocks, sequence_block, token_blocks
 from .assets import style_element
+from .outputs import live_html
 from .style import down_colour, signed, up_colour
 from ..recipes import Recipe
 from ..runs.ratios import trace_loss
@@ -168,7 +169,7 @@ class TokenStrip:
     text: str  # what it shows, for places without HTML
 
     def _repr_html_(self) -> str:
-        return strip_style + self.html
+        return live_html(strip_style + self.html, f"A response, token by token: {self.text[:300]}")
 
     def __repr__(self) -> str:
         return f"TokenStrip({self.text!r})"

@@ -13,6 +13,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from .outputs import figure_box
+
 # %% ../../nbs/lib/drawing/style.ipynb #29ff9f38
 palette = (
     "0,114,178",  # blue
@@ -108,10 +110,11 @@ def empty_figure(
 
 
 def figure_html(
-    figure: go.Figure,
-) -> str:  # HTML without plotly's script, which a page has once
-    "A figure as the pages of this library store it."
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, config=dict(displayModeBar=False)))
+    figure: go.Figure,  # to be shown
+    label: str = "",  # what is to be seen, in words; empty: the figure's own titles
+) -> str:  # HTML that works alone
+    "A figure as a piece of HTML, to stand between other things; by itself a notebook shows `Figure` better."
+    return figure_box(figure, label)
 
 # %% ../../nbs/lib/drawing/style.ipynb #d4202664
 def style_panels(

@@ -178,7 +178,7 @@ def clear_run(
 ) -> None:
     "Delete what a run writes, the configuration last, and nothing else in the folder."
     hidden = run / ".deleting"
-    for folder in (run / "checkpoints", run / "failed", run / "mtp"):
+    for folder in (run / "checkpoints", run / "failed", run / "mtp", run / "attempts"):
         shutil.rmtree(hidden, ignore_errors=True)
         if folder.exists():
             os.replace(folder, hidden)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..config import TrainConfig, configured_recipe, described, recipe_differences
 from ..recipes import Recipe
+from .attempts import Attempts, load_attempts
 from .folder import Run
 from .live import Runs, labelled_runs
 from .trace_files import load_spaced
@@ -46,6 +47,7 @@ class RunData:
     traces: list[Trace]  # recorded responses
     recipe: Recipe | None  # as configured; None where the configuration does not say
     missing: list[str] = field(default_factory=list)  # sentences
+    attempts: Attempts | None = None  # before and after training, where the folder has them
 
 
 def _missing_settings(run: RunData) -> list[str]:
@@ -111,6 +113,10 @@ def read_run(
         pass
     run = RunData(label, config, rows, evaluations, traces, configured(config))
     run.missing = _missing_settings(run) + _missing_steps(run) + _missing_traces(run, which)
+    try:
+        run.attempts = load_attempts(folder)
+    except (FileNotFoundError, ValueError) as error:
+        run.missing.append(f"has attempts before and after training that cannot be read ({error})")
     return run
 
 

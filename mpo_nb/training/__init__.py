@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainer', 'Setup', 'check_start', 'Policy', 'make_sampler', 'Scores', 'frozen_scores', 'Batch', 'Judgement', 'Judge',
            'boundary_values', 'boundary_blocks', 'Learner', 'NotFinite', 'rollout_metrics', 'held_out_accuracy',
-           'UpdateMetrics', 'Recorder', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
+           'UpdateMetrics', 'Recorder', 'sample_attempts', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
 
 # %% ../../nbs/lib/training/index.ipynb #traini03
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from ..lazy import offer
 # %% ../../nbs/lib/training/index.ipynb #948c2e17
 if TYPE_CHECKING:
     from mpo_nb.config import TrainConfig
+    from mpo_nb.training.attempting import sample_attempts
     from mpo_nb.training.batch import Batch, Judgement
     from mpo_nb.training.continuations import boundary_blocks, boundary_values
     from mpo_nb.training.judging import Judge
@@ -43,6 +44,7 @@ __getattr__, __dir__ = offer(
         "learner": "Learner NotFinite",
         "metrics": "rollout_metrics held_out_accuracy UpdateMetrics",
         "recorder": "Recorder",
+        "attempting": "sample_attempts",
         "sweeps": "sweep",
         "warming": "WarmUp warm_up",
         ".config": "TrainConfig",
@@ -69,6 +71,7 @@ _all_ = [
     "held_out_accuracy",
     "UpdateMetrics",
     "Recorder",
+    "sample_attempts",
     "sweep",
     "WarmUp",
     "warm_up",

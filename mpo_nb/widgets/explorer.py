@@ -21,6 +21,7 @@ import plotly.graph_objects as go
 from plotly.graph_objects import FigureWidget
 from plotly.offline import get_plotlyjs
 
+from ..drawing.outputs import live_html
 from ..runs.traces import Trace
 from ..runtime.files import output_file, write_output
 from .controls import Control, changed_control, changed_settings, control_rows, live_control, update_live
@@ -307,9 +308,17 @@ class Explorer:
         return static_figure(self.picture(**values))
 
     def html(self, axes: Mapping[str, Sequence[Any]] | None = None) -> str:  # axes: default `page_axes`
-        "The widget as HTML that works with no kernel, to stand on a page; its figure needs that page's plotly."
+        "The widget as HTML that works with no kernel and alone, with a place for a still picture."
         axes = self.page_axes() if axes is None else axes
+        return live_html(self.fragment(axes), self.words(), plotly=self.has_figure)
+
+    def fragment(self, axes: Mapping[str, Sequence[Any]]) -> str:
+        "The widget as HTML for a page that has plotly."
         return page_fragment(self.title, self.controls, axes, self.values, self.view, self.applies)
+
+    def words(self) -> str:
+        "What is to be seen, for readers who do not see it."
+        return f"{self.title}. {self.page_note({})}".strip()
 
     def to_html(self, path: str | Path, axes: Mapping[str, Sequence[Any]] | None = None) -> Path:  # the file
         """Write the widget as one page that stays interactive offline; ".html" is added to a name without an ending.
@@ -318,7 +327,7 @@ class Explorer:
         file = output_file(path)
         axes = self.page_axes() if axes is None else axes
         plotly = get_plotlyjs() if self.has_figure else ""
-        write_output(file, whole_page(self.title, self.html(axes), plotly, self.page_note(axes)))
+        write_output(file, whole_page(self.title, self.fragment(axes), plotly, self.page_note(axes)))
         return file
 
     def __repr__(self) -> str:
