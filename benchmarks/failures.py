@@ -1,14 +1,14 @@
 """Five ways in which training goes wrong, each made on purpose, beside a run that goes well.
 
 The model is the packaged tiny one after a short lesson: it has learnt to check its result now and then ("17+0=17") and,
-rarely, to give a second answer ("#17#18"), so that there is something to be lured into. Then 30 steps of 16 problems and
-8 responses. All runs start from the same weights and see the same problems in the same order; what differs is named in
-`failures`, one change each. Reward is what the run was trained with; accuracy is the share of the step's responses whose
-last answer is right, whatever the reward said.
+rarely, to give a second answer ("#17#18"), so that there is something to be lured into. Then 24 steps of 12 problems
+and 8 responses. All runs start from the same weights and see the same problems in the same order; what differs is named
+in `failures`. Reward is what the run was trained with; accuracy is the share of the step's responses whose last answer
+is right, whatever the reward said.
 
-    python benchmarks/failures.py       # writes nbs/studies/failures.csv; some 15 minutes, and can be stopped
+    python benchmarks/failures.py   # writes nbs/studies/failures.csv; some 6 minutes on a quiet machine
 
-A run that is in the file already is not made again; `--again` makes them all.
+Stopped and started again, it goes on: a run that is in the file is not made again. `--again` makes all of them.
 """
 
 import argparse

@@ -20,7 +20,7 @@ PICTURE = "main :is(.mpo-output, .mpo-widget, .mpo-strip, .js-plotly-plot)"
 HIDDEN = """#quarto-header, .navbar, .mpo-row, .mpo-controls, .mpo-slides-words, .mpo-summary, .mpo-words, .mpo-detail,
 main label, main select, main input, main button { display: none !important; }"""  # a small picture has no controls
 SIZE = 480, 300  # pixels, twice what the pages show, for sharp screens
-COLOURS = 48
+COLOURS = 128
 PAGES = {  # name -> (page, which of its pictures, from 0)
     "one_action": ("learn/one_action.html", 0),
     "ratios_and_clipping": ("learn/ratios_and_clipping.html", 1),

@@ -19,8 +19,12 @@ import torch
 import mpo_nb.models.loading
 import mpo_nb.planning.plan
 import mpo_nb.tasks.task
+from mpo_nb.drawing import check_answer
 from mpo_nb.models.tiny import char_tokenizer
 from mpo_nb.planning.plan import cards, context_bytes, plan_memory
+from mpo_nb.runs import sample_traces
+from mpo_nb.tasks import load_task
+from mpo_nb.widgets import weight_map
 
 SHAPES = {
     "Qwen/Qwen2.5-0.5B-Instruct": dict(
@@ -58,7 +62,7 @@ def code(lesson) -> list[str]:
 
 def test_every_cell_runs_everywhere(lesson, code):
     "One switch, and no cell that is left out of tests or kept off the page."
-    assert not [source for source in code if re.search(r"^#\|", source, re.MULTILINE)]
+    assert not [source for source in code if re.search(r"^#\|(?! code-)", source, re.MULTILINE)]
     assert [source for source in code if "tiny" in source and re.search(r"^MODEL *=", source, re.MULTILINE)] == [SWITCH]
     assert len(lesson.cells) <= 60
 
@@ -89,7 +93,9 @@ def test_in_colab_the_first_cell_installs_from_the_repository(root, code, monkey
     assert done == [f'pip install -q "git+{settings["DEFAULT"]["git_url"]}"', "widgets", "/content/drive"]
 
 
-COURSE = ("one_action", "ratios_and_clipping", "where_advantage_goes", "train_in_three_minutes", "looking_ahead")
+COURSE = dict(
+    one_action=1, ratios_and_clipping=2, where_advantage_goes=3, train_in_three_minutes=4, looking_ahead=5, own_task=7
+)
 
 
 def check_badges(cells, name: str, user: str):
@@ -131,7 +137,7 @@ def test_a_lesson_installs_itself_in_colab_and_ends_with_exercises(name, root, m
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert (
         text.count("<details><summary>Solution</summary>") == text.count("</details>") >= 3
-        and f"> Lesson {COURSE.index(name) + 1}" in text
+        and f"> Lesson {COURSE[name]}" in text
     )
     check_badges(cells, name, settings["DEFAULT"]["user"])
     shown = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
@@ -195,6 +201,45 @@ def test_the_exercises_of_a_lesson_check_what_is_answered(name, root, monkeypatc
     assert any("picture at the top" in text for text in texts), f"{name}: no exercise uses a picture"
 
 
+def judged_sums() -> dict:
+    "What the exercises of the lesson on a task of one's own look back on."
+    sums = load_task("chain_sum")
+    tokens = [*"8+4=13;13+7=20;20+7=26#26", "<eos>"]
+    trace = SimpleNamespace(step=1, correct=False, finished=True, tokens=tokens, answer="26")
+    return dict(
+        sums=sums,
+        problem=dict(prompt="8+4+7+7?", answer="26"),
+        config=SimpleNamespace(output="run"),
+        RolloutBrowser=lambda folder: folder,
+        traces=[trace],
+    )
+
+
+STEPS = [dict(step=0)] + [dict(step=n, dead_groups=0.1 * n, clip_fraction=0.01 * (n % 5)) for n in range(1, 9)]
+TRAINED = {  # lessons that train: what their exercises look back on, and the picture that one of them uses
+    "train_in_three_minutes": (lambda: dict(metrics={"MPO": STEPS}), "`TrainingMonitor` above"),
+    "loop": (lambda: dict(wrong_sum=sample_traces("tiny")[20]), "as `weight_map` draws it"),
+    "looking_ahead": (dict, "the map $W$"),
+    "colab_gsm8k": (lambda: dict(rows=STEPS), "`TrainingMonitor` above"),
+    "own_task": (judged_sums, "`RolloutBrowser`"),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_exercises_of_a_lesson_that_trains_check_what_is_answered(name, root, monkeypatch):
+    made, widget = TRAINED[name]
+    cells = nbformat.read(root / "nbs" / "learn" / f"{name}.ipynb", as_version=4).cells
+    checks = [i for i, cell in enumerate(cells) if cell.cell_type == "code" and "check_answer(" in cell.source]
+    assert len(checks) >= 3 and any(widget in cells[i - 2].source for i in checks)
+    names = dict(check_answer=check_answer, weight_map=weight_map, sample_traces=sample_traces) | made()
+    if "traces" in names:
+        monkeypatch.setattr("mpo_nb.runs.load_traces", lambda folder: names["traces"], raising=False)
+    for i in checks:
+        assert cells[i].metadata.jupyter.source_hidden and "#| code-fold: true" in cells[i].source
+        assert "not done yet" in cells[i].outputs[0].data["text/html"], "stored with somebody's answer"
+        check_exercise(cells[i - 1].source, cells[i].source, PYTHON.search(cells[i + 1].source)[1], names)
+
+
 def pictures_first(cells) -> bool:
     "Whether nothing but a title, a paragraph and one folded cell stands above the first picture."
     shown = next(i for i, cell in enumerate(cells) if "text/html" in str(cell.get("outputs", "")))
@@ -202,7 +247,10 @@ def pictures_first(cells) -> bool:
     return len(above) <= 2 and len(above[-1].source) < 1500
 
 
-@pytest.mark.parametrize("page", ["index.ipynb", *(f"learn/{name}.ipynb" for name in CHECKED)])
+PAGES = (*CHECKED, *TRAINED, "troubleshooting", "methods", "engines")
+
+
+@pytest.mark.parametrize("page", ["index.ipynb", *(f"learn/{name}.ipynb" for name in PAGES)])
 def test_a_picture_stands_on_the_first_screen(page, root):
     assert pictures_first(nbformat.read(root / "nbs" / page, as_version=4).cells)
 
@@ -313,16 +361,29 @@ def test_the_settings_fit_the_cards_they_are_for(code, monkeypatch, tmp_path, mo
     assert not list(tmp_path.iterdir()), "cells before the training write nothing"
 
 
-@pytest.mark.slow
-def test_the_lesson_runs_with_the_tiny_model(lesson, tmp_path):
-    "From the first cell to the last, in an empty folder, which stays empty; both trainings improve what is sampled."
+def run_through(notebook, folder):
+    "Run a notebook from the first cell to the last in an empty folder, which stays empty."
     from nbclient import NotebookClient
 
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+    assert not list(folder.iterdir())
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+
+
+@pytest.mark.slow
+def test_the_gpu_lesson_runs_with_the_tiny_model(lesson, tmp_path):
     notebook = nbformat.from_dict(lesson)
-    NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    assert not list(tmp_path.iterdir())
+    run_through(notebook, tmp_path)
+    printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+    assert "model.safetensors" in printed and "8+4+7+7?" in printed
+
+
+@pytest.mark.slow
+def test_the_lesson_on_a_task_of_ones_own_trains_and_compares(root, tmp_path):
+    "Training improves what is sampled, and the control is compared too."
+    notebook = nbformat.read(root / "nbs" / "learn" / "own_task.ipynb", as_version=4)
+    run_through(notebook, tmp_path)
     compared = [
         table
         for cell in notebook.cells
@@ -332,4 +393,3 @@ def test_the_lesson_runs_with_the_tiny_model(lesson, tmp_path):
     assert len(compared) == 2
     gain = float(re.search(r"pass@1 .*?([+-]\d\.\d+)", compared[0])[1])
     assert gain > 0.1, compared[0]
-    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
