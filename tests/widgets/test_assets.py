@@ -39,6 +39,8 @@ BROWSER_NAMES = {
     "block_view.js": set(),
     "align.js": set(),
     "recipe_loss.js": set(),
+    "responses.js": set(),
+    "rollout_view.js": {"document"},
     "side_by_side.js": {"document"},
     "weight_map.js": {"ResizeObserver"},
     "slide_numbers.js": set(),
@@ -50,7 +52,7 @@ BROWSER_NAMES = {
         "requestAnimationFrame",
     },
 }
-VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js", "side_by_side.js"]
+VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js", "side_by_side.js", "rollout_view.js"]
 ENTRIES = ["panel.js", "page.js", "report.js", "pulse.js", "method.js", "live_view.js", *VIEWS]
 
 
