@@ -26,7 +26,7 @@ from ..drawing.strip import action_blocks
 from ..drawing.style import series_colour, series_style, signed
 from ..losses import PolicyLoss, policy_loss
 from ..runs.traces import Trace, check_trace
-from .axes import axis, figure_layout
+from .axes import axis, figure_layout, reach_applies, reach_controls, token_axis
 from .controls import Control
 from .live_view import ViewExplorer
 from .panel import View, strip_state
@@ -363,9 +363,10 @@ def ratio_ticks(
 def credit_layout(
     T: int,  # tokens of the response
     reach: float,  # the largest log-ratio drawn, nats
+    values: Mapping[str, Any],  # of the controls
 ) -> dict[str, Any]:  # plotly layout
     "Three rows over the same tokens."
-    shown: dict[str, Any] = dict(range=[0.5, T + 0.5], fixedrange=T <= 256)
+    shown = token_axis(T, values)
     ticks = ratio_ticks(reach)
     sums = dict(rangemode="tozero", fixedrange=True, zeroline=True, zerolinecolor="rgba(128,128,128,.6)", nticks=5)
     ratios = dict(type="log", fixedrange=True, tickvals=ticks, ticktext=[f"{t:g}" for t in ticks])
@@ -409,10 +410,11 @@ def credit_controls(
         Control("moved", "how far the policy has moved (× recorded)", 1.0, low=0.0, high=5.0, step=0.05, **both),
         Control("future", "share of later tokens", 0.2, low=0.0, high=0.95, step=0.05, **both),
         Control("epsilon", "clip range, 1 ± ε", 0.2, low=0.0, high=1.0, step=0.01, **both),
-        Control("advantage", "advantage", A, low=-high, high=high, step=0.05, **both),
+        Control("advantage", "advantage, A", A, low=-high, high=high, step=0.05, **both),
         Control("tail", "windows at the end", "renormalise", _tails, **both),
         Control("difference", "show the difference", True, **both),
         Control("made", "a made-up movement", False, **both),
+        *reach_controls(len(trace.tokens), "both"),
     ]
 
 # %% ../../nbs/lib/widgets/credit_explorer.ipynb #f05e2821
@@ -460,7 +462,9 @@ class CreditExplorer(ViewExplorer):
         windows = {"future", "tail"} if "window" in used else set()
         still = not bool(moved_log_ratios(self.trace, 1.0).any())
         movement = ({"made"} if still else set()) | ({"moved"} if values["made"] or not still else set())
-        return {"left", "right", "epsilon", "advantage", "difference"} | sizes | windows | movement
+        return (
+            {"left", "right", "epsilon", "advantage", "difference"} | sizes | windows | movement | reach_applies(values)
+        )
 
     def view_data(self) -> Mapping[str, Any]:
         return credit_data(self.trace)
@@ -488,7 +492,7 @@ class CreditExplorer(ViewExplorer):
         lines = [line for i, out in enumerate(losses) for line in token_traces(i, out, position)]
         data = [clip_band(T, values["epsilon"]), *lines, difference_trace(losses, position)]
         reach = largest(*(out.ratio.clamp(1e-3, 1e3).log().abs() for out in losses))
-        layout = credit_layout(T, max(reach, values["epsilon"]))
+        layout = credit_layout(T, max(reach, values["epsilon"]), values)
         summary = credit_summary(self.trace, values, sides)
         strips = credit_strips(self.trace, {self.space_title(side, values): sides[side] for side in sides})
         rows = "credit, ratio of each action with the clip range, and the difference of credit"

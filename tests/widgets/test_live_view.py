@@ -204,6 +204,27 @@ def test_python_and_the_browser_have_the_same_controls(opened, trace):
 
 
 @pytest.mark.browser
+def test_a_long_response_is_shown_in_parts(opened):
+    "The figure shows a part of it, the same in Python and in the browser; a short one has no such controls."
+    assert "span" not in BlockExplorer(made(200)).controls
+    explorer = BlockExplorer(made(700), k=8)
+    page = opened(explorer)
+    shown = page.evaluate(CONTROLS)
+    assert list(shown) == list(explorer.controls) and not shown["span"]["hidden"] and shown["start"]["hidden"]
+    assert shown["span"]["options"] == [["all", "0"], ["64", "64"], ["256", "256"]]
+    page.locator("[data-control=span]").select_option("64")
+    page.evaluate(MOVE, ["start", "3"])
+    assert page.evaluate(SHOWN)["values"] == explorer.set(span=64, start=97).values
+    ticks = page.eval_on_selector_all(
+        ".mpo-curves svg:last-child > g:nth-of-type(2) text", "all => all.map(t => t.textContent)"
+    )
+    assert [int(t) for t in ticks[:-1]] == list(range(100, 161, 10))
+    assert tuple(explorer.figure().layout.xaxis3.range) == (96.5, 160.5)
+    steps = page.eval_on_selector(".mpo-curves path.line", "path => path.getAttribute('d').split('M').length - 1")
+    assert steps == 64 / 8, "blocks in sight"
+
+
+@pytest.mark.browser
 def test_a_page_offers_what_was_chosen(opened, trace):
     page = opened(BlockExplorer(trace, k=12, rule_2="fixed"), {"k": [2, 12], "rule": ["fixed", "sentence"]})
     shown = page.evaluate(CONTROLS)

@@ -1,6 +1,7 @@
 /** What a picture of credit under two action spaces is drawn from: numbers and sentences, no document. */
 
 import { number, signed, spans } from "./dom.js";
+import { reachUsed } from "./inputs.js";
 
 export const SPACES = [
   ["token", "tokens (GRPO)"],
@@ -92,7 +93,7 @@ export function usedControls(data, values) {
   if (!still || values.made) used.add("moved");
   if (sides.some((space) => SIZED.includes(space))) used.add("k");
   if (sides.includes("window")) used.add("future").add("tail");
-  return used;
+  return new Set([...used, ...reachUsed(values)]);
 }
 
 /** Tokens whose credit differs by more than rounding. */
@@ -174,7 +175,7 @@ export function summary(data, values, first, second, method) {
   parts.push(differenceText(values, first, second, positions));
   parts.push(clippingText("First", first, positions, data, values, method));
   parts.push(clippingText("Second", second, positions, data, values, method));
-  const total = (side) => signed(side.loss.credit.reduce((a, b) => a + b, 0));
+  const total = (side) => signed(side.loss.credit.reduce((a, b) => a + b, 0)).replace(/^0\.00$/, "0");
   parts.push(`Credit adds up to ${total(first)} in the first lane and ${total(second)} in the second.`);
   return parts.filter(Boolean).join(" ");
 }

@@ -11,7 +11,7 @@ import { hasNotMoved, madeUpMovement, shortName, sideLoss, spaceBlocks, spaceNam
 import { summary, usedControls } from "./credit_numbers.js";
 import { curves } from "./curves.js";
 import { make, number, signed, spans, visible } from "./dom.js";
-import { controls, doublings } from "./inputs.js";
+import { controls, doublings, reachOf, reachSpecs } from "./inputs.js";
 import { scaleBar, tokenLanes } from "./lanes.js";
 
 const NUMBERED = 600; // tokens up to which every token carries its numbers
@@ -39,7 +39,7 @@ function heading(data) {
 }
 
 /** What the controls may be set to. */
-function controlSpecs(kept, reach) {
+function controlSpecs(T, kept, reach) {
   const range = (label, low, high, step, text = number) => ({
     kind: "slider",
     label,
@@ -60,6 +60,7 @@ function controlSpecs(kept, reach) {
     advantage: range("advantage, A", -reach, reach, 0.05, signed),
     difference: { kind: "toggle", label: "show the difference", group: "show" },
     made: { kind: "toggle", label: "a made-up movement", group: "show" },
+    ...reachSpecs(T, "show"),
   };
 }
 
@@ -79,10 +80,11 @@ export function mount(element, data, method, tell = () => {}) {
     difference: true,
     made: false,
     advantage: data.advantage,
+    ...(T > 256 ? { span: 0, start: 1 } : {}),
     ...data.values,
   };
   const reach = Math.max(3, Math.abs(values.advantage), Math.abs(data.advantage));
-  const specs = controlSpecs(positions.length, reach);
+  const specs = controlSpecs(T, positions.length, reach);
   const panel = controls(specs, (name, value) => (change({ [name]: value }), tell({ ...values })), data.axes);
   const words = make("p", { className: "mpo-words" });
   words.setAttribute("aria-live", "polite");
@@ -150,7 +152,7 @@ export function mount(element, data, method, tell = () => {}) {
       lane(right.loss.credit, FULL * share(), right),
       lane(difference, FULL_DIFFERENCE * share(), null),
     ]);
-    figure.paint(panels(left, right));
+    figure.paint(panels(left, right), reachOf(T, values));
     [values.left, values.right].forEach((space, n) => (key.children[n].textContent = spaceName(space, values.k)));
     words.textContent = summary(response(), values, left, right, method);
     paintLegend();

@@ -4,8 +4,8 @@ import { draw, make, number } from "./dom.js";
 
 const LEFT = 54;
 const RIGHT = 8;
-const TOP = 10;
-const HEIGHT = 132; // of a panel, with its title
+const TOP = 18;
+const HEIGHT = 140; // of a panel, with its title
 const FLOOR = HEIGHT - 24; // where a panel's lowest value lies
 const LOOKS = ["left", "right"]; // classes of the two sides
 const SPANS = ["member", "payer"]; // classes of stretches of tokens that may be marked with the one in focus
@@ -72,7 +72,7 @@ function path(place, values, y) {
     if (!Number.isNaN(column)) parts.push(`L${column} ${short(low)}${low === high ? "" : `V${short(high)}`}`);
     column = NaN;
   };
-  const dense = place(1) - place(0) < 0.5;
+  const dense = place(1) - place(0) < 0.7;
   for (let t = 0; t < values.length; t++) {
     if (!Number.isFinite(values[t])) {
       flush();
@@ -99,9 +99,14 @@ function path(place, values, y) {
   return parts.join("");
 }
 
-/** A step for each block: one value over all of its tokens, with a gap where the block ends. */
+/**
+ * A step for each block: one value over all of its tokens, with a gap where the block ends. Blocks that would be
+ * narrower than a few pixels are drawn as a line from level to level.
+ */
 function steps(place, values, y) {
   const half = (place(1) - place(0)) / 2;
+  const blocks = values.reduce((n, value, t) => n + (Number.isFinite(value) && values.ids[t] !== values.ids[t - 1]), 0);
+  if (2 * half * values.length < 4 * blocks) return path(place, values, y);
   const gap = Math.min(0.5, half / 2);
   const zero = short(y(0));
   const parts = [];
@@ -113,6 +118,14 @@ function steps(place, values, y) {
     if (ends) parts.push(`H${short(place(t) + half - gap)}V${zero}`);
   }
   return parts.join("");
+}
+
+/** The part of a series that is in sight; positions count from its first token. */
+function within(series, { first, count }) {
+  if (first === 0 && count >= series.values.length) return series;
+  const cut = (x) => x && x.slice(first, first + count);
+  const marks = (series.marks || []).map((t) => t - first).filter((t) => t >= 0 && t < count);
+  return { values: Object.assign(cut(series.values), { ids: cut(series.values.ids) }), marks };
 }
 
 /** Small crosses at some tokens, one shape for each side. */
@@ -130,7 +143,7 @@ function crosses(place, { values, marks }, y, n) {
 /** One panel: its elements are made once, and a later picture moves what differs. */
 function panelView(sides, last) {
   const title = draw("title");
-  const heading = draw("text", { x: 0, y: 8, class: "panel-title" });
+  const heading = draw("text", { x: 0, y: 9, class: "panel-title" });
   const band = draw("rect", { class: "band" });
   const scale = draw("g");
   const lines = sides.map((look) => draw("path", { class: `line ${look}` }));
@@ -171,15 +184,16 @@ function panelView(sides, last) {
       ]));
   }
 
-  function paintTokens(T, place, end) {
-    const shown = ticks(1, Math.max(2, T), 8).filter((v) => Number.isInteger(v) && v >= 1 && v <= T);
-    fill(tokens, `${T} ${end}`, () => [
+  function paintTokens({ first, count }, place, end) {
+    const last = first + count;
+    const shown = ticks(first + 1, Math.max(first + 2, last), 8).filter((v) => Number.isInteger(v) && v <= last);
+    fill(tokens, `${first} ${count} ${end}`, () => [
       ...shown.map((t) => draw("text", { x: place(t - 1), y: HEIGHT - 4, "text-anchor": "middle" }, String(t))),
       draw("text", { x: (LEFT + end) / 2, y: HEIGHT + 13, "text-anchor": "middle" }, "token"),
     ]);
   }
 
-  function paint(panel, T, width, place) {
+  function paint(panel, reach, width, place) {
     const [low, high] = range(panel);
     const y = (value) => TOP + (FLOOR - TOP) * (1 - (value - low) / (high - low));
     const end = width - RIGHT;
@@ -191,10 +205,12 @@ function panelView(sides, last) {
     }
     paintScale(panel, low, high, y, end);
     panel.series.forEach((series, n) => {
-      write(lines[n], { d: (panel.steps ? steps : path)(place, series.values, y) });
-      write(marks[n], { d: crosses(place, series, y, n) });
+      const seen = within(series, reach);
+      const here = (t) => place(t + reach.first);
+      write(lines[n], { d: (panel.steps ? steps : path)(here, seen.values, y) });
+      write(marks[n], { d: crosses(here, seen, y, n) });
     });
-    if (last) paintTokens(T, place, end);
+    if (last) paintTokens(reach, place, end);
   }
 
   function look(x, edges) {
@@ -206,9 +222,10 @@ function panelView(sides, last) {
 }
 
 /**
- * A figure of panels. Returns { element, paint(panels), focus(t, spans), destroy }; `spans` may hold `member` and
+ * A figure of panels. Returns { element, paint(panels, reach), focus(t, spans), destroy }; `spans` may hold `member` and
  * `payer`, the first and the last token of a stretch that is marked too.
  * A panel: { title, series: [{ values, marks }], log, band: [low, high], zero, steps }.
+ * reach: { first, count }, the tokens that are in sight; left out, all of them.
  * `look(t)` is called for the token under the pointer.
  */
 export function curves(T, { look }) {
@@ -218,28 +235,36 @@ export function curves(T, { look }) {
   let views = [];
   let at = null;
   let stretches = {};
+  let reach = { first: 0, count: Math.max(1, T) };
 
-  const place = (t) => LEFT + ((t + 0.5) / Math.max(1, T)) * (width - LEFT - RIGHT);
+  const place = (t) => LEFT + ((t - reach.first + 0.5) / reach.count) * (width - LEFT - RIGHT);
 
   function render() {
     if (views.length !== panels.length) {
       views = panels.map((panel, n) => panelView(panel.series.map((_, i) => LOOKS[i]), n === panels.length - 1));
       element.replaceChildren(...views.map((view) => view.svg));
     }
-    views.forEach((view, n) => view.paint(panels[n], T, width, place));
+    views.forEach((view, n) => view.paint(panels[n], reach, width, place));
     if (at !== null) focus(at, stretches);
   }
 
   function focus(t, spans = {}) {
     at = t;
     stretches = spans;
-    const edges = SPANS.map((kind) => spans[kind] || [0, -1]).map(([a, b]) => [place(a - 0.5), place(b + 0.5)]);
-    for (const view of views) view.focus(place(t), edges);
+    const last = reach.first + reach.count - 1;
+    const edges = SPANS.map((kind) => {
+      const [a, b] = spans[kind] || [0, -1];
+      const [from, to] = [Math.max(a, reach.first), Math.min(b, last)];
+      return from <= to ? [place(from - 0.5), place(to + 0.5)] : [0, 0];
+    });
+    const seen = t >= reach.first && t <= last;
+    for (const view of views) view.focus(seen ? place(t) : -9, edges);
   }
 
   element.addEventListener("pointermove", (event) => {
     const box = element.getBoundingClientRect();
-    const t = Math.floor(((event.clientX - box.left - LEFT) / (width - LEFT - RIGHT)) * T);
+    const share = (event.clientX - box.left - LEFT) / (width - LEFT - RIGHT);
+    const t = share < 0 || share >= 1 ? -1 : reach.first + Math.floor(share * reach.count);
     if (t >= 0 && t < T && t !== at) look(t);
   });
   const resized = new ResizeObserver(([entry]) => {
@@ -252,8 +277,9 @@ export function curves(T, { look }) {
 
   return {
     element,
-    paint: (next) => {
+    paint: (next, inSight = { first: 0, count: Math.max(1, T) }) => {
       panels = next;
+      reach = inSight;
       render();
     },
     focus,
