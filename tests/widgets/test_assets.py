@@ -39,6 +39,8 @@ BROWSER_NAMES = {
     "block_view.js": set(),
     "align.js": set(),
     "recipe_loss.js": set(),
+    "responses.js": set(),
+    "rollout_view.js": {"document"},
     "side_by_side.js": {"document"},
     "charts.js": {"document", "matchMedia"},
     "monitor_view.js": {"getComputedStyle"},
@@ -65,6 +67,7 @@ VIEWS = [
     "weight_map.js",
     "window_slides.js",
     "side_by_side.js",
+    "rollout_view.js",
     "reader_view.js",
 ]
 ENTRIES = ["panel.js", "page.js", "report.js", "live_monitor.js", "method.js", "live_view.js", *VIEWS]
