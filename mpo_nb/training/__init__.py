@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainer', 'Setup', 'check_start', 'Policy', 'make_sampler', 'Scores', 'frozen_scores', 'Batch', 'Judgement', 'Judge',
            'boundary_values', 'boundary_blocks', 'Learner', 'NotFinite', 'rollout_metrics', 'held_out_accuracy',
-           'UpdateMetrics', 'Recorder', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
+           'UpdateMetrics', 'Recorder', 'reporting', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
 
 # %% ../../nbs/lib/training/index.ipynb #traini03
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpo_nb.training.scores import Scores, frozen_scores
     from mpo_nb.training.setup import Setup, check_start
     from mpo_nb.training.sweeps import sweep
+    from mpo_nb.training.trackers import reporting
     from mpo_nb.training.trainer import Trainer
     from mpo_nb.training.warming import WarmUp, warm_up
 
@@ -43,6 +44,7 @@ __getattr__, __dir__ = offer(
         "learner": "Learner NotFinite",
         "metrics": "rollout_metrics held_out_accuracy UpdateMetrics",
         "recorder": "Recorder",
+        "trackers": "reporting",
         "sweeps": "sweep",
         "warming": "WarmUp warm_up",
         ".config": "TrainConfig",
@@ -69,6 +71,7 @@ _all_ = [
     "held_out_accuracy",
     "UpdateMetrics",
     "Recorder",
+    "reporting",
     "sweep",
     "WarmUp",
     "warm_up",
