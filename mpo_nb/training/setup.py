@@ -49,6 +49,7 @@ from ..sampling.vllm import import_vllm
 from ..tasks.prompts import pin_clock, prompt_format, render_prompt
 from ..tasks.task import Task, load_task, response_limit
 from .batch import Share, share_of, step_problems
+from .trackers import check_trackers
 
 # %% ../../nbs/lib/training/setup.ipynb #57a40007
 def check_handed(
@@ -410,6 +411,7 @@ def check_start(
 ) -> Setup:
     "All that can be refused before a weight is loaded; nothing is written. Raises ValueError for what cannot work."
     check_handed(config, model, task, recipe)
+    check_trackers(list(config.report_to))
     asked = config
     if is_rank_zero():
         WriteLock(config.output).check()  # before anything that takes long

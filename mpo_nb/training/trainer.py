@@ -25,6 +25,7 @@ from .metrics import held_out_accuracy
 from .policy import Policy, make_sampler
 from .recorder import Recorder, progress_bar
 from .setup import Setup, check_start
+from .trackers import reporting
 from .warming import WarmUp, warm_up_policy
 
 # %% ../../nbs/lib/training/trainer.ipynb #a46ca18f
@@ -129,18 +130,19 @@ class Trainer:
         self,
         callback: (
             Callable[[dict[str, float]], object] | None
-        ) = None,  # called on the main process with each step's metrics, e.g. to send them to a tracker
+        ) = None,  # called on the main process with each step's metrics
     ) -> list[dict[str, Any]]:  # the run's metrics, one dict per step
         """Train until `config.steps`, from wherever the run folder stands. Raises FloatingPointError when the loss or
         gradient is not finite, ValueError when another process writes into the folder; Ctrl-C and SIGTERM save the
         last whole step and are raised on."""
         first = 0 if self.config.eval_every else 1
-        with self.recorder.session():
+        with self.recorder.session(), reporting(self.config, self.run, self.processes) as report:
             self.warm_up()
             with self.recorder.watch(self.save), progress_bar(self.config, self.done, self.processes.is_main) as show:
                 for step in range(max(self.done + 1, first), self.config.steps + 1):
                     row = self.step(step)
                     show(row)
+                    report(row)
                     self.recorder.report(row, callback)
             return self.recorder.metrics()
 

@@ -600,7 +600,7 @@ def test_monitor_page(offline, tmp_path):
     page.locator(".mpo-grid").focus()
     page.keyboard.press("Home")
     page.wait_for_function("document.querySelector('.mpo-monitor').dataset.step === '0'")
-    page.locator(".mpo-runs button").first.click()
+    page.locator(".mpo-runs button", has_text="grpo").click()
     page.wait_for_function(
         "!document.querySelector('.mpo-grid .js-plotly-plot')._fullData.some(t => t.name === 'grpo')"
     )
