@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 EXPECTED = re.compile("output-file|html-math-method")  # options that quarto reads and smalldocs does not
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
-PRIVATE = re.compile(r"\[(`_\w*`)\]\([^)]*\)")  # a link to what has no entry
+# Links that nbdev makes and that are none: to what has no entry, and from a parameter that is named as a function is.
+UNLINKED = re.compile(r"\[(`_\w*`)\]\([^)]*\)|(?<=^\| )\[(`[^`]*`)\]\([^)]*\)", re.MULTILINE)
 IMPORTS = ("import ", "from ", "if TYPE_CHECKING")
 LINK = re.compile(r"\[(.*?)\]\([^)]*\)")
 FONTS = re.compile(r"""@import\s+(?:url\(\s*)?(["']?)(?:https?:)?//[^"')]*\1\s*\)?[^;]*;""")
@@ -152,7 +153,7 @@ def document_sources(pages: Path):
                 for name in names:
                     if name in known:
                         text = markdown(known[name], f"{address}#L{known[name].line}", anchors.get(name, ""))
-                        cells.append(new_markdown_cell(PRIVATE.sub(r"\1", linked(text))))
+                        cells.append(new_markdown_cell(UNLINKED.sub(lambda m: m[1] or m[2], linked(text))))
                 what = ", ".join(names) or ("imports" if source.startswith(IMPORTS) else "what is defined beside")
                 cell.source = f'#| code-fold: true\n#| code-summary: "Source: {what}"\n{source}'
             cells.append(cell)

@@ -140,6 +140,7 @@ def class_entry(node: ast.ClassDef, comments: dict[int, str]) -> Entry:
     about, raised = docstring_parts(node)
     functions = [item for item in node.body if isinstance(item, ast.FunctionDef)]
     made = next((f for f in functions if f.name == "__init__"), None)
+    kind = "class" if made else "record"
     rows = parameters(made, comments) if made else fields_of(node, comments)
     call = signature(node.name, made).removesuffix(" -> None") if made else node.name
     if not made and rows:
@@ -148,7 +149,7 @@ def class_entry(node: ast.ClassDef, comments: dict[int, str]) -> Entry:
         raised += docstring_parts(made)[1]
     public = [f for f in functions if f.name[0] != "_" or f.name == "__call__"]
     methods = [function_entry(f, comments, node.name) for f in public]
-    return Entry(node.name, node.lineno, call, about, raised, rows, methods=methods, kind="class")
+    return Entry(node.name, node.lineno, call, about, raised, rows, methods=methods, kind=kind)
 
 
 def public_names(tree: ast.Module) -> list[str]:
@@ -193,12 +194,24 @@ def code(text: str) -> str:
     return f"`{cell(text)}`" if text else ""
 
 
+def type_code(text: str) -> str:
+    "A type; the members of a union apart, so that each can be a link."
+    parts = [""]
+    for piece in re.split(r"( \| )", text):
+        nested = parts[-1].count("[") > parts[-1].count("]")
+        if piece == " | " and not nested:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return " \\| ".join(map(code, parts)) if text else ""
+
+
 def table(rows: list[Row], first: str) -> list[str]:
     "Parameters or fields as a table, with the columns that say something."
     if not any(row.type or row.note for row in rows):
         return []
     columns = [(first, [f"`{row.name}`" for row in rows])]
-    columns += [("type", [code(row.type) for row in rows])]
+    columns += [("type", [type_code(row.type) for row in rows])]
     columns += [("default", [code(row.default) for row in rows])]
     columns += [("meaning", [cell(said(row.note)) for row in rows])]
     columns = [(title, values) for title, values in columns if any(values)]
@@ -212,7 +225,7 @@ def returns_line(entry: Entry) -> list[str]:
     note = said(entry.returns_note)
     if not entry.returns or entry.kind == "property":
         return [f"{note[:1].upper()}{note[1:]}.", ""] if note else []
-    return [f"**Returns** {code(entry.returns)}" + (f": {note}" if note else ""), ""]
+    return [f"**Returns** {type_code(entry.returns)}" + (f": {note}" if note else ""), ""]
 
 
 def raises_lines(entry: Entry) -> list[str]:
@@ -225,7 +238,7 @@ def facts(entry: Entry) -> list[str]:
     lines = ["```python", entry.signature, "```", ""]
     if entry.about:
         lines += [entry.about, ""]
-    lines += table(entry.rows, "field" if entry.kind == "class" and "=" in entry.signature else "parameter")
+    lines += table(entry.rows, "field" if entry.kind == "record" else "parameter")
     return lines + returns_line(entry) + raises_lines(entry)
 
 
