@@ -19,9 +19,11 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
-from reference import entries, markdown
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package of this clone
+from reference import Entry, entries, inherit, markdown, record_call
 
 ROOT = Path(__file__).resolve().parent.parent
 MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
@@ -120,6 +122,29 @@ def example_cells(cells: list, exported: set[str], names: set[str]) -> dict[int,
     return found
 
 
+def fill_options(entry: Entry):
+    "Defaults and meanings of TrainConfig's fields, which stand in the table of options."
+    from mpo_nb.config import TrainConfig
+
+    made = {f.name: f for f in fields(TrainConfig)}
+    for row in entry.rows:
+        option = made[row.name]
+        row.default = "[]" if option.default is MISSING else repr(option.default)
+        row.note = option.metadata["help"].replace("%%", "%")
+    entry.signature = record_call("TrainConfig", entry.rows)
+
+
+def all_entries() -> dict[Path, dict[str, Entry]]:
+    "The entries of every module, with what methods say by the methods of their bases."
+    from nbdev.config import get_config
+
+    package = ROOT / get_config().lib_name
+    known = {module: entries(module) for module in sorted(package.rglob("*.py"))}
+    inherit({name: entry for found in known.values() for name, entry in found.items()})
+    fill_options(known[package / "config.py"]["TrainConfig"])
+    return known
+
+
 def document_sources(pages: Path):
     """Above each exported function and class what is to be known of it, with a link to its source and to the cell that
     shows it; below, the source itself, folded."""
@@ -130,6 +155,7 @@ def document_sources(pages: Path):
 
     config = get_config()
     linked = NbdevLookup().linkify
+    documented = all_entries()
     for original in (ROOT / "nbs" / "lib").rglob("*.ipynb"):
         page = pages / original.relative_to(ROOT / "nbs")
         if not page.exists():
@@ -137,7 +163,7 @@ def document_sources(pages: Path):
         first = next(c.source for c in nbformat.read(original, 4).cells if c.source.startswith("#| default_exp"))
         module = ROOT / config.lib_name / f"{first.split()[-1].replace('.', '/')}.py"
         address = f"{config.git_url}/blob/{config.branch}/{module.relative_to(ROOT).as_posix()}"
-        known = entries(module)
+        known = documented[module]
         exported = exported_code(original)
         notebook = nbformat.read(page, as_version=4)
         examples = example_cells(notebook.cells, exported, set(known))
