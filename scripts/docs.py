@@ -19,15 +19,18 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
-from reference import entries, markdown
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package of this clone
+from reference import Entry, entries, inherit, markdown, record_call
 
 ROOT = Path(__file__).resolve().parent.parent
 MATHS = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 EXPECTED = re.compile("output-file|html-math-method")  # options that quarto reads and smalldocs does not
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
-PRIVATE = re.compile(r"\[(`_\w*`)\]\([^)]*\)")  # a link to what has no entry
+# Links that nbdev makes and that are none: to what has no entry, and from a parameter that is named as a function is.
+UNLINKED = re.compile(r"\[(`_\w*`)\]\([^)]*\)|(?<=^\| )\[(`[^`]*`)\]\([^)]*\)", re.MULTILINE)
 IMPORTS = ("import ", "from ", "if TYPE_CHECKING")
 LINK = re.compile(r"\[(.*?)\]\([^)]*\)")
 FONTS = re.compile(r"""@import\s+(?:url\(\s*)?(["']?)(?:https?:)?//[^"')]*\1\s*\)?[^;]*;""")
@@ -119,6 +122,29 @@ def example_cells(cells: list, exported: set[str], names: set[str]) -> dict[int,
     return found
 
 
+def fill_options(entry: Entry):
+    "Defaults and meanings of TrainConfig's fields, which stand in the table of options."
+    from mpo_nb.config import TrainConfig
+
+    made = {f.name: f for f in fields(TrainConfig)}
+    for row in entry.rows:
+        option = made[row.name]
+        row.default = "[]" if option.default is MISSING else repr(option.default)
+        row.note = option.metadata["help"].replace("%%", "%")
+    entry.signature = record_call("TrainConfig", entry.rows)
+
+
+def all_entries() -> dict[Path, dict[str, Entry]]:
+    "The entries of every module, with what methods say by the methods of their bases."
+    from nbdev.config import get_config
+
+    package = ROOT / get_config().lib_name
+    known = {module: entries(module) for module in sorted(package.rglob("*.py"))}
+    inherit({name: entry for found in known.values() for name, entry in found.items()})
+    fill_options(known[package / "config.py"]["TrainConfig"])
+    return known
+
+
 def document_sources(pages: Path):
     """Above each exported function and class what is to be known of it, with a link to its source and to the cell that
     shows it; below, the source itself, folded."""
@@ -129,6 +155,7 @@ def document_sources(pages: Path):
 
     config = get_config()
     linked = NbdevLookup().linkify
+    documented = all_entries()
     for original in (ROOT / "nbs" / "lib").rglob("*.ipynb"):
         page = pages / original.relative_to(ROOT / "nbs")
         if not page.exists():
@@ -136,7 +163,7 @@ def document_sources(pages: Path):
         first = next(c.source for c in nbformat.read(original, 4).cells if c.source.startswith("#| default_exp"))
         module = ROOT / config.lib_name / f"{first.split()[-1].replace('.', '/')}.py"
         address = f"{config.git_url}/blob/{config.branch}/{module.relative_to(ROOT).as_posix()}"
-        known = entries(module)
+        known = documented[module]
         exported = exported_code(original)
         notebook = nbformat.read(page, as_version=4)
         examples = example_cells(notebook.cells, exported, set(known))
@@ -152,7 +179,7 @@ def document_sources(pages: Path):
                 for name in names:
                     if name in known:
                         text = markdown(known[name], f"{address}#L{known[name].line}", anchors.get(name, ""))
-                        cells.append(new_markdown_cell(PRIVATE.sub(r"\1", linked(text))))
+                        cells.append(new_markdown_cell(UNLINKED.sub(lambda m: m[1] or m[2], linked(text))))
                 what = ", ".join(names) or ("imports" if source.startswith(IMPORTS) else "what is defined beside")
                 cell.source = f'#| code-fold: true\n#| code-summary: "Source: {what}"\n{source}'
             cells.append(cell)

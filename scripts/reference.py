@@ -38,14 +38,27 @@ class Entry:
     returns_note: str = ""
     methods: list["Entry"] = field(default_factory=list)
     kind: str = "function"
+    bases: list[str] = field(default_factory=list)
 
 
-def line_comments(text: str) -> dict[int, str]:
-    "The comment of each line that has one after its code."
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return {
-        t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT and t.line.strip()[0] != "#"
-    }
+class Comments:
+    "The comments of a module: after code, and on lines of their own."
+
+    def __init__(self, text: str):
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        found = [token for token in tokens if token.type == tokenize.COMMENT]
+        self.texts = {token.start[0]: token.string.lstrip("# ") for token in found}
+        self.alone = {token.start[0] for token in found if token.line.lstrip().startswith("#")}
+
+    def after(self, line: int) -> str:
+        "The comment at the end of a line."
+        return "" if line in self.alone else self.texts.get(line, "")
+
+    def of(self, first: int, last: int) -> str:
+        "What is said of the lines from `first` to `last`: directly above, between and after them."
+        while first - 1 in self.alone:
+            first -= 1
+        return " ".join(self.texts[line] for line in range(first, last + 1) if line in self.texts)
 
 
 def written(node: ast.AST | None) -> str:
@@ -72,7 +85,7 @@ def docstring_parts(node: Definition) -> tuple[str, list[str]]:
     return " ".join(s for s in sentences if not RAISES.match(s)), raised
 
 
-def parameters(node: ast.FunctionDef, comments: dict[int, str]) -> list[Row]:
+def parameters(node: ast.FunctionDef, comments: Comments) -> list[Row]:
     "The parameters of a function, each with the comment of its line; `self` and `cls` are not among them."
     a = node.args
     plain = a.posonlyargs + a.args
@@ -87,7 +100,7 @@ def parameters(node: ast.FunctionDef, comments: dict[int, str]) -> list[Row]:
             continue
         last = default or arg.annotation or arg
         alone = arg.lineno != node.lineno  # a comment of the first line is about what is returned
-        note = comments.get(last.end_lineno, "") if alone else ""
+        note = comments.of(arg.lineno, last.end_lineno) if alone else ""
         rows.append(Row(stars + arg.arg, written(arg.annotation), default_text(default), note))
     return rows
 
@@ -104,14 +117,14 @@ def signature(name: str, node: ast.FunctionDef) -> str:
     return f"{name}({ast.unparse(shown)}){returned}"
 
 
-def function_entry(node: ast.FunctionDef, comments: dict[int, str], owner: str = "") -> Entry:
+def function_entry(node: ast.FunctionDef, comments: Comments, owner: str = "") -> Entry:
     "The entry of a function or method."
     about, raised = docstring_parts(node)
     decorators = {written(d).split(".")[-1] for d in node.decorator_list}
     is_property = bool(decorators & {"property", "cached_property"})
     name = f"{owner}.{node.name}" if owner else node.name
     returns = written(node.returns)
-    note = comments.get(node.returns.end_lineno, "") if node.returns is not None else ""
+    note = comments.after(node.returns.end_lineno) if node.returns is not None else ""
     return Entry(
         name,
         node.lineno,
@@ -125,30 +138,47 @@ def function_entry(node: ast.FunctionDef, comments: dict[int, str], owner: str =
     )
 
 
-def fields_of(node: ast.ClassDef, comments: dict[int, str]) -> list[Row]:
+def fields_of(node: ast.ClassDef, comments: Comments) -> list[Row]:
     "The fields of a record."
     found = []
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id[0] != "_":
-            note = comments.get(item.end_lineno, "")
+            note = comments.of(item.lineno, item.end_lineno)
             found.append(Row(item.target.id, written(item.annotation), default_text(item.value), note))
     return found
 
 
-def class_entry(node: ast.ClassDef, comments: dict[int, str]) -> Entry:
+def record_call(name: str, rows: list[Row], most: int = 16) -> str:
+    "How a record is made; of one with very many fields, the first."
+    shown = [f"{row.name}={row.default}" if row.default else row.name for row in rows]
+    return f"{name}({', '.join(shown if len(rows) <= most else [*shown[:4], '...'])})"
+
+
+def class_entry(node: ast.ClassDef, comments: Comments) -> Entry:
     "The entry of a class: how it is made, its fields, and its public methods."
     about, raised = docstring_parts(node)
     functions = [item for item in node.body if isinstance(item, ast.FunctionDef)]
     made = next((f for f in functions if f.name == "__init__"), None)
+    kind = "class" if made else "record"
     rows = parameters(made, comments) if made else fields_of(node, comments)
     call = signature(node.name, made).removesuffix(" -> None") if made else node.name
     if not made and rows:
-        call += "(" + ", ".join(f"{r.name}={r.default}" if r.default else r.name for r in rows) + ")"
+        call = record_call(node.name, rows)
     if made and made.body:
         raised += docstring_parts(made)[1]
     public = [f for f in functions if f.name[0] != "_" or f.name == "__call__"]
     methods = [function_entry(f, comments, node.name) for f in public]
-    return Entry(node.name, node.lineno, call, about, raised, rows, methods=methods, kind="class")
+    return Entry(
+        node.name,
+        node.lineno,
+        call,
+        about,
+        raised,
+        rows,
+        methods=methods,
+        kind=kind,
+        bases=list(map(written, node.bases)),
+    )
 
 
 def public_names(tree: ast.Module) -> list[str]:
@@ -163,7 +193,7 @@ def entries(module: Path) -> dict[str, Entry]:
     "The entries of what a module exports, in the order of its source."
     text = module.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    comments = line_comments(text)
+    comments = Comments(text)
     public = set(public_names(tree))
     found = {}
     for node in tree.body:
@@ -173,9 +203,32 @@ def entries(module: Path) -> dict[str, Entry]:
     return found
 
 
+def inherit(classes: dict[str, Entry]):
+    "A method that says nothing of itself is told by the method of a base class that it stands for."
+
+    def told(entry: Entry, name: str) -> Entry | None:
+        for base in (classes.get(b.split(".")[-1]) for b in entry.bases):
+            if base is not None:
+                own = next((m for m in base.methods if m.name.split(".")[-1] == name), None)
+                return own or told(base, name)
+        return None
+
+    for entry in classes.values():
+        for method in entry.methods:
+            above = told(entry, method.name.split(".")[-1])
+            if above is None:
+                continue
+            method.about = method.about or above.about
+            method.returns_note = method.returns_note or above.returns_note
+            method.raises = method.raises or ([] if method.about != above.about else above.raises)
+            notes = {row.name: row.note for row in above.rows}
+            for row in method.rows:
+                row.note = row.note or notes.get(row.name, "")
+
+
 # As Markdown
 
-LITERAL = re.compile(r"""(?<![\w`])r?"[^"`]*"(?![\w`])""")
+LITERAL = re.compile(r"""(?<![\w`])(?:'\{[^'`]*\}'|r?"[^"`]*")(?![\w`])""")
 
 
 def said(note: str) -> str:
@@ -193,12 +246,24 @@ def code(text: str) -> str:
     return f"`{cell(text)}`" if text else ""
 
 
+def type_code(text: str) -> str:
+    "A type; the members of a union apart, so that each can be a link."
+    parts = [""]
+    for piece in re.split(r"( \| )", text):
+        nested = parts[-1].count("[") > parts[-1].count("]")
+        if piece == " | " and not nested:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return " \\| ".join(map(code, parts)) if text else ""
+
+
 def table(rows: list[Row], first: str) -> list[str]:
     "Parameters or fields as a table, with the columns that say something."
     if not any(row.type or row.note for row in rows):
         return []
     columns = [(first, [f"`{row.name}`" for row in rows])]
-    columns += [("type", [code(row.type) for row in rows])]
+    columns += [("type", [type_code(row.type) for row in rows])]
     columns += [("default", [code(row.default) for row in rows])]
     columns += [("meaning", [cell(said(row.note)) for row in rows])]
     columns = [(title, values) for title, values in columns if any(values)]
@@ -212,7 +277,7 @@ def returns_line(entry: Entry) -> list[str]:
     note = said(entry.returns_note)
     if not entry.returns or entry.kind == "property":
         return [f"{note[:1].upper()}{note[1:]}.", ""] if note else []
-    return [f"**Returns** {code(entry.returns)}" + (f": {note}" if note else ""), ""]
+    return [f"**Returns** {type_code(entry.returns)}" + (f": {note}" if note else ""), ""]
 
 
 def raises_lines(entry: Entry) -> list[str]:
@@ -225,7 +290,7 @@ def facts(entry: Entry) -> list[str]:
     lines = ["```python", entry.signature, "```", ""]
     if entry.about:
         lines += [entry.about, ""]
-    lines += table(entry.rows, "field" if entry.kind == "class" and "=" in entry.signature else "parameter")
+    lines += table(entry.rows, "field" if entry.kind == "record" else "parameter")
     return lines + returns_line(entry) + raises_lines(entry)
 
 

@@ -116,6 +116,8 @@ free_fields = (
     "micro_batch_tokens",
     "max_rows",
     "progress",
+    "report_to",
+    "project",
     "overwrite",
     "processes",
     "given",
@@ -178,12 +180,13 @@ def clear_run(
 ) -> None:
     "Delete what a run writes, the configuration last, and nothing else in the folder."
     hidden = run / ".deleting"
-    for folder in (run / "checkpoints", run / "failed", run / "mtp", run / "attempts"):
+    written = ("checkpoints", "failed", "mtp", "attempts", "tensorboard")
+    for folder in (run / name for name in written):
         shutil.rmtree(hidden, ignore_errors=True)
         if folder.exists():
             os.replace(folder, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
-    for name in ("metrics.jsonl", "traces.jsonl", "config.json"):
+    for name in ("trackers.json", "metrics.jsonl", "traces.jsonl", "config.json"):
         (run / name).unlink(missing_ok=True)
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Trainer', 'Setup', 'check_start', 'Policy', 'make_sampler', 'Scores', 'frozen_scores', 'Batch', 'Judgement', 'Judge',
            'boundary_values', 'boundary_blocks', 'Learner', 'NotFinite', 'rollout_metrics', 'held_out_accuracy',
-           'UpdateMetrics', 'Recorder', 'sample_attempts', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
+           'UpdateMetrics', 'Recorder', 'sample_attempts', 'reporting', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
 
 # %% ../../nbs/lib/training/index.ipynb #traini03
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpo_nb.training.scores import Scores, frozen_scores
     from mpo_nb.training.setup import Setup, check_start
     from mpo_nb.training.sweeps import sweep
+    from mpo_nb.training.trackers import reporting
     from mpo_nb.training.trainer import Trainer
     from mpo_nb.training.warming import WarmUp, warm_up
 
@@ -45,6 +46,7 @@ __getattr__, __dir__ = offer(
         "metrics": "rollout_metrics held_out_accuracy UpdateMetrics",
         "recorder": "Recorder",
         "attempting": "sample_attempts",
+        "trackers": "reporting",
         "sweeps": "sweep",
         "warming": "WarmUp warm_up",
         ".config": "TrainConfig",
@@ -72,6 +74,7 @@ _all_ = [
     "UpdateMetrics",
     "Recorder",
     "sample_attempts",
+    "reporting",
     "sweep",
     "WarmUp",
     "warm_up",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BeforeAfter', 'BlockExplorer', 'CreditExplorer', 'RatioLab', 'RolloutBrowser', 'SideBySide', 'TrainingMonitor',
-           'block_view', 'credit_view', 'reader_view', 'weight_map', 'window_slides']
+           'block_view', 'credit_view', 'reader_view', 'explore', 'weight_map', 'window_slides']
 
 # %% ../../nbs/lib/widgets/index.ipynb #wface00
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mpo_nb.widgets.ratio_lab import RatioLab
     from mpo_nb.widgets.reader import reader_view
     from mpo_nb.widgets.rollout_browser import RolloutBrowser
+    from mpo_nb.widgets.sampled import explore
     from mpo_nb.widgets.side_by_side import SideBySide
     from mpo_nb.widgets.training_monitor import TrainingMonitor
     from mpo_nb.widgets.views import block_view, credit_view, weight_map, window_slides
@@ -35,6 +36,7 @@ __getattr__, __dir__ = offer(
         "reader": "reader_view",
         "rollout_browser": "RolloutBrowser",
         "side_by_side": "SideBySide",
+        "sampled": "explore",
         "training_monitor": "TrainingMonitor",
         "views": "block_view credit_view weight_map window_slides",
     },
@@ -52,6 +54,7 @@ _all_ = [
     "block_view",
     "credit_view",
     "reader_view",
+    "explore",
     "weight_map",
     "window_slides",
 ]

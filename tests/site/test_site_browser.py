@@ -91,7 +91,8 @@ LOOK = r"""() => {
   const plots = [...document.querySelectorAll('.js-plotly-plot')].filter(p => !folded(p) && shown(p))
   // Past the window's edge, with no box of its own to scroll in.
   const boxed = e => { for (e = e.parentElement; e; e = e.parentElement) {
-    if (/auto|scroll|hidden|clip/.test(getComputedStyle(e).overflowX)) return e !== document.body } return false }
+    if (e.tagName === 'MAIN') return false
+    if (/auto|scroll|hidden|clip/.test(getComputedStyle(e).overflowX)) return true } return false }
   const over = [...document.querySelectorAll('main *')].filter(e => shown(e) && !folded(e) &&
     e.getBoundingClientRect().right > innerWidth + 1 && e.getBoundingClientRect().width > 1 && !boxed(e))
   // A box that hides what is too wide for it hides text, unless it says so with an ellipsis.
