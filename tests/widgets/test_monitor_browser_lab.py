@@ -356,7 +356,7 @@ def test_browser_opens_each_explorer_once(tmp_path):
     assert browser.values["step"] == 6 and browser.widget and browser.opened.layout.display == "none"
     browser.panel.picked = 2
     explorer = browser.explorers["credit"]
-    explorer.live["k"].value = 7
+    explorer.widget.values = explorer.values | {"k": 7}  # what a hand would do
     assert explorer.trace is browser.responses(6)[1].trace and "Open: response 2" in browser.panel.summary
     browser.set(step=3)
     browser.panel.picked = 4
@@ -366,7 +366,7 @@ def test_browser_opens_each_explorer_once(tmp_path):
         and explorer.values["k"] == 7
         and explorer.values["advantage"] == explorer.trace.advantage
     )
-    assert len(explorer.panel.states[0]["values"]) == len(explorer.trace.tokens)
+    assert explorer.widget.data["tokens"] == explorer.trace.tokens
     browser.set(open="blocks")
     assert list(browser.explorers) == ["credit", "blocks"] and browser.opened.children == (
         browser.explorers["blocks"].widget,
@@ -383,10 +383,10 @@ def test_long_and_short_responses_open_after_each_other():
             assert (
                 explorer.trace.text == texts[pick - 1]
                 and browser.opened.children == (explorer.widget,)
-                and len(explorer.panel.states[0]["values"]) == len(explorer.trace.tokens)
+                and explorer.widget.data["tokens"] == explorer.trace.tokens
             )
-            if "start" in explorer.live:
-                explorer.live["start"].value = explorer.live["start"].max
+            if "start" in explorer.controls:
+                explorer.widget.values = explorer.values | {"start": int(explorer.controls["start"].high)}
 
 
 def test_browser_follows_a_run_that_goes_on(tmp_path):
