@@ -38,7 +38,7 @@ BROWSER_NAMES = {
     "credit_numbers.js": set(),
     "credit_view.js": set(),
     "block_view.js": set(),
-    "weight_map.js": {"ResizeObserver", "getComputedStyle"},
+    "weight_map.js": {"ResizeObserver"},
     "slide_numbers.js": set(),
     "slide_picture.js": set(),
     "window_slides.js": {
