@@ -46,7 +46,7 @@ BROWSER_NAMES = {
     "monitor_view.js": {"getComputedStyle"},
     "ratio_view.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},
-    "weight_map.js": {"ResizeObserver", "getComputedStyle"},
+    "weight_map.js": {"ResizeObserver"},
     "slide_numbers.js": set(),
     "slide_picture.js": set(),
     "window_slides.js": {

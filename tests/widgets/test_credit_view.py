@@ -84,6 +84,25 @@ def test_code_moves_the_widget_and_a_hand_the_explorer(wrong_sum):
     assert live.values == explorer.values and explorer.values["right"] == "block"
 
 
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        (dict(left="words"), "left='words'; choose one of token, window"),
+        (dict(made=2), "made=2; choose one of True, False"),
+        (dict(k="four"), "k='four'; pass a number"),
+        (dict(k=0), "k=0"),
+        (dict(epsilon=3), "epsilon=3"),
+        (dict(advantage=math.nan), "advantage=nan; pass a number"),
+        (dict(size=3), "control='size'; choose one of left"),
+        (dict(wrong=[26]), "wrong=[26]; name positions of the response, whole numbers from 0 to 25"),
+    ],
+)
+def test_what_no_control_takes_is_said(wrong_sum, values, said):
+    with pytest.raises(ValueError) as error:
+        credit_view(wrong_sum, **values)
+    assert str(error.value).startswith(said)
+
+
 @pytest.mark.parametrize("odd", range(len(ODD)))
 def test_odd_responses_have_a_picture(odd, tmp_path):
     explorer = CreditExplorer(ODD[odd], k=7)

@@ -147,13 +147,12 @@ function heatMap(data, look) {
 
   function names(context, t) {
     if (cell < NAMED) return;
-    context.fillStyle = getComputedStyle(canvas).color;
-    context.font = "11px ui-monospace, monospace";
+    context.fillStyle = "rgb(118,118,118)"; // to be read on white and on black
     context.textBaseline = "middle";
     for (let s = part[0]; s < part[1]; s++) {
       const text = visible(data.tokens[s]).slice(0, 6);
       const middle = left + (s - part[0] + 0.5) * cell;
-      context.globalAlpha = s === t ? 1 : 0.75;
+      context.font = `${s === t ? "bold " : ""}11px ui-monospace, monospace`;
       context.textAlign = "right";
       context.fillText(text, left - 5, middle);
       context.save();
