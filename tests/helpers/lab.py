@@ -28,6 +28,7 @@ OPEN = """async (path) => {
     path, factory: 'Notebook', kernelPreference: without })
   await panel.context.ready
   await panel.revealed
+  await panel.sessionContext.ready
 }"""
 OUTPUTS = """() => {
   const seen = %s
