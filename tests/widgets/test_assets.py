@@ -24,6 +24,7 @@ BROWSER_NAMES = {
     "states.js": set(),
     "pulse.js": {"requestAnimationFrame"},
     "markup.js": {"document"},
+    "box.js": {"document"},
     "strip.js": set(),
     "widget.js": {"document"},
     "panel.js": {"ResizeObserver"},
@@ -39,7 +40,7 @@ BROWSER_NAMES = {
     "weight_map.js": {"ResizeObserver"},
     "window_slides.js": {"IntersectionObserver", "ResizeObserver"},
 }
-JOINED = ["panel.js", "page.js", "report.js", "pulse.js"]  # into one script
+JOINED = ["panel.js", "page.js", "report.js", "pulse.js", "box.js"]  # into one script
 VIEWS = ["method.js", "credit_view.js", "block_view.js", "weight_map.js", "window_slides.js"]  # imported as modules
 ENTRIES = [*JOINED, *VIEWS]
 
@@ -113,8 +114,9 @@ def test_text_becomes_elements_in_one_place(web):
     places = {file.name: len(re.findall(makers, file.read_text(encoding="utf-8"))) for file in web.glob("*.js")}
     assert {name: n for name, n in places.items() if n} == {"markup.js": 1}
     calls = re.findall(r"elementsOf\((.+?)\)[,;)]", "".join(asset_text(file.name) for file in web.glob("*.js")))
-    # What Python has written and escaped: the tokens, the legend, further HTML; and a text of the panel's own.
-    assert sorted(calls) == ["BODY", "html", "state.legend || '<div class=\"mpo-legend\"></div>'", "template"]
+    # What Python has written and escaped: the tokens, the legend, further HTML, what fills a box; and a text of the
+    # panel's own.
+    assert sorted(calls) == ["BODY", "html", "html", "state.legend || '<div class=\"mpo-legend\"></div>'", "template"]
 
 
 def test_colours_are_those_that_python_draws_with(web):
