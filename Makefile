@@ -36,8 +36,9 @@ test: $(DEV)  ## run every notebook and test, and check that what is generated i
 	@echo "Running the notebooks, then the tests: about 20 minutes on two cores."
 	@$(PY) tests/run.py
 
-lab: $(LAB)  ## open the course in JupyterLab (a few seconds; Ctrl-C stops it)
+lab: $(LAB)  ## open the course in JupyterLab, its notebooks trusted as they are (a few seconds; Ctrl-C stops it)
 	@echo "Starting JupyterLab on the notebooks; Ctrl-C here stops it."
+	@find nbs -name '*.ipynb' -not -path '*/.*' -exec $(PY) -m jupyter trust {} + > /dev/null
 	@$(PY) -m jupyterlab --ServerApp.root_dir=nbs nbs/learn/index.ipynb $(LAB_FLAGS)
 
 docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where quarto is missing (under a minute)

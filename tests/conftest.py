@@ -50,6 +50,7 @@ TIERS = {
 LONGEST = (
     "test_memory",
     "test_cases",
+    "test_surfaces",
     "test_site_browser",
     "test_resume",
     "test_processes",

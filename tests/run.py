@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Two notebooks at a time. Options are keywords here: nbdev reads no command line of `python -c`.
-TEST_NOTEBOOKS = "from nbdev.test import nbdev_test; nbdev_test(n_workers=2, timing=True, do_print=True)"
 
 
 def step(name: str, command: list[str], **env: str) -> bool:
@@ -23,16 +22,20 @@ def step(name: str, command: list[str], **env: str) -> bool:
 def main() -> int:
     # One thread for each notebook: on two cores, more would only wait for each other.
     # Threads that wait without spinning cost nothing on a quiet machine and save minutes on a busy one.
-    notebooks = step(
-        "notebooks", [sys.executable, "-c", TEST_NOTEBOOKS], OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive"
-    )
+    threads = dict(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    with tempfile.TemporaryDirectory() as executed:  # what every cell shows: the tests open it in JupyterLab
+        return run(dict(threads, MPO_NB_EXECUTED=executed))
+
+
+def run(env: dict[str, str]) -> int:
+    "Both steps; the exit status."
+    notebooks = step("notebooks", [sys.executable, "tests/notebooks.py"], **env)
     # Two workers, a file at a time (in the order that conftest.py gives) and a thread each: most tests keep one core
     # busy, and those that share something stand in one file.
     tests = step(
         "tests",
         [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *sys.argv[1:]],
-        OMP_NUM_THREADS="1",
-        OMP_WAIT_POLICY="passive",
+        **env,
     )
     if not notebooks:
         print("A notebook failed: its error stands above, under 'notebooks'.")

@@ -50,8 +50,8 @@ def live_html(
 ) -> str:  # HTML
     "A piece of HTML that a script puts in its picture's place."
     text = script_json(content)
-    fill = f"fillWithPlotly(box, {text}, {json.dumps(plotly_address)})" if plotly else f"fillBox(box, {text})"
-    return box_html(content, f"{joined_script('box.js')}\n{fill};", label)
+    fill = f"fillWithPlotly(box, {text}, {json.dumps(plotly_address)});" if plotly else f"fillBox(box, {text});"
+    return box_html(content, joined_script("box.js") + fill, label)
 
 # %% ../../nbs/lib/drawing/outputs.ipynb #outp008
 def _plain(
@@ -85,7 +85,7 @@ def figure_box(
     words = label or figure_words(figure)
     text = script_json(json.loads(figure.to_json()))
     fill = f"drawFigure(box, {text}, {json.dumps(plotly_address)});"
-    return box_html(text, f"{joined_script('box.js')}\n{fill}", words)
+    return box_html(text, joined_script("box.js") + fill, words)
 
 # %% ../../nbs/lib/drawing/outputs.ipynb #outp0085
 class Figure:

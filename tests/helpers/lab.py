@@ -28,6 +28,13 @@ OPEN = """async (path) => {
     path, factory: 'Notebook', kernelPreference: without })
   await panel.context.ready
   await panel.revealed
+  await panel.sessionContext.ready
+}"""
+RUN_ALL = """async () => {
+  const app = window.jupyterapp, session = app.shell.currentWidget.sessionContext
+  await session.changeKernel({ name: 'python3' })
+  await session.session.kernel.info
+  await app.commands.execute('notebook:run-all-cells')
 }"""
 OUTPUTS = """() => {
   const seen = %s
@@ -144,9 +151,17 @@ def open_notebook(page, path: str):
     page.evaluate(OPEN, path)
 
 
+def run_all(page):
+    "Gives the open notebook a kernel, runs all cells, and waits until they have run."
+    page.evaluate(RUN_ALL)
+
+
 def close_notebook(page):
-    "Closes the notebook that is open, and asks nothing."
-    page.evaluate("window.jupyterapp.shell.currentWidget.dispose()")
+    "Ends the kernel of the notebook that is open and closes it, and asks nothing."
+    page.evaluate(
+        "async () => { const panel = window.jupyterapp.shell.currentWidget;"
+        " await panel.sessionContext.shutdown(); panel.dispose() }"
+    )
 
 
 def lab_outputs(page, seen: str) -> list[dict]:  # seen: JavaScript, element -> facts

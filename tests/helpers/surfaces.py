@@ -58,10 +58,11 @@ def as_new(html: str) -> str:
     return STILL.sub(lambda m: f'<em class="mpo-words">{m[1]}</em>', html)
 
 
-def executed(root: Path) -> Path | None:
-    "Where `make test` leaves the notebooks that it has run."
-    folder = os.environ.get("MPO_NB_EXECUTED")
-    return Path(folder) if folder and Path(folder).is_dir() else None
+def fresh_outputs(name: str) -> dict[str, list]:  # name: of a notebook, below nbs/
+    "Cell -> what it showed when `make test` ran it just now; empty where only pytest was started."
+    folder = os.environ.get("MPO_NB_EXECUTED", "")
+    file = Path(folder) / Path(name).with_suffix(".json")
+    return json.loads(file.read_text()) if folder and file.exists() else {}
 
 
 class Sanitiser(HTMLParser):

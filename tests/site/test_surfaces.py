@@ -2,7 +2,10 @@
 with scripts and styles taken out (GitHub, nbviewer), in a JupyterLab that does not trust it, and in one that has run
 it. The site has tests of its own."""
 
+import ast
 import base64
+import contextlib
+import copy
 import os
 import re
 import subprocess
@@ -13,10 +16,11 @@ from html import escape
 import nbformat
 import pytest
 from browsers import plotly_js
-from lab import close_notebook, lab_outputs, lab_server, open_notebook, watched
-from surfaces import PLOTLY, SOUP, WIDGET, as_new, executed, notebooks, outputs, sanitised
+from lab import close_notebook, lab_outputs, lab_server, open_notebook, run_all, watched
+from surfaces import PLOTLY, SOUP, WIDGET, as_new, fresh_outputs, notebooks, outputs, sanitised
 
 TOGETHER = {"@jupyterlab/notebook-extension:tracker": dict(windowingMode="none")}  # all of a notebook is drawn at once
+NO_KERNEL = "Cannot read properties of null (reading 'kernel')"  # ipywidgets' manager, where a notebook has none
 TRAP = """<script>window.trouble = []
 addEventListener("error", (e) => trouble.push(String(e.message)))
 addEventListener("unhandledrejection", (e) => trouble.push(String(e.reason)))</script>"""
@@ -27,7 +31,7 @@ SEEN = """(element) => {
   return {
     text: element.innerText,
     pictures: images.filter((i) => i.complete && i.naturalWidth > 100 && shows(i)).length,
-    broken: images.filter((i) => i.complete && !i.naturalWidth).length,
+    broken: images.filter((i) => i.getAttribute("src") && i.complete && !i.naturalWidth).length,
     waits: element.querySelectorAll("em.mpo-words").length,
     stills: element.querySelectorAll("img.mpo-still").length,
     figures: [...element.querySelectorAll(".js-plotly-plot .main-svg:first-child")].filter(shows).length,
@@ -155,25 +159,37 @@ def test_each_figure_is_drawn_alone_where_plotly_can_be_fetched(stored, browser)
 # In JupyterLab
 
 
+def after_run(notebook, fresh: dict[str, list]):
+    "A notebook as it is when it has been run and not yet been given its pictures."
+    notebook = copy.deepcopy(notebook)
+    notebook.metadata.run = "new"  # a signature is of the content: without this the other copy would be trusted too
+    for i, cell in enumerate(notebook.cells):
+        if str(i) in fresh:
+            cell.outputs = [nbformat.from_dict(output) for output in fresh[str(i)]]
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            data.pop(WIDGET, None)  # its state is in no file; widgets that are alive are run below
+            if "text/html" in data:
+                data["text/html"] = as_new("".join(data["text/html"]))
+    return notebook
+
+
+def write_below(folder, name: str, notebook):
+    "Writes a notebook; folders that are missing are made."
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, folder / name)
+
+
 @pytest.fixture(scope="module")
 def lab(root, stored, tmp_path_factory):
     "A JupyterLab with the notebooks that show more than text, and in `new/` as they are after a run, trusted."
     where = tmp_path_factory.mktemp("lab")
     config = tmp_path_factory.mktemp("config")
-    fresh = executed(root)
     names = sorted({o.notebook for o in stored})
     for name in names:
-        for folder, source in (("nbs", None), ("new", fresh)):
-            notebook = nbformat.read((source or root / "nbs") / name, as_version=4)
-            if folder == "new":
-                for cell in notebook.cells:
-                    for output in cell.get("outputs", []):
-                        data = output.get("data", {})
-                        data.pop(WIDGET, None)  # its state is in no file; what is live is run below
-                        if "text/html" in data:
-                            data["text/html"] = as_new(data["text/html"])
-            (where / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(notebook, where / folder / name)
+        notebook = nbformat.read(root / "nbs" / name, as_version=4)
+        write_below(where / "nbs", name, notebook)
+        write_below(where / "new", name, after_run(notebook, fresh_outputs(name)))
     env = {**os.environ, "JUPYTER_DATA_DIR": str(config / "jupyter_data_dir")}
     trust = [sys.executable, "-m", "jupyter", "trust", *(str(where / "new" / name) for name in names)]
     subprocess.run(trust, env=env, check=True, capture_output=True)
@@ -193,11 +209,13 @@ def lab_page(lab, browser):
 
 def holes(found: list[dict], trusted: bool) -> list[str]:
     "What is wrong with the outputs of a notebook, in words."
-    wrong = []
+    wrong = [] if found else ["no outputs"]
     for seen in found:
         figure = PLOTLY in seen["mimes"]
         boxed = "RenderedHTML" in seen["rendered"] and (seen["stills"] or seen["waits"])
-        if seen["height"] < 10:
+        if "text/html" in seen["mimes"] and seen["trusted"] != trusted:
+            wrong.append(f"cell {seen['cell']}: {'not ' * trusted}trusted")
+        elif seen["height"] < 10:
             wrong.append(f"cell {seen['cell']}: a hole of {seen['height']} pixels")
         elif figure and not seen["figures"]:
             wrong.append(f"cell {seen['cell']}: the figure is not drawn")
@@ -211,18 +229,21 @@ def holes(found: list[dict], trusted: bool) -> list[str]:
 
 
 def opened(page, names: list[str], folder: str) -> list[str]:
-    "What is wrong with the outputs of notebooks that are opened and not run."
-    wrong = []
+    "What is wrong with the outputs of notebooks that are opened and not run; of three at most."
+    wrong = {}
     for name in names:
         open_notebook(page, f"{folder}/{name}")
-        deadline = time.time() + 15
-        while (bad := holes(found := lab_outputs(page, SEEN), folder == "new")) and time.time() < deadline:
-            page.wait_for_timeout(100)
-        if not found or any(seen["trusted"] != (folder == "new") for seen in found if "text/html" in seen["mimes"]):
-            bad.append(f"not {'trusted' if folder == 'new' else 'untrusted'}, or empty")
-        wrong += [f"{name} {problem}" for problem in bad]
+        deadline = time.time() + 20
+        while (bad := holes(lab_outputs(page, SEEN), folder == "new")) and time.time() < deadline:
+            page.wait_for_timeout(50)
+        bad += [trouble for trouble in page.trouble if NO_KERNEL not in trouble]
+        if bad:
+            wrong[name] = bad
         close_notebook(page)
-    return wrong + page.trouble
+        page.trouble.clear()
+        if len(wrong) == 3:
+            break
+    return [f"{name} {problem}" for name, problems in wrong.items() for problem in problems]
 
 
 @pytest.mark.browser
@@ -236,3 +257,49 @@ def test_everything_is_seen_in_a_lab_that_does_not_trust_the_notebook(lab, lab_p
 def test_everything_is_drawn_in_a_lab_after_a_run(lab, lab_page):
     "The outputs of this very run of `make test`, where they are there; else the stored ones less their pictures."
     assert opened(lab_page, lab[1], "new") == []
+
+
+def live(root) -> list[str]:
+    "The notebooks for readers that show widgets and train nothing, and the page of the widgets."
+    found = ["lib/widgets/index.ipynb"]
+    for path in notebooks(root):
+        name = path.relative_to(root / "nbs").as_posix()
+        text = path.read_text(encoding="utf-8")
+        if not name.startswith("lib/") and "from mpo_nb.widgets" in text and "from mpo_nb.training" not in text:
+            found.append(name)
+    return found
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_notebook_with_widgets_is_run_in_a_lab(root, lab, lab_page):
+    "Run All, with a kernel: no error, no page error, no red text, widgets alive, every figure drawn."
+    wrong = []
+    for name in live(root):
+        open_notebook(lab_page, f"nbs/{name}")
+        lab_page.trouble.clear()
+        run_all(lab_page)
+        deadline = time.time() + 20
+        while (bad := holes(found := lab_outputs(lab_page, SEEN), True)) and time.time() < deadline:
+            lab_page.wait_for_timeout(100)
+        bad += [f"cell {seen['cell']}: an error" for seen in found if seen["type"] == "error"]
+        bad += [f"cell {seen['cell']}: red text" for seen in found if "stderr" in seen["rendered"]]
+        bad += [trouble for trouble in lab_page.trouble if NO_KERNEL not in trouble]
+        wrong += [f"{name} {problem}" for problem in bad]
+        close_notebook(lab_page)
+        lab_page.trouble.clear()
+    assert wrong == []
+
+
+def test_no_first_cell_shows_red_text(root):
+    "What the first cells of lessons and studies import writes nothing to stderr."
+    lines = {}
+    for path in notebooks(root):
+        if path.parent.name in ("nbs", "learn", "studies"):
+            cells = nbformat.read(path, as_version=4).cells
+            for source in [cell.source for cell in cells if cell.cell_type == "code"][:3]:
+                with contextlib.suppress(SyntaxError):  # magics
+                    nodes = [node for node in ast.parse(source).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+                    lines |= {ast.unparse(node): path.name for node in nodes}
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr

@@ -23,6 +23,7 @@ BROWSER_NAMES = {
     "tokens.js": set(),
     "states.js": set(),
     "markup.js": {"document"},
+    "box.js": {"document"},
     "strip.js": set(),
     "widget.js": {"document"},
     "panel.js": {"ResizeObserver"},
@@ -70,7 +71,7 @@ VIEWS = [
     "rollout_view.js",
     "reader_view.js",
 ]
-ENTRIES = ["panel.js", "page.js", "report.js", "live_monitor.js", "method.js", "live_view.js", *VIEWS]
+ENTRIES = ["panel.js", "page.js", "report.js", "live_monitor.js", "method.js", "live_view.js", "box.js", *VIEWS]
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +148,12 @@ def test_text_becomes_elements_in_one_place(web):
     places = {file.name: len(re.findall(makers, file.read_text(encoding="utf-8"))) for file in web.glob("*.js")}
     assert {name: n for name, n in places.items() if n} == {"markup.js": 1}
     calls = re.findall(r"elementsOf\((.+?)\)[,;)]", "".join(asset_text(file.name) for file in web.glob("*.js")))
-    # What Python has written and escaped: the tokens, the legend, further HTML; and a text of the panel's own.
+    # What Python has written and escaped: the tokens, the legend, further HTML, what fills a box; and a text of the
+    # panel's own.
     assert sorted(calls) == [
         "BODY",
         "data.table",
+        "html",
         "html",
         "state.legend || '<div class=\"mpo-legend\"></div>'",
         "template",

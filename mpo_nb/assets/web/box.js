@@ -1,9 +1,10 @@
 // What fills the box of an output: HTML with scripts of its own, or a figure of plotly's.
+import { elementsOf } from "./markup.js";
 
 // A browser runs no script that was written into a page as text, so each is made anew.
 export function fillBox(box, html) {
   const live = document.createElement("div");
-  live.innerHTML = html;
+  live.append(elementsOf(html));
   for (const old of live.querySelectorAll("script")) {
     const script = document.createElement("script");
     for (const { name, value } of old.attributes) script.setAttribute(name, value);
