@@ -51,7 +51,11 @@ def bare_module(
     name: str,  # of a script
 ) -> str:  # JavaScript without imports, and without exports but the default
     "A module that reads what it imports from `modules`."
-    text = _import.sub(r'const {\1} = modules["\2"];\n', asset_text(name))
+
+    def read(found: re.Match[str]) -> str:
+        return f'const {{{found[1].replace(" as ", ": ")}}} = modules["{found[2]}"];\n'
+
+    text = _import.sub(read, asset_text(name))
     return _export.sub("", text).strip("\n") + "\n"
 
 

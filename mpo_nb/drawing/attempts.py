@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from .style import percent_text
-from ..evaluation.comparing import markdown_table
+from ..evaluation.comparing import markdown_table, table_element
 from ..evaluation.intervals import mean_interval
 from ..evaluation.responses import code_style, plain_response, response_line, verdict_html
 from ..runs.attempts import Attempts
@@ -151,20 +151,6 @@ def problem_html(
     )
 
 # %% ../../nbs/lib/drawing/attempts.ipynb #drwatt18
-def _table_html(rows: list[list[str]]) -> str:
-    "A small table with its styles in it."
-    cell = f'style="text-align:left;padding:3px 18px 3px 0;border-bottom:1px solid {_grey};font-weight:'
-    head = "".join(f'<th scope="col" {cell}600">{escape(text)}</th>' for text in rows[0])
-    body = ""
-    for name, *cells in rows[1:]:
-        filled = "".join(f'<td {cell}400">{escape(text)}</td>' for text in cells)
-        body += f'<tr><th scope="row" {cell}400">{escape(name)}</th>{filled}</tr>'
-    return (
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:14px;margin:6px 0">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
 def attempts_html(
     attempts: Attempts,  # before and after
     shown: int = 12,  # problems that can be opened
@@ -178,7 +164,7 @@ def attempts_html(
     rest = f"; under it the first {len(others)} of the others" if others else ""
     return (
         '<div style="max-width:960px;font-family:system-ui,sans-serif;font-size:14px;line-height:1.5">'
-        f'<p style="margin:6px 0">{escape(attempts_sentence(attempts))}</p>{_table_html(attempt_rows(attempts))}'
+        f'<p style="margin:6px 0">{escape(attempts_sentence(attempts))}</p>{table_element(attempt_rows(attempts))}'
         f'<p style="margin:6px 0">{first}{rest}. The first wrong step is marked where the task can tell.</p>'
         f"{problems}</div>"
     )

@@ -40,6 +40,7 @@ def strip_state(
     "The numbers of one strip, as `token_strip` takes them. Raises ValueError for lists that do not fit the tokens."
     T = len(trace.tokens)
     numbers = token_values(values, T, "values", math.nan)
+    ids = [int(b) for b in token_values(blocks, T, "blocks", 0)]
     marks = [int(c) for c in token_values(clipped, T, "clipped", False)]
     if limit is None:
         limit = max((abs(v) for v in numbers if math.isfinite(v)), default=0.0)
@@ -48,10 +49,10 @@ def strip_state(
         label=label,
         limit=limit,
         values=short_numbers(numbers),
-        blocks=[int(b) for b in token_values(blocks, T, "blocks", 0)],
+        blocks=ids,
         ratio=short_numbers(token_values(ratio, T, "ratio", math.nan)),
         clipped=marks,
-        legend=legend_html(escape(label), limit, blocks is not None, any(marks)),
+        legend=legend_html(escape(label), limit, blocks is not None and max(ids, default=-1) >= 0, any(marks)),
     )
 
 # %% ../../nbs/lib/widgets/panel.ipynb #f29dccba

@@ -4,19 +4,16 @@
 
 # %% auto #0
 __all__ = ['as_traces', 'run_recipes', 'TraceList', 'file_stamp', 'RecordedResponses', 'counted', 'fitting_sentence',
-           'step_sentence', 'open_sentence', 'unread_sentence', 'open_strips', 'show_trace', 'show_open',
-           'browser_controls', 'browser_axes', 'open_response', 'browser_view', 'browser_note', 'RolloutBrowser']
+           'step_sentence', 'open_sentence', 'unread_sentence', 'open_strips', 'browser_controls', 'group_data',
+           'held_steps', 'open_response', 'browser_view', 'browser_note', 'RolloutBrowser']
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #90f6bd60
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import ipywidgets
+from typing import Any
 
 from ..drawing.strip import action_blocks
 from ..drawing.style import short_number, signed
@@ -33,15 +30,14 @@ from ..recipes import Recipe, recipe
 from ..runs.folder import Run
 from ..runs.ratios import describe_actions, token_and_run_recipes, trace_loss
 from ..runs.reading import RunData, configured
-from ..runs.trace_files import TraceFile, find_trace_file, load_traces
+from ..runs.trace_files import TraceFile, find_trace_file, load_traces, spaced_steps
 from ..runs.traces import Trace
 from ..runtime.files import given_path
-from .block_explorer import BlockExplorer
 from .controls import Control
-from .credit_explorer import CreditExplorer
-from .explorer import Explorer, show_settings
-from .page import page_fragment
+from .live_view import Axes, ViewExplorer, offered_values
 from .panel import View, strip_state
+from .responses import recipe_data, response_data, tokens_held
+from .views import view_html
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #b0e50001
 def as_traces(
@@ -276,46 +272,6 @@ def open_strips(
         strips.append(strip_state(trace, title, out.credit, ids, out.ratio, out.clipped, limit=limit))
     return strips
 
-# %% ../../nbs/lib/widgets/rollout_browser.ipynb #05d5c10e
-_Opens = TypeVar("_Opens", BlockExplorer, CreditExplorer)
-
-
-def show_trace(
-    explorer: _Opens,  # a live `BlockExplorer` or `CreditExplorer`
-    trace: Trace,  # what it is to show
-) -> _Opens:  # the same one; another where this response has other controls, as a long one has
-    """Give an explorer another response. Settings that the user has moved stay; those that come from the response
-    follow it."""
-    fresh = type(explorer)(trace)
-    if fresh.controls.keys() != explorer.controls.keys():
-        return fresh
-    for name, control in fresh.controls.items():
-        moved = control == explorer.controls[name]
-        value = explorer.values[name] if moved else control.value
-        explorer.change(name, low=control.low, high=control.high, value=value)
-        explorer.controls[name] = control
-    explorer.trace = trace
-    explorer.refresh()
-    return explorer
-
-
-def show_open(
-    box: ipywidgets.Box,  # where the open response stands
-    explorers: dict[str, Any],  # those made so far, by kind; the one that is needed is added
-    response: Response | None,  # that is open
-    kind: str,  # "credit" | "blocks" | "strips", which need no explorer
-) -> None:
-    "The open response in an explorer, each made once; nothing where there is none to show."
-    if response is None or kind == "strips" or not response.trace.tokens:
-        box.layout.display = "none"
-        return
-    if kind not in explorers:
-        explorers[kind] = {"credit": CreditExplorer, "blocks": BlockExplorer}[kind](response.trace)
-    elif explorers[kind].trace is not response.trace:
-        explorers[kind] = show_trace(explorers[kind], response.trace)
-    box.children = [explorers[kind].widget]
-    box.layout.display = "block"
-
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #daf8eb07
 def browser_controls(
     recorded: RecordedResponses,  # of a run
@@ -328,22 +284,41 @@ def browser_controls(
         Control("order", "order", "sampled", orders),
         Control("search", "search the text", ""),
         Control("pick", "open response number (0: none)", 0, low=0, high=max(1, recorded.source.most)),
-        Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks", "strips": "strips"}),
+        Control("open", "opened as", "credit", {"credit": "credit", "blocks": "blocks"}),
     ]
 
 
-def browser_axes(
+def group_data(
+    responses: Sequence[Response],  # of a step, group by group
+) -> list[dict[str, Any]]:  # JSON
+    "The groups of a step as the view takes them."
+    groups: dict[int, dict[str, Any]] = {}
+    for r in responses:
+        t = r.trace
+        group = dict(group=t.group, prompt=t.prompt, answer=t.answer, dead=r.dead, responses=[])
+        row = response_data(t) | dict(number=r.number)
+        if any(math.isfinite(x) for x in t.entropies):
+            row["entropies"] = [round(x, 3) if math.isfinite(x) else None for x in t.entropies]
+        groups.setdefault(t.group, group)["responses"].append(row)
+    return list(groups.values())
+
+
+def held_steps(
     recorded: RecordedResponses,  # of a run
     step: int,  # that is shown now
-    pick: int,  # response that is open now
-) -> dict[str, Sequence[Any]]:
-    "What a page of the widget holds: five steps at most, and fewer responses where they are long."
-    steps = recorded.source.steps or [0]
-    spread = {steps[round(i * (len(steps) - 1) / 4)] for i in range(5)}
-    held = sorted(spread | {step})
-    longest = max([1] + [len(r.trace.tokens) for s in held for r in recorded.at(s)])
-    last = max(pick, min(max(1, recorded.source.most), 32, max(4, 4000 // longest)))
-    return {"step": held, "show": list(filters.values()), "pick": list(range(1 + last))}
+    most: int,  # tokens to be held
+) -> list[int]:  # in order
+    "The present step, and as many evenly spaced others as fit."
+    steps = recorded.source.steps
+    held = [step] if step in steps else []
+    tokens = tokens_held([r.trace for s in held for r in recorded.at(s)])
+    n = max(1, min(len(steps), most // max(1, tokens)))
+    for other in spaced_steps(steps, n):
+        weight = tokens_held([r.trace for r in recorded.at(other)])
+        if other not in held and tokens + weight <= most:
+            held.append(other)
+            tokens += weight
+    return sorted(held)
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #04b3f6ee
 def open_response(
@@ -359,7 +334,6 @@ def browser_view(
     recorded: RecordedResponses,  # of a run
     values: Mapping[str, Any],  # of the controls
     strips: bool = True,  # whether the open response is drawn as strips
-    buttons: int | None = None,  # the largest number that can be opened; None for all
 ) -> View:
     "A step as a table, and the open response."
     responses = recorded.at(values["step"])
@@ -374,7 +348,7 @@ def browser_view(
         opened.trace if opened else None,
         open_strips(opened.trace, recorded.recipes) if opened and strips else [],
         summary=summary + unread_sentence(recorded.source),
-        extra=rollouts_table(chosen, values["search"], values["order"] == "sampled", buttons=buttons),
+        extra=rollouts_table(chosen, values["search"], values["order"] == "sampled"),
     )
 
 
@@ -394,13 +368,16 @@ def browser_note(
     return f"{subject}, of {len(source.steps):,} steps. {part}; {others}"
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #82b02d8b
-class RolloutBrowser(Explorer):
+class RolloutBrowser(ViewExplorer):
     """The recorded responses of a run, step by step. A run that is missing, or has recorded none, is explained in a
     sentence; `refresh()` looks again. Raises ValueError for what is neither a path nor traces."""
 
     title = "Responses of a run"
-    main = "pick"
+    view_script = "rollout_view.js"
+    styles = ("lanes.css", "rollout_view.css")
     has_figure = False
+    most = 100_000  # tokens that a page holds
+    stored = 20_000  # tokens that a notebook stores
 
     def __init__(
         self,
@@ -408,7 +385,6 @@ class RolloutBrowser(Explorer):
         **settings: Any,  # step, show, order, search, pick, open
     ) -> None:
         self.recorded = RecordedResponses(run)
-        self.explorers: dict[str, Any] = {}  # in which responses were opened, by kind
         super().__init__(*browser_controls(self.recorded), **settings)
 
     @property
@@ -426,16 +402,27 @@ class RolloutBrowser(Explorer):
     def view(self, values: Mapping[str, Any]) -> View:
         return browser_view(self.recorded, values)
 
-    def live_extras(self) -> list[ipywidgets.DOMWidget]:
-        self.opened = ipywidgets.Box(layout=ipywidgets.Layout(display="none", width="100%", overflow="visible"))
-        self.panel.observe(self.clicked, "picked")
-        return [self.opened]
+    def view_data(self, steps: Sequence[int] | None = None) -> Mapping[str, Any]:
+        "What the view is given: the groups of some steps; default: the present one, and others that fit."
+        recorded = self.recorded
+        held = held_steps(recorded, self.values["step"], self.most) if steps is None else list(steps)
+        own = list(recorded.recipes.values())[-1]
+        problem = step_sentence(recorded.problem, [], 0, 0)
+        return dict(
+            steps=self.steps,
+            held={step: group_data(recorded.at(step)) for step in held},
+            recipe=recipe_data(own),
+            action=describe_actions(own),
+            note=unread_sentence(recorded.source).strip(),
+            problem=problem,
+        )
 
-    def clicked(self, change: Mapping[str, Any]) -> None:
-        "A button of the table opens its response."
-        if change["new"] >= 0:
-            self.panel.picked = -1  # the same number may be picked again, at another step
-            self.set(pick=change["new"])
+    def moved(self, change: Mapping[str, Any]) -> None:
+        "A hand has moved controls; a step that the browser does not hold is read for it."
+        super().moved(change)
+        live = self.live_view
+        if live is not None and self.steps and str(self.values["step"]) not in set(map(str, live.data["held"])):
+            live.data = dict(self.view_data([self.values["step"]]))
 
     def refresh(self) -> None:
         "Look for further steps, and draw the live widget again."
@@ -445,20 +432,20 @@ class RolloutBrowser(Explorer):
             step = self.values["step"] if self.values["step"] in steps else steps[-1]
             self.change("step", options={str(s): s for s in steps}, value=step)
             self.change("pick", high=most, value=min(self.values["pick"], most))
-        if self.parts is not None:
-            view = partial(browser_view, self.recorded, strips=self.values["open"] == "strips")
-            show_settings(self.parts, self.values, view, self.applies)
-            show_open(self.opened, self.explorers, open_response(self.recorded, self.values), self.values["open"])
+        super().refresh()
 
-    def html(self, axes: Mapping[str, Sequence[Any]] | None = None) -> str:
-        "The browser as HTML that works with no kernel: the buttons of the responses that the page holds open them."
-        axes = self.page_axes() if axes is None else axes
-        view = partial(browser_view, self.recorded, buttons=max(axes.get("pick", [0])))
-        return page_fragment(self.title, self.controls, axes, self.values, view, self.applies)
+    def html(self, axes: Axes = None, most: int | None = None) -> str:  # most: tokens to be held
+        """The browser as HTML that works alone, with no kernel. `axes` chooses the controls, or their values; the
+        steps among them are the ones that the page holds. Raises ValueError as every widget's does."""
+        offered = offered_values(axes, self.controls, self.values)
+        steps = (offered or {}).get("step") or held_steps(self.recorded, self.values["step"], most or self.most)
+        given = dict(self.view_data(steps)) | dict(steps=steps, values=self.values, axes=offered)
+        if offered is not None and "step" not in offered:
+            given["steps"] = [self.values["step"]] if self.steps else []
+        given["note"] = f"{browser_note(self.recorded, list(steps))}. {given['note']}".strip()
+        return view_html(self.view_script, self.styles, given, self.title)
 
-    def page_axes(self) -> Mapping[str, Sequence[Any]]:
-        return browser_axes(self.recorded, self.values["step"], self.values["pick"])
-
-    def page_note(self, axes: Mapping[str, Sequence[Any]]) -> str:
-        "What is drawn, and which part of it a page holds."
-        return browser_note(self.recorded, list(axes.get("step", [self.values["step"]])))
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        live = dict(version_major=2, version_minor=0, model_id=self.widget.model_id)
+        still = self.html(most=self.stored)
+        return {"text/plain": repr(self), "text/html": still, "application/vnd.jupyter.widget-view+json": live}

@@ -1,8 +1,10 @@
 "Evaluation: estimates against brute force, files under kills and changes, comparisons, and the tiny model end to end."
 
+import html
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,11 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mpo_nb.drawing.style import down_colour
 from mpo_nb.evaluation import evaluating as module
 from mpo_nb.evaluation import records as record_module
 from mpo_nb.evaluation.comparing import Evaluation, compare
 from mpo_nb.evaluation.evaluating import evaluate, fingerprint
 from mpo_nb.evaluation.intervals import accuracy_interval, mcnemar, mean_interval, paired_interval, pass_at_k, sign_flip
+from mpo_nb.evaluation.responses import mark_style
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runtime.files import read_lines
 from mpo_nb.sampling.rollouts import rollout
@@ -469,6 +473,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler) # a shell starts what it runs in the background deaf to Ctrl-C
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpo_nb.evaluation.evaluating import evaluate
+from mpo_nb.evaluation.responses import mark_style
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.tasks.task import Task, load_task
 task = load_task("chain_sum")
@@ -607,6 +612,44 @@ def test_other_problems_are_refused(change):
         compare(Evaluation.of(a), Evaluation.of(b))
     with pytest.raises(ValueError, match="a holds 4 problems and b 3"):
         compare(Evaluation.of(a), Evaluation.of(b[:3]))
+
+
+def solved(i: int, text: str, problem: str = "7+5-3+8?") -> dict:
+    "A record whose greedy response is that text."
+    base = record(i, text.endswith("#17")) | dict(problem=problem, answer="17")
+    return base | dict(greedy=base["greedy"] | dict(text=text))
+
+
+def test_problems_that_flipped_are_shown_with_both_responses():
+    right, wrong = "7+5=12;12-3=9;9+8=17#17", "7+5=12;12-3=8;8+8=16#16"
+    hostile = "<script>bad()</script>\u202e"
+    a = [solved(0, wrong), solved(1, right), solved(2, right), solved(3, hostile, "long " * 300)]
+    b = [solved(0, right), solved(1, wrong), solved(2, right), solved(3, hostile + "#17", "long " * 300)]
+    found = compare(Evaluation.of(a), Evaluation.of(b))
+    assert [(flip.index, flip.gained) for flip in found.flips] == [(0, True), (1, False), (3, True)]
+    assert found.wins == 2 and found.losses == 1
+    for text in (str(found), found._repr_markdown_()):
+        assert "Wrong in a, right in b: 2 problems" in text and "Right in a, wrong in b: 1 problem\n" in text
+        assert text.count("first wrong step: 12-3=8") == 2 and "\u202e" not in text and "U+202E" in text
+        assert max(map(len, text.splitlines())) < 250
+    page = found.html()
+    words = html.unescape(re.sub(r"<[^>]*>", "", page))  # as a reader sees it where styles are taken out
+    assert words.count(right) == 2 and words.count(wrong) == 2 and words.count("✗") == words.count("✓") == 3
+    assert "<script" not in page and "class=" not in page and page.count(">12-3=8</mark>") == 2
+    many = compare(
+        Evaluation.of([solved(i, wrong) for i in range(40)]), Evaluation.of([solved(i, right) for i in range(40)])
+    )
+    assert len(many.flips) == 40 and str(many).count("\n    b  ") == 3 and many.html().count("<mark") == 20
+    assert compare(Evaluation.of(a), Evaluation.of(a)).flips == []
+
+
+def test_the_page_of_a_comparison_is_whole(tmp_path):
+    file = compare(Evaluation.of([solved(0, "#1")]), Evaluation.of([solved(0, "#17")])).to_html(tmp_path / "flips")
+    assert file.name == "flips.html" and file.read_text().startswith("<!doctype html>")
+
+
+def test_the_mark_of_a_wrong_step_has_the_palettes_colour():
+    assert f"rgb({down_colour})" in mark_style
 
 
 def test_what_the_models_read_may_differ():

@@ -33,11 +33,17 @@ BROWSER_NAMES = {
     "live_view.js": set(),
     "dom.js": {"document"},
     "inputs.js": set(),
-    "lanes.js": {"IntersectionObserver"},
+    "lanes.js": {"IntersectionObserver", "document"},
     "curves.js": {"ResizeObserver"},
+    "credit_numbers.js": set(),
     "credit_view.js": set(),
     "block_view.js": set(),
-    "weight_map.js": {"ResizeObserver"},
+    "align.js": set(),
+    "recipe_loss.js": set(),
+    "responses.js": set(),
+    "rollout_view.js": {"document"},
+    "side_by_side.js": {"document"},
+    "weight_map.js": {"ResizeObserver", "getComputedStyle"},
     "slide_numbers.js": set(),
     "slide_picture.js": set(),
     "window_slides.js": {
@@ -47,7 +53,7 @@ BROWSER_NAMES = {
         "requestAnimationFrame",
     },
 }
-VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js"]
+VIEWS = ["credit_view.js", "block_view.js", "weight_map.js", "window_slides.js", "side_by_side.js", "rollout_view.js"]
 ENTRIES = ["panel.js", "page.js", "report.js", "pulse.js", "method.js", "live_view.js", *VIEWS]
 
 

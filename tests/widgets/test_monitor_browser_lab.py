@@ -351,42 +351,39 @@ def test_responses_filters_and_orders():
     assert numbers(order="advantage")[:4] == [2, 4, 6, 8] and numbers(search="[") == []
 
 
-def test_browser_opens_each_explorer_once(tmp_path):
-    browser = RolloutBrowser(made_up_run(tmp_path / "run"))
-    assert browser.values["step"] == 6 and browser.widget and browser.opened.layout.display == "none"
-    browser.panel.picked = 2
-    explorer = browser.explorers["credit"]
-    explorer.live["k"].value = 7
-    assert explorer.trace is browser.responses(6)[1].trace and "Open: response 2" in browser.panel.summary
-    browser.set(step=3)
-    browser.panel.picked = 4
-    assert (
-        browser.explorers["credit"] is explorer
-        and explorer.trace is browser.responses(3)[3].trace
-        and explorer.values["k"] == 7
-        and explorer.values["advantage"] == explorer.trace.advantage
-    )
-    assert len(explorer.panel.states[0]["values"]) == len(explorer.trace.tokens)
-    browser.set(open="blocks")
-    assert list(browser.explorers) == ["credit", "blocks"] and browser.opened.children == (
-        browser.explorers["blocks"].widget,
-    )
+def test_the_browser_reads_a_step_when_it_is_asked_for(tmp_path):
+    browser = RolloutBrowser(made_up_run(tmp_path / "run", steps=9, planned=9))
+    browser.most = 200  # tokens: two steps
+    live = browser.widget
+    first = set(live.data["held"])
+    assert browser.values["step"] == 9 and 9 in first and len(first) == 2
+    live.values = dict(live.values) | dict(step=4, pick=2)
+    assert list(live.data["held"]) == [4] and browser.values["pick"] == 2
+    (group,) = live.data["held"][4]
+    texts = ["".join(r["tokens"]) for r in group["responses"]]
+    assert texts == [r.trace.text for r in browser.responses(4)] and live.data["steps"] == browser.steps
+    live.values = dict(live.values) | dict(order="reward")
+    assert list(live.data["held"]) == [4]
 
 
-def test_long_and_short_responses_open_after_each_other():
-    texts = ("7 + 5 = 12. ", "So 7 + 5 = 12. " * 60, "9", "So 7 + 5 = 12. " * 80)
-    browser = RolloutBrowser([Trace.from_text(text, index=i, reward=1.0) for i, text in enumerate(texts)])
-    assert browser.widget
-    for kind in ("credit", "blocks"):
-        for pick in (1, 2, 4, 3, 1, 4):
-            explorer = browser.set(pick=pick, open=kind).explorers[kind]
-            assert (
-                explorer.trace.text == texts[pick - 1]
-                and browser.opened.children == (explorer.widget,)
-                and len(explorer.panel.states[0]["values"]) == len(explorer.trace.tokens)
-            )
-            if "start" in explorer.live:
-                explorer.live["start"].value = explorer.live["start"].max
+def test_a_page_of_a_long_run_is_small_and_says_what_it_holds(tmp_path):
+    browser = RolloutBrowser(made_up_run(tmp_path / "run", steps=60, planned=60))
+    browser.most = 500
+    page = browser.html()
+    assert "of 60 steps. This page holds steps" in page and len(page) < len(
+        RolloutBrowser(browser.recorded.path).html()
+    )
+    assert '"held":{"3":' in browser.html({"step": [3, 60], "show": ["all", "wrong"]})
+    for wrong in ({"step": [3]}, {"colour": ["none"]}):
+        with pytest.raises(ValueError):
+            browser.html(wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, None, {"step": 1}, ["7+5=12"], object()])
+def test_what_is_no_run_is_said_in_a_sentence(wrong):
+    with pytest.raises(ValueError, match="^run=|^run holds") as error:
+        RolloutBrowser(wrong)
+    assert "RolloutBrowser('runs/tour/mpo')" in str(error.value) or "'runs/tour/mpo'" in str(error.value)
 
 
 def test_browser_follows_a_run_that_goes_on(tmp_path):
@@ -399,8 +396,9 @@ def test_browser_follows_a_run_that_goes_on(tmp_path):
     browser.refresh()
     assert (
         browser.steps == [1, 2]
-        and list(browser.live["step"].options) == [("1", 1), ("2", 2)]
-        and "4 recorded responses" in browser.panel.summary
+        and list(browser.controls["step"].options.items()) == [("1", 1), ("2", 2)]
+        and list(browser.live_view.data["held"]) == [1, 2]
+        and "4 recorded responses" in browser.picture().summary
     )
     assert [label for label in browser.recorded.recipes] == ["token level", "the run's recipe"]
 
@@ -585,36 +583,41 @@ def test_lab_page(offline):
 
 @pytest.mark.browser
 def test_rollouts_page(offline):
-    traces = solutions(1)
-    traces[1] = Trace.from_text(
-        NASTY * 2, NASTY, 0.4, 0.5, step=1, group=0, index=1, reward=1.0, correct=True, answer=NASTY
+    traces = solutions(2)
+    nasty = Trace.from_text(
+        NASTY * 2, NASTY, 0.4, 0.5, step=2, group=0, index=1, reward=1.0, correct=True, answer=NASTY
     )
+    traces[9] = nasty
     browser = RolloutBrowser(traces)
     page = offline(browser, "rollouts")
+    values = "JSON.parse(document.querySelector('.mpo-rollout-view').dataset.values)"
+    numbers = "bs => bs.map(b => Number(b.dataset.pick))"
     page.locator("button[data-pick='2']").focus()
     page.keyboard.press("Enter")
-    page.wait_for_selector(".mpo-strip")
-    strips = browser.picture(pick=2).strips
-    labels = (
-        page.locator(".mpo-strip")
-        .nth(1)
-        .locator(".mpo-token")
-        .evaluate_all("ts => ts.map(t => t.getAttribute('aria-label'))")
-    )
-    assert len(labels) == len(strips[1]["values"]) and [("clipped" in x) for x in labels] == [
-        bool(c) for c in strips[1]["clipped"]
-    ]
-    assert (
-        page.evaluate("document.activeElement.dataset.pick") == "2"
-        and page.locator("[data-axis=pick]").input_value() == "2"
-    )
-    page.locator("[data-axis=show]").select_option(label="wrong")
-    page.wait_for_function("document.querySelectorAll('button[data-pick]').length === 2")
-    assert (
-        page.evaluate("window.hit") is None
-        and page.locator(".mpo-extra img, .mpo-extra script").count() == 0
-        and page.trouble == []
-    )
+    assert page.evaluate("document.activeElement.dataset.pick") == "2" and page.evaluate(values)["pick"] == 2
+    cells = page.locator(".mpo-open .mpo-lanes li:not(.names)")
+    assert cells.count() >= len(nasty.tokens)
+    clipped = trace_loss(browser.responses(2)[5].trace, browser.recorded.recipes["mpo"])[0].clipped.sum()
+    row = page.locator(".mpo-response").nth(5).inner_text()
+    assert (f"{int(clipped)} clipped" in row) == bool(clipped)
+    for show, order in (("wrong", "sampled"), ("all", "low"), ("dead", "clipped"), ("alive", "longest")):
+        page.locator("[data-control=show]").select_option(show)
+        page.locator("[data-control=order]").select_option(order)
+        wanted = [r.number for r in choose_responses(browser.responses(2), show, order)]
+        assert page.locator("button[data-pick]").evaluate_all(numbers) == wanted, (show, order)
+    page.locator("[data-control=show]").select_option("all")
+    page.locator("[data-control=search]").fill("ONERROR")
+    assert page.locator("button[data-pick]").evaluate_all(numbers) == [2]
+    assert page.locator("mark").first.inner_text() == "onerror" and "U+202E" in page.locator("code").first.inner_text()
+    page.locator("[data-control=search]").fill("")
+    page.locator("[data-control=open]").select_option("blocks")
+    assert page.locator(".mpo-open [data-control=rule]").count() == 1  # what is open stays open
+    page.locator("button[data-pick='4']").click()
+    assert page.locator(".mpo-open [data-control=rule]").count() == 1
+    page.locator("[data-control=step]").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".mpo-words").first.inner_text().startswith("Step 1: 8 recorded responses in 2 groups")
+    assert page.evaluate("window.hit") is None and page.trouble == []
 
 
 @pytest.mark.browser
@@ -639,7 +642,7 @@ def test_live_in_jupyterlab(browser, tmp_path):
     with lab_server(folder, config) as address:
         page = watched(browser.new_page(viewport=dict(width=1400, height=5200)), address, address.replace("http", "ws"))
         run_notebook(page, address, "three.ipynb")
-        page.wait_for_function("document.querySelectorAll('.mpo-widget').length === 3", timeout=60_000)
+        page.wait_for_function("document.querySelectorAll('.mpo-widget').length === 2", timeout=60_000)
         points = (
             "(document.querySelector('.mpo-widget .js-plotly-plot')?._fullData?.find(t => t.name === 'live')?.y ||"
             " []).length"
@@ -657,13 +660,9 @@ def test_live_in_jupyterlab(browser, tmp_path):
         )
         page.locator("button[data-pick='2']").first.focus()
         page.keyboard.press("Enter")
-        page.wait_for_function(
-            "document.querySelectorAll('.mpo-widget').length === 4 && document.querySelectorAll('.mpo-strip').length"
-            " === 2",
-            timeout=30_000,
-        )
-        text = "".join(page.locator(".mpo-strip").first.locator(".mpo-text").all_inner_texts())
-        assert text.startswith(RolloutBrowser(folder / "done").responses(6)[1].trace.text[:12])
+        page.wait_for_selector(".mpo-open .mpo-lanes", timeout=30_000)
+        text = "".join(page.locator(".mpo-open .mpo-lanes li > b").all_inner_texts())
+        assert RolloutBrowser(folder / "done").responses(6)[1].trace.text[:12] in text
         handle = page.locator(".noUi-handle[aria-label='tokens per action, K']").last
         handle.focus()
         page.keyboard.press("ArrowRight")

@@ -18,6 +18,11 @@ export function liveView(mount, method) {
       view = mount(el, { ...model.get("data"), values: model.get("values") }, method, tell);
     }
 
+    /** A view that can take further data keeps what it shows, and the focus. */
+    function bring() {
+      if (!view || !view.update || !view.update(model.get("data"))) start();
+    }
+
     function move() {
       const now = view.values ? view.values() : {};
       const wanted = model.get("values");
@@ -25,10 +30,10 @@ export function liveView(mount, method) {
     }
 
     start();
-    model.on("change:data", start);
+    model.on("change:data", bring);
     model.on("change:values", move);
     return () => {
-      model.off("change:data", start);
+      model.off("change:data", bring);
       model.off("change:values", move);
       view.destroy();
     };

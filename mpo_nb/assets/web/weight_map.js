@@ -1,55 +1,46 @@
 /**
  * W, the linear map from log-ratios of tokens to log-ratios of actions, as a heat map. A row is an action: the tokens
- * that it is made of. A column is a token: the actions that pay it. Hover or focus a token to see both.
+ * that it is made of. A column is a token: the actions that pay it. Point at a token, in the line, in the map or in the
+ * curves, or move to it with the keyboard, and see both.
  *
- * mount(element, data, method) draws into an element and returns { set, destroy }.
- * data: { tokens, mask, k, future, space, tail, title, at }.
+ * mount(element, data, method, tell) draws into an element and returns { set, values, focus, destroy }; `tell(values)` is
+ * called when a hand has moved a control.
+ * data: { tokens, logps, oldLogps, mask, k, future, space, tail, at, wrong, values, axes }.
  */
 
-import { make, visible } from "./dom.js";
+import { actionSpace, spaceName, SPACES, usedControls } from "./credit_numbers.js";
+import { curves } from "./curves.js";
+import { make, number, spans, visible } from "./dom.js";
+import { controls, doublings } from "./inputs.js";
 
-const SPACES = [
-  ["window", "windows of K, weighted mean (MPO)"],
-  ["joint", "windows of K, joint ratio"],
-  ["block", "blocks of K, mean"],
-  ["sentence", "sentences, mean (LPO)"],
-  ["sequence", "whole response, mean (GSPO)"],
-  ["token", "tokens (GRPO)"],
-];
-const MOST_ROWS = 512; // of W that are drawn; a longer response is drawn around the token in focus
+const SHOWN = ["window", "joint", "block", "sentence", "sequence", "token"];
+const MOST_ROWS = 256; // of W that are drawn; a longer response is drawn around the token in focus
+const GUTTER = 46; // pixels for the names of rows and columns
+const NAMED = 13; // pixels of a cell from which on rows and columns have names
+const ROW = "230,159,0"; // orange
+const COLUMN = "0,114,178"; // blue
 
-/** The action space of that name. */
-export function spaceOf(data, settings, method) {
-  const { k, future, tail } = settings;
-  const spaces = {
-    window: () => method.windowActions({ k, future, tail }),
-    joint: () => method.windowActions({ k, joint: true }),
-    block: () => method.blockActions({ ids: (mask) => method.fixedBlocks(mask, k) }),
-    sentence: () => method.blockActions({ ids: (mask) => method.sentenceBlocks(mask, data.tokens) }),
-    sequence: () => method.sequenceActions(),
-    token: () => method.tokenActions(),
-  };
-  return spaces[settings.space]();
+/** The entries of a row or a column of W that are not 0: [position, weight]. */
+const entries = (weights) => weights.flatMap((weight, s) => (weight === 0 ? [] : [[s, weight]]));
+
+/** A few numbers in words. */
+function listed(numbers) {
+  const few = numbers.slice(0, 6).map((x) => number(x)).join(", ");
+  return numbers.length > 6 ? `${few} and so on` : few;
 }
 
 /** One token in words: its window, and who pays it. */
-export function describeToken(data, actions, t, method) {
-  if (!data.mask[t]) return `Token ${t + 1} was not written by the policy: no action reaches it.`;
-  const row = method.windowOf(actions, data.mask, t);
-  const column = method.payersOf(actions, data.mask, t);
-  const members = row.map((weight, s) => [weight, s]).filter(([weight]) => weight !== 0);
-  const payers = column.map((weight, s) => [weight, s]).filter(([weight]) => weight !== 0);
-  const total = payers.reduce((sum, [weight]) => sum + weight, 0);
-  const span = (list) => {
-    const first = list[0][1] + 1;
-    const last = list[list.length - 1][1] + 1;
-    return first === last ? `token ${first}` : `tokens ${first} to ${last}`;
-  };
-  return (
-    `Token ${t + 1}, \u201c${visible(data.tokens[t])}\u201d. Its action is made of ${span(members)}. ` +
-    `${payers.length} action${payers.length === 1 ? "" : "s"} pay${payers.length === 1 ? "s" : ""} it, ` +
-    `${span(payers).replace("token", "at token")}; their weights sum to ${total.toFixed(2)}.`
-  );
+export function describeToken(data, row, column, t) {
+  const token = `Token ${(t + 1).toLocaleString("en")}, \u201c${visible(data.tokens[t])}\u201d`;
+  if (!data.mask[t]) return `${token}, was not written by the policy: no action reaches it.`;
+  const weights = (list) => listed(list.map(([, weight]) => weight));
+  const places = (list) => spans(list.map(([s]) => s));
+  const total = column.reduce((sum, [, weight]) => sum + weight, 0);
+  const one = column.length === 1;
+  const pay = `${column.length.toLocaleString("en")} ${one ? "action pays" : "actions pay"} it`;
+  return `${token}. Its row: the action that begins here is made of ${places(row)}, with weights ${weights(row)}. ` +
+    `Its column: ${pay}, ${one ? "the one that begins" : "those that begin"} at ${places(column)}, with weights ` +
+    `${weights(column)}: together ${number(total)} of a plain share.`;
 }
 
 /** Which tokens are drawn: all of them, or as many as fit around the one in focus. */
@@ -59,170 +50,261 @@ function stretch(T, t) {
   return [first, first + MOST_ROWS];
 }
 
-export function mount(element, data, method) {
-  const settings = { space: data.space || "window", k: data.k, future: data.future, tail: data.tail || "renormalise" };
+/** The controls. */
+function controlSpecs(most) {
+  const tails = [["renormalise", "are rescaled (as recipes do)"], ["truncate", "keep their weights"]];
+  const spaces = SPACES.filter(([space]) => SHOWN.includes(space));
+  return {
+    space: { kind: "choice", label: "an action is", options: spaces, group: "space" },
+    k: { kind: "slider", label: "K", stops: doublings(most) },
+    future: { kind: "slider", label: "share of later tokens", low: 0, high: 0.95, step: 0.05, text: (x) => number(x) },
+    tail: { kind: "choice", label: "windows at the end", options: tails },
+  };
+}
+
+/** The line of tokens: each shows its part in the row and in the column of the token in focus. */
+function tokenLine(data, look) {
   const T = data.tokens.length;
-  const kept = method.keptPositions(data.mask);
-  let t = Math.max(0, Math.min(T - 1, data.at ?? kept[Math.floor(kept.length / 2)] ?? 0));
-  let actions = spaceOf(data, settings, method);
-
-  const space = make("select", {}, ...SPACES.map(([value, text]) => make("option", { value, textContent: text })));
-  space.value = settings.space;
-  const tail = make(
-    "select",
-    {},
-    make("option", { value: "renormalise", textContent: "rescale what exists" }),
-    make("option", { value: "truncate", textContent: "drop what is missing" }),
-  );
-  tail.value = settings.tail;
-  const width = slider("K", 1, Math.max(1, Math.min(32, kept.length)), 1, settings.k);
-  const share = slider("share of later tokens", 0, 0.9, 0.05, settings.future);
-  const line = make("ol", { className: "mpo-map-tokens" });
-  const canvas = make("canvas", { className: "mpo-map-canvas" });
-  canvas.setAttribute("role", "img");
-  const words = make("p", { className: "mpo-map-words" });
-  words.setAttribute("aria-live", "polite");
-  const root = make(
-    "div",
-    { className: "mpo-map" },
-    make(
-      "div",
-      { className: "mpo-map-controls" },
-      make("label", {}, make("span", { textContent: "action space" }), space),
-      width.label,
-      share.label,
-      make("label", {}, make("span", { textContent: "the last windows" }), tail),
-    ),
-    line,
-    words,
-    make("div", { className: "mpo-map-frame" }, canvas),
-    make("p", {
-      className: "mpo-map-legend",
-      textContent:
-        "rows: actions, columns: tokens; darker is a larger weight. Orange: what this token's action is made of. Blue: which actions pay this token.",
-    }),
-  );
-  element.replaceChildren(root);
-
-  function slider(text, low, high, step, value) {
-    const input = make("input", { type: "range" });
-    Object.assign(input, { min: low, max: high, step, value });
-    const shown = make("output");
-    return { input, shown, label: make("label", {}, make("span", { textContent: text }), input, shown) };
-  }
-
+  const element = make("ol", { className: "mpo-map-tokens" });
+  const wrong = new Set(data.wrong || []);
   const items = data.tokens.map((token, s) => {
     const item = make("li", { textContent: visible(token), tabIndex: -1 });
-    item.addEventListener("pointerenter", () => look(s));
-    item.addEventListener("focus", () => look(s));
-    item.addEventListener("keydown", (event) => {
-      const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -T, End: T };
-      if (!(event.key in moves)) return;
-      event.preventDefault();
-      items[Math.max(0, Math.min(T - 1, s + moves[event.key]))].focus();
-    });
-    line.append(item);
+    if (!data.mask[s]) item.classList.add("dropped");
+    if (wrong.has(s)) item.classList.add("wrong");
+    item.dataset.t = s;
     return item;
   });
+  element.append(...items);
+  const at = (event) => Number(event.target.closest("li")?.dataset.t ?? -1);
+  for (const kind of ["pointerover", "focusin"]) {
+    element.addEventListener(kind, (event) => at(event) >= 0 && look(at(event)));
+  }
+  element.addEventListener("keydown", (event) => {
+    const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10, Home: -T, End: T };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    items[Math.max(0, Math.min(T - 1, at(event) + moves[event.key]))].focus();
+  });
+  let lit = []; // tokens that show something
+  let now = 0;
 
-  function look(s) {
-    items[t].tabIndex = -1;
-    t = s;
+  function paint(t, row, column) {
+    for (const s of lit) items[s].removeAttribute("style");
+    items[now].classList.remove("now");
+    items[now].tabIndex = -1;
+    now = t;
+    items[t].classList.add("now");
     items[t].tabIndex = 0;
-    paint();
+    const most = Math.max(1e-9, ...row.map(([, w]) => w), ...column.map(([, w]) => w));
+    for (const [s, weight] of row) items[s].style.setProperty("--row", (weight / most).toFixed(3));
+    for (const [s, weight] of column) items[s].style.setProperty("--column", (weight / most).toFixed(3));
+    lit = [...row, ...column].map(([s]) => s);
   }
 
-  function paintStrip(row, column) {
-    const most = Math.max(1e-9, ...row, ...column);
-    items.forEach((item, s) => {
-      item.style.setProperty("--row", Math.min(1, row[s] / most).toFixed(3));
-      item.style.setProperty("--column", Math.min(1, column[s] / most).toFixed(3));
-      item.classList.toggle("now", s === t);
-    });
-  }
+  return { element, paint, focus: (t) => items[t].focus() };
+}
 
-  /** The rows of W that are drawn, as pixels: grey for the weight, orange for the row, blue for the column in focus. */
-  function paintMap() {
-    const [first, last] = stretch(T, t);
-    const n = last - first;
-    const room = Math.min(560, root.clientWidth || 560);
-    const cell = Math.max(1, Math.floor(room / n));
-    const ratio = globalThis.devicePixelRatio || 1;
-    canvas.width = n * cell * ratio;
-    canvas.height = n * cell * ratio;
-    canvas.style.width = `${n * cell}px`;
-    canvas.style.height = `${n * cell}px`;
-    canvas.setAttribute("aria-label", `W for tokens ${first + 1} to ${last}: ${words.textContent}`);
-    const context = canvas.getContext("2d");
-    context.scale(ratio, ratio);
-    context.clearRect(0, 0, n * cell, n * cell);
-    const rows = [];
-    let most = 1e-9;
-    for (let i = first; i < last; i++) {
-      const row = data.mask[i] ? method.windowOf(actions, data.mask, i) : [];
-      rows.push(row);
-      for (let s = first; s < last; s++) most = Math.max(most, row[s] || 0);
+/** The map: a picture of W whose pixels are made once, and over it the row and the column in focus. */
+function heatMap(data, look) {
+  const T = data.tokens.length;
+  const canvas = make("canvas", { className: "mpo-map-canvas" });
+  canvas.setAttribute("role", "img");
+  let rows = []; // of W that are drawn, each a list of [position, weight]
+  let part = [0, 0]; // which rows those are
+  let source = null; // the action space that they come from
+  let most = 1;
+  let cell = 1;
+  let left = 0;
+
+  function read(actions, t, method) {
+    const wanted = stretch(T, t);
+    if (source === actions && wanted[0] === part[0]) return;
+    source = actions;
+    part = wanted;
+    rows = [];
+    most = 1e-9;
+    for (let i = part[0]; i < part[1]; i++) {
+      rows.push(data.mask[i] ? entries(method.windowOf(actions, data.mask, i)) : []);
+      for (const [, weight] of rows[rows.length - 1]) most = Math.max(most, weight);
     }
+  }
+
+  function squares(context, ratio) {
+    const n = part[1] - part[0];
+    const size = cell - (cell > 4 ? 1 : 0);
+    context.fillStyle = "rgb(128,128,128)";
     rows.forEach((row, i) => {
-      for (let s = first; s < last; s++) {
-        if (!row[s]) continue;
-        const shade = 0.18 + 0.82 * (row[s] / most);
-        const colour = first + i === t ? "230,159,0" : s === t ? "0,114,178" : "128,128,128";
-        context.fillStyle = `rgba(${colour},${shade})`;
-        context.fillRect(
-          (s - first) * cell,
-          i * cell,
-          Math.max(1, cell - (cell > 4 ? 1 : 0)),
-          Math.max(1, cell - (cell > 4 ? 1 : 0)),
-        );
+      for (const [s, weight] of row) {
+        if (s < part[0] || s >= part[1]) continue;
+        context.globalAlpha = 0.25 + 0.7 * (weight / most);
+        context.fillRect(left + (s - part[0]) * cell, left + i * cell, size, size);
       }
     });
-    context.strokeStyle = "rgba(230,159,0,.9)";
-    context.strokeRect(0.5, (t - first) * cell + 0.5, n * cell - 1, cell);
-    context.strokeStyle = "rgba(0,114,178,.9)";
-    context.strokeRect((t - first) * cell + 0.5, 0.5, cell, n * cell - 1);
+    context.globalAlpha = 1;
+    return n * ratio;
+  }
+
+  function names(context, t) {
+    if (cell < NAMED) return;
+    context.fillStyle = getComputedStyle(canvas).color;
+    context.font = "11px ui-monospace, monospace";
+    context.textBaseline = "middle";
+    for (let s = part[0]; s < part[1]; s++) {
+      const text = visible(data.tokens[s]).slice(0, 6);
+      const middle = left + (s - part[0] + 0.5) * cell;
+      context.globalAlpha = s === t ? 1 : 0.75;
+      context.textAlign = "right";
+      context.fillText(text, left - 5, middle);
+      context.save();
+      context.translate(middle, left - 5);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = "left";
+      context.fillText(text, 0, 0);
+      context.restore();
+    }
+    context.globalAlpha = 1;
+  }
+
+  function paint(t, row, column, width, words) {
+    const n = part[1] - part[0];
+    const ratio = globalThis.devicePixelRatio || 1;
+    left = (width - GUTTER) / n >= NAMED ? GUTTER : 0;
+    cell = Math.max(1, Math.min(24, Math.floor((width - left) / n)));
+    const side = left + n * cell + 1;
+    canvas.width = canvas.height = Math.round(side * ratio);
+    canvas.style.width = canvas.style.height = `${side}px`;
+    canvas.setAttribute("aria-label", `W for tokens ${part[0] + 1} to ${part[1]}. ${words}`);
+    const context = canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    squares(context, ratio);
+    names(context, t);
+    const at = (s) => left + (s - part[0]) * cell;
+    const size = cell - (cell > 4 ? 1 : 0);
+    const inside = ([s]) => s >= part[0] && s < part[1];
+    const paintCell = (colour, weight, x, y) => {
+      context.clearRect(x, y, size, size);
+      context.fillStyle = `rgba(${colour},${(0.3 + 0.7 * (weight / most)).toFixed(3)})`;
+      context.fillRect(x, y, size, size);
+    };
+    for (const [s, weight] of column.filter(inside)) paintCell(COLUMN, weight, at(t), at(s));
+    for (const [s, weight] of row.filter(inside)) paintCell(ROW, weight, at(s), at(t));
+    context.lineWidth = 1.5;
+    context.strokeStyle = `rgb(${COLUMN})`;
+    context.strokeRect(at(t) - 0.5, left - 0.5, cell, n * cell);
+    context.strokeStyle = `rgb(${ROW})`;
+    context.strokeRect(left - 0.5, at(t) - 0.5, n * cell, cell);
+  }
+
+  canvas.addEventListener("pointermove", (event) => {
+    const t = part[0] + Math.floor((event.offsetY - left) / cell);
+    if (t >= part[0] && t < part[1]) look(t);
+  });
+  return { element: canvas, read, paint };
+}
+
+export function mount(element, data, method, tell = () => {}) {
+  const T = data.tokens.length;
+  const kept = method.keptPositions(data.mask);
+  const values = {
+    space: data.space || "window",
+    k: data.k ?? 4,
+    future: data.future ?? 0.2,
+    tail: data.tail || "renormalise",
+    ...data.values,
+  };
+  const delta = data.mask.map((one, t) => (one ? (data.logps?.[t] ?? 0) - (data.oldLogps?.[t] ?? 0) : 0));
+  let t = Math.max(0, Math.min(T - 1, data.at ?? kept[Math.floor(kept.length / 2)] ?? 0));
+  let actions = null;
+  const panel = controls(controlSpecs(Math.max(8, kept.length)), (name, value) => {
+    change({ [name]: value });
+    tell({ ...values });
+  }, data.axes);
+  const line = tokenLine(data, look);
+  const map = heatMap(data, look);
+  const figure = curves(T, { look });
+  const key = make("div", { className: "mpo-key" }, make("span", { textContent: "tokens" }), make("span"));
+  const words = make("p", { className: "mpo-map-words" });
+  words.setAttribute("aria-live", "polite");
+  const swatch = (kind, text) => make("span", {}, make("i", { className: kind }), text);
+  const legend = make(
+    "p",
+    { className: "mpo-map-legend" },
+    swatch("weight", "weight of a token (column) in an action (row); darker is more"),
+    swatch("row", "row of the token in focus: what its action is made of"),
+    swatch("column", "its column: the actions that pay it"),
+    ...((data.wrong || []).length ? [swatch("wrong", "the first wrong step")] : []),
+  );
+  const frame = make("div", { className: "mpo-map-frame" }, map.element);
+  const beside = make("div", { className: "mpo-map-curves" }, words, key, figure.element);
+  const root = make(
+    "div",
+    { className: "mpo-lane-view mpo-map" },
+    panel.element,
+    line.element,
+    legend,
+    make("div", { className: "mpo-map-both" }, frame, beside),
+  );
+  root.setAttribute("role", "group");
+  root.setAttribute("aria-label", "W, the map from tokens to actions");
+  element.replaceChildren(root);
+
+  function look(s) {
+    if (s === t && actions.shown) return;
+    t = s;
+    paint();
   }
 
   function paint() {
-    const zero = new Array(T).fill(0);
-    const row = data.mask[t] ? method.windowOf(actions, data.mask, t) : zero;
-    const column = data.mask[t] ? method.payersOf(actions, data.mask, t) : zero;
-    paintStrip(row, column);
-    words.textContent = describeToken(data, actions, t, method);
-    width.shown.textContent = settings.k;
-    share.shown.textContent = settings.future.toFixed(2);
-    const windows = settings.space === "window";
-    share.input.disabled = !windows;
-    tail.disabled = !windows;
-    width.input.disabled = !["window", "joint", "block"].includes(settings.space);
-    paintMap();
+    if (!T) return;
+    actions.shown = true;
+    const row = data.mask[t] ? entries(method.windowOf(actions, data.mask, t)) : [];
+    const column = data.mask[t] ? entries(method.payersOf(actions, data.mask, t)) : [];
+    words.textContent = describeToken(data, row, column, t);
+    line.paint(t, row, column);
+    map.read(actions, t, method);
+    map.paint(t, row, column, Math.min(520, frame.clientWidth || 440), words.textContent);
+    const ends = (list) => (list.length ? [list[0][0], list[list.length - 1][0]] : null);
+    figure.focus(t, { member: ends(row), payer: ends(column) });
   }
 
-  function change(values) {
-    Object.assign(settings, values);
-    actions = spaceOf(data, settings, method);
+  function paintCurves() {
+    const ones = data.mask.map((one) => (one ? 1 : 0));
+    const known = (x) => x.map((value, s) => (data.mask[s] ? value : NaN));
+    key.children[1].textContent = `actions: ${spaceName(values.space, values.k)}`;
+    figure.paint([
+      {
+        title: "log-ratio of each token and each action, nats",
+        zero: true,
+        series: [{ values: known(delta) }, { values: known(actions.logRatio(delta, data.mask)) }],
+      },
+      {
+        title: "sum of each column: credit on-policy, 1 = plain share",
+        zero: true,
+        series: [{ values: known(ones) }, { values: known(actions.credit(ones, data.mask)) }],
+      },
+    ]);
+  }
+
+  function change(next) {
+    const { at = t, ...others } = next;
+    t = Math.max(0, Math.min(T - 1, at));
+    Object.assign(values, others);
+    actions = actionSpace(values.space, data, values, method);
+    const used = usedControls(data, { left: values.space, right: values.space });
+    panel.show(values, new Set(["space", ...["k", "future", "tail"].filter((name) => used.has(name))]));
+    paintCurves();
     paint();
   }
 
-  space.addEventListener("change", () => change({ space: space.value }));
-  tail.addEventListener("change", () => change({ tail: tail.value }));
-  width.input.addEventListener("input", () => change({ k: Number(width.input.value) }));
-  share.input.addEventListener("input", () => change({ future: Number(share.input.value) }));
-  canvas.addEventListener("pointermove", (event) => {
-    const [first, last] = stretch(T, t);
-    const cell = canvas.clientWidth / (last - first);
-    const row = first + Math.floor(event.offsetY / cell);
-    if (row >= first && row < last && row !== t) look(row);
-  });
-
-  const resized = new ResizeObserver(() => T && paint());
-  resized.observe(root);
-  if (T) {
-    items[t].tabIndex = 0;
-    paint();
-  } else words.textContent = "The response has no token.";
+  const resized = new ResizeObserver(() => actions && paint());
+  resized.observe(frame);
+  if (!T) words.textContent = "The response has no token.";
+  change({});
   return {
-    set: (values) => ("at" in values ? look(values.at) : change(values)),
-    destroy: () => (resized.disconnect(), element.replaceChildren()),
+    set: change,
+    values: () => ({ ...values }),
+    focus: (s) => line.focus(s),
+    destroy: () => (resized.disconnect(), figure.destroy(), element.replaceChildren()),
   };
 }
