@@ -82,7 +82,6 @@ def test_the_file_holds_every_run_and_what_the_page_says_of_it(failures, root):
         ("reward hacking", "reward", 1),
         ("reward hacking", "accuracy", -1),
         ("length bias", "response_length", 1),
-        ("length bias", "finished", -1),
         ("entropy collapse", "entropy", -1),
         ("entropy collapse", "pass_at_8", -1),
         ("mismatch: weights never arrive", "log_ratio_std", 1),
