@@ -303,7 +303,7 @@ def group_data(
         row = response_data(t) | dict(number=number)
         if any(map(math.isfinite, t.entropies)):
             row["entropies"] = [round(x, 3) if math.isfinite(x) else None for x in t.entropies]
-        group = dict(group=t.group, prompt=t.prompt, answer=t.answer, responses=[])
+        group: dict[str, Any] = dict(group=t.group, prompt=t.prompt, answer=t.answer, responses=[])
         groups.setdefault(t.group, group)["responses"].append(row)
     for group in groups.values():
         rewards = [row["reward"] for row in group["responses"]]
