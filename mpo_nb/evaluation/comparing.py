@@ -251,7 +251,8 @@ class Difference(NamedTuple):
         return [f"{self.a:.3f}", f"{self.b:.3f}", f"{self.difference:+.3f}", interval, f"{self.p:.2g}", self.verdict]
 
 # %% ../../nbs/lib/evaluation/comparing.ipynb #flips002
-class Flip(NamedTuple):
+@dataclass(frozen=True)
+class Flip:
     "A problem that only one of two evaluations solves."
 
     index: int  # in the test split

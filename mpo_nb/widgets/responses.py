@@ -29,8 +29,8 @@ def _space_data(recipe: Recipe) -> dict[str, Any] | None:
         return dict(space="window") | {name: getattr(actions, name) for name in names}
     if isinstance(actions, BlockActions) and isinstance(actions.blocks, int):
         return dict(space="block", k=actions.blocks, reduce=actions.reduce, gaps=actions.gaps)
-    spaces = {TokenActions: "token", SequenceActions: "sequence"}
-    return dict(space=spaces[type(actions)]) if type(actions) in spaces else None
+    spaces = (("token", TokenActions), ("sequence", SequenceActions))
+    return next((dict(space=name) for name, kind in spaces if isinstance(actions, kind)), None)
 
 
 def recipe_data(

@@ -74,11 +74,6 @@ def shared_problems(
 Moments = dict[int, list[SharedProblem]]  # stop of the slider -> the problems that it shows
 
 
-def _traces(run: RecordedResponses, step: int) -> list[Trace]:
-    "What a run recorded at a step."
-    return [response.trace for response in run.at(step)]
-
-
 def _chosen_steps(common: list[int], steps: Sequence[int] | None) -> list[int]:
     "The steps that a user asked for, in order. Raises ValueError for one that is not there."
     missing = [step for step in steps or [] if step not in common]
@@ -99,7 +94,7 @@ def step_moments(
     moments: Moments = {}
     held = 0
     for step in sorted(wanted, key=_spread_order(wanted)):
-        problems = shared_problems(_traces(a, step), _traces(b, step), (step, step))
+        problems = shared_problems(a.traces(step), b.traces(step), (step, step))
         weight = sum(problem.tokens for problem in problems)
         if problems and (steps is not None or not moments or held + weight <= most):
             moments[step] = problems
@@ -126,7 +121,7 @@ def repeated_moments(
     moments: Moments = {}
     held = 0
     for step in run.source.steps:
-        for prompt, traces in by_prompt(_traces(run, step)).items():
+        for prompt, traces in by_prompt(run.traces(step)).items():
             before, earlier = first.setdefault(prompt, (step, traces))
             if before == step:
                 continue

@@ -367,6 +367,10 @@ def test_the_browser_reads_a_step_when_it_is_asked_for(tmp_path):
     live = browser.widget
     first = set(live.data["held"])
     assert browser.values["step"] == 9 and 9 in first and len(first) == 2
+    sent = []
+    live.observe(sent.append, "data")
+    browser.set(order="low")
+    assert not sent  # what is there is not sent again
     live.values = dict(live.values) | dict(step=4, pick=2)
     assert list(live.data["held"]) == [4] and browser.values["pick"] == 2
     (group,) = live.data["held"][4]
