@@ -36,7 +36,7 @@ BROWSER_NAMES = {
     "curves.js": {"ResizeObserver"},
     "credit_view.js": set(),
     "block_view.js": set(),
-    "charts.js": {"document", "matchMedia"},
+    "charts.js": {"ResizeObserver", "document", "matchMedia"},
     "monitor_view.js": {"getComputedStyle"},
     "ratio_view.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},
