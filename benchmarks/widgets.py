@@ -1,48 +1,56 @@
-"""What a widget costs in Python: its first draw, and one change of a control, for responses of 64, 512 and 4,096
-tokens.
+"""How soon the picture of an explorer is there, in Chromium: its first one, and one change of a control, for responses
+of 64, 512 and 4,096 tokens.
 
-A first draw makes the widget and everything that a notebook is sent for it; a change is what happens between a
-control's new value and the last byte of the messages that follow. Messages are written out as JSON, as a kernel would.
-The time is that of one thread, as waited for and as spent on the processor; imports are not in it.
+Each explorer is opened as an exported page, whose view is also the live widget's: the browser computes both. A change
+is timed from the event of a control to the frame that shows the finished picture. The processor's time is that of the
+page's own thread, which is what a wait would be on a machine that does nothing else; the load says how many programs
+wanted each core meanwhile.
 
     python benchmarks/widgets.py        # under a minute; writes benchmarks/widgets.csv
 """
 
 import argparse
 import csv
-import itertools
-import json
+import os
 import statistics
-import time
+import sys
+import tempfile
 from pathlib import Path
 
-import ipywidgets
-import torch
+from playwright.sync_api import sync_playwright
 
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from stills import chromium  # noqa: E402
+
 TOKENS = (64, 512, 4096)
 CHANGES = {
-    BlockExplorer: {
-        "k": range(2, 60),
-        "rule": ["surprise", "sequence", "random", "token"],
-        "colour": ["delta", "entropy", "logp"],
-    },
-    CreditExplorer: {
-        "k": range(2, 60),
-        "right": ["joint", "block", "sentence", "sequence", "token", "window"],
-        "moved": [0.0, 0.5, 1.5, 2.0, 3.0],
-        "epsilon": [0.1, 0.05, 0.3],
-    },
+    BlockExplorer: ("k", "rule", "colour"),
+    CreditExplorer: ("k", "right", "moved", "epsilon"),
 }
-bytes_sent = 0
-
-
-def send(self, msg, buffers=None):
-    "Stands in for the kernel's connection: writes the message out and counts its bytes."
-    global bytes_sent
-    bytes_sent += len(json.dumps(msg)) + sum(memoryview(b).nbytes for b in buffers or [])
+# Moves a control by a step of its own, and waits for the frame that shows what came of it.
+MOVE = """async ([name, rounds]) => {
+  const input = document.querySelector(`[data-control=${name}]`)
+  const times = []
+  for (let i = 0; i < rounds; i++) {
+    const steps = input.options ? input.options.length : 1 + Math.round((input.max - input.min) / input.step)
+    const at = (3 * i + 1) % steps
+    if (input.options) input.selectedIndex = at
+    else input.value = Number(input.min) + at * input.step
+    const start = performance.now()
+    input.dispatchEvent(new Event(input.options ? 'change' : 'input', { bubbles: true }))
+    await new Promise((done) => requestAnimationFrame(() => {
+      const channel = new MessageChannel()
+      channel.port1.onmessage = done
+      channel.port2.postMessage(0)
+    }))
+    times.push(performance.now() - start)
+  }
+  return times
+}"""
+OPENED = "() => performance.now()"  # since the page was asked for
 
 
 def response(T: int) -> Trace:
@@ -55,18 +63,8 @@ def response(T: int) -> Trace:
     )
 
 
-def timed(f) -> tuple[float, float, float]:
-    "Milliseconds waited, milliseconds of processor time, and kilobytes sent."
-    before = bytes_sent
-    clock = time.perf_counter()
-    cpu = time.process_time()
-    f()
-    return (time.perf_counter() - clock) * 1e3, (time.process_time() - cpu) * 1e3, (bytes_sent - before) / 1e3
-
-
-def row(widget: type, T: int, what: str, times: list[tuple[float, float, float]]) -> dict:
-    waited, cpu, sent = zip(*times)
-    low, mid, high = statistics.quantiles(waited, n=4)
+def row(widget: type, T: int, what: str, times: list[float], processor: float, size: int) -> dict:
+    low, mid, high = statistics.quantiles(times, n=4)
     return {
         "widget": widget.__name__,
         "tokens": T,
@@ -74,38 +72,40 @@ def row(widget: type, T: int, what: str, times: list[tuple[float, float, float]]
         "ms_median": f"{mid:.1f}",
         "ms_q25": f"{low:.1f}",
         "ms_q75": f"{high:.1f}",
-        "ms_best": f"{min(waited):.1f}",
-        "ms_processor": f"{statistics.median(cpu):.1f}",
-        "kB_sent": f"{statistics.median(sent):.0f}",
+        "ms_best": f"{min(times):.1f}",
+        "ms_processor": f"{processor:.1f}",
+        "page_kB": f"{size / 1000:.0f}",
         "rounds": len(times),
+        "load": f"{os.getloadavg()[0] / (os.cpu_count() or 1):.1f}",
     }
 
 
-def measure(widget: type, T: int, rounds: int) -> list[dict]:
-    "The first draw, and a change of each main control."
-    trace = response(T)
-    made = []
-    rows = [
-        row(
-            widget,
-            T,
-            "first draw",
-            [
-                timed(lambda: (made.append(widget(trace)), made[-1]._repr_mimebundle_()))
-                for _ in range(max(3, rounds // 4))
-            ],
-        )
-    ]
-    for name, values in CHANGES[widget].items():
-        shown = widget(trace)
-        live = shown.widget and shown.live[name]
-        values = itertools.cycle(values)
+def measure(browser, widget: type, T: int, rounds: int, file: Path) -> list[dict]:
+    "The first picture, and a change of each main control."
+    widget(response(T)).to_html(file)
+    size = file.stat().st_size
+    opened = []
+    for _ in range(max(3, rounds // 4)):
+        page = browser.new_page(viewport=dict(width=1400, height=900))
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", dict(timeDomain="threadTicks"))
 
-        def change():
-            live.value = next(v for v in values if v != live.value)
+        def spent() -> float:
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            return 1000 * next(m["value"] for m in metrics if m["name"] == "TaskDuration")
 
-        change()
-        rows.append(row(widget, T, f"change of {name}", [timed(change) for _ in range(rounds)]))
+        page.goto(file.as_uri(), wait_until="commit")
+        page.wait_for_selector(".mpo-lane-view .mpo-lanes li")
+        opened.append((page.evaluate(OPENED), spent()))
+        last = page
+    rows = [row(widget, T, "first picture", [t for t, _ in opened], statistics.median(c for _, c in opened), size)]
+    for name in CHANGES[widget]:
+        last.evaluate(MOVE, [name, 3])
+        before = spent()
+        times = last.evaluate(MOVE, [name, rounds])
+        rows.append(row(widget, T, f"change of {name}", times, (spent() - before) / rounds, size))
+    for context in browser.contexts:
+        context.close()
     return rows
 
 
@@ -114,11 +114,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    ipywidgets.Widget._send = send
-    for widget in CHANGES:
-        measure(widget, 16, 4)  # what is made once, is made before
-    rows = [r for widget in CHANGES for T in TOKENS for r in measure(widget, T, args.rounds)]
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        file = Path(folder) / "page.html"
+        rows = [r for widget in CHANGES for T in TOKENS for r in measure(browser, widget, T, args.rounds, file)]
+        browser.close()
     with args.output.open("w", newline="") as f:
         writer = csv.DictWriter(f, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -126,7 +126,7 @@ def main():
     for r in rows:
         print(
             f"{r['widget']:16} {r['tokens']:>5} tokens  {r['what']:18} {r['ms_median']:>8} ms ({r['ms_q25']} to"
-            f" {r['ms_q75']}; processor {r['ms_processor']}), {r['kB_sent']} kB"
+            f" {r['ms_q75']}; processor {r['ms_processor']}), {r['page_kB']} kB"
         )
 
 

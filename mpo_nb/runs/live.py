@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..checks import in_brief
 from ..evaluation.intervals import student_t
 from .folder import Run, free_fields
 from ..runtime.files import given_path, nearest_path, parse_line
@@ -173,7 +174,7 @@ def labelled_runs(
         runs = [runs]
     if not isinstance(runs, (Mapping, Sequence)):
         raise ValueError(
-            f"runs={str(runs)[:80]} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict"
+            f"runs={in_brief(runs)} is of type {type(runs).__name__}; pass a run folder, a list of them, or a dict"
             f" {{label: folder}}, e.g. {example}"
         )
     pairs: list[tuple[str, str | Path]]

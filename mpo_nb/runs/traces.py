@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, fields
 from itertools import accumulate, pairwise
 from numbers import Integral, Real
 from os.path import commonprefix
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..checks import check_seed, checked_names
+from ..checks import check_seed, checked_names, in_brief
 from ..models.logprobs import CausalLM, response_logps
 from ..sampling.rollouts import encode_prompts
 
@@ -380,7 +381,11 @@ def check_trace(
     "The trace itself. Raises ValueError for anything else."
     if isinstance(trace, Trace):
         return trace
-    remedy = "one of load_traces('runs/tour/mpo'), or Trace.from_text('7+5=12')"
-    if isinstance(trace, str):
-        remedy = "Trace.from_text(text)"
-    raise ValueError(f"trace={repr(trace)[:60]} is of type {type(trace).__name__}; pass a Trace, e.g. {remedy}")
+    remedy = "pass a Trace, e.g. one of load_traces('runs/tour/mpo'), or Trace.from_text('7+5=12')"
+    if isinstance(trace, Path) or str(trace).endswith((".json", ".jsonl", ".parquet")):
+        remedy = f"pass a Trace: one of load_traces({str(trace)!r})"
+    elif isinstance(trace, str):
+        remedy = "pass a Trace, e.g. Trace.from_text(text)"
+    elif isinstance(trace, (list, tuple)) and trace and isinstance(trace[0], Trace):
+        remedy = "pass a Trace: one of them, e.g. traces[0]"
+    raise ValueError(f"trace={in_brief(trace)} is of type {type(trace).__name__}; {remedy}")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BlockExplorer', 'CreditExplorer', 'RatioLab', 'RolloutBrowser', 'TrainingMonitor', 'block_view', 'credit_view',
-           'weight_map', 'window_slides']
+           'explore', 'weight_map', 'window_slides']
 
 # %% ../../nbs/lib/widgets/index.ipynb #wface00
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mpo_nb.widgets.credit_explorer import CreditExplorer
     from mpo_nb.widgets.ratio_lab import RatioLab
     from mpo_nb.widgets.rollout_browser import RolloutBrowser
+    from mpo_nb.widgets.sampled import explore
     from mpo_nb.widgets.training_monitor import TrainingMonitor
     from mpo_nb.widgets.views import block_view, credit_view, weight_map, window_slides
 
@@ -29,6 +30,7 @@ __getattr__, __dir__ = offer(
         "credit_explorer": "CreditExplorer",
         "ratio_lab": "RatioLab",
         "rollout_browser": "RolloutBrowser",
+        "sampled": "explore",
         "training_monitor": "TrainingMonitor",
         "views": "block_view credit_view weight_map window_slides",
     },
@@ -43,6 +45,7 @@ _all_ = [
     "TrainingMonitor",
     "block_view",
     "credit_view",
+    "explore",
     "weight_map",
     "window_slides",
 ]

@@ -90,13 +90,14 @@ def block_outline(
 # %% ../../nbs/lib/widgets/axes.ipynb #7dcb0f77
 def reach_controls(
     T: int,  # tokens of the response
+    group: str = "figure",  # of the controls
 ) -> list[Control]:
     "Controls for the part of a long response that the figure shows; none for a short one."
     if T <= 256:
         return []
     return [
-        Control("span", "tokens in the figure", 0, {"all": 0, "64": 64, "256": 256}, group="figure"),
-        Control("start", "from token", 1, low=1, high=T, step=32, group="figure"),
+        Control("span", "tokens in the figure", 0, {"all": 0, "64": 64, "256": 256}, group=group),
+        Control("start", "from token", 1, low=1, high=T, step=32, group=group),
     ]
 
 

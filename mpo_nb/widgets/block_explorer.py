@@ -33,7 +33,16 @@ from ..checks import check_choice
 from ..drawing.strip import Values
 from ..drawing.style import series_colour
 from ..runs.traces import Trace
-from .axes import axis, axis_names, block_outline, figure_layout, panel_axes
+from mpo_nb.widgets.axes import (
+    axis,
+    axis_names,
+    block_outline,
+    figure_layout,
+    panel_axes,
+    reach_applies,
+    reach_controls,
+    token_axis,
+)
 from .controls import Control
 from .live_view import ViewExplorer
 from .panel import View, strip_state
@@ -167,6 +176,7 @@ def side_traces(
 
 def blocks_layout(
     T: int,  # tokens of the response
+    values: Mapping[str, Any],  # of the controls
 ) -> dict[str, Any]:  # plotly layout
     "Three rows over the same tokens."
     parts = {}
@@ -174,7 +184,8 @@ def blocks_layout(
         x, y = axis_names(row + 1)
         last = row == len(measures) - 1
         anchors = panel_axes(row + 1)
-        parts[x] = axis("token" if last else "", range=[0.5, T + 0.5], showticklabels=last, anchor=anchors["yaxis"])
+        shown = token_axis(T, values)
+        parts[x] = axis("token" if last else "", showticklabels=last, anchor=anchors["yaxis"], **shown)
         if row:
             parts[x]["matches"] = "x"
         top = 1 - row * 0.35
@@ -237,14 +248,15 @@ class BlockExplorer(ViewExplorer):
         super().__init__(
             *side_controls("first", "", "fixed", high),
             *side_controls("second", "_2", "sentence", high),
-            Control("colour", "colour", "logp", colours),
+            Control("colour", "colour of the tokens", "logp", colours, group="colour"),
+            *reach_controls(len(self.trace.tokens), "colour"),
             **settings,
         )
 
     def applies(self, values: Mapping[str, Any]) -> set[str]:
         left = {name for name in rule_settings.get(values["rule"], ())}
         right = {name + "_2" for name in rule_settings.get(values["rule_2"], ())}
-        return {"colour", "rule", "rule_2"} | left | right
+        return {"colour", "rule", "rule_2"} | left | right | reach_applies(values)
 
     def view_data(self) -> Mapping[str, Any]:
         return block_data(self.trace)
@@ -263,4 +275,4 @@ class BlockExplorer(ViewExplorer):
         summary = f"First rule: {sides[0].sentence} Second rule: {sides[1].sentence}"
         alt = f"For each block its size in tokens, its log-probability and its mean entropy in nats. {summary}"
         T = len(self.trace.tokens)
-        return View(self.trace, strips, data if T else [], blocks_layout(T), summary, alt=alt)
+        return View(self.trace, strips, data if T else [], blocks_layout(T, values), summary, alt=alt)

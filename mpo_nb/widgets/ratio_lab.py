@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions, window_beta
-from ..checks import check_choice
+from ..checks import check_choice, in_brief
 from ..drawing.ratios import clipping_sentence
 from ..drawing.style import palette, percent_text, series_colour
 from ..drawing.tables import numbers_table
@@ -59,8 +59,11 @@ class Deltas:
 def number_deltas(
     source: Tensor | np.ndarray | Sequence[Any],  # (B, T) or lists of numbers, nats; NaN where there is no token
 ) -> Deltas:
-    "Log-ratios that are given as numbers. Raises ValueError where none of them is finite."
-    rows = [torch.as_tensor(row, dtype=torch.double) for row in source]
+    "Log-ratios that are given as numbers. Raises ValueError where none of them is finite, or one is no number."
+    try:
+        rows = [torch.as_tensor(row, dtype=torch.double) for row in source]
+    except (TypeError, ValueError):
+        raise ValueError(f"source={in_brief(source)} holds what is no number; pass log-ratios in nats") from None
     if rows and rows[0].ndim == 0:
         rows = [torch.stack(rows)]
     delta = torch.zeros(0, 0, dtype=torch.double)
@@ -118,7 +121,7 @@ def as_deltas(
         source = [source]
     if isinstance(source, bytes) or not isinstance(source, (Tensor, np.ndarray, Sequence)):
         raise ValueError(
-            f"source={str(source)[:80]} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in"
+            f"source={in_brief(source)} is of type {type(source).__name__}; pass a run folder, traces, or log-ratios in"
             " nats"
         )
     if not isinstance(source, Tensor) and all(isinstance(t, Trace) for t in source):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import ipywidgets
 
+from ..checks import in_brief
 from ..drawing.strip import action_blocks
 from ..drawing.style import short_number, signed
 from mpo_nb.drawing.tables import (
@@ -55,10 +56,10 @@ def as_traces(
         " RolloutBrowser(load_traces('runs/tour/mpo'))"
     )
     if not isinstance(run, Sequence):
-        raise ValueError(f"run={repr(run)[:80]} is of type {type(run).__name__}; {example}")
+        raise ValueError(f"run={in_brief(run)} is of type {type(run).__name__}; {example}")
     odd = next((t for t in run if not isinstance(t, Trace)), None)
     if odd is not None:
-        raise ValueError(f"run holds {repr(odd)[:80]}, which is no Trace; {example}")
+        raise ValueError(f"run holds {in_brief(odd)}, which is no Trace; {example}")
     return list(run)
 
 

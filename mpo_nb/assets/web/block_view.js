@@ -8,7 +8,7 @@
  * controls that are offered. A number that is not known is null.
  */
 
-import { controls, doublings } from "./inputs.js";
+import { controls, doublings, reachOf, reachSpecs, reachUsed } from "./inputs.js";
 import { curves } from "./curves.js";
 import { count, make, number, visible } from "./dom.js";
 import { shade, tokenLanes } from "./lanes.js";
@@ -119,7 +119,7 @@ function heading(data, told) {
 }
 
 /** The controls: two rules with their settings, and what the tokens are coloured by. */
-function controlSpecs(data, positions, coloured) {
+function controlSpecs(data, positions) {
   const seeds = Object.keys(data.draws || {}).map(Number);
   const rules = RULES.filter(([rule]) => rule !== "random" || seeds.length);
   const stops = doublings(Math.max(1, positions.length));
@@ -142,7 +142,8 @@ function controlSpecs(data, positions, coloured) {
   return {
     ...side("", "first", "First rule"),
     ...side("_2", "second", "Second rule"),
-    colour: { kind: "choice", label: "colour", options: COLOURS.filter(([name]) => name in coloured), group: "colour" },
+    colour: { kind: "choice", label: "colour of the tokens", options: COLOURS, group: "colour" },
+    ...reachSpecs(data.tokens.length, "colour"),
   };
 }
 
@@ -168,13 +169,13 @@ export function mount(element, given, method, tell = () => {}) {
   const positions = method.keptPositions(data.mask);
   const coloured = colourings(data);
   const silent = positions.length > 0 && !positions.some((t) => Number.isFinite(data.logps[t]));
-  const values = { rule: "fixed", rule_2: "sentence", colour: "logp" };
+  const values = { rule: "fixed", rule_2: "sentence", colour: "logp", ...(T > 256 ? { span: 0, start: 1 } : {}) };
   for (const suffix of ["", "_2"]) {
     for (const [name, value] of Object.entries(DEFAULTS)) values[name + suffix] = value;
   }
   Object.assign(values, data.values);
 
-  const panel = controls(controlSpecs(data, positions, coloured), (name, value) => {
+  const panel = controls(controlSpecs(data, positions), (name, value) => {
     change({ [name]: value });
     tell({ ...values });
   }, data.axes);
@@ -185,7 +186,8 @@ export function mount(element, given, method, tell = () => {}) {
   const line = tokenLanes(data.tokens, data.mask, { lanes: ["first", "second"], look });
   const key = make("div", { className: "mpo-key" }, make("span"), make("span"));
   const figure = curves(T, { look: (t) => (look(t), line.reveal(t)) });
-  const told = silent ? "A text without a model: no log-probabilities and no entropies are known." : data.note;
+  const sources = [data.note, silent ? "no log-probabilities and no entropies are known" : ""].filter(Boolean);
+  const told = sources.join("; ").replace(/^./, (letter) => letter.toUpperCase());
   const root = make(
     "div",
     { className: "mpo-lane-view mpo-blocks" },
@@ -215,10 +217,9 @@ export function mount(element, given, method, tell = () => {}) {
 
   function paint() {
     const { colour } = values;
-    panel.show(
-      values,
-      new Set(["rule", "rule_2", "colour", ...usedBy(values.rule, ""), ...usedBy(values.rule_2, "_2")]),
-    );
+    const always = silent ? ["rule", "rule_2"] : ["rule", "rule_2", "colour"];
+    const settings = [...usedBy(values.rule, ""), ...usedBy(values.rule_2, "_2")];
+    panel.show(values, new Set([...always, ...settings, ...reachUsed(values)]));
     const { limit, texts, values: shown } = coloured[colour];
     line.paint([
       { values: shown, limit, texts, blocks: sides[0].ids },
@@ -232,6 +233,7 @@ export function mount(element, given, method, tell = () => {}) {
         steps: true,
         series: sides.map(({ ids, numbers }) => ({ values: level(ids, numbers[name]) })),
       })),
+      reachOf(T, values),
     );
     sides.forEach(({ name }, n) => (key.children[n].textContent = name));
     const told = sides.map(({ numbers, missing }, n) => `${ORDER[n]} rule: ${blocksText(numbers.size)}${missing}`);

@@ -4,8 +4,8 @@ import { draw, make, number } from "./dom.js";
 
 const LEFT = 54;
 const RIGHT = 8;
-const TOP = 10;
-const HEIGHT = 132; // of a panel, with its title
+const TOP = 18;
+const HEIGHT = 140; // of a panel, with its title
 const FLOOR = HEIGHT - 24; // where a panel's lowest value lies
 const LOOKS = ["left", "right"]; // classes of the two sides
 
@@ -21,6 +21,12 @@ export function ticks(low, high, most = 5) {
     found.push(Math.abs(x) < step / 1e6 ? 0 : x);
   }
   return found;
+}
+
+/** Ticks with their texts, with as many digits as tell them apart truly. */
+function labelled(values) {
+  const digits = [0, 1, 2, 3].find((n) => values.every((v) => Math.abs(Number(v.toFixed(n)) - v) < 1e-9)) ?? 3;
+  return values.map((v) => [v, number(v, digits)]);
 }
 
 /** Ticks of a ratio's logarithmic scale. */
@@ -65,7 +71,7 @@ function path(place, values, y) {
     if (!Number.isNaN(column)) parts.push(`L${column} ${short(low)}${low === high ? "" : `V${short(high)}`}`);
     column = NaN;
   };
-  const dense = place(1) - place(0) < 0.5;
+  const dense = place(1) - place(0) < 0.7;
   for (let t = 0; t < values.length; t++) {
     if (!Number.isFinite(values[t])) {
       flush();
@@ -92,9 +98,14 @@ function path(place, values, y) {
   return parts.join("");
 }
 
-/** A step for each block: one value over all of its tokens, with a gap where the block ends. */
+/**
+ * A step for each block: one value over all of its tokens, with a gap where the block ends. Blocks that would be
+ * narrower than a few pixels are drawn as a line from level to level.
+ */
 function steps(place, values, y) {
   const half = (place(1) - place(0)) / 2;
+  const blocks = values.reduce((n, value, t) => n + (Number.isFinite(value) && values.ids[t] !== values.ids[t - 1]), 0);
+  if (2 * half * values.length < 4 * blocks) return path(place, values, y);
   const gap = Math.min(0.5, half / 2);
   const zero = short(y(0));
   const parts = [];
@@ -106,6 +117,14 @@ function steps(place, values, y) {
     if (ends) parts.push(`H${short(place(t) + half - gap)}V${zero}`);
   }
   return parts.join("");
+}
+
+/** The part of a series that is in sight; positions count from its first token. */
+function within(series, { first, count }) {
+  if (first === 0 && count >= series.values.length) return series;
+  const cut = (x) => x && x.slice(first, first + count);
+  const marks = (series.marks || []).map((t) => t - first).filter((t) => t >= 0 && t < count);
+  return { values: Object.assign(cut(series.values), { ids: cut(series.values.ids) }), marks };
 }
 
 /** Small crosses at some tokens, one shape for each side. */
@@ -123,7 +142,7 @@ function crosses(place, { values, marks }, y, n) {
 /** One panel: its elements are made once, and a later picture moves what differs. */
 function panelView(sides, last) {
   const title = draw("title");
-  const heading = draw("text", { x: 0, y: 8, class: "panel-title" });
+  const heading = draw("text", { x: 0, y: 9, class: "panel-title" });
   const band = draw("rect", { class: "band" });
   const scale = draw("g");
   const lines = sides.map((look) => draw("path", { class: `line ${look}` }));
@@ -152,9 +171,7 @@ function panelView(sides, last) {
   }
 
   function paintScale(panel, low, high, y, end) {
-    const marked = panel.log
-      ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)])
-      : ticks(low, high).map((v) => [v, number(v, Math.abs(high - low) < 3 ? 1 : 0)]);
+    const marked = panel.log ? ratioTicks(low, high).map((r) => [Math.log(r), String(r)]) : labelled(ticks(low, high));
     const key = JSON.stringify([marked, low, high, end]);
     fill(scale, key, () =>
       marked.flatMap(([value, text]) => [
@@ -163,15 +180,16 @@ function panelView(sides, last) {
       ]));
   }
 
-  function paintTokens(T, place, end) {
-    const shown = ticks(1, Math.max(2, T), 8).filter((v) => Number.isInteger(v) && v >= 1 && v <= T);
-    fill(tokens, `${T} ${end}`, () => [
+  function paintTokens({ first, count }, place, end) {
+    const last = first + count;
+    const shown = ticks(first + 1, Math.max(first + 2, last), 8).filter((v) => Number.isInteger(v) && v <= last);
+    fill(tokens, `${first} ${count} ${end}`, () => [
       ...shown.map((t) => draw("text", { x: place(t - 1), y: HEIGHT - 4, "text-anchor": "middle" }, String(t))),
       draw("text", { x: (LEFT + end) / 2, y: HEIGHT + 13, "text-anchor": "middle" }, "token"),
     ]);
   }
 
-  function paint(panel, T, width, place) {
+  function paint(panel, reach, width, place) {
     const [low, high] = range(panel);
     const y = (value) => TOP + (FLOOR - TOP) * (1 - (value - low) / (high - low));
     const end = width - RIGHT;
@@ -183,18 +201,21 @@ function panelView(sides, last) {
     }
     paintScale(panel, low, high, y, end);
     panel.series.forEach((series, n) => {
-      write(lines[n], { d: (panel.steps ? steps : path)(place, series.values, y) });
-      write(marks[n], { d: crosses(place, series, y, n) });
+      const seen = within(series, reach);
+      const here = (t) => place(t + reach.first);
+      write(lines[n], { d: (panel.steps ? steps : path)(here, seen.values, y) });
+      write(marks[n], { d: crosses(here, seen, y, n) });
     });
-    if (last) paintTokens(T, place, end);
+    if (last) paintTokens(reach, place, end);
   }
 
   return { svg, paint, focus: (x) => write(focus, { x1: short(x), x2: short(x) }) };
 }
 
 /**
- * A figure of panels. Returns { element, paint(panels), focus(t), destroy }.
+ * A figure of panels. Returns { element, paint(panels, reach), focus(t), destroy }.
  * A panel: { title, series: [{ values, marks }], log, band: [low, high], zero, steps }.
+ * reach: { first, count }, the tokens that are in sight; left out, all of them.
  * `look(t)` is called for the token under the pointer.
  */
 export function curves(T, { look }) {
@@ -203,26 +224,29 @@ export function curves(T, { look }) {
   let panels = [];
   let views = [];
   let at = null;
+  let reach = { first: 0, count: Math.max(1, T) };
 
-  const place = (t) => LEFT + ((t + 0.5) / Math.max(1, T)) * (width - LEFT - RIGHT);
+  const place = (t) => LEFT + ((t - reach.first + 0.5) / reach.count) * (width - LEFT - RIGHT);
 
   function render() {
     if (views.length !== panels.length) {
       views = panels.map((panel, n) => panelView(panel.series.map((_, i) => LOOKS[i]), n === panels.length - 1));
       element.replaceChildren(...views.map((view) => view.svg));
     }
-    views.forEach((view, n) => view.paint(panels[n], T, width, place));
+    views.forEach((view, n) => view.paint(panels[n], reach, width, place));
     if (at !== null) focus(at);
   }
 
   function focus(t) {
     at = t;
-    for (const view of views) view.focus(place(t));
+    const seen = t >= reach.first && t < reach.first + reach.count;
+    for (const view of views) view.focus(seen ? place(t) : -9);
   }
 
   element.addEventListener("pointermove", (event) => {
     const box = element.getBoundingClientRect();
-    const t = Math.floor(((event.clientX - box.left - LEFT) / (width - LEFT - RIGHT)) * T);
+    const share = (event.clientX - box.left - LEFT) / (width - LEFT - RIGHT);
+    const t = share < 0 || share >= 1 ? -1 : reach.first + Math.floor(share * reach.count);
     if (t >= 0 && t < T && t !== at) look(t);
   });
   const resized = new ResizeObserver(([entry]) => {
@@ -235,8 +259,9 @@ export function curves(T, { look }) {
 
   return {
     element,
-    paint: (next) => {
+    paint: (next, inSight = { first: 0, count: Math.max(1, T) }) => {
       panels = next;
+      reach = inSight;
       render();
     },
     focus,

@@ -42,7 +42,7 @@ function choice(spec, change) {
     {},
     ...spec.options.map(([value, text]) => make("option", { value, textContent: text })),
   );
-  input.addEventListener("change", () => change(input.value));
+  input.addEventListener("change", () => change(spec.options[input.selectedIndex][0]));
   return { input, set: (value) => (input.value = value), parts: [input] };
 }
 
@@ -61,6 +61,33 @@ function text(spec, change) {
 }
 
 const KINDS = { slider, choice, toggle, text };
+
+/** Controls for the part of a long response that a figure shows; none for a short one. */
+export function reachSpecs(T, group = "figure") {
+  if (T <= 256) return {};
+  const starts = [];
+  for (let t = 1; t <= T; t += 32) starts.push(t);
+  return {
+    span: {
+      kind: "choice",
+      label: "tokens in the figure",
+      options: [[0, "all"], [64, "64"], [256, "256"]],
+      group,
+    },
+    start: { kind: "slider", label: "from token", stops: starts, group },
+  };
+}
+
+/** The tokens that these controls put in sight. */
+export function reachOf(T, { span = 0, start = 1 }) {
+  if (!span) return { first: 0, count: Math.max(1, T) };
+  return { first: Math.min(start, Math.max(1, T - span + 1)) - 1, count: Math.min(span, T) };
+}
+
+/** Which of these controls matter: where all tokens are shown, the first one says nothing. */
+export function reachUsed({ span }) {
+  return span ? ["span", "start"] : ["span"];
+}
 
 /** A control that offers some of its values. */
 function narrowed(spec, values) {

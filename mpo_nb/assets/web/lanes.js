@@ -7,7 +7,8 @@
 
 import { make, visible } from "./dom.js";
 
-const CHUNK = 128; // tokens
+const WHOLE = 512; // tokens that stand in one piece; longer responses come in chunks
+const CHUNK = 256; // tokens
 const UP = "0,114,178"; // blue
 const DOWN = "213,94,0"; // vermilion
 
@@ -27,8 +28,8 @@ function blockClass(ids, t) {
 /** One cell of a lane: an element, and what it shows. */
 function cell() {
   const element = make("i");
-  const words = document.createTextNode("");
-  element.append(words);
+  element.append("");
+  const words = element.firstChild; // a text node, which costs less to write than an element's text
   const shown = { colour: "", kind: "", text: "" };
   return {
     element,
@@ -48,6 +49,7 @@ function cell() {
  */
 export function tokenLanes(tokens, mask, { lanes, look, label = "tokens of the response" }) {
   const T = tokens.length;
+  const size = T <= WHOLE ? WHOLE : CHUNK;
   const element = make("div", { className: "mpo-lanes" });
   element.setAttribute("role", "group");
   element.setAttribute("aria-label", `${label}; arrow keys move from token to token`);
@@ -58,9 +60,9 @@ export function tokenLanes(tokens, mask, { lanes, look, label = "tokens of the r
   let current = 0;
 
   tokens.forEach((token, t) => {
-    if (t % CHUNK === 0) {
+    if (t % size === 0) {
       const list = make("ol", { className: "mpo-chunk", start: t + 1 });
-      chunks.push({ list, first: t, stale: true, seen: t < 4 * CHUNK });
+      chunks.push({ list, first: t, stale: true, seen: t < WHOLE });
     }
     const cells = lanes.map(cell);
     const item = make(
@@ -109,7 +111,7 @@ export function tokenLanes(tokens, mask, { lanes, look, label = "tokens of the r
 
   function paintChunk(chunk) {
     chunk.stale = false;
-    const end = Math.min(T, chunk.first + CHUNK);
+    const end = Math.min(T, chunk.first + size);
     painted.forEach((lane, n) => {
       for (let t = chunk.first; t < end; t++) {
         const colour = mask[t] ? shade(lane.values[t], lane.limit) : "transparent";
@@ -120,14 +122,15 @@ export function tokenLanes(tokens, mask, { lanes, look, label = "tokens of the r
     });
   }
 
-  const watcher = chunks.length > 4 && "IntersectionObserver" in globalThis
-    ? new IntersectionObserver((entries) => {
-      for (const entry of entries) {
-        const chunk = chunks.find((one) => one.list === entry.target);
-        chunk.seen = entry.isIntersecting;
-        if (chunk.seen && chunk.stale && painted) paintChunk(chunk);
-      }
-    })
+  function seen(entries) {
+    for (const entry of entries) {
+      const chunk = chunks.find((one) => one.list === entry.target);
+      chunk.seen = entry.isIntersecting;
+      if (chunk.seen && chunk.stale && painted) paintChunk(chunk);
+    }
+  }
+  const watcher = chunks.length > 1 && "IntersectionObserver" in globalThis
+    ? new IntersectionObserver(seen, { root: element, rootMargin: "100px" })
     : null;
   if (watcher) chunks.forEach((chunk) => watcher.observe(chunk.list));
   else chunks.forEach((chunk) => (chunk.seen = true));
