@@ -212,7 +212,7 @@ class Progress:
     @property
     def numbers(self) -> str:
         "The newest metrics, and the time."
-        texts = [f"{text} {value:.3g}" for text, value in self.newest.items()]
+        texts = [f"{text} {self.newest[text]:.3g}" for text in _shown if text in self.newest]
         spent = time.monotonic() - self.start
         if self.ended or self.step >= self.config.steps:
             texts.append(f"took {clock_text(spent)}")

@@ -59,7 +59,7 @@ def tracker_start(
         asked = dict(name=own["name"], id=own["id"], resume="allow", dir=config.output)
     else:
         asked = dict(name=own["name"], resume="allow" if going_on else "never")
-    return dict(run_name=config.project) | asked, own
+    return dict(run_name=config.project, config=plain_values(config)) | asked, own
 
 
 def plain_values(
@@ -96,7 +96,7 @@ class Tracker:
             self.tracker = LOGGER_TYPE_TO_CLASS[name](**made)
             if hasattr(self.tracker, "start"):
                 self.tracker.start()
-            if known is None:
+            if known is None and "config" not in made:
                 self.tracker.store_init_configuration(plain_values(config))
             if name == "mlflow":
                 self.kept = dict(run_id=self.tracker.tracker.info.run_id)

@@ -89,7 +89,8 @@ def run_traces(
     panel: int,  # its number
 ) -> list[dict[str, Any]]:  # plotly traces
     "A configuration with one run: the interval of each point, where it has one, and the curve."
-    rows = [p for p in run.points if p.get(f"{key}_low") is not None]
+    evaluated = key.startswith("accuracy")  # clip_fraction_low is a metric of its own
+    rows = [p for p in run.points if evaluated and p.get(f"{key}_low") is not None]
     steps, low, high = ([p[column] for p in rows] for column in ("step", f"{key}_low", f"{key}_high"))
     curve = metric_curve(run.points, key, smooth)
     legend = dict(name=escape(name), legendgroup=str(number), showlegend=panel == 1, hovertemplate="%{y:.4~g}")

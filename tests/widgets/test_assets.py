@@ -43,7 +43,7 @@ BROWSER_NAMES = {
     "responses.js": set(),
     "rollout_view.js": {"document"},
     "side_by_side.js": {"document"},
-    "charts.js": {"document", "matchMedia"},
+    "charts.js": {"ResizeObserver", "document", "matchMedia"},
     "monitor_view.js": {"getComputedStyle"},
     "ratio_view.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},

@@ -50,6 +50,17 @@ export function chart({ point, zoom }) {
   let quiet = false; // while code moves the axis
   let drawn = null; // the plotly that drew
 
+  // plotly listens to the window alone, and a notebook's cell changes its width without it.
+  let width = 0;
+  const widths = new ResizeObserver(async () => {
+    if (!drawn || Math.abs(element.clientWidth - width) < 1) return;
+    width = element.clientWidth;
+    if (!width) return;
+    await drawn.Plots.resize(plot);
+    point(null);
+  });
+  widths.observe(element);
+
   const axes = () => plot._fullLayout && [plot._fullLayout.xaxis, plot._fullLayout.yaxis];
 
   element.addEventListener("pointermove", (event) => {
@@ -69,13 +80,16 @@ export function chart({ point, zoom }) {
   function paint(Plotly, traces, layout) {
     const first = drawn === null;
     drawn = Plotly;
+    plot.style.height = `${layout.height}px`; // known before plotly has measured anything
     const coarse = globalThis.matchMedia && matchMedia("(pointer: coarse)").matches;
     const ready = Plotly.react(plot, traces, { ...layout, dragmode: coarse ? false : "zoom" }, {
       displayModeBar: false,
-      responsive: true,
       doubleClick: "autosize",
     });
-    if (first) plot.on("plotly_relayout", zoomed);
+    if (first) {
+      width = element.clientWidth;
+      plot.on("plotly_relayout", zoomed);
+    }
     return ready;
   }
 
@@ -100,5 +114,10 @@ export function chart({ point, zoom }) {
     }
   }
 
-  return { element, paint, range, mark, destroy: () => drawn && drawn.purge(plot) };
+  function destroy() {
+    widths.disconnect();
+    if (drawn) drawn.purge(plot);
+  }
+
+  return { element, paint, range, mark, destroy };
 }

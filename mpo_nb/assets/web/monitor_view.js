@@ -42,8 +42,9 @@ export function metricCurve(run, key, smooth = 1) {
   return { steps, values: means };
 }
 
-/** The interval of each evaluation of a run: { steps, low, high }. */
+/** The interval of each evaluation of a run: { steps, low, high }; null for what is no accuracy. */
 export function metricBand(run, key) {
+  if (!key.startsWith("accuracy")) return null; // clip_fraction_low is a metric of its own
   const [low, high] = [run.columns[`${key}_low`] || [], run.columns[`${key}_high`] || []];
   const kept = low.flatMap((value, i) => (value === null || high[i] === null ? [] : [i]));
   return { steps: kept.map((i) => run.columns.step[i]), low: kept.map((i) => low[i]), high: kept.map((i) => high[i]) };
