@@ -93,7 +93,7 @@ LOOK = r"""() => {
   const boxed = e => { for (e = e.parentElement; e; e = e.parentElement) {
     if (e.tagName === 'MAIN') return false
     if (/auto|scroll|hidden|clip/.test(getComputedStyle(e).overflowX)) return true } return false }
-  const over = [...document.querySelectorAll('main *')].filter(e => shown(e) && !folded(e) &&
+  const over = [...document.querySelectorAll('main *:not(.anchorjs-link)')].filter(e => shown(e) && !folded(e) &&
     e.getBoundingClientRect().right > innerWidth + 1 && e.getBoundingClientRect().width > 1 && !boxed(e))
   // A box that hides what is too wide for it hides text, unless it says so with an ellipsis.
   const hides = e => getComputedStyle(e).overflowX === 'hidden' && getComputedStyle(e).textOverflow !== 'ellipsis'
