@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['as_traces', 'run_recipes', 'TraceList', 'file_stamp', 'RecordedResponses', 'counted', 'fitting_sentence',
            'step_sentence', 'open_sentence', 'unread_sentence', 'open_strips', 'browser_controls', 'group_data',
-           'held_steps', 'open_response', 'browser_view', 'browser_note', 'RolloutBrowser']
+           'group_tokens', 'held_steps', 'open_response', 'browser_view', 'browser_note', 'RolloutBrowser']
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #90f6bd60
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from ..runtime.files import given_path
 from .controls import Control
 from .live_view import Axes, ViewExplorer, offered_values
 from .panel import View, strip_state
-from .responses import recipe_data, response_data, tokens_held
+from .responses import recipe_data, response_data
 from .views import view_html
 
 # %% ../../nbs/lib/widgets/rollout_browser.ipynb #b0e50001
@@ -170,18 +170,24 @@ class RecordedResponses:
             self.problem = str(error)
         return True
 
+    def traces(
+        self,
+        step: int,  # one of the source's
+    ) -> list[Trace]:
+        "The responses of a step, as recorded; none where they cannot be read, and `problem` says why."
+        try:
+            return self.source.traces(step) if step in self.source.steps else []
+        except (ValueError, OSError) as error:
+            self.problem = str(error)
+            return []
+
     def at(
         self,
         step: int,  # one of the source's
     ) -> list[Response]:
         "The responses of a step, group by group; clipping is counted with the run's own recipe."
         if step not in self.by_step:
-            try:
-                traces = self.source.traces(step) if step in self.source.steps else []
-                self.by_step[step] = step_responses(traces, list(self.recipes.values())[-1])
-            except (ValueError, OSError) as error:
-                self.problem = str(error)
-                self.by_step[step] = []
+            self.by_step[step] = step_responses(self.traces(step), list(self.recipes.values())[-1])
             while isinstance(self.source, TraceFile) and len(self.by_step) > self.steps_in_memory:
                 self.by_step.popitem(last=False)
         self.by_step.move_to_end(step)
@@ -290,33 +296,43 @@ def browser_controls(
 
 
 def group_data(
-    responses: Sequence[Response],  # of a step, group by group
+    traces: Sequence[Trace],  # of a step
 ) -> list[dict[str, Any]]:  # JSON
-    "The groups of a step as the view takes them."
+    "The groups of a step as the view takes them; responses are numbered as `step_responses` numbers them."
     groups: dict[int, dict[str, Any]] = {}
-    for r in responses:
-        t = r.trace
-        group = dict(group=t.group, prompt=t.prompt, answer=t.answer, dead=r.dead, responses=[])
-        row = response_data(t) | dict(number=r.number)
-        if any(math.isfinite(x) for x in t.entropies):
+    for number, t in enumerate(sorted(traces, key=lambda t: (t.group, t.index)), 1):
+        row = response_data(t) | dict(number=number)
+        if any(map(math.isfinite, t.entropies)):
             row["entropies"] = [round(x, 3) if math.isfinite(x) else None for x in t.entropies]
+        group: dict[str, Any] = dict(group=t.group, prompt=t.prompt, answer=t.answer, responses=[])
         groups.setdefault(t.group, group)["responses"].append(row)
+    for group in groups.values():
+        rewards = [row["reward"] for row in group["responses"]]
+        group["dead"] = len(rewards) > 1 and rewards[0] is not None and len(set(rewards)) == 1
     return list(groups.values())
 
 
+def group_tokens(
+    groups: list[dict[str, Any]],  # of a step, from `group_data`
+) -> int:
+    "Tokens of a step, which is what it weighs on a page."
+    return sum(len(row["tokens"]) for group in groups for row in group["responses"])
+
+
 def held_steps(
-    recorded: RecordedResponses,  # of a run
+    steps: list[int],  # with responses, in order
     step: int,  # that is shown now
+    weigh: Callable[[int], int],  # tokens of a step
     most: int,  # tokens to be held
 ) -> list[int]:  # in order
     "The present step, and as many evenly spaced others as fit."
-    steps = recorded.source.steps
     held = [step] if step in steps else []
-    tokens = tokens_held([r.trace for s in held for r in recorded.at(s)])
-    n = max(1, min(len(steps), most // max(1, tokens)))
-    for other in spaced_steps(steps, n):
-        weight = tokens_held([r.trace for r in recorded.at(other)])
-        if other not in held and tokens + weight <= most:
+    tokens = sum(map(weigh, held))
+    for other in spaced_steps(steps, max(1, min(len(steps), most // max(1, tokens)))):
+        if other in held:
+            continue
+        weight = weigh(other)
+        if tokens + weight <= most:
             held.append(other)
             tokens += weight
     return sorted(held)
@@ -386,6 +402,8 @@ class RolloutBrowser(ViewExplorer):
         **settings: Any,  # step, show, order, search, pick, open
     ) -> None:
         self.recorded = RecordedResponses(run)
+        self.groups: dict[int, list[dict[str, Any]]] = {}  # steps as the view takes them
+        self.held: list[int] = []  # those that the live widget was given last
         super().__init__(*browser_controls(self.recorded), **settings)
 
     @property
@@ -403,31 +421,43 @@ class RolloutBrowser(ViewExplorer):
     def view(self, values: Mapping[str, Any]) -> View:
         return browser_view(self.recorded, values)
 
+    def step_groups(self, step: int) -> list[dict[str, Any]]:
+        "The groups of a step, made once."
+        if step not in self.groups:
+            self.groups[step] = group_data(self.recorded.traces(step))
+        return self.groups[step]
+
+    def fitting_steps(self, most: int) -> list[int]:  # most: tokens to be held
+        "The present step, and others that fit."
+        return held_steps(self.steps, self.values["step"], lambda step: group_tokens(self.step_groups(step)), most)
+
     def view_data(self, steps: Sequence[int] | None = None) -> Mapping[str, Any]:
         "What the view is given: the groups of some steps; default: the present one, and others that fit."
         recorded = self.recorded
-        held = held_steps(recorded, self.values["step"], self.most) if steps is None else list(steps)
+        if steps is None and self.values["step"] not in self.held:
+            self.held = [self.values["step"]] if self.held else self.fitting_steps(self.most)
         own = list(recorded.recipes.values())[-1]
-        problem = step_sentence(recorded.problem, [], 0, 0)
+        held = [step for step in (self.held if steps is None else steps) if step in self.steps]
         return dict(
             steps=self.steps,
-            held={step: group_data(recorded.at(step)) for step in held},
+            held={step: self.step_groups(step) for step in held},
             recipe=recipe_data(own),
             action=describe_actions(own),
             note=unread_sentence(recorded.source).strip(),
-            problem=problem,
+            problem=step_sentence(recorded.problem, [], 0, 0),
         )
 
     def moved(self, change: Mapping[str, Any]) -> None:
         "A hand has moved controls; a step that the browser does not hold is read for it."
         super().moved(change)
-        live = self.live_view
-        if live is not None and self.steps and str(self.values["step"]) not in set(map(str, live.data["held"])):
-            live.data = dict(self.view_data([self.values["step"]]))
+        if self.live_view is not None and self.values["step"] not in self.held:
+            self.live_view.data = dict(self.view_data())
 
     def refresh(self) -> None:
         "Look for further steps, and draw the live widget again."
         if self.recorded.read():
+            self.groups.clear()
+            self.held = []
             steps = self.steps or [0]
             most = max(1, self.recorded.source.most)
             step = self.values["step"] if self.values["step"] in steps else steps[-1]
@@ -439,7 +469,7 @@ class RolloutBrowser(ViewExplorer):
         """The browser as HTML that works alone, with no kernel. `axes` chooses the controls, or their values; the
         steps among them are the ones that the page holds. Raises ValueError as every widget's does."""
         offered = offered_values(axes, self.controls, self.values)
-        steps = (offered or {}).get("step") or held_steps(self.recorded, self.values["step"], most or self.most)
+        steps = (offered or {}).get("step") or self.fitting_steps(most or self.most)
         given = dict(self.view_data(steps)) | dict(steps=steps, values=self.values, axes=offered)
         if offered is not None and "step" not in offered:
             given["steps"] = [self.values["step"]] if self.steps else []

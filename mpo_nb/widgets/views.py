@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['view_html', 'text_trace', 'given_trace', 'trace_data', 'trace_facts', 'verdict', 'Picture', 'window_slides',
-           'weight_map', 'own_advantage', 'unknown_sentence', 'unrewarded_sentence', 'credit_data', 'credit_view',
-           'drawn_sizes', 'known_numbers', 'block_data', 'block_view']
+           'weight_map', 'own_advantage', 'unknown_sentence', 'unrewarded_sentence', 'credit_data',
+           'check_credit_values', 'credit_view', 'drawn_sizes', 'known_numbers', 'block_data', 'block_view']
 
 # %% ../../nbs/lib/widgets/views.ipynb #views003
 import math
@@ -17,7 +17,7 @@ import torch
 
 from ..actions import window_beta
 from ..blocks import block_sizes, random_blocks
-from ..checks import check_choice, check_share, in_brief
+from ..checks import check_choice, check_share, in_brief, is_number
 from ..drawing.assets import asset_text, joined_script
 from ..drawing.outputs import box_html, script_json
 from ..runs.traces import Trace, check_trace, cut_text, token_texts, wrong_tokens
@@ -98,7 +98,12 @@ def trace_facts(
     wrong: Sequence[int]
     | None = None,  # positions to be outlined, from 0; None: the first wrong step, where it is known
 ) -> dict[str, Any]:  # prompt, answer, verdict, wrong
-    "What is known of a response beside its numbers; a text is empty where nothing is."
+    """What is known of a response beside its numbers; a text is empty where nothing is. Raises ValueError for a
+    position that the response does not have."""
+    T = len(trace.tokens)
+    for t in wrong or ():
+        if t not in range(T):
+            raise ValueError(f"wrong={wrong!r:.80}; name positions of the response, whole numbers from 0 to {T - 1}")
     return dict(
         prompt=trace.prompt,
         answer=trace.answer or "",
@@ -228,17 +233,39 @@ def credit_data(
     return trace_data(trace) | trace_facts(trace, wrong) | dict(advantage=own_advantage(trace)) | unsaid
 
 
+_spaces = ("token", "window", "joint", "block", "block-joint", "sentence", "sequence", "sequence-token")
+_credit_choices: dict[str, Sequence[Any]] = dict(
+    left=_spaces,
+    right=_spaces,
+    tail=("renormalise", "truncate"),
+    difference=(True, False),
+    made=(True, False),
+)
+
+
+def check_credit_values(
+    values: Mapping[str, Any],  # of the controls
+) -> None:
+    "Raise ValueError for a control that is not there, or for what it does not take."
+    for name, value in values.items():
+        check_choice("control", name, (*_credit_choices, "k", "moved", "future", "epsilon", "advantage"))
+        if name in _credit_choices:
+            check_choice(name, value, _credit_choices[name])
+        elif not is_number(value) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r:.80}; pass a number")
+    check_share("epsilon", values.get("epsilon", 0.2))
+    window_beta(values.get("k", 4), values.get("future", 0.2))
+
+
 def credit_view(
     trace: Trace,  # one response
     wrong: Sequence[int] | None = None,  # positions to be marked, from 0; None: the first wrong step, if known
     **values: Any,  # of the controls: left, right, k, moved, future, epsilon, advantage, tail, difference, made
 ) -> Picture:
     """The credit of every token under two action spaces, and their difference. Raises ValueError for what is no trace,
-    or a control that is not there."""
+    or a value that no control takes."""
     check_trace(trace)
-    known = ("left", "right", "k", "moved", "future", "epsilon", "advantage", "tail", "difference", "made")
-    for name in values:
-        check_choice("control", name, known)
+    check_credit_values(values)
     data = credit_data(trace, wrong) | dict(values=values)
     return Picture("credit_view.js", ["lanes.css"], data, "Credit under two action spaces")
 
