@@ -198,7 +198,7 @@ def test_search_finds_what_people_call_things_and_can_be_read(visit, scheme):
     wanted = {
         "my own model": "learn/colab_gsm8k.html",
         "entropy collapse": "learn/",
-        "my own reward": "lib/tasks/task.html",
+        "my own reward": "learn/own_task.html",
         "length bias": "learn/",
         "resume": "learn/faq.html",
         "policy_loss": "lib/losses.html#policy_loss",
