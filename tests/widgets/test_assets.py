@@ -33,7 +33,7 @@ BROWSER_NAMES = {
     "live_view.js": set(),
     "dom.js": {"document"},
     "inputs.js": set(),
-    "lanes.js": {"IntersectionObserver", "document"},
+    "lanes.js": {"IntersectionObserver"},
     "curves.js": {"ResizeObserver"},
     "credit_numbers.js": set(),
     "credit_view.js": set(),
