@@ -176,6 +176,16 @@ IN_KERNEL = """async (code) => {
 }"""
 
 
+def told_kernel(page, values: dict):
+    "Waits until the kernel knows what the controls hold: the browser tells it as fast as it listens, not at once."
+    for _ in range(100):
+        there = json.loads(page.evaluate(IN_KERNEL, "print(json.dumps(blocks.values), end='')"))
+        if values.items() <= there.items():
+            return
+        page.wait_for_timeout(200)
+    assert there == values
+
+
 def words_of(page, explorer, view="mpo-blocks"):
     "Waits until the live picture says what Python works out."
     page.wait_for_function(
@@ -195,8 +205,7 @@ def test_block_explorer_live(lab, trace):
     lab.locator(".mpo-blocks [data-control=rule_2]").select_option("surprise")
     words_of(lab, explorer.set(rule_2="surprise"))
     assert lab.locator(".mpo-blocks [data-control=threshold_2]").is_visible()
-    there = json.loads(lab.evaluate(IN_KERNEL, "print(json.dumps(blocks.values), end='')"))
-    assert there == explorer.values
+    told_kernel(lab, explorer.values)
     lab.evaluate(IN_KERNEL, "blocks.set(k=12, rule_2='sequence');")
     words_of(lab, explorer.set(k=12, rule_2="sequence"))
     assert lab.locator(f"{slider} + output").inner_text() == "12"
@@ -234,12 +243,7 @@ def test_a_slider_moves_the_picture_while_it_is_dragged_and_the_kernel_is_busy(l
     lab.mouse.up()
     assert seen == sorted(set(seen)) and (seen[0], seen[-1]) == (1, len(trace.tokens)) and busy == "busy"
     lab.evaluate("window.napping")
-    for _ in range(40):  # the last value follows when the kernel has answered the first
-        there = lab.evaluate(IN_KERNEL, "print(blocks.values['k'], end='')")
-        if there == str(seen[-1]):
-            break
-        lab.wait_for_timeout(250)
-    assert there == str(seen[-1])
+    told_kernel(lab, {"k": seen[-1]})
 
 
 def test_tokens_by_keyboard_live(lab):
