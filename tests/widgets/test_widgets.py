@@ -303,7 +303,8 @@ def test_a_long_response_is_shown_in_parts(explorer):
 
 
 def test_page_states_are_shared(trace):
-    page = BlockExplorer(trace).html()
+    explorer = BlockExplorer(trace)
+    page = explorer.fragment(explorer.page_axes())
     data = json.loads(page.split('<script type="application/json">')[1].split("</script>")[0])
     k, rules_left, rules_right = (
         len(next(a for a in data["axes"] if a["name"] == n)["values"]) for n in ("k", "rule", "rule_2")
