@@ -33,7 +33,7 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "off_policy": ("studies/off_policy.html", 0),
     "ratio_spread": ("studies/ratio_spread.html", 0),
     "k_and_future": ("studies/k_and_future.html", 0),
-    "boundaries": ("studies/boundaries.html", 0),
+    "boundaries": ("studies/boundaries.html", 1),
     "look_ahead": ("studies/look_ahead.html", 0),
     "pretrained": ("studies/pretrained.html", 0),
     "tiny_model": ("studies/tiny_model.html", 0),
