@@ -1,5 +1,5 @@
-"""Writes README.md from nbs/index.ipynb: hidden cells and directives go, and links are made relative to the root. A cell
-with `#| readme-image: FILE` shows what a script computes, which a README cannot: the picture stands in its place.
+"""Writes README.md from nbs/index.ipynb: hidden cells and directives go, and links are made relative to the root.
+A cell with `#| readme-image: FILE` shows what a script computes; a README cannot, and shows the picture in its place.
 
 python scripts/readme.py           write README.md
 python scripts/readme.py --check   exit 1 when README.md is not what the notebook gives

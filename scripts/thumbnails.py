@@ -16,11 +16,11 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_docs"
 TARGET = ROOT / "nbs" / "images" / "thumbs"
-PICTURE = "main :is(.mpo-output, .mpo-widget, .mpo-strip, .js-plotly-plot)"
+PICTURE = "main .cell-output-display:not(:has(> pre, > table))"
 HIDDEN = """#quarto-header, .navbar, .mpo-row, .mpo-controls, .mpo-slides-words, .mpo-summary, .mpo-words, .mpo-detail,
 main label, main select, main input, main button { display: none !important; }"""  # a small picture has no controls
 SIZE = 480, 300  # pixels, twice what the pages show, for sharp screens
-COLOURS = 48
+COLOURS = 128
 PAGES = {  # name -> (page, which of its pictures, from 0)
     "one_action": ("learn/one_action.html", 0),
     "ratios_and_clipping": ("learn/ratios_and_clipping.html", 1),
@@ -28,11 +28,12 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "train_in_three_minutes": ("learn/train_in_three_minutes.html", 0),
     "loop": ("learn/loop.html", 0),
     "looking_ahead": ("learn/looking_ahead.html", 0),
-    "colab_gsm8k": ("learn/colab_gsm8k.html", 1),
+    "colab_gsm8k": ("learn/colab_gsm8k.html", 0),
+    "own_task": ("learn/own_task.html", 0),
     "off_policy": ("studies/off_policy.html", 0),
     "ratio_spread": ("studies/ratio_spread.html", 0),
     "k_and_future": ("studies/k_and_future.html", 0),
-    "boundaries": ("studies/boundaries.html", 0),
+    "boundaries": ("studies/boundaries.html", 1),
     "look_ahead": ("studies/look_ahead.html", 0),
     "pretrained": ("studies/pretrained.html", 0),
     "tiny_model": ("studies/tiny_model.html", 0),

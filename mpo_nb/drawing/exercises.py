@@ -92,7 +92,7 @@ def check_answer(
     answer = _plain(answer)
     unfinished = answer is ... or isinstance(answer, list) and any(x is ... for x in answer)
     if unfinished:
-        return Verdict(name, "not done yet", "Put your answer in the place of the dots, and run both cells.")
+        return Verdict(name, "not done yet", "Replace the dots, then run both cells.")
     if same_answer(answer, right, tolerance):
         return Verdict(name, "right", praise)
     if not _fits(answer, right):

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenGradient, WindowActions
-from ..blocks import fixed_blocks, sequence_block, token_blocks
+from ..blocks import sequence_block, token_blocks
 from .assets import style_element
 from .outputs import live_html
 from .style import down_colour, signed, up_colour
@@ -220,7 +221,8 @@ def token_strip(
     else:
         parts.append("<p>The response has no tokens.</p>")
     if legend:
-        parts.append(legend_html(escape(label), limit, blocks is not None, any(m.clipped for m in marks)))
+        drawn = blocks is not None and any(m.block >= 0 for m in marks)
+        parts.append(legend_html(escape(label), limit, drawn, any(m.clipped for m in marks)))
     if T:
         parts.append(_hint)
     return TokenStrip(f'<div class="mpo-strip">{"".join(parts)}</div>', trace.text)
@@ -230,13 +232,13 @@ def action_blocks(
     actions: ActionSpace,  # of a recipe
     mask: Tensor,  # (B, T)
 ) -> Tensor:  # (B, T) long, -1 where the mask is 0
-    "The blocks to draw for an action space; windows slide, so theirs are groups of K to count by."
+    "The blocks to draw for an action space: none, -1 everywhere, for windows, which overlap."
     if isinstance(actions, TokenGradient):
         return action_blocks(actions.actions, mask)
     if isinstance(actions, BlockActions):
         return actions.ids(mask)
     if isinstance(actions, WindowActions):
-        return fixed_blocks(mask, actions.k)
+        return torch.full_like(mask, -1, dtype=torch.long)
     return sequence_block(mask) if isinstance(actions, SequenceActions) else token_blocks(mask)
 
 

@@ -211,29 +211,48 @@ def test_a_telephone_reaches_the_contents(visit, address):
     assert page.trouble == []
 
 
-@pytest.mark.parametrize("name", ["learn/one_action.html", "learn/where_advantage_goes.html"])
-def test_the_lesson_s_widget_answers(visit, name):
-    "By keyboard: the strip, the figure and the sentence below follow the control."
-    page = visit(name)
+@pytest.mark.parametrize(
+    "name", ["index", "learn/one_action", "learn/ratios_and_clipping", "learn/where_advantage_goes"]
+)
+def test_the_first_picture_of_a_page_answers(visit, name):
+    "By keyboard: what it says in words, and what it draws, follow the control, and come back with it."
+    page = visit(f"{name}.html")
     page.wait_for_function(WAITING)
-    widget = page.locator(".mpo-widget", has=page.locator("[data-axis=k]")).first
+    picture = page.locator(".mpo-output").first
+    slider = picture.locator("label", has_text="share of later tokens").locator("input[type=range]")
+    slider.wait_for()
+    if (pause := picture.get_by_role("button", name="Pause")).count():  # it moves by itself on the home page
+        pause.click()
 
     def state():
-        return (
-            widget.locator(".mpo-summary").first.inner_text(),
-            widget.locator(".mpo-token").evaluate_all("tokens => tokens.map(t => [t.textContent, t.dataset.block])"),
-            widget.locator(".js-plotly-plot").first.evaluate(
-                "plot => JSON.stringify(plot._fullData.map(d => [...d.y]))"
-            ),
-        )
+        return picture.locator("[aria-live=polite]").first.inner_text(), picture.inner_html()
 
     before = state()
-    slider = widget.locator("[data-axis=k]").first
+    share = slider.input_value()
     slider.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_timeout(300)
     after = state()
-    assert all(a != b for a, b in zip(before, after)), [a == b for a, b in zip(before, after)]
+    assert slider.input_value() != share and all(a != b for a, b in zip(before, after))
     page.keyboard.press("ArrowLeft")
     page.wait_for_timeout(300)
-    assert state() == before and page.trouble == []
+    assert slider.input_value() == share and state()[0] == before[0] and page.trouble == []
+
+
+def test_a_word_of_the_glossary_says_what_it_means(visit, address):
+    "Its meaning is there for whoever points at it, by keyboard it leads to its row."
+    page = visit("learn/one_action.html")
+    word = page.locator("main a:has(> abbr[title])", has_text="clip range").first
+    assert word.locator("abbr").get_attribute("title").startswith("The ratios at which an action still learns")
+    word.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{address}/learn/glossary.html#clip-range")
+    assert page.locator("tr:has(#clip-range)").first.inner_text().startswith("clip range") and page.trouble == []
+
+
+@pytest.mark.parametrize("name", ["learn/index.html", "studies/index.html"])
+def test_a_landing_page_shows_each_page_it_leads_to(visit, name):
+    page = visit(name, width=420)
+    pictures = page.locator("main td img")
+    assert pictures.count() >= 7 and pictures.evaluate_all("all => all.every(i => i.naturalWidth && i.alt.length > 10)")
+    assert page.locator("main td a:has(img)").count() == pictures.count()
