@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -15,7 +16,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from mpo_nb import cli
 from mpo_nb.config import TrainConfig
 from mpo_nb.runs.folder import Run
-from mpo_nb.training import Trainer
+from mpo_nb.training import Trainer, recorder
 from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.trackers import check_trackers
 
@@ -150,7 +151,7 @@ def test_one_that_cannot_begin_stops_the_run_before_its_first_step(tmp_path, not
 TWO_REAL = """
 import json, os, sys, warnings
 from mpo_nb.config import TrainConfig
-from mpo_nb.training import Trainer
+from mpo_nb.training import Trainer, recorder
 warnings.filterwarnings("error", message="report_to")
 options = json.loads(sys.argv[1])
 Trainer(TrainConfig(**options | dict(steps=1))).fit()
@@ -181,3 +182,17 @@ def test_two_real_ones_hold_the_runs_numbers_and_go_on_when_it_is_resumed(tmp_pa
     (config,) = database.execute("select config from configs").fetchone()
     assert json.loads(config)["recipe"] == "mpo"
     database.close()
+
+
+def test_progress_is_one_output_of_a_notebook_written_over(tmp_path, monkeypatch):
+    "The step, the newest numbers and the time left; what stays in the notebook is the last state, as HTML and as text."
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    handle = SimpleNamespace(update=lambda progress: shown.append((str(progress), progress._repr_html_())))
+    monkeypatch.setattr(recorder, "in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", lambda progress, display_id: shown.append((str(progress), "")) or handle)
+    Trainer(TrainConfig(output=str(tmp_path / "run"), **SMALL | dict(progress=True))).fit()
+    texts = [text for text, _ in shown]
+    assert texts[0] == "mpo: step 0 of 2" and len(texts) == 5  # before, three steps, and the end
+    assert "step 1 of 2 · reward" in texts[2] and texts[2].endswith("left") and "took" in texts[-1]
+    assert '<progress value="2" max="2"' in shown[-1][1]
