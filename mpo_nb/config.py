@@ -166,9 +166,12 @@ def trackers(help: str) -> Option:
 
     def check(name: str, value: Any) -> str:
         given = value.split(",") if isinstance(value, str) else value
-        wanted = list(dict.fromkeys(one.strip() for one in check_texts(name, given))) or ["none"]
-        for one in wanted:
-            check_choice(name, one, (*tracker_names, "none"))
+        known = (*tracker_names, "none")
+        if not isinstance(given, (list, tuple)) or not all(isinstance(one, str) for one in given):
+            raise ValueError(f"{name}={value!r:.100}; it must be a text or a list of texts, of {', '.join(known)}")
+        wanted = list(dict.fromkeys(one.strip() for one in given)) or ["none"]
+        if unknown := [one for one in wanted if one not in known]:
+            raise ValueError(f"{name}={value!r:.100}: {unknown[0]!r} is no tracker; choose of {', '.join(known)}")
         if "none" in wanted and len(wanted) > 1:
             raise ValueError(f"{name}={value!r}: 'none' stands beside others; leave it away, or name it alone")
         return ",".join(wanted)
