@@ -23,7 +23,7 @@ import yaml
 
 from . import __version__
 from .checks import check_whole
-from .config import TrainConfig, check_output, groups, option_hint, tracker_names
+from .config import TrainConfig, check_output, groups, option_hint
 from .recipes import recipes
 from .runtime.launch import is_rank_zero, launched
 from .runtime.locks import WriteLock
@@ -96,7 +96,7 @@ def _value(f: "Field[Any]") -> dict[str, Any]:
     if f.name in _completed:
         return dict(metavar=_completed[f.name][0])
     if f.name == "report_to":
-        return dict(choices=(*tracker_names, "none"), metavar="NAME", nargs="+")
+        return dict(metavar="NAME", nargs="+")
     word = "JSON" if f.name.endswith("_options") else "TEXT"
     return dict(metavar=word) if f.type is str else dict(metavar=word, nargs="+")
 
@@ -221,7 +221,6 @@ _in_yaml = {
     bool: "true or false",
     str: "text, in quotes where YAML reads something else",
     list[str]: "a list of texts",
-    str | list[str]: "a text, or a list of texts",
 }  # type of a field -> how its value is written
 
 
@@ -240,7 +239,7 @@ def _as_field(
         except ValueError:
             pass
     texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind == str | list[str] and (texts or isinstance(value, str)):
+    if f.name == "report_to" and texts:
         return value
     if texts if kind == list[str] else type(value) is kind:
         return value

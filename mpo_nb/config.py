@@ -162,18 +162,21 @@ tracker_names = ("trackio", "wandb", "tensorboard", "mlflow")
 
 
 def trackers(help: str) -> Option:
-    "One tracker or several; none by default."
+    "One tracker, or several as a list or with commas between them; none by default."
 
-    def check(name: str, value: Any) -> list[str]:
-        named = check_texts(name, [value] if isinstance(value, str) else value)
-        wanted = list(dict.fromkeys(named))
-        for one in wanted:
-            check_choice(name, one, (*tracker_names, "none"))
+    def check(name: str, value: Any) -> str:
+        given = value.split(",") if isinstance(value, str) else value
+        known = (*tracker_names, "none")
+        if not isinstance(given, (list, tuple)) or not all(isinstance(one, str) for one in given):
+            raise ValueError(f"{name}={value!r:.100}; it must be a text or a list of texts, of {', '.join(known)}")
+        wanted = list(dict.fromkeys(one.strip() for one in given)) or ["none"]
+        if unknown := [one for one in wanted if one not in known]:
+            raise ValueError(f"{name}={value!r:.100}: {unknown[0]!r} is no tracker; choose of {', '.join(known)}")
         if "none" in wanted and len(wanted) > 1:
             raise ValueError(f"{name}={value!r}: 'none' stands beside others; leave it away, or name it alone")
-        return [one for one in wanted if one != "none"]
+        return ",".join(wanted)
 
-    return Option([], help, check)
+    return Option("none", help, check)
 
 # %% ../nbs/lib/config.ipynb #cf000012
 _examples = dict(task_options='{"n_train": 500}', chat_template_options='{"enable_thinking": false}')
@@ -581,7 +584,7 @@ class TrainConfig:
     keep_checkpoints: int = option("keep_checkpoints")
     trace_every: int = option("trace_every")
     trace_groups: int = option("trace_groups")
-    report_to: str | list[str] = option("report_to")
+    report_to: str = option("report_to")
     project: str = option("project")
     device: str = option("device")
     progress: bool = option("progress")

@@ -411,7 +411,7 @@ def check_start(
 ) -> Setup:
     "All that can be refused before a weight is loaded; nothing is written. Raises ValueError for what cannot work."
     check_handed(config, model, task, recipe)
-    check_trackers(list(config.report_to))
+    check_trackers(config.report_to)
     asked = config
     if is_rank_zero():
         WriteLock(config.output).check()  # before anything that takes long

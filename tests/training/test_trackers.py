@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -15,7 +16,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from mpo_nb import cli
 from mpo_nb.config import TrainConfig
 from mpo_nb.runs.folder import Run
-from mpo_nb.training import Trainer
+from mpo_nb.training import Trainer, recorder
 from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.trackers import check_trackers
 
@@ -81,28 +82,28 @@ def notes(monkeypatch) -> type[Notes]:
 
 
 def test_names_are_checked_and_a_missing_package_is_refused_before_any_work(tmp_path, monkeypatch):
-    assert TrainConfig(report_to="tensorboard").report_to == ["tensorboard"]
-    assert TrainConfig(report_to=["wandb", "mlflow", "wandb"]).report_to == ["wandb", "mlflow"]
-    assert TrainConfig(report_to="none").report_to == [] == TrainConfig().report_to
+    assert TrainConfig(report_to="tensorboard").report_to == "tensorboard"
+    assert TrainConfig(report_to=["wandb", "mlflow", "wandb"]).report_to == "wandb,mlflow"
+    assert TrainConfig(report_to="none").report_to == "none" == TrainConfig(report_to=[]).report_to
     for bad in ("comet", ["none", "wandb"], 3, ["wandb", 3]):
         with pytest.raises(ValueError, match="report_to"):
             TrainConfig(report_to=bad)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install wandb"):
-        check_trackers(["wandb"])
+        check_trackers("wandb")
     with pytest.raises(ValueError, match="pip install mlflow"):
         Trainer(TrainConfig(model="no/such-model", report_to="mlflow", output=str(tmp_path / "run")))
 
 
 def test_command_line_and_yaml_name_them(tmp_path):
-    assert cli.train_config(["--report_to", "tensorboard"])[0].report_to == ["tensorboard"]
-    assert cli.train_config(["--report-to", "wandb", "trackio", "--k", "2"])[0].report_to == ["wandb", "trackio"]
+    assert cli.train_config(["--report_to", "tensorboard"])[0].report_to == "tensorboard"
+    assert cli.train_config(["--report-to", "wandb", "trackio", "--k", "2"])[0].report_to == "wandb,trackio"
     file = tmp_path / "run.yaml"
     for text in ("report_to: tensorboard", "report_to: [tensorboard]"):
         file.write_text(text + "\nproject: sums\n")
         config = cli.train_config(["--config", str(file)])[0]
-        assert config.report_to == ["tensorboard"] and config.project == "sums"
-    assert cli.train_config(["--config", str(file), "--report_to", "none"])[0].report_to == []
+        assert config.report_to == "tensorboard" and config.project == "sums"
+    assert cli.train_config(["--config", str(file), "--report_to", "none"])[0].report_to == "none"
 
 
 def test_a_tracker_changes_nothing_and_hears_everything(tmp_path, notes):
@@ -150,7 +151,7 @@ def test_one_that_cannot_begin_stops_the_run_before_its_first_step(tmp_path, not
 TWO_REAL = """
 import json, os, sys, warnings
 from mpo_nb.config import TrainConfig
-from mpo_nb.training import Trainer
+from mpo_nb.training import Trainer, recorder
 warnings.filterwarnings("error", message="report_to")
 options = json.loads(sys.argv[1])
 Trainer(TrainConfig(**options | dict(steps=1))).fit()
@@ -181,3 +182,17 @@ def test_two_real_ones_hold_the_runs_numbers_and_go_on_when_it_is_resumed(tmp_pa
     (config,) = database.execute("select config from configs").fetchone()
     assert json.loads(config)["recipe"] == "mpo"
     database.close()
+
+
+def test_progress_is_one_output_of_a_notebook_written_over(tmp_path, monkeypatch):
+    "The step, the newest numbers and the time left; what stays in the notebook is the last state, as HTML and as text."
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    handle = SimpleNamespace(update=lambda progress: shown.append((str(progress), progress._repr_html_())))
+    monkeypatch.setattr(recorder, "in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", lambda progress, display_id: shown.append((str(progress), "")) or handle)
+    Trainer(TrainConfig(output=str(tmp_path / "run"), **SMALL | dict(progress=True))).fit()
+    texts = [text for text, _ in shown]
+    assert texts[0] == "mpo: step 0 of 2" and len(texts) == 5  # before, three steps, and the end
+    assert "step 1 of 2 · reward" in texts[2] and texts[2].endswith("left") and "took" in texts[-1]
+    assert '<progress value="2" max="2"' in shown[-1][1]

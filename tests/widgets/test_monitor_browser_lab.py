@@ -798,16 +798,11 @@ def test_live_in_jupyterlab(browser, tmp_path):
         page.wait_for_selector(".mpo-open .mpo-lanes", timeout=30_000)
         text = "".join(page.locator(".mpo-open .mpo-lanes li > b").all_inner_texts())
         assert RolloutBrowser(folder / "done").responses(6)[1].trace.text[:12] in text
-        handle = page.locator(".noUi-handle[aria-label='tokens per action, K']").last
-        handle.focus()
+        page.locator(".mpo-ratios [data-control=k]").focus()
         page.keyboard.press("ArrowRight")
-        wanted = RatioLab(folder / "done", k=5).row("window").clip_fraction
-        page.wait_for_function(
-            "t => [...document.querySelectorAll('.mpo-extra')].some(e => e.textContent.includes('windows of 5') &&"
-            " e.textContent.includes(t))",
-            arg=f"{100 * wanted:.2f}%",
-            timeout=20_000,
-        )
+        wanted = f"{100 * RatioLab(folder / 'done', k=5).row('window').clip_fraction:.2f}%"
+        table = page.locator(".mpo-ratios table")
+        assert "windows of 5" in table.inner_text() and wanted in table.inner_text()
         for width, theme in ((1400, "Light"), (700, "Dark")):
             page.set_viewport_size(dict(width=width, height=5200))
             page.evaluate(
@@ -821,7 +816,7 @@ def test_live_in_jupyterlab(browser, tmp_path):
                 arg=theme,
             )
             page.wait_for_function(
-                "[...document.querySelectorAll('.mpo-widget .js-plotly-plot')].filter(p => p.offsetParent).every(p =>"
+                "[...document.querySelectorAll('.mpo-grid .js-plotly-plot')].filter(p => p.offsetParent).every(p =>"
                 " Math.abs(p.querySelector('.main-svg').getBoundingClientRect().width - p.clientWidth) < 4)"
             )
             assert (
