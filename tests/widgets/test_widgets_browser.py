@@ -182,7 +182,7 @@ def words_of(page, explorer):
     page.wait_for_function(
         "words => document.querySelector('.mpo-lane-view .mpo-words').textContent === words",
         arg=explorer.picture().summary,
-        timeout=20_000,
+        timeout=60_000,
     )
 
 
