@@ -189,15 +189,9 @@ def told_kernel(page, values: dict):
 def words_of(page, explorer, view="mpo-blocks"):
     "Waits until the live picture says what Python works out."
     page.wait_for_function(
-<<<<<<< HEAD
         "([view, words]) => document.querySelector(`.${view} .mpo-words`).textContent === words",
         arg=[view, explorer.picture().summary],
-        timeout=20_000,
-=======
-        "words => document.querySelector('.mpo-lane-view .mpo-words').textContent === words",
-        arg=explorer.picture().summary,
         timeout=60_000,
->>>>>>> h-block
     )
 
 
