@@ -28,7 +28,8 @@ LABEL = re.compile(r'aria-label="([^"]+)"')
 FIGURE = re.compile(r"drawFigure\(box, (\{.*\}), \"https")
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 840  # pixels, about a notebook's column
-HEAVY = 80_000  # bytes: no picture of this package's has more
+HEAVY = 100_000  # bytes: no picture of this package's has more
+TALL = 1200  # pixels of the page: what is longer ends there, faded out
 SHARP = 50_000  # bytes: a picture that is larger at two pixels for each of the page's has one
 HEAD = """<!doctype html><meta charset="utf-8"><style>
 body { margin: 8px; background: white; font-family: system-ui, sans-serif }
@@ -103,6 +104,21 @@ def small(png: bytes) -> bytes:
     return file.getvalue()
 
 
+def cut(png: bytes, height: int) -> bytes:
+    "A picture of at most this height; the end of a longer one fades into white."
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    if image.height <= height:
+        return png
+    image = image.crop((0, 0, image.width, height))
+    shade = Image.linear_gradient("L").resize((image.width, height // 12))  # from black to white, downwards
+    image.paste((255, 255, 255), (0, height - shade.height), shade)
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
 def show(page, html: str) -> str:
     "Opens a box alone and waits for its script; the box's name."
     [(name, _)] = BOX.findall(html)
@@ -118,7 +134,8 @@ def picture(pages, html: str) -> tuple[bytes, list[str]]:
     png = b""
     for page in pages:
         name = show(page, html)
-        png = small(page.locator(f"#{name}").screenshot(type="png"))
+        sharpness = page.evaluate("devicePixelRatio")
+        png = small(cut(page.locator(f"#{name}").screenshot(type="png"), round(TALL * sharpness)))
         if len(png) < SHARP:
             break
     return png, page.evaluate(DRAWN)
