@@ -1,0 +1,70 @@
+"""Takes the README's pictures of a page, in headless Chromium: nbs/images/credit.png and tour.png.
+
+python scripts/pictures.py               the credit explorer
+python scripts/pictures.py runs/tour     also the report that `make tour` has written there
+"""
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from browsers import ARGUMENTS, MISSING, find_chromium
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES = ROOT / "nbs" / "images"
+SHARPNESS = 1.5  # pixels of the picture for each of the page's
+COLOURS = 128
+
+
+def save(png: bytes, name: str):
+    "A picture, made small."
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image.save(IMAGES / name, "png", optimize=True)
+    print(f"wrote nbs/images/{name}, {(IMAGES / name).stat().st_size:,} bytes")
+
+
+def credit_page(folder: Path) -> Path:
+    "The credit explorer, at a wrong solution of the packaged word problems."
+    from mpo_nb.runs import sample_traces
+    from mpo_nb.widgets import CreditExplorer
+
+    return CreditExplorer(sample_traces("word_problems")[1], moved=3.0).to_html(folder / "credit.html")
+
+
+def credit_png(page, path: Path) -> bytes:
+    page.goto(path.as_uri())
+    page.wait_for_selector(".mpo-lanes li")
+    page.wait_for_timeout(1000)
+    return page.locator("body").screenshot()
+
+
+def report_png(page, path: Path) -> bytes:
+    "The report from its curves to its ratios."
+    page.goto(path.as_uri())
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    page.wait_for_timeout(1500)
+    top, foot = (page.locator("h2", has_text=text).bounding_box()["y"] for text in ("Learning curves", "Ratios, and"))
+    width = page.viewport_size["width"]
+    return page.screenshot(full_page=True, clip=dict(x=0, y=top - 12, width=width, height=foot - top))
+
+
+def main():
+    from playwright.sync_api import sync_playwright
+
+    if (chromium := find_chromium()) is None:
+        raise SystemExit(f"pictures: {MISSING}")
+    with sync_playwright() as p, tempfile.TemporaryDirectory() as folder:
+        browser = p.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page(viewport=dict(width=1000, height=900), device_scale_factor=SHARPNESS)
+        save(credit_png(page, credit_page(Path(folder))), "credit.png")
+        for run in map(Path, sys.argv[1:]):
+            page.set_viewport_size(dict(width=1180, height=900))
+            save(report_png(page, (run / "report.html").resolve()), "tour.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
