@@ -28,6 +28,11 @@ def script_json(
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
+_FIND = """const boxes = [...document.querySelectorAll("[id=%s]")];
+const box = boxes.find((each) => !each.dataset.filled) ?? boxes.at(-1);
+box.dataset.filled = true;"""  # an output may stand on a page twice: each script takes the first that waits
+
+
 def box_html(
     content: str,  # what the box is told apart by
     script: str,  # JavaScript that fills it; `box` is the element
@@ -39,7 +44,7 @@ def box_html(
     words = f'<em class="mpo-words">{seen}</em>'
     return (
         f'<div class="mpo-output" id="{name}" role="group" aria-label="{seen}">{still_place}{words}</div>'
-        f"<script>(() => {{ const box = document.getElementById({json.dumps(name)}); {script} }})()</script>"
+        f"<script>(() => {{ {_FIND % name} {script} }})()</script>"
     )
 
 

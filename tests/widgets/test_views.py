@@ -253,6 +253,18 @@ def test_a_view_stands_alone_and_moves(browser, view, name):
     page.close()
 
 
+def test_a_view_may_stand_on_a_page_twice(browser):
+    html = weight_map(odd_traces()["holes"]).html()
+    page = browser.new_page()
+    page.set_content(f'<!doctype html><meta charset="utf-8"><body>{html}{html}')
+    page.wait_for_function("document.querySelectorAll('.mpo-output > div > *').length > 1")
+    assert page.eval_on_selector_all(".mpo-output", "all => all.map(box => box.textContent.length > 99)") == [
+        True,
+        True,
+    ]
+    page.close()
+
+
 @pytest.mark.parametrize("view", [window_slides, weight_map, credit_view, block_view], ids=lambda view: view.__name__)
 def test_what_is_no_trace_is_refused(view):
     for value in (3, "text", None):
