@@ -15,13 +15,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "nbs" / "images"
 SHARPNESS = 1.5  # pixels of the picture for each of the page's
-COLOURS = 128
 
 
 def save(png: bytes, name: str):
     "A picture, made small."
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    image = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     image.save(IMAGES / name, "png", optimize=True)
     print(f"wrote nbs/images/{name}, {(IMAGES / name).stat().st_size:,} bytes")
 
@@ -41,14 +40,25 @@ def credit_png(page, path: Path) -> bytes:
     return page.locator("body").screenshot()
 
 
+def stretch(page, above: str, below: str) -> Image.Image:
+    "What stands on a page from one heading to another."
+    top, foot = (page.locator("h2", has_text=text).bounding_box()["y"] for text in (above, below))
+    clip = dict(x=0, y=top - 12, width=page.viewport_size["width"], height=foot - top)
+    return Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
+
+
 def report_png(page, path: Path) -> bytes:
-    "The report from its curves to its ratios."
+    "The report's curves, and below them a response with the credit of its tokens."
     page.goto(path.as_uri())
     page.wait_for_selector(".js-plotly-plot .main-svg")
     page.wait_for_timeout(1500)
-    top, foot = (page.locator("h2", has_text=text).bounding_box()["y"] for text in ("Learning curves", "Ratios, and"))
-    width = page.viewport_size["width"]
-    return page.screenshot(full_page=True, clip=dict(x=0, y=top - 12, width=width, height=foot - top))
+    parts = [stretch(page, "Learning curves", "One problem"), stretch(page, "One response", "Ratios, and")]
+    whole = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), "white")
+    whole.paste(parts[0], (0, 0))
+    whole.paste(parts[1], (0, parts[0].height))
+    file = io.BytesIO()
+    whole.save(file, "png")
+    return file.getvalue()
 
 
 def main():
