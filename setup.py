@@ -39,7 +39,7 @@ setup(
         "Issues": f"{repository}/issues",
     },
     license_expression="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "NOTICE"],
     keywords=cfg["keywords"],
     classifiers=[
         "Development Status :: 3 - Alpha",

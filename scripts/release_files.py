@@ -21,6 +21,7 @@ IN_SDIST = {
     "CONTRIBUTING.md",
     "LICENSE",
     "MANIFEST.in",
+    "NOTICE",
     "PKG-INFO",
     "README.md",
     "pyproject.toml",
@@ -122,19 +123,18 @@ def check_contents(file: Path):
 
 
 def check_licence(file: Path):
-    "The text of LICENSE, named in the metadata, and its expression there."
+    "The texts of LICENSE and NOTICE, named in the metadata, and the licence's expression there."
     held = metadata(file)
     if held.license_expression != "Apache-2.0":
         raise Failed(
             f"{file.name}: its metadata has License-Expression {held.license_expression}; it should be Apache-2.0"
         )
-    texts = [
-        text
-        for name, text in contents(file).items()
-        if name == "LICENSE" or name.endswith(".dist-info/licenses/LICENSE")
-    ]
-    if texts != [(ROOT / "LICENSE").read_bytes()] or held.license_files != ["LICENSE"]:
-        raise Failed(f"{file.name} does not hold the text of LICENSE, or its metadata does not name it")
+    for own in ("LICENSE", "NOTICE"):
+        texts = [
+            text for name, text in contents(file).items() if name == own or name.endswith(f".dist-info/licenses/{own}")
+        ]
+        if texts != [(ROOT / own).read_bytes()] or own not in (held.license_files or []):
+            raise Failed(f"{file.name} does not hold the text of {own}, or its metadata does not name it")
 
 
 def check_metadata(file: Path):

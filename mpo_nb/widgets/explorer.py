@@ -258,10 +258,6 @@ class Explorer:
         "What stands under the title of a page with these axes."
         return response_subject(self.trace)
 
-    def live_extras(self) -> list[ipywidgets.DOMWidget]:
-        "What stands below the picture of the live widget."
-        return []
-
     def settings(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         "The present settings, some changed. Raises ValueError for a name or a value that no control takes."
         return changed_settings(self.controls, self.values, changes, type(self).__name__)
@@ -289,7 +285,6 @@ class Explorer:
         self.live = self.parts.controls
         self.panel = self.parts.panel
         self.live_figure = self.parts.figure
-        self.parts.box.children += tuple(self.live_extras())
         watch_controls(self.parts, lambda name, value: self.set(**{name: value}))
         self.refresh()
         return self.parts.box

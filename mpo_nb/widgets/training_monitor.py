@@ -568,7 +568,6 @@ class TrainingMonitor(ViewExplorer):
     "Curves of runs, live while they train and afterwards. Raises ValueError for no run, or two of the same name."
 
     title = "Training"
-    main = "metric"
     view_script = "monitor_view.js"
     styles = ("lanes.css", "table.css", "monitor.css")
     every = 2.0  # seconds between reads

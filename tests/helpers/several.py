@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -194,7 +195,7 @@ def faults(folder: Path):
     fit("not finite", NotFinite)
     fit("interrupted", Interrupted)
     said["stopped"] = said["interrupted"]
-    fit("plain", Trainer)
+    fit("plain", Trainer, report_to="tensorboard" if find_spec("tensorboardX") else "none")
     if os.environ["ACCELERATE_USE_FSDP"] != "true":
         fit("memory", SmallMemory)
     fit("interrupted", Trainer)  # taken up again

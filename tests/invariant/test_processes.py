@@ -6,11 +6,13 @@ import random
 import shutil
 import signal
 import time
+from importlib.util import find_spec
 
 import psutil
 import pytest
 import torch
 from several import SHAPES, Together, end, finish, launch, train
+from small_runs import computed
 
 from mpo_nb.cli import tour
 from mpo_nb.config import TrainConfig, configured_recipe
@@ -19,7 +21,6 @@ from mpo_nb.recipes import recipes
 from mpo_nb.runs.folder import Run
 from mpo_nb.runtime.files import read_lines
 from mpo_nb.runtime.processes import Processes
-from mpo_nb.training.metrics import clock_metrics
 from mpo_nb.training.setup import check_shards
 from mpo_nb.training.sweeps import sweep
 from mpo_nb.training.trainer import Trainer
@@ -38,10 +39,6 @@ JOBS = {
     modules=dict(recipe="mpo", source="mtp", k=3),
     separate=dict(recipe="ppo", recipe_options='{"critic": "separate"}'),
 )
-
-
-def numbers(rows: list[dict]) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in clock_metrics} for row in rows]
 
 
 def assert_close(found: list[dict], wanted: list[dict], tolerance: float = 1e-5):
@@ -100,8 +97,8 @@ def check_same(name: str, found):
     for a, b in zip(found["gradients"], wanted[name]):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1e-2, float(b.abs().max())))
     assert_close(
-        numbers(read_lines(folder / way / name / "metrics.jsonl")),
-        numbers(read_lines(folder / "one" / name / "metrics.jsonl")),
+        computed(read_lines(folder / way / name / "metrics.jsonl")),
+        computed(read_lines(folder / "one" / name / "metrics.jsonl")),
     )
 
 
@@ -182,7 +179,9 @@ def test_a_run_lives_through_it(name, failed):
     assert first[name] == second[name] == first["plain"] == "nothing"
     found, wanted = (read_lines(folder / n / "metrics.jsonl") for n in (name, "plain"))
     assert len(wanted) == 3
-    assert_close(numbers(found), numbers(wanted), 1e-5 if name == "memory" else 0)
+    events = list((folder / "plain" / "tensorboard").rglob("events.*"))
+    assert len(events) == 2 * bool(find_spec("tensorboardX")), "one process's steps and its configuration"
+    assert_close(computed(found), computed(wanted), 1e-5 if name == "memory" else 0)
 
 
 # Kill and resume
@@ -208,7 +207,7 @@ LINE = [part for name, value in RUN.items() if name != "progress" for part in (f
 
 
 def content(folder) -> tuple[list, list]:
-    return numbers(read_lines(folder / "metrics.jsonl")), read_lines(folder / "traces.jsonl")
+    return computed(read_lines(folder / "metrics.jsonl")), read_lines(folder / "traces.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +262,7 @@ def test_interrupted_killed_and_taken_up_again(uninterrupted, tmp_path):
     assert content(tmp_path) == wanted
     assert json.loads((tmp_path / "config.json").read_text())["processes"] == 2
     assert json.loads((Run(tmp_path).checkpoints()[-1][1] / "state.json").read_text())["processes"] == 2
-    assert_close(numbers(Trainer(TrainConfig(output=str(one), **RUN)).fit()), wanted[0], 1e-3)
+    assert_close(computed(Trainer(TrainConfig(output=str(one), **RUN)).fit()), wanted[0], 1e-3)
     assert json.loads((one / "config.json").read_text())["processes"] == 1
 
 
@@ -277,8 +276,8 @@ def test_pieces_are_killed_and_taken_up_again(uninterrupted, tmp_path):
     one = tmp_path.with_name("whole again")
     shutil.copytree(tmp_path, one)
     Together("run", tmp_path, RUN, log=tmp_path / "log", pieces=True).finish(60)
-    assert_close(numbers(read_lines(tmp_path / "metrics.jsonl")), content(uninterrupted)[0], 1e-3)
-    assert_close(numbers(Trainer(TrainConfig(output=str(one), **RUN)).fit()), content(uninterrupted)[0], 1e-3)
+    assert_close(computed(read_lines(tmp_path / "metrics.jsonl")), content(uninterrupted)[0], 1e-3)
+    assert_close(computed(Trainer(TrainConfig(output=str(one), **RUN)).fit()), content(uninterrupted)[0], 1e-3)
 
 
 # Before anything is started

@@ -29,6 +29,7 @@ SOURCES = (
     "MANIFEST.in",
     "README.md",
     "LICENSE",
+    "NOTICE",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "CITATION.cff",
@@ -133,6 +134,11 @@ BAD = {
         "lacks mpo_nb/losses.py",
     ),
     "no licence": ("licence", dict(change=lambda name, data: None if name.endswith("LICENSE") else data), "LICENSE"),
+    "no notice of the work of others": (
+        "licence",
+        dict(change=lambda name, data: None if name.endswith("NOTICE") else data),
+        "NOTICE",
+    ),
     "another licence": (
         "licence",
         dict(change=lambda name, data: data + b"!" if name.endswith("LICENSE") else data),

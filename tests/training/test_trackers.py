@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from small_runs import computed
 
 from mpo_nb import cli
 from mpo_nb.config import TrainConfig
 from mpo_nb.runs.folder import Run
 from mpo_nb.training import Trainer, recorder
-from mpo_nb.training.metrics import clock_metrics
-from mpo_nb.training.trackers import check_trackers
+from mpo_nb.training.trackers import check_trackers, is_installed
 
 SMALL = dict(
     steps=2,
@@ -32,10 +32,6 @@ SMALL = dict(
     precision="float32",
     progress=False,
 )
-
-
-def numbers(rows: list[dict]) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in clock_metrics} for row in rows]
 
 
 def written_scalars(folder: Path) -> dict[int, dict[str, float]]:
@@ -88,6 +84,9 @@ def test_names_are_checked_and_a_missing_package_is_refused_before_any_work(tmp_
     for bad in ("comet", ["none", "wandb"], 3, ["wandb", 3]):
         with pytest.raises(ValueError, match="report_to"):
             TrainConfig(report_to=bad)
+    (tmp_path / "own" / "mpo_own_tracker").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    assert is_installed("json") and not is_installed("mpo_own_tracker"), "a tracker's own folder of runs is no package"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install wandb"):
         check_trackers("wandb")
@@ -109,7 +108,7 @@ def test_command_line_and_yaml_name_them(tmp_path):
 def test_a_tracker_changes_nothing_and_hears_everything(tmp_path, notes):
     plain = Trainer(TrainConfig(output=str(tmp_path / "plain"), **SMALL)).fit()
     told = Trainer(TrainConfig(output=str(tmp_path / "told"), report_to="trackio", project="sums", **SMALL)).fit()
-    assert numbers(plain) == numbers(told)
+    assert computed(plain) == computed(told)
     begin, (_, config), *steps, end = notes.said
     assert begin == ("begin", "sums", "told") and config["steps"] == 2 and end == "end"
     assert [step for step, _ in steps] == [0, 1, 2] and all(type(v) in (int, float, bool, str) for v in config.values())

@@ -18,7 +18,7 @@ from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets.page import PartPool
 from mpo_nb.widgets.panel import painted_strip, strip_state, strip_template
 
-# The names of the browser that each script may use. The first three know no document: numbers in, values out.
+# The names of the browser that each script may use; whatever else it draws with comes from dom.js or from its caller.
 BROWSER_NAMES = {
     "tokens.js": set(),
     "states.js": set(),

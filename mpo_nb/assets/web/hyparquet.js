@@ -2,6 +2,8 @@
 hyparquet 1.31.5 (npm), a reader of Parquet files, as one file: what `parquetMetadata` and `parquetReadObjects` need,
 bundled with `deno bundle --minify --platform browser`; the exports at the end are written out.
 https://github.com/hyparam/hyparquet
+Its decompression of Snappy follows SnappyJS, https://github.com/zhipeng-jia/snappyjs, under the same licence:
+Copyright (c) 2016 Zhipeng Jia.
 
 The MIT License (MIT)
 
