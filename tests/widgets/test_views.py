@@ -220,6 +220,7 @@ def odd_traces() -> dict[str, Trace]:
         hostile=trace(["<script>window.bad = 1</script>", "</script><img src=x onerror=window.bad=1>", "`${1}`"]),
         level=trace(list("abc"), advantage=0.0),
         characters=trace(["\u00e9", "\u202e", "\ud83d", "a\nb", "\t"]),
+        wide=trace(["x" * 400, "y"]),
     )
 
 
@@ -243,12 +244,14 @@ MOVE_ALL = """() => {
 @pytest.mark.parametrize("view", [window_slides, weight_map, credit_view, block_view], ids=lambda view: view.__name__)
 def test_a_view_stands_alone_and_moves(browser, view, name):
     "In a page with nothing else: drawn without an error, at both ends of every control, and text stays text."
-    page = browser.new_page()
+    page = browser.new_page(viewport=dict(width=420, height=800), reduced_motion="reduce")
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.set_content(f'<!doctype html><meta charset="utf-8"><body>{view(odd_traces()[name]).html()}')
     page.wait_for_selector(".mpo-output > div > *")
     page.evaluate(MOVE_ALL)
+    if name == "wide":
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
     assert trouble == [] and page.evaluate("window.bad") is None
     page.close()
 
