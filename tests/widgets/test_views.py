@@ -256,6 +256,31 @@ def test_a_view_stands_alone_and_moves(browser, view, name):
     page.close()
 
 
+CONTRAST = """element => {
+  const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number)
+  const light = (part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4
+  const share = [0.2126, 0.7152, 0.0722]
+  const luminance = (rgb) => share.reduce((sum, w, i) => sum + w * light(rgb[i] / 255), 0)
+  const page = rgb(getComputedStyle(document.body).backgroundColor)
+  const { color, backgroundColor } = getComputedStyle(element)
+  const [r, g, b, opacity = 1] = rgb(backgroundColor)
+  const under = [r, g, b].map((x, i) => x * opacity + page[i] * (1 - opacity))
+  const [low, high] = [luminance(rgb(color)), luminance(under)].sort((a, b) => a - b)
+  return (high + 0.05) / (low + 0.05)
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_heaviest_token_can_be_read(browser, scheme, tmp_path):
+    "The strongest colour of a token leaves its text a contrast of 4.5, on paper and on black."
+    page = browser.new_page(color_scheme=scheme)
+    for view, strongest in ((weight_map, "li.now"), (block_view, ".mpo-swatch >> nth=-1")):
+        page.goto(view(odd_traces()["holes"]).to_html(tmp_path / view.__name__).as_uri())
+        page.wait_for_selector(strongest)
+        assert page.eval_on_selector(strongest, CONTRAST) >= 4.5, view.__name__
+    page.close()
+
+
 def test_a_view_may_stand_on_a_page_twice(browser):
     html = weight_map(odd_traces()["holes"]).html()
     page = browser.new_page()
