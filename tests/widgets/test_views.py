@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -220,7 +221,7 @@ def odd_traces() -> dict[str, Trace]:
         hostile=trace(["<script>window.bad = 1</script>", "</script><img src=x onerror=window.bad=1>", "`${1}`"]),
         level=trace(list("abc"), advantage=0.0),
         characters=trace(["\u00e9", "\u202e", "\ud83d", "a\nb", "\t"]),
-        wide=trace(["x" * 400, "y"]),
+        wide=replace(trace(["x" * 400, "y"]), prompt="x" * 400, answer="x" * 400),
     )
 
 
