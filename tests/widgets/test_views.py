@@ -13,6 +13,7 @@ from mpo_nb import actions as A
 from mpo_nb import blocks as blocks
 from mpo_nb.losses import policy_loss
 from mpo_nb.runs.traces import Trace
+from mpo_nb.widgets.rollout_browser import RolloutBrowser
 from mpo_nb.widgets.views import block_view, credit_view, weight_map, window_slides
 
 pytestmark = pytest.mark.browser
@@ -279,6 +280,14 @@ def test_the_heaviest_token_can_be_read(browser, scheme, tmp_path):
         page.goto(view(odd_traces()["holes"]).to_html(tmp_path / view.__name__).as_uri())
         page.wait_for_selector(strongest)
         assert page.eval_on_selector(strongest, CONTRAST) >= 4.5, view.__name__
+    page.close()
+
+
+def test_a_long_answer_keeps_within_a_narrow_page(browser):
+    page = browser.new_page(viewport=dict(width=420, height=800))
+    page.set_content(f'<!doctype html><meta charset="utf-8"><body>{RolloutBrowser(odd_traces()["wide"]).html()}')
+    page.wait_for_selector(".mpo-group-head")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
     page.close()
 
 
