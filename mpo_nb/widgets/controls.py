@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import ipywidgets
 
-from ..checks import is_number
+from ..checks import is_among, is_number
 
 # %% ../../nbs/lib/widgets/controls.ipynb #9cb70ba0
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Control:
     ) -> bool:
         "Whether this control takes a value."
         if self.kind == "choice":
-            return value in self.choices
+            return is_among(value, self.choices)
         if self.kind in ("switch", "text"):
             return isinstance(value, type(self.value))
         inside = is_number(value) and cast(float, self.low) <= value <= cast(float, self.high)

@@ -6,6 +6,7 @@
 __all__ = ['reader_view']
 
 # %% ../../nbs/lib/widgets/reader.ipynb #reader003
+from ..checks import in_brief
 from .views import Picture
 
 # %% ../../nbs/lib/widgets/reader.ipynb #reader005
@@ -13,7 +14,11 @@ def reader_view(
     text: str = "",  # the response that stands there to begin with
     prompt: str = "",  # and its prompt
 ) -> Picture:
-    "A page that reads pasted text and dropped log files, and opens a response in blocks, windows or credit."
-    data = dict(example=str(text), prompt=str(prompt))
+    """A page that reads pasted text and dropped log files, and opens a response in blocks, windows or credit.
+    Raises ValueError for what is no text."""
+    for name, given in (("text", text), ("prompt", prompt)):
+        if not isinstance(given, str):
+            raise ValueError(f"{name}={in_brief(given)} is of type {type(given).__name__}; pass a text")
+    data = dict(example=text, prompt=prompt)
     styles = ["lanes.css", "weight_map.css", "reader.css"]
     return Picture("reader_view.js", styles, data, "Your own text or log files")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checks import in_brief
+from ..checks import check_whole, in_brief
 from ..drawing.strip import action_blocks
 from ..drawing.style import short_number, signed
 from mpo_nb.drawing.tables import (
@@ -47,10 +47,7 @@ def as_traces(
     "Traces from a trace or a list of them. Raises ValueError for anything else."
     if isinstance(run, Trace):
         return [run]
-    example = (
-        "pass one run folder, e.g. RolloutBrowser('runs/tour/mpo'), or traces, e.g."
-        " RolloutBrowser(load_traces('runs/tour/mpo'))"
-    )
+    example = "pass one run folder, e.g. 'runs/tour/mpo', or traces, e.g. load_traces('runs/tour/mpo')"
     if not isinstance(run, Sequence):
         raise ValueError(f"run={in_brief(run)} is of type {type(run).__name__}; {example}")
     odd = next((t for t in run if not isinstance(t, Trace)), None)
@@ -469,6 +466,8 @@ class RolloutBrowser(ViewExplorer):
         """The browser as HTML that works alone, with no kernel. `axes` chooses the controls, or their values; the
         steps among them are the ones that the page holds. Raises ValueError as every widget's does."""
         offered = offered_values(axes, self.controls, self.values)
+        if most is not None:
+            check_whole("most", most)
         steps = (offered or {}).get("step") or self.fitting_steps(most or self.most)
         given = dict(self.view_data(steps)) | dict(steps=steps, values=self.values, axes=offered)
         if offered is not None and "step" not in offered:

@@ -10,10 +10,11 @@ __all__ = ['Moments', 'colours', 'SharedProblem', 'by_prompt', 'shared_problems'
 # %% ../../nbs/lib/widgets/side_by_side.ipynb #sidebs04
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..checks import check_whole, in_brief
 from ..recipes import Recipe
 from ..runs.attempts import Attempts, load_attempts
 from ..runs.ratios import describe_actions
@@ -76,10 +77,16 @@ Moments = dict[int, list[SharedProblem]]  # stop of the slider -> the problems t
 
 def _chosen_steps(common: list[int], steps: Sequence[int] | None) -> list[int]:
     "The steps that a user asked for, in order. Raises ValueError for one that is not there."
-    missing = [step for step in steps or [] if step not in common]
+    if steps is None:
+        return common
+    if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
+        raise ValueError(f"steps={in_brief(steps)}; pass a list of steps that the runs share, e.g. {common[:2]}")
+    wanted = list(steps)
+    missing = [step for step in wanted if step not in common]
     if missing:
-        raise ValueError(f"steps={missing[:5]}: the runs share {len(common)} steps, {common[:8]}; choose from these")
-    return sorted(set(steps)) if steps is not None else common
+        shared = f"{len(common)} step{'' if len(common) == 1 else 's'}"
+        raise ValueError(f"steps={in_brief(missing[:5])}: the runs share {shared}, {common[:8]}; choose from these")
+    return [step for step in common if step in wanted]
 
 
 def step_moments(
@@ -265,6 +272,7 @@ class SideBySide(ViewExplorer):
         most: int = 100_000,  # tokens to be held
         **settings: Any,  # step, problem, a, b, colour
     ) -> None:
+        check_whole("most", most)
         self.runs = [RecordedResponses(run_a)]
         if run_b is not None:
             self.runs.append(RecordedResponses(run_b))

@@ -80,3 +80,39 @@ def test_what_cannot_be_asked(wrong, said):
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         widgets.explore(**dict(prompt="7+5-3?") | wrong)
     assert said in str(error.value)
+
+
+RUNS = ([TRACE], [TRACE])
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: widgets.weight_map(TRACE, wrong=3), "wrong=3; name positions of the response, a list of"),
+        (lambda: widgets.credit_view(TRACE, wrong=[99]), "wrong=[99]; name positions"),
+        (lambda: widgets.window_slides(TRACE, wrong=np.array([0, 99])), "; name positions"),
+        (lambda: widgets.window_slides(TRACE, at=99), "at=99; it must be a whole number from 0 to"),
+        (lambda: widgets.weight_map(TRACE, at="x"), "at='x'; it must be a whole number"),
+        (lambda: widgets.window_slides(TRACE, play="yes"), "play='yes'; it must be True or False"),
+        (lambda: widgets.weight_map(TRACE, space=np.array([1, 2])), "space=array([1, 2]); choose one of"),
+        (lambda: widgets.BlockExplorer(TRACE, rule=np.array([1, 2])), "rule=array([1, 2]); choose one of"),
+        (lambda: widgets.block_view(TRACE, rule="words"), "rule='words'; choose one of token, fixed"),
+        (lambda: widgets.block_view(TRACE, k_2=0), "k_2=0; it must be a whole number"),
+        (lambda: widgets.block_view(TRACE, threshold="x"), "threshold='x'; it must be a number in"),
+        (lambda: widgets.block_view(TRACE, ends=3), "ends=3; pass a text"),
+        (lambda: widgets.SideBySide(*RUNS, steps=3), "steps=3; pass a list of steps that the runs share, e.g. [0]"),
+        (lambda: widgets.SideBySide(*RUNS, steps=[7]), "steps=[7]: the runs share 1 step, [0]; choose"),
+        (lambda: widgets.SideBySide(*RUNS, most="x"), "most='x'; it must be a whole number"),
+        (lambda: widgets.RolloutBrowser(TRACE).html(most="x"), "most='x'; it must be a whole number"),
+        (lambda: widgets.reader_view(None), "text=None is of type NoneType; pass a text"),
+    ],
+)
+def test_a_wrong_setting_gets_one_sentence(make, said):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_positions_may_be_an_array():
+    assert widgets.weight_map(TRACE, wrong=np.array([0, 2])).data["wrong"] == [0, 2]
+    assert widgets.block_view(TRACE, rule="delimiter", ends=";", seed_2=20, threshold=1).data["values"]["ends"] == ";"

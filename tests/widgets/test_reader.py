@@ -219,12 +219,13 @@ def test_the_page_opens_from_a_file_and_asks_for_nothing(browser, tmp_path, widt
     choose.set_input_files(tmp_path / "completions_3.parquet")
     status.get_by_text("8 responses read").wait_for()
     page.locator(".mpo-list tbody tr").nth(1).click()
+    page.locator("tr.now").wait_for()
     assert page.locator(".mpo-lane-view").inner_text().count("Two") and page.locator("tr.now").count() == 1
     choose.set_input_files(run / "traces.jsonl")
     status.get_by_text("traces").first.wait_for()
     for view, root in (("credit", ".mpo-lane-view"), ("windows", ".mpo-map"), ("blocks", ".mpo-lane-view")):
         page.locator(f"[data-view={view}]").click()
-        assert page.locator(root).is_visible()
+        page.locator(root).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     choose.set_input_files(dict(name="x.png", mimeType="image/png", buffer=b"\x89PNG\r\n"))
     page.locator(".mpo-status.failed").wait_for()

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -12,6 +13,7 @@ from mpo_nb import actions as A
 from mpo_nb import blocks as blocks
 from mpo_nb.losses import policy_loss
 from mpo_nb.runs.traces import Trace
+from mpo_nb.widgets.rollout_browser import RolloutBrowser
 from mpo_nb.widgets.views import block_view, credit_view, weight_map, window_slides
 
 pytestmark = pytest.mark.browser
@@ -220,6 +222,7 @@ def odd_traces() -> dict[str, Trace]:
         hostile=trace(["<script>window.bad = 1</script>", "</script><img src=x onerror=window.bad=1>", "`${1}`"]),
         level=trace(list("abc"), advantage=0.0),
         characters=trace(["\u00e9", "\u202e", "\ud83d", "a\nb", "\t"]),
+        wide=replace(trace(["x" * 400, "y"]), prompt="x" * 400, answer="x" * 400),
     )
 
 
@@ -243,13 +246,48 @@ MOVE_ALL = """() => {
 @pytest.mark.parametrize("view", [window_slides, weight_map, credit_view, block_view], ids=lambda view: view.__name__)
 def test_a_view_stands_alone_and_moves(browser, view, name):
     "In a page with nothing else: drawn without an error, at both ends of every control, and text stays text."
-    page = browser.new_page()
+    page = browser.new_page(viewport=dict(width=420, height=800), reduced_motion="reduce")
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.set_content(f'<!doctype html><meta charset="utf-8"><body>{view(odd_traces()[name]).html()}')
     page.wait_for_selector(".mpo-output > div > *")
     page.evaluate(MOVE_ALL)
+    if name == "wide":
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
     assert trouble == [] and page.evaluate("window.bad") is None
+    page.close()
+
+
+CONTRAST = """element => {
+  const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number)
+  const light = (part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4
+  const share = [0.2126, 0.7152, 0.0722]
+  const luminance = (rgb) => share.reduce((sum, w, i) => sum + w * light(rgb[i] / 255), 0)
+  const page = rgb(getComputedStyle(document.body).backgroundColor)
+  const { color, backgroundColor } = getComputedStyle(element)
+  const [r, g, b, opacity = 1] = rgb(backgroundColor)
+  const under = [r, g, b].map((x, i) => x * opacity + page[i] * (1 - opacity))
+  const [low, high] = [luminance(rgb(color)), luminance(under)].sort((a, b) => a - b)
+  return (high + 0.05) / (low + 0.05)
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_heaviest_token_can_be_read(browser, scheme, tmp_path):
+    "The strongest colour of a token leaves its text a contrast of 4.5, on paper and on black."
+    page = browser.new_page(color_scheme=scheme)
+    for view, strongest in ((weight_map, "li.now"), (block_view, ".mpo-swatch >> nth=-1")):
+        page.goto(view(odd_traces()["holes"]).to_html(tmp_path / view.__name__).as_uri())
+        page.wait_for_selector(strongest)
+        assert page.eval_on_selector(strongest, CONTRAST) >= 4.5, view.__name__
+    page.close()
+
+
+def test_a_long_answer_keeps_within_a_narrow_page(browser):
+    page = browser.new_page(viewport=dict(width=420, height=800))
+    page.set_content(f'<!doctype html><meta charset="utf-8"><body>{RolloutBrowser(odd_traces()["wide"]).html()}')
+    page.wait_for_selector(".mpo-group-head")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
     page.close()
 
 

@@ -15,7 +15,7 @@ const DOWN = "213,94,0"; // vermilion
 /** A colour for a value between -limit and limit. */
 export function shade(value, limit) {
   const part = Math.min(1, Math.abs(value) / Math.max(1e-12, limit));
-  return !(part >= 0.004) ? "transparent" : `rgba(${value > 0 ? UP : DOWN},${(0.08 + 0.72 * part).toFixed(3)})`;
+  return !(part >= 0.004) ? "transparent" : `rgba(${value > 0 ? UP : DOWN},${(0.08 + 0.68 * part).toFixed(3)})`;
 }
 
 /** A colour scale from -limit to limit with its numbers; `share` is marked on both sides where it is given. */
