@@ -29,8 +29,7 @@ from .page import whole_page
 _LOAD = """const style = document.createElement("style");
 style.textContent = %(style)s;
 const live = document.createElement("div");
-const { mount, method } = (() => {
-%(script)s
+const { mount, method } = (() => { %(script)s
 return { mount, method: modules["method.js"] };
 })();
 box.replaceChildren(style, live);

@@ -19,7 +19,8 @@ def page(root) -> dict[str, str]:
     "The lesson's cells that import and that train."
     cells = nbformat.read(root / "nbs" / "learn" / "loop.ipynb", as_version=4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    (imports,) = [source for source in code if source.startswith("import tempfile")]
+    (setup,) = [source for source in code if "\nimport tempfile\n" in source]
+    imports = setup[setup.index("import tempfile") :]  # without Colab's install
     (loop,) = [source for source in code if SETTINGS in source]
     return dict(imports=imports, loop=loop)
 

@@ -200,7 +200,7 @@ CALLS = [
     (lambda: Trace.from_text("a b", seed=2**70), "seed=1180591620717411303424", "fits 64 bits"),
     (lambda: Trace.from_text("a b", rewards=1.0), "rewards=1.0", "did you mean 'reward'?"),
     (lambda: load_traces("nowhere"), "path='nowhere'", "pass a run folder"),
-    (lambda: CreditExplorer(TRACE).to_html("x.html", axes=["k"]), "axes=['k']; give a dict"),
+    (lambda: CreditExplorer(TRACE).to_html("x.html", axes="k"), "axes='k'; give a dict"),
     (lambda: CreditExplorer(TRACE).to_html("x.html", axes={"kk": [1]}), "'kk'", "there are left"),
     (lambda: CreditExplorer(TRACE).to_html("x.html", axes={"k": 4}), "axes['k']=4; give a list"),
 ]
