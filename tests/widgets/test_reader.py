@@ -226,7 +226,7 @@ def test_the_page_opens_from_a_file_and_asks_for_nothing(browser, tmp_path, widt
     for view, root in (("credit", ".mpo-lane-view"), ("windows", ".mpo-map"), ("blocks", ".mpo-lane-view")):
         page.locator(f"[data-view={view}]").click()
         page.locator(root).wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.wait_for_function("document.documentElement.scrollWidth <= innerWidth", timeout=10_000)
     choose.set_input_files(dict(name="x.png", mimeType="image/png", buffer=b"\x89PNG\r\n"))
     page.locator(".mpo-status.failed").wait_for()
     assert trouble == []
