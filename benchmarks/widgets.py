@@ -23,7 +23,7 @@ from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer, CreditExplorer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-from stills import chromium  # noqa: E402
+from browsers import chromium  # noqa: E402
 
 TOKENS = (64, 512, 4096)
 CHANGES = {

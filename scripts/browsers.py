@@ -22,6 +22,13 @@ def find_chromium() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
+def chromium() -> str:
+    "The path of a Chromium; ends the program with a sentence where there is none."
+    if (path := find_chromium()) is None:
+        raise SystemExit(MISSING)
+    return path
+
+
 def plotly_js() -> str:
     "The plotly.js that lies in plotly's package, in place of the one that a frame would fetch."
     import plotly

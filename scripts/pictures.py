@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from browsers import ARGUMENTS, MISSING, find_chromium
+from browsers import ARGUMENTS, chromium
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,10 +64,8 @@ def report_png(page, path: Path) -> bytes:
 def main():
     from playwright.sync_api import sync_playwright
 
-    if (chromium := find_chromium()) is None:
-        raise SystemExit(f"pictures: {MISSING}")
     with sync_playwright() as p, tempfile.TemporaryDirectory() as folder:
-        browser = p.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = p.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_page(viewport=dict(width=1000, height=900), device_scale_factor=SHARPNESS)
         save(credit_png(page, credit_page(Path(folder))), "credit.png")
         for run in map(Path, sys.argv[1:]):

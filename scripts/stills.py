@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from browsers import ARGUMENTS, MISSING, find_chromium, plotly_js
+from browsers import ARGUMENTS, chromium, plotly_js
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = re.compile(r'<!-- still -->(?:<em class="mpo-words">.*?</em>)?', re.DOTALL)
@@ -183,12 +183,10 @@ def main() -> int:
         for path in missing:
             print(f"{path}: an output has no still picture; run `make stills`", file=sys.stderr)
         return int(bool(missing))
-    if (chromium := find_chromium()) is None:
-        raise SystemExit(f"stills: {MISSING}")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        browser = p.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         pages = [browser.new_page(viewport=dict(width=WIDTH, height=900), device_scale_factor=n) for n in (2, 1)]
         for page in pages:
             page.route("**/plotly-*.min.js", lambda r: r.fulfill(body=plotly_js(), content_type="text/javascript"))

@@ -6,11 +6,10 @@ Each is the first picture of a page, or the one that is named here, seen in head
 small."""
 
 import io
-import os
-import shutil
 import sys
 from pathlib import Path
 
+from browsers import ARGUMENTS, chromium
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,15 +45,6 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
 }
 
 
-def chromium() -> str:
-    "The path of a Chromium."
-    names = (os.environ.get("MPO_NB_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        raise SystemExit("thumbnails: no Chromium on the PATH; install it, or name one in MPO_NB_CHROMIUM")
-    return path
-
-
 def small(picture: Image.Image) -> Image.Image:
     "A picture cut to the shape from its top, and made small; what is too flat stands in the middle of white."
     width, height = picture.size
@@ -79,7 +69,7 @@ def main() -> int:
     names = sys.argv[1:] or list(PAGES)
     TARGET.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_page(viewport=dict(width=1280, height=1000), color_scheme="light")
         for name in names:
             path, number = PAGES[name]

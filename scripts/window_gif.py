@@ -8,10 +8,9 @@ so the same code gives the same picture. It begins shortly before the wrong step
 
 import argparse
 import io
-import os
-import shutil
 from pathlib import Path
 
+from browsers import ARGUMENTS, chromium
 from PIL import Image, ImageChops
 
 from mpo_nb.runs import sample_traces
@@ -30,15 +29,6 @@ PAGE = """<!doctype html><meta charset="utf-8"><style>
 body { margin: 0; padding: 10px 14px; background: #fff; color: #1c2024; }
 .mpo-row, .mpo-slides-words { display: none !important; }
 </style><body>"""
-
-
-def chromium() -> str:
-    "The path of a Chromium."
-    names = (os.environ.get("MPO_NB_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        raise SystemExit("window_gif: no Chromium on the PATH; install it, or name one in MPO_NB_CHROMIUM")
-    return path
 
 
 def record(page) -> tuple[list[Image.Image], list[int]]:
@@ -87,7 +77,7 @@ def main() -> int:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_page(viewport=dict(width=WIDTH, height=300), color_scheme="light")
         frames, shown = record(page)
         browser.close()
