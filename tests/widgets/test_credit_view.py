@@ -94,7 +94,7 @@ def test_code_moves_the_widget_and_a_hand_the_explorer(wrong_sum):
         (dict(epsilon=3), "epsilon=3"),
         (dict(advantage=math.nan), "advantage=nan; pass a number"),
         (dict(size=3), "control='size'; choose one of left"),
-        (dict(wrong=[26]), "wrong=[26]; name positions of the response, whole numbers from 0 to 25"),
+        (dict(wrong=[26]), "wrong=[26]; name positions of the response, a list of whole numbers from 0 to 25"),
     ],
 )
 def test_what_no_control_takes_is_said(wrong_sum, values, said):
