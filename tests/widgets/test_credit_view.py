@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from page_controls import MOVE
 
 from mpo_nb.actions import WindowActions, weight_matrix
 from mpo_nb.drawing.assets import joined_script
@@ -203,12 +204,6 @@ def test_a_response_without_movement_offers_one(open_page):
 
 
 SCALE = "bars => bars.map(b => b.style.backgroundImage + [...b.children].map(t => t.textContent + t.style.left).join())"
-MOVE = """([name, value]) => {
-  const input = document.querySelector(`[data-control=${name}]`)
-  if (input.type === 'checkbox') input.checked = value
-  else input.value = value
-  for (const type of ['input', 'change']) input.dispatchEvent(new Event(type, { bubbles: true }))
-}"""
 
 
 @pytest.mark.browser

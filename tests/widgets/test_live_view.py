@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from page_controls import MOVE
 
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer
@@ -120,12 +121,6 @@ CONTROLS = """() => Object.fromEntries([...document.querySelectorAll('.mpo-row l
   const text = label.querySelector('span').textContent
   return [input.dataset.control, { text, options, low: input.min, high: input.max, hidden: label.hidden }]
 }))"""
-MOVE = """([name, value]) => {
-  const input = document.querySelector(`[data-control=${name}]`)
-  if (input.type === 'checkbox') input.checked = value
-  else input.value = value
-  for (const type of ['input', 'change']) input.dispatchEvent(new Event(type, { bubbles: true }))
-}"""
 
 
 @pytest.fixture
