@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from page_controls import MOVE
+from page_controls import CONTROLS, MOVE
 
 from mpo_nb.actions import WindowActions, weight_matrix
 from mpo_nb.drawing.assets import joined_script
@@ -223,14 +223,6 @@ def test_colours_stay_where_they_are(open_page, wrong_sum):
     assert "−2.50" in page.eval_on_selector_all(".mpo-scale-bar", SCALE)[0]
     page.evaluate(MOVE, ["difference", False])
     assert page.locator(".mpo-scale-bar").count() == 1 and page.locator(".mpo-lanes i:nth-of-type(3)").first.is_hidden()
-
-
-CONTROLS = """() => Object.fromEntries([...document.querySelectorAll('.mpo-row label')].map((label) => {
-  const input = label.querySelector('[data-control]')
-  const options = [...(input.options || [])].map((option) => [option.textContent, option.value])
-  const text = label.querySelector('span').textContent
-  return [input.dataset.control, { text, options, low: input.min, high: input.max, hidden: label.hidden }]
-}))"""
 
 
 @pytest.mark.browser

@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from page_controls import MOVE
+from page_controls import CONTROLS, MOVE
 
 from mpo_nb.runs.traces import Trace
 from mpo_nb.widgets import BlockExplorer
@@ -115,12 +115,6 @@ SHOWN = """() => {
     values: JSON.parse(root.querySelector('.mpo-row').dataset.values),
   }
 }"""
-CONTROLS = """() => Object.fromEntries([...document.querySelectorAll('.mpo-row label')].map((label) => {
-  const input = label.querySelector('[data-control]')
-  const options = [...(input.options || [])].map((option) => [option.textContent, option.value])
-  const text = label.querySelector('span').textContent
-  return [input.dataset.control, { text, options, low: input.min, high: input.max, hidden: label.hidden }]
-}))"""
 
 
 @pytest.fixture

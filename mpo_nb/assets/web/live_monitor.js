@@ -4,6 +4,7 @@
  * when a frame is on the screen.
  */
 
+import { follow, teller } from "./live_view.js";
 import { mount } from "./monitor_view.js";
 
 /** The columns of a run with those that were added; a metric that is missing on one side is null there. */
@@ -19,11 +20,6 @@ export function joinedColumns(base, added) {
 function render({ model, el }) {
   let waiting = false;
 
-  function tell(values) {
-    model.set("values", values);
-    model.save_changes();
-  }
-
   function data() {
     const { runs, ...news } = model.get("news");
     const base = model.get("base");
@@ -35,7 +31,7 @@ function render({ model, el }) {
     };
   }
 
-  const view = mount(el, data(), null, tell);
+  const view = mount(el, data(), null, teller(model));
 
   function answer() {
     // The next frame is about to be painted when the first callback runs, and is painted when the second does.
@@ -57,11 +53,7 @@ function render({ model, el }) {
     });
   }
 
-  function move() {
-    const now = view.values();
-    const wanted = model.get("values");
-    if (Object.keys(wanted).some((name) => now[name] !== wanted[name])) view.set(wanted);
-  }
+  const move = () => follow(model, view);
 
   // JupyterLab takes no keystroke for a command of its own while the focus is inside.
   el.addEventListener("focusin", (event) => event.target.dataset.lmSuppressShortcuts = "true");

@@ -1,3 +1,18 @@
+/** Tells the kernel what the controls hold. */
+export function teller(model) {
+  return (values) => {
+    model.set("values", values);
+    model.save_changes();
+  };
+}
+
+/** Moves the controls of a view to where the kernel has them. */
+export function follow(model, view) {
+  const now = view.values ? view.values() : {};
+  const wanted = model.get("values");
+  if (Object.keys(wanted).some((name) => now[name] !== wanted[name])) view.set(wanted);
+}
+
 /**
  * A view as a live widget of Jupyter. The picture is computed here, where it is seen: moving a control waits for nobody.
  * The kernel is told what the controls hold, and may move them.
@@ -6,12 +21,8 @@
  */
 export function liveView(mount, method) {
   function render({ model, el }) {
+    const tell = teller(model);
     let view = null;
-
-    function tell(values) {
-      model.set("values", values);
-      model.save_changes();
-    }
 
     function start() {
       if (view) view.destroy();
@@ -23,11 +34,7 @@ export function liveView(mount, method) {
       if (!view || !view.update || !view.update(model.get("data"))) start();
     }
 
-    function move() {
-      const now = view.values ? view.values() : {};
-      const wanted = model.get("values");
-      if (Object.keys(wanted).some((name) => now[name] !== wanted[name])) view.set(wanted);
-    }
+    const move = () => follow(model, view);
 
     start();
     model.on("change:data", bring);
