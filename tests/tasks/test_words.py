@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.tiny import char_tokenizer
-from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, demonstration
+from mpo_nb.tasks.sums import chain_problems, chain_reward, demonstration, is_held_out
 from mpo_nb.tasks.task import load_task, score, task_response_limit
 from mpo_nb.tasks.words import (
     chain_words,
@@ -17,6 +17,7 @@ from mpo_nb.tasks.words import (
     value_word,
     word_characters,
     word_lengths,
+    word_problems,
     words_demonstration,
     words_reward,
     wrong_value,
@@ -24,7 +25,7 @@ from mpo_nb.tasks.words import (
 from mpo_nb.training import Trainer
 
 KINDS = [(d, spread) for d in word_lengths for spread in (True, False)]
-SEVENTEEN = dict(prompt="7+5-3+8?", answer="0001")  # 12, 9, 17 modulo 16
+PROBLEM = dict(prompt="7c3?", answer="011111000011")
 
 
 def spoken(d: int, spread: bool) -> dict[str, int]:
@@ -60,72 +61,75 @@ def test_words_of_one_token_are_the_same_both_ways():
 @pytest.mark.parametrize(
     "response, reward",
     [
-        ("110010010001", 1.0),
-        ("000000000001", 1.0),  # steps are not checked
-        ("zzzzzzzz0001", 1.0),  # whatever they are
+        ("011111000011", 1.0),
         ("", 0.0),
-        ("0001", 0.0),  # no working
-        ("10010001", 0.0),
-        ("1100100100010001", 0.0),  # too much of it
-        ("1100100100010", 0.0),
-        ("110010010000", 0.0),
-        ("11001001 0001", 0.0),
-        ("110010010001\n", 0.0),
-        ("110010010001#", 0.0),
-        ("1100 1001 0001", 0.0),
-        ("c91", 0.0),  # another task's words
-        ("0001" * 400, 0.0),
+        ("0011", 0.0),  # the last word only
+        ("01111100", 0.0),
+        ("0111110000110011", 0.0),  # a word too many
+        ("0111110000110", 0.0),
+        ("011111000010", 0.0),
+        ("001101111100", 0.0),  # another order
+        ("0111 1100 0011", 0.0),
+        (" 011111000011", 0.0),
+        ("011111000011\n", 0.0),
+        ("7c3", 0.0),  # another task's words
+        ("133003", 0.0),
+        ("011111000011" * 200, 0.0),
     ],
 )
 def test_words_reward(response, reward):
-    assert words_reward(SEVENTEEN, response) == reward
+    assert words_reward(PROBLEM, response) == reward
 
 
 @pytest.mark.parametrize("d, spread", KINDS)
 def test_no_answer_is_paid_for_another(d, spread):
     task = chain_words(d, spread, n_train=20, n_test=20)
+    answers = {p["answer"] for p in task.train}
     for problem in task.train:
-        wrong = [word for word in spoken(d, spread) if word != problem["answer"]]
-        assert score(task, [problem] * 15, [problem["answer"] * 2 + word for word in wrong]) == [0.0] * 15
-        assert score(task, [problem], [wrong[0] * 2 + problem["answer"]]) == [1.0]
+        assert sum(score(task, [problem] * 20, sorted(answers))) == 1.0
 
 
-@pytest.mark.parametrize("d, spread", KINDS)
-def test_the_problems_are_those_of_chain_sum(d, spread):
-    sums, task = chain_sum(60, 30, terms=(3, 5), seed=4), chain_words(d, spread, 60, 30, terms=(3, 5), seed=4)
-    words = spoken(d, spread)
+def test_the_problems_are_the_same_for_every_d():
+    tasks = [chain_words(d, spread, 60, 30, decisions=4, seed=4) for d, spread in KINDS]
     for split in ("train", "test"):
-        for known, problem in zip(getattr(sums, split), getattr(task, split), strict=True):
-            assert problem["prompt"] == known["prompt"]
-            assert words[problem["answer"]] == eval(known["prompt"][:-1]) % 16
+        prompts = {tuple(p["prompt"] for p in getattr(task, split)) for task in tasks}
+        assert len(prompts) == 1 and len(set(*prompts)) == len(*prompts)
+    for (d, spread), task in zip(KINDS, tasks):
+        words = spoken(d, spread)
+        for p in task.test:
+            said = [words[p["answer"][i : i + d]] for i in range(0, 4 * d, d)]
+            assert said == [int(sign, 16) for sign in p["prompt"][:-1]]
 
 
-@given(kind=st.sampled_from(KINDS), terms=st.integers(2, 6), seed=st.integers(0, 10_000), rate=st.floats(0, 1))
+def test_no_seed_trains_on_what_another_tests():
+    runs = [chain_words(2, n_train=400, n_test=100, seed=seed) for seed in range(4)]
+    train, test = ({p["prompt"] for run in runs for p in getattr(run, split)} for split in ("train", "test"))
+    assert train and test and not train & test
+    assert all(map(is_held_out, test)) and not any(map(is_held_out, train))
+    assert runs[0].train == chain_words(2, n_train=400, n_test=100, seed=0).train != runs[1].train
+
+
+@given(kind=st.sampled_from(KINDS), decisions=st.integers(2, 6), seed=st.integers(0, 10_000), rate=st.floats(0, 1))
 @settings(max_examples=40, deadline=None)
-def test_a_demonstration_goes_on_from_its_mistakes(kind, terms, seed, rate):
+def test_a_demonstration_is_made_of_words(kind, decisions, seed, rate):
     d, spread = kind
     rng = random.Random(seed)
-    (problem,) = chain_problems(1, terms, rng=rng)
+    (problem,) = word_problems(1, d, spread, decisions, rng=rng)
+    assert words_demonstration(problem, d, spread) == problem["answer"]
     text = words_demonstration(problem, d, spread, rate, rng)
     words = spoken(d, spread)
-    right = words_demonstration(problem, d, spread)
-    first = next((i for i in range(0, len(right), d) if text[i : i + d] != right[i : i + d]), None)
-    assert len(text) == len(right) and all(text[i : i + d] in words for i in range(0, len(text), d))
-    assert first_wrong_word(problem["prompt"], text, d, spread) == (None if first is None else (first, first + d))
-    assert words[right[-d:]] == eval(problem["prompt"][:-1]) % 16
+    assert len(text) == decisions * d and all(text[i : i + d] in words for i in range(0, len(text), d))
+    wrong = [i for i in range(0, len(text), d) if text[i : i + d] != problem["answer"][i : i + d]]
+    assert first_wrong_word(problem, text, d) == ((wrong[0], wrong[0] + d) if wrong else None)
 
 
 def test_the_decisions_do_not_depend_on_the_writing():
-    problems = chain_problems(50)
-    chains = {
-        tuple(
-            tuple(spoken(*kind)[text[i : i + kind[0]]] for i in range(0, len(text), kind[0]))
-            for text in [
-                words_demonstration(p, *kind, error_rate=0.45, rng=random.Random(i)) for i, p in enumerate(problems)
-            ]
-        )
-        for kind in KINDS
-    }
+    chains = set()
+    for d, spread in KINDS:
+        rng = random.Random(7)
+        texts = [words_demonstration(p, d, spread, 0.45, rng) for p in word_problems(50, d, spread)]
+        words = spoken(d, spread)
+        chains.add(tuple(words[text[i : i + d]] for text in texts for i in range(0, len(text), d)))
     assert len(chains) == 1
 
 
@@ -138,33 +142,33 @@ def test_a_mistake_begins_at_each_bit_equally_often():
 
 
 @pytest.mark.parametrize("rate", [0.25, 0.45])
-def test_one_token_a_decision_is_as_hard_as_a_chain_of_sums(rate):
-    "The same share of right demonstrations, but for mistakes that cancel, which are more frequent modulo 16."
+def test_a_response_is_as_hard_as_a_chain_of_sums(rate):
+    "The same share of right demonstrations, but for mistakes in a sum that cancel."
     problems = chain_problems(4000)
     rng = random.Random(1)
     sums = sum(chain_reward(p, demonstration(p, rate, rng)) for p in problems) / 4000
-    task = chain_words(1, n_train=4000, n_test=10)
-    words = sum(score(task, task.train, [words_demonstration(p, 1, True, rate, rng) for p in task.train])) / 4000
-    assert abs(words - sums) < 0.05 and (1 - rate) ** 3 - 0.03 < words < (1 - rate) ** 3 + 0.08
+    task = chain_words(1, n_train=2000, n_test=10)
+    asked = task.train * 2
+    words = sum(score(task, asked, [words_demonstration(p, 1, True, rate, rng) for p in asked])) / 4000
+    assert abs(words - (1 - rate) ** 3) < 0.025 and -0.02 < sums - words < 0.09
 
 
 @pytest.mark.parametrize(
     "response, word",
     [
-        ("110010010001", None),
-        ("110110010001", "1101"),
-        ("110010000000", "1000"),  # goes on from another value
-        ("110010010000", "0000"),
-        ("1100", None),  # cut off between words
-        ("11000", None),  # and in one
-        ("1100zzzz0001", "zzzz"),
+        ("011111000011", None),
+        ("011011000011", "0110"),
+        ("011111100000", "1110"),
+        ("011111000000", "0000"),
+        ("0111", None),  # cut off between words
+        ("01111", None),  # and in one
+        ("0111zzzz0011", "zzzz"),
         ("", None),
     ],
 )
 def test_the_first_wrong_word(response, word):
-    found = first_wrong_word(SEVENTEEN["prompt"], response)
+    found = first_wrong_word(PROBLEM, response)
     assert (response[slice(*found)] if found else None) == word
-    assert first_wrong_word("How many are 7 and 5?", response) is None
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,8 @@ def test_the_first_wrong_word(response, word):
         (dict(d="4"), "d='4'"),
         (dict(d=4.0), "d=4.0"),
         (dict(spread="yes"), "spread='yes'"),
-        (dict(terms=1), "terms=1"),
+        (dict(decisions=0), "decisions=0"),
+        (dict(decisions=2), "n_test=400: only .* of n=400 turned up with decisions=2"),
         (dict(n_train=0), "n_train=0"),
         (dict(tokens=4), "no option 'tokens'"),
     ],
@@ -195,12 +200,12 @@ def test_a_value_without_a_word_is_named(value):
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), "0.5", True])
 def test_a_bad_rate_of_wrong_words_is_named(rate):
     with pytest.raises(ValueError, match="error_rate="):
-        words_demonstration(SEVENTEEN, error_rate=rate)
+        words_demonstration(PROBLEM, error_rate=rate)
 
 
 def test_a_response_has_room_for_its_words_and_its_end():
     for d in word_lengths:
-        assert task_response_limit("chain_words", d=d, terms=[3, 5]) == 4 * d + 1
+        assert task_response_limit("chain_words", d=d, decisions=4) == 4 * d + 1
 
 
 def test_the_trainer_takes_the_task_by_name(tmp_path):
