@@ -239,6 +239,7 @@ def macro_blocks(
     mask: Tensor,  # (B, T)
     macro: int | tuple[int, ...] = 1,  # tokens per block; several: sizes to draw from
     seed: int = 0,  # of the drawn sizes
+    repeats: int | None = None,  # of each size in one shuffled list; None: every size is drawn by itself
 ) -> Tensor | None:  # (B, T) ids; None for blocks of one token, which are the tokens
     "Blocks that a critic's values are averaged over: MA-RLHF (arXiv 2410.02743). Raises ValueError for a size below 1."
     check_seed("seed", seed)
@@ -251,7 +252,8 @@ def macro_blocks(
         return None
     if isinstance(macro, int):
         return fixed_blocks(m, macro)
-    return random_blocks(m.cpu(), macro, generator=torch.Generator().manual_seed(seed)).to(m.device)
+    generator = torch.Generator().manual_seed(seed)
+    return random_blocks(m.cpu(), macro, generator, repeats=repeats).to(m.device)
 
 # %% ../nbs/lib/advantages.ipynb #7735fe44
 @dataclass

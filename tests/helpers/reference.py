@@ -56,6 +56,26 @@ def delimited(texts, ends):
     return ids
 
 
+def sentences(texts):
+    """Ids of sentences, found in the text that the tokens make together: it is cut behind each mark, but not at a point
+    between two digits; a token that ends where a piece ends closes a block."""
+    whole = "".join(texts)
+    marks = ".!?;:\n。！？；：．｡…"
+    cuts = set()
+    for i, character in enumerate(whole):
+        around = whole[i - 1 : i] + whole[i + 1 : i + 2]
+        decimal = character in ".．" and len(around) == 2 and around[0].isdecimal() and around[1].isdecimal()
+        if character in marks and not decimal:
+            cuts.add(i + 1)
+    ids = []
+    block = end = 0
+    for text in texts:
+        ids.append(block)
+        end += len(text)
+        block += bool(text) and end in cuts
+    return ids
+
+
 def opened(flags):
     "Ids of blocks that open where a flag is set; the first token opens block 0 in any case."
     ids = []

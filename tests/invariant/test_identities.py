@@ -60,14 +60,26 @@ def test_gspo_token_is_not_gspo_when_advantages_differ_by_token():
 
 @given(batches, seeds, outcomes, st.integers(1, 9))
 def test_lpo_between_grpo_and_gspo(mask, seed, rewards, k):
-    "One-token sentences: GRPO. One sentence: GSPO's ratio. K-token sentences: disjoint MPO with uniform weights."
-    batch = draw(mask, seed, rewards, 0.3)
-    same(run(recipe("lpo"), batch | dict(blocks=token_blocks(mask))), run(recipe("grpo"), batch))
-    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", clip=(0.2, 0.2)), batch))
+    """One-token sentences: GRPO. One sentence: GSPO's ratio, averaged over tokens, which is TEPO. K-token sentences:
+    disjoint MPO with uniform weights. Clip range and average are LPO's own."""
+    batch = draw(mask, seed, rewards, 0.05)
+    own = dict(clip=(0.03, 0.03), aggregate="token-mean")
+    same(run(recipe("lpo"), batch | dict(blocks=token_blocks(mask))), run(recipe("grpo", **own), batch))
+    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", **own), batch))
+    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("tepo", clip=(0.03, 0.03)), batch))
     same(
         run(recipe("lpo"), batch | dict(blocks=fixed_blocks(mask, k))),
-        run(recipe("mpo", actions=BlockActions(k)), batch),
+        run(recipe("mpo", actions=BlockActions(k), **own), batch),
     )
+
+
+@given(batches, seeds, outcomes)
+def test_sentences_as_the_only_difference_from_grpo(mask, seed, rewards):
+    "`recipe('grpo', actions='sentence')` lies between GRPO and GSPO with nothing else changed."
+    batch = draw(mask, seed, rewards, 0.3)
+    r = recipe("grpo", actions="sentence")
+    same(run(r, batch | dict(blocks=token_blocks(mask))), run(recipe("grpo"), batch))
+    same(run(r, batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", clip=(0.2, 0.2)), batch))
 
 
 @given(batches, seeds, outcomes)

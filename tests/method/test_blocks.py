@@ -28,6 +28,11 @@ PIECES = [
     "step",
     ".",
     "7.",
+    "3",
+    " 3",
+    ".5",
+    "３",
+    "．",
     ";",
     "x;",
     "。",
@@ -109,10 +114,52 @@ def test_delimiter_and_sentence_blocks(mask, data):
     T = mask.shape[1]
     tokens = [data.draw(st.lists(st.sampled_from(PIECES), min_size=T, max_size=T)) for _ in range(len(mask))]
     kept_texts = [[tokens[b][t] for t in positions] for b, positions in enumerate(ref.kept(mask))]
-    stops = [".", "!", "?", ";", ":", "\n", "。", "！", "？", "；", "：", "…"]
-    same(sentence_blocks(mask, tokens), mask, [ref.delimited(row, stops) for row in kept_texts])
+    same(sentence_blocks(mask, tokens), mask, [ref.sentences(row) for row in kept_texts])
     same(delimiter_blocks(mask, tokens, [";", "step"]), mask, [ref.delimited(row, [";", "step"]) for row in kept_texts])
     same(delimiter_blocks(mask, tokens, ";\n"), mask, [ref.delimited(row, [";\n"]) for row in kept_texts])
+
+
+@pytest.mark.parametrize(
+    "tokens, ids",
+    [
+        (["3", ".", "5"], [0, 0, 0]),  # a decimal point between digits ends nothing
+        (["3.", "5"], [0, 0]),
+        (["3", "", ".", "", "5", "."], [0] * 6),  # tokens without a text are looked through
+        (["３", "．", "５", "。", "4"], [0, 0, 0, 0, 1]),
+        (["3", ".", " 5"], [0, 0, 1]),
+        (["3", ".", "\n", "5"], [0, 0, 1, 2]),
+        (["v", ".", "5"], [0, 0, 1]),
+        ([".", "5"], [0, 1]),
+        (["3", ":", "5"], [0, 0, 1]),  # only points are decimal
+        (["3", "."], [0, 0]),
+        (["x=3.5", ".", "Then"], [0, 0, 1]),
+    ],
+)
+def test_a_decimal_point_ends_no_sentence(tokens, ids):
+    assert sentence_blocks(torch.ones(1, len(tokens)), [tokens]).tolist() == [ids]
+
+
+def test_a_number_across_a_tools_reply():
+    "Kept tokens are neighbours; where actions end at a hole, the number ends there too."
+    mask, tokens = torch.tensor([[1, 1, 0, 1]]), [["3", ".", "reply", "5"]]
+    assert sentence_blocks(mask, tokens).tolist() == [[0, 0, -1, 0]]
+    assert sentence_blocks(mask, tokens, "end").tolist() == [[0, 0, -1, 1]]
+
+
+@given(masks(), seeds, st.integers(1, 3))
+def test_sizes_from_one_shuffled_list(mask, seed, repeats):
+    "MA-RLHF's code: each size `repeats` times in random order, then one block for all that is left."
+    sizes = (1, 2, 3)
+    ids = random_blocks(mask, sizes, generator(seed), repeats=repeats)
+    assert torch.equal(ids >= 0, mask.bool())
+    for row in ref.gather(ids, mask):
+        found = [len(block) for block in ref.members([int(i) for i in row])]
+        listed = found[: 3 * repeats]
+        assert all(listed[:-1].count(size) <= repeats for size in sizes) and set(listed[:-1]) <= set(sizes)
+        assert len(found) <= 3 * repeats + 1 and (
+            len(found) <= 3 * repeats or sorted(listed) == sorted(sizes * repeats)
+        )
+        assert sum(found) == len(row)
 
 
 def test_a_delimiter_under_the_mask_closes_nothing():

@@ -4,6 +4,7 @@ meet stand in tests/invariant/test_identities.py."""
 import copy
 import math
 import pickle
+import re
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
 import pytest
@@ -22,7 +23,6 @@ from mpo_nb.recipes import (
     CriticAdvantage,
     GroupAdvantage,
     LeaveOneOut,
-    Recipe,
     SampledValues,
     advantage_rules,
     recipe,
@@ -92,10 +92,13 @@ def cispo(rows):
 
 
 def lpo(rows, sentences):
-    def tokens(delta, A, row):
-        return mean([pc(torch.exp(mean([delta[i] for i in s])), A, 0.2, 0.2) for s in row for _ in s])
-
-    return mean([tokens(delta, A, row) for (_, delta, A), row in zip(rows, sentences)])
+    "1 / sum_i |y_i| sum_i sum_k |s_ik| PC(r_ik, A_i): a sentence counts for its tokens."
+    parts = [
+        len(s) * pc(torch.exp(mean([delta[i] for i in s])), A, 0.03, 0.03)
+        for (_, delta, A), row in zip(rows, sentences)
+        for s in row
+    ]
+    return sum(parts) / max(1, sum(len(delta) for _, delta, _ in rows))
 
 
 def tepo(rows):
@@ -135,7 +138,7 @@ def test_every_recipe_has_its_formula():
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-@given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 5e-4, 0.1, 0.4]))
+@given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 5e-4, 0.03, 0.1, 0.4]))
 @settings(max_examples=40)
 def test_a_recipe_is_its_formula(name, mask, seed, rewards, scale):
     batch = draw(mask, seed, rewards, scale)
@@ -317,34 +320,139 @@ def test_a_rule_of_ones_own():
     assert r.advantage == "best" and r.advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 2).tolist() == [0, -1, 0, 0]
 
 
-@pytest.mark.parametrize("name", recipes)
-def test_every_choice_names_its_source(name):
-    r = recipe(name)
-    plain = Recipe(name)
-    assert r.name == name
-    chosen = [
-        f.name
-        for f in fields(Recipe)
-        if f.name not in ("name", "rule", "sources") and getattr(r, f.name) != getattr(plain, f.name)
-    ]
-    if r.rule != plain.rule:
-        start = advantage_rules[r.advantage]
-        chosen += ["advantage", *(f.name for f in fields(r.rule) if getattr(r.rule, f.name) != getattr(start, f.name))]
-    assert all(r.sources.get(field) for field in chosen), chosen
-    assert any("arXiv" in source or "Ling 2.0" in source for source in r.sources.values())
+# --- no value without a source ---------------------------------------------------------------------------------------
+
+OFF = ("dual_clip", "kl", "entropy", "drop_dead_groups", "overlong_buffer", "mask_truncated", "confident", "repeats")
+ORIGINS = r"arXiv \d{4}\.\d{5}|TRL|verl|official code|official configuration|sail-sg/|this library's|as PPO"
+
+
+def chosen_values(r):
+    "Every choice that a recipe makes, its rule's included."
+    own = {f.name: getattr(r, f.name) for f in fields(r) if f.name not in ("name", "rule", "sources")}
+    return own | {"advantage": r.advantage} | {f.name: getattr(r.rule, f.name) for f in fields(r.rule)}
+
+
+def at_the_head(name, value):
+    "The value as a reader would write it, by rules of this test's own."
+    if name == "actions":
+        kinds = dict(
+            TokenActions="token", SequenceActions="sequence", TokenGradient="sequence, with the token's gradient"
+        )
+        kinds |= dict(WindowActions="windows of 4, 20% on the later tokens")
+        return value if isinstance(value, str) else kinds[type(value).__name__]
+    if name in OFF and not value:
+        return "off"
+    if name == "kl_aggregate":
+        return value or "as the policy term"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name == "clip":
+        return f"{value[0]:g}" if value[0] == value[1] else f"{value[0]:g} and {value[1]:g}"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def preset_recipes():
+    "Every named recipe, and MPO over its other base."
+    return {name: recipe(name) for name in recipes} | {"mpo over ppo": recipe("mpo", base="ppo")}
+
+
+@pytest.mark.parametrize("name", preset_recipes())
+def test_no_value_stands_without_a_source_that_says_it(name):
+    "Each field of the recipe and of its rule has a source; it begins with the value, and says where that stands."
+    r = preset_recipes()[name]
+    values = chosen_values(r)
+    assert set(r.sources) == set(values)
+    for field, value in values.items():
+        said, where = r.sources[field].split(": ", 1)
+        assert said == at_the_head(field, value), (field, r.sources[field])
+        assert re.search(ORIGINS, where), (field, where)
+        assert "not given" in where or "not given" not in r.sources[field]
+
+
+def test_clip_ranges_say_where_they_stand_or_that_they_are_not_given():
+    "PPO's 0.2 is in table 1; GRPO, Dr. GRPO, TEPO and MPO give no range, and say so."
+    said = {name: r.sources["clip"] for name, r in preset_recipes().items()}
+    none = {name for name, text in said.items() if "not given" in text}
+    assert none == {"grpo", "dr_grpo", "tepo", "mpo", "mpo over ppo", "cispo"}
+    assert "table 1" in said["ppo"] and not any("table 3" in text for text in said.values())
+    assert "nothing is clipped" in said["tepo"] and "a paper of its own" in recipe("tepo").sources["kl"]
+
+
+def test_what_the_caller_replaced_says_so():
+    r = recipe("lpo", clip=(0.1, 0.2), kl=0.04)
+    assert r.sources["clip"] == "0.1 and 0.2: chosen by the caller" and r.sources["kl"].startswith("0.04: chosen")
+    assert r.sources["aggregate"] == recipe("lpo").sources["aggregate"]
+    assert recipe("mpo", k=3).sources["actions"] == "windows of 3, 20% on the later tokens: chosen by the caller"
+    assert recipe("mpo", k=4).sources["actions"] == recipe("mpo").sources["actions"]
+    assert recipe("vineppo", whiten=False).sources["whiten"] == "off: chosen by the caller"
+    assert recipe("grpo", advantage="gae").sources["lam"] == "1: chosen by the caller"
 
 
 def test_values_from_the_papers():
     "METHODS: clip ranges, and the switches that only DAPO has."
     clips = {name: recipe(name).clip for name in recipes}
     assert clips == {
-        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "lpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
-    } | dict(dapo=(0.2, 0.28), gspo=(3e-4, 4e-4), gspo_token=(3e-4, 4e-4), gmpo=(0.4, 0.4), cispo=(1.0, 4.0))
+        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
+    } | dict(
+        dapo=(0.2, 0.28),
+        gspo=(3e-4, 4e-4),
+        gspo_token=(3e-4, 4e-4),
+        gmpo=(0.4, 0.4),
+        cispo=(1.0, 4.0),
+        lpo=(0.03, 0.03),
+    )
     assert recipe("mpo").actions == WindowActions(4, 0.2) and recipe(
         "mpo", k=2, beta=[0.5, 0.5]
     ).actions == WindowActions(2, beta=(0.5, 0.5))
     assert [name for name in recipes if recipe(name).drop_dead_groups or recipe(name).overlong_buffer] == ["dapo"]
-    assert not any(recipe(name).kl or recipe(name).entropy for name in recipes)
+    assert not any(recipe(name).entropy or recipe(name).mask_truncated for name in recipes)
+    assert recipe("lpo").aggregate == "token-mean"
+
+
+def test_official_values_of_sampled_and_macro_rules():
+    "VinePPO and SPO-chain whiten, and add 1e-4 times each response's sum of k3; MA-RLHF's value loss is per token."
+    for name in recipes:
+        r = recipe(name)
+        sampled = name in ("vineppo", "spo_chain")
+        assert (r.kl, r.kl_aggregate) == ((1e-4, "seq-mean-token-sum") if sampled else (0.0, None))
+        assert not sampled or (r.whiten and r.kl_estimator == "k3" and r.continuations == 9)
+    assert recipe("ma_rlhf").value_loss == "token" and recipe("ppo", macro=5).value_loss == "block"
+    assert "does not whiten: whiten=False" in recipe("ma_rlhf").sources["whiten"]
+    assert not SampledValues().whiten and not recipe("grpo", advantage="boundary").whiten
+
+
+@given(batches, seeds, outcomes, st.sampled_from(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]))
+def test_a_kl_penalty_may_be_averaged_in_its_own_way(mask, seed, rewards, how):
+    "loss = policy term + kl * the mean that `kl_aggregate` names, in parts too, whatever the policy term's mean is."
+    batch = draw(mask, seed, rewards, 0.2)
+    reference = -torch.rand(mask.shape, generator=generator(seed + 5), dtype=torch.double)
+    means = {
+        "token-mean": lambda rows: mean([v for row in rows for v in row]),
+        "seq-mean-token-sum": lambda rows: sum(map(sum, rows)) / ROWS,
+        "seq-mean-token-mean": lambda rows: mean([mean(row) for row in rows]),
+    }
+
+    def extra(new):
+        x = [[r - l for l, r in zip(*rows)] for rows in zip(new, ref.gather(reference, mask))]
+        return 0.3 * means[how]([[math.e**v - v - 1 for v in row] for row in x])
+
+    expected, wanted = by_formula(dr_grpo, batch, ref.group_advantages(rewards, GROUP, "none"), extra)
+    r = recipe("dr_grpo", kl=0.3, kl_aggregate=how)
+    batch |= dict(ref_logps=poison(reference, mask))
+    out, grad = run(r, batch)
+    close(out.loss, expected)
+    close(grad, wanted)
+    batch |= dict(
+        advantages=r.advantages(batch["rewards"], GROUP),
+        normalizer=loss_normalizer(mask, r.aggregate, max_length=LONGEST),
+        kl_normalizer=loss_normalizer(mask, how),
+    )
+    parts = [
+        run(r, {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, batch["advantages"][rows])
+        for rows in (slice(2), slice(2, None))
+    ]
+    close(sum(part.loss for part, _ in parts), expected)
+    close(torch.cat([g for _, g in parts]), wanted)
 
 
 def test_only_lpo_reads_the_text():
@@ -407,6 +515,13 @@ ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.one
         (lambda: recipe("grpo", surrogate="trpo"), ["surrogate='trpo'", "cispo"]),
         (lambda: recipe("grpo", aggregate="mean"), ["aggregate='mean'", "token-mean"]),
         (lambda: recipe("grpo", kl_estimator="k4"), ["kl_estimator='k4'", "k3"]),
+        (lambda: recipe("grpo", kl_aggregate="sum"), ["kl_aggregate='sum'", "seq-mean-token-sum", "None"]),
+        (lambda: recipe("dapo", mask_truncated="yes"), ["mask_truncated='yes'"]),
+        (lambda: recipe("vineppo", whiten=2), ["whiten=2"]),
+        (lambda: recipe("grpo", whiten=True), ["whiten=True", "'gae' or 'boundary' takes it", "such as 'ppo'"]),
+        (lambda: recipe("ma_rlhf", value_loss="tokens"), ["value_loss='tokens'", "block"]),
+        (lambda: recipe("ma_rlhf", repeats=2), ["repeats=2 with macro=5", "leave repeats out"]),
+        (lambda: recipe("ma_rlhf", macro=(1, 2), repeats=0), ["repeats=0"]),
         (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
         (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", "at least 0", "e.g. 0.04"]),
         (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", "at least 0"]),

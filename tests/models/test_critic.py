@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,28 +85,40 @@ def test_recipes_that_need_values_say_so():
     )
 
 
+def plain_loss(mask, new, old, advantages, reference, kl):
+    "Mean over tokens of PPO's clipped term, and kl times the mean over responses of each one's sum of k3."
+    terms = [
+        min(x.exp() * a, x.exp().clamp(0.8, 1.2) * a)
+        for x, a in ((new[b, t] - old[b, t], advantages[b, t]) for b, t in mask.nonzero().tolist())
+    ]
+    x = reference - new
+    penalty = sum((x[b, t].exp() - x[b, t] - 1 for b, t in mask.nonzero().tolist()), start=torch.zeros(()).double())
+    return -sum(terms) / len(terms) + kl * penalty / len(mask)
+
+
 @pytest.mark.parametrize("name", ["ppo", "ma_rlhf", "vineppo", "spo_chain"])
 def test_their_policy_loss_is_the_tokens_clipped_one(name):
-    "Given advantages per token: GRPO's surrogate, averaged over all tokens, in value and gradient."
+    "Given advantages per token: PPO's term over all tokens, and the penalty of the two that have one."
     mask, old, _, g = padded()
     advantages = torch.randn(mask.shape, generator=g, dtype=torch.double)
+    reference = old + 0.2 * torch.randn(mask.shape, generator=g, dtype=torch.double)
+    r = recipe(name)
+    assert r.kl == (1e-4 if name in ("vineppo", "spo_chain") else 0.0)
+    kl = 30 * r.kl  # large enough to be seen
     found = []
-    for r in (recipe(name), recipe("grpo", aggregate="token-mean")):
-        new = (
-            old + 0.3 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(9), dtype=torch.double)
-        ).requires_grad_()
-        loss = r.loss(dict(logps=new, old_logps=old, mask=mask, advantages=advantages)).loss
-        found.append((loss.detach(), torch.autograd.grad(loss, new)[0]))
-    assert all(torch.equal(a, b) for a, b in zip(*found))
-    ratio = (new - old).exp().detach()
-    plain = sum(
-        min(
-            float(ratio[b, t]) * float(advantages[b, t]),
-            min(max(float(ratio[b, t]), 0.8), 1.2) * float(advantages[b, t]),
-        )
-        for b, t in mask.nonzero().tolist()
-    ) / int(mask.sum())
-    assert float(found[0][0]) == pytest.approx(-plain)
+    for loss in (
+        lambda new: (
+            replace(r, kl=kl)
+            .loss(dict(logps=new, old_logps=old, mask=mask, advantages=advantages, ref_logps=reference))
+            .loss
+        ),
+        lambda new: plain_loss(mask, new, old, advantages, reference, kl),
+    ):
+        new = old + 0.3 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(9), dtype=torch.double)
+        value = loss(new.requires_grad_())
+        found.append((value.detach(), torch.autograd.grad(value, new)[0]))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 def one_update(folder, **options):
@@ -128,6 +141,46 @@ def test_macro_actions_of_one_token_are_ppo(tmp_path):
     assert loss_c != loss_a and c.macro is not None
 
 
+def test_the_value_loss_of_macro_actions_compares_tokens_or_blocks(tmp_path):
+    "MA-RLHF's official code: each token's value against its block's return. The other form: the block's mean value."
+    losses = {}
+    for how in ("token", "block"):
+        options = dict(macro=3, value_loss=how, value_clip=None)
+        run = trainer(tmp_path / how, recipe="ma_rlhf", recipe_options=options)
+        batch = run.collect(1)
+        torch.nn.init.normal_(run.policy.critic.head.weight, std=0.3)
+        rows = torch.arange(16)
+        ((*_, loss),) = run.learner.accumulate(batch, rows, 1)
+        values = run.policy.scores(batch.rollout.rows(rows)).values.detach()
+        errors = []
+        for row in range(16):
+            kept = batch.rollout.mask[row].nonzero()[:, 0].tolist()
+            for n in range(int(batch.macro[row].max()) + 1):
+                block = [t for t in kept if batch.macro[row, t] == n]
+                wanted = float(batch.returns[row, block[0]])
+                found = [float(values[row, t]) for t in block]
+                errors += [(v - wanted) ** 2 for v in (found if how == "token" else [sum(found) / len(found)])]
+        assert loss == pytest.approx(sum(errors) / len(errors) / 2, rel=1e-4)
+        losses[how] = loss
+    assert losses["token"] > losses["block"]
+
+
+def test_whitened_advantages_of_sampled_values(tmp_path):
+    "Mean 0 and deviation 1 over the tokens that are trained; the other tokens' advantages have no part in it."
+    for name, options in (("vineppo", dict(boundaries=5)), ("spo_chain", {})):
+        batches = {}
+        for whitened in (True, False):
+            chosen = dict(continuations=2, whiten=whitened) | options
+            run = trainer(tmp_path / f"{name}{whitened}", recipe=name, recipe_options=chosen)
+            batches[whitened] = run.collect(1)
+        batch = batches[True]
+        trained = batch.rollout.mask if batch.learnt is None else batch.learnt
+        plain, white = (batches[w].advantages[trained].double() for w in (False, True))
+        torch.testing.assert_close(white, (plain - plain.mean()) / plain.std(unbiased=False), rtol=1e-4, atol=1e-5)
+        assert abs(float(white.mean())) < 1e-5 and not torch.equal(plain, white)
+        assert (name == "spo_chain") == (batch.learnt is not None) and recipe(name).whiten
+
+
 def test_mpo_of_one_token_over_ppo_is_ppo(tmp_path):
     _, loss_a, grads_a, _ = one_update(tmp_path / "ppo", recipe="ppo")
     _, loss_b, grads_b, _ = one_update(tmp_path / "mpo", recipe="mpo", k=1, recipe_options=dict(base="ppo"))
@@ -142,6 +195,7 @@ def test_mpo_of_one_token_over_ppo_is_ppo(tmp_path):
         dict(recipe="ppo", recipe_options=dict(critic="separate")),
         dict(recipe="mpo", k=3, source="mtp", mtp_warmup_steps=0, recipe_options=dict(base="ppo")),
         dict(recipe="ppo", lora_rank=2),
+        dict(recipe="vineppo", recipe_options=dict(boundaries=6, continuations=2, kl=0.1)),
     ],
     ids=str,
 )
