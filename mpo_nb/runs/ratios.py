@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
-from ..losses import PolicyLoss
 from ..blocks import check_mask
 from ..checks import check_share, check_whole
+from ..losses import PolicyLoss
 from ..recipes import Recipe, block_rules, recipe
 from .reading import RunData
 from .traces import Trace
