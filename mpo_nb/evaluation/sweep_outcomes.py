@@ -250,7 +250,8 @@ def detectable(
 
 def _range_text(least: "pd.Series[float]", scale: float, unit: str) -> str:
     "The median of some differences, and their range where there are several."
-    low, middle, high = (f"{scale * value:.2g}" for value in (least.min(), least.median(), least.max()))
+    values = (scale * least.min(), scale * least.median(), scale * least.max())
+    low, middle, high = (f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in values)
     within = "" if len(least) == 1 or low == high else f" (median; {low} to {high})"
     return f"{middle} {unit}{within}"
 
