@@ -241,8 +241,8 @@ _model_and_task = dict(
 _algorithm = dict(
     recipe=text(
         "mpo",
-        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo"
-        " spo_chain (values by sampling)",
+        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo luspo fipo, ppo ma_rlhf sapo_segment"
+        " (with a critic), vineppo spo_chain (values by sampling)",
     ),
     k=whole(4, "tokens per action (recipe mpo); 1 is token level", 1, "1 is token level"),
     future=share(
