@@ -851,7 +851,7 @@ _mpo_bases = {
 _fipo_paper = "FIPO, arXiv 2603.19835"
 _swift_fipo = "ms-swift's documentation of loss_type='fipo'"
 _fipo = Preset(
-    sources=_dapo.sources
+    sources=dict(_dapo.sources)
     | {
         "influence": (
             f"on: {_fipo_paper}, {_swift_fipo}: a half-life of 32 tokens, bounds of 1 and 1.2, guarded from a ratio of"

@@ -203,7 +203,7 @@ class CriticRule:
         mask = batch.rollout.mask
         seed = draw_seed(self.seed, step, "minibatches")
         ids = self.macro_actions(batch, seed)  # (B, T)
-        penalties = None if not recipe.reward_kl else recipe.reward_kl * (own_logps(batch.old_logps) - batch.ref_logps)
+        penalties = self.penalties(batch)
         targets = critic_targets(
             rewards, values, mask, recipe.gamma, recipe.lam, ids, recipe.block_value, penalties
         )  # (B, T) each
@@ -218,6 +218,13 @@ class CriticRule:
             value_mean=float(all_values[everywhere].mean()),
         )
         return Judgement(advantages, metrics, values, targets.returns, targets.ids)
+
+    def penalties(self, batch: Batch) -> Tensor | None:
+        "(B, T) what the distance from the reference, k1, takes off each token's reward; None: nothing."
+        if batch.ref_logps is None or not self.recipe.reward_kl:
+            return None
+        penalty: Tensor = self.recipe.reward_kl * (own_logps(batch.old_logps) - batch.ref_logps)
+        return penalty
 
     def macro_actions(self, batch: Batch, seed: int) -> Tensor | None:
         "(B, T) what the critic judges as one: the recipe's own actions, or blocks of its own; None: each token."
