@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 'recipes', 'AdvantageRule', 'GroupAdvantage',
-           'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'response_blocks', 'check_values', 'Recipe', 'needed',
-           'batch_actions', 'policy_term', 'kl_term', 'entropy_term', 'batch_loss', 'check_recipe', 'rule_field',
-           'Preset', 'space_words', 'value_words', 'plain_sources', 'chosen_rule', 'sources_of', 'space_options',
-           'recipe']
+           'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'FutureWeight', 'response_blocks', 'check_values',
+           'Recipe', 'needed', 'batch_actions', 'policy_term', 'kl_term', 'entropy_term', 'batch_loss',
+           'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words', 'value_words', 'plain_sources',
+           'chosen_rule', 'sources_of', 'space_options', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 import inspect
@@ -100,11 +100,16 @@ class CriticAdvantage(AdvantageRule):
     critic: str = "shared"  # trunk of the value head: "shared" with the policy | "separate"
     gamma: float = 1.0  # discount
     lam: float = 1.0  # lambda of the estimation: 1 is Monte Carlo, 0 is one-step
-    macro: int | tuple[int, ...] = 1  # tokens per macro action; several: sizes drawn from
+    # tokens per macro action; several: sizes drawn from; "actions": the blocks that are the recipe's actions
+    macro: int | tuple[int, ...] | str = 1
     repeats: int | None = None  # of each of several sizes, in one shuffled list; None: every size is drawn by itself
     value_coef: float = 0.1  # weight of the value loss
-    # what is compared with the return of a macro action: "block": the mean of its values | "token": each of its values
+    # what is compared with a macro action's return: "block": the mean of its values | "token": each of its values |
+    # "last": that of its last token
     value_loss: str = "block"
+    block_value: str = "mean"  # value of a macro action: the "mean" of its tokens' | the "first" | the "last"
+    advantage_clip: float | None = None  # bound of an advantage's size, after whitening; None: none
+    reward_kl: float = 0.0  # times k1 to the reference, taken off each token's reward; 0 loads no reference
     value_clip: float | None = 0.2  # how far a value may move in an update; None: freely
     whiten: bool = False  # advantages with mean 0 and deviation 1 over the batch
 
@@ -116,18 +121,23 @@ class CriticAdvantage(AdvantageRule):
         check_flag("whiten", self.whiten)
         if self.value_clip is not None:
             check_positive("value_clip", self.value_clip, why="None: values move freely")
-        sizes = [self.macro] if is_whole(self.macro) else self.macro
+        sizes = self.macro if isinstance(self.macro, (list, tuple)) else [self.macro]
+        sizes = [1] if self.macro == "actions" else sizes
         if not isinstance(sizes, (list, tuple)) or not sizes or not all(is_whole(size) and size >= 1 for size in sizes):
             raise ValueError(
                 f"macro={self.macro!r}; give tokens per macro action, or several sizes to draw from, each at least 1"
             )
-        if not is_whole(self.macro):
+        if isinstance(self.macro, (list, tuple)):
             object.__setattr__(self, "macro", tuple(sizes))
-        check_choice("value_loss", self.value_loss, ("block", "token"))
-        if self.repeats is not None and check_whole("repeats", self.repeats) and is_whole(self.macro):
+        check_choice("value_loss", self.value_loss, ("block", "token", "last"))
+        check_choice("block_value", self.block_value, ("mean", "first", "last"))
+        check_at_least("reward_kl", self.reward_kl, why="a coefficient, e.g. 0.001")
+        if self.advantage_clip is not None:
+            check_positive("advantage_clip", self.advantage_clip, why="None: advantages are not bounded")
+        if self.repeats is not None and check_whole("repeats", self.repeats) and not isinstance(self.macro, tuple):
             raise ValueError(
-                f"repeats={self.repeats} with macro={self.macro}: one size needs no list; leave repeats out, or give"
-                " several sizes, e.g. macro=(1, 2, 3, 5, 10)"
+                f"repeats={self.repeats} with macro={self.macro!r}: only several sizes make a list; leave repeats out,"
+                " or give several sizes, e.g. macro=(1, 2, 3, 5, 10)"
             )
 
     @property
@@ -153,6 +163,39 @@ class SampledValues(AdvantageRule):
     def name(self) -> str:
         return "boundary"
 
+# %% ../nbs/lib/recipes.ipynb #re000071
+@dataclass(frozen=True)
+class FutureWeight:
+    "A factor of each token's advantage, from the log-ratios of what follows: FIPO (arXiv 2603.19835)."
+
+    gamma: float = 2 ** (-1 / 32)  # fading per token: a half every 32 tokens
+    bounds: tuple[float, float] = (1.0, 1.2)  # of the factor
+    threshold: float | None = 4.0  # ratio above which a token with a negative advantage is guarded; None: none is
+    guarded: tuple[float, float] = (0.8, 1.0)  # bounds of the factor there
+    largest: float | None = None  # tokens of a larger ratio are left out of the sum; None: none is
+
+    def __post_init__(self) -> None:
+        check_share("gamma", self.gamma)
+        for name in ("bounds", "guarded"):
+            pair = getattr(self, name)
+            low, high = pair if isinstance(pair, (list, tuple)) and len(pair) == 2 else (1.0, 0.0)
+            if not (is_number(low) and is_number(high) and 0 <= low <= high):
+                raise ValueError(f"{name}={pair!r:.80}; pass (low, high) with 0 <= low <= high, e.g. (1.0, 1.2)")
+            object.__setattr__(self, name, (low, high))
+        for name in ("threshold", "largest"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name), why="a ratio; None leaves it out")
+
+    def weigh(
+        self,
+        A: "torch.Tensor",  # (B,) or (B, T) advantages
+        delta: "torch.Tensor",  # (B, T) log pi_theta - log pi_old, in nats
+        mask: "torch.Tensor",  # (B, T)
+    ) -> "torch.Tensor":  # (B, T)
+        "The advantages, each times its factor, through which no gradient goes. Raises ValueError when shapes differ."
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        return (A if A.ndim == 2 else A[:, None]) * advantages.future_weights(delta, A, mask, **options)
+
 # %% ../nbs/lib/recipes.ipynb #re000018
 advantage_rules: dict[str, AdvantageRule] = {
     rule.name: rule
@@ -164,6 +207,8 @@ block_rules = {
     "sentence": "a sentence",
     "surprise": "five surprising tokens and what follows them",
     "random": "a block of random size",
+    "turn": "what the policy wrote between two replies",
+    "entropy": "a segment that ends with an undecided token",
 }  # rules that a recipe may name, and their block in words
 
 
@@ -173,8 +218,15 @@ def response_blocks(
     tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row: for "sentence"
     old_logps: "torch.Tensor | None" = None,  # (B, T) the sampler's: for "surprise"
     seed: int = 0,  # for "random"
+    entropy: "torch.Tensor | None" = None,  # (B, T) of the policy that sampled, nats: for "entropy"
 ) -> "torch.Tensor":  # (B, T) ids
     "Block ids that depend on the responses. Raises ValueError when what they are read from is missing."
+    if rule == "turn":
+        return blocks.turn_blocks(mask)
+    if rule == "entropy":
+        if entropy is None:
+            raise ValueError("actions='entropy' needs entropy, that of the policy that sampled, shape (B, T)")
+        return blocks.entropy_blocks(mask, entropy)
     if rule == "random":
         generator = torch.Generator().manual_seed(seed)  # on the CPU: the same blocks on every device
         return blocks.random_blocks(mask.cpu(), generator=generator).to(mask.device)
@@ -207,6 +259,8 @@ def check_values(
         check_share("overlong_buffer", values["overlong_buffer"], why="a share of the length limit")
     if values.get("confident") is not None:
         check_share("confident", values["confident"], "(]", "a probability; None leaves no token out")
+    if not isinstance(values.get("influence"), FutureWeight | None):
+        raise ValueError(f"influence={values['influence']!r:.100}; pass FutureWeight(), or None for none")
     if not isinstance(values.get("rule", GroupAdvantage()), AdvantageRule):
         raise ValueError(f"rule={values['rule']!r:.100}; pass an advantage rule, e.g. GroupAdvantage()")
 
@@ -235,6 +289,7 @@ class Recipe:
     mask_truncated: bool = False
     confident: float | None = None  # tokens that the policy gave at least this probability are left out of the loss
     source: str = "backbone"  # of a window's later probabilities: "backbone" | "mtp", multi-token prediction modules
+    influence: FutureWeight | None = None  # a factor of the advantages, from what follows each token; None: none
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)  # where each value comes from
 
     def __post_init__(self) -> None:
@@ -260,9 +315,12 @@ class Recipe:
         tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row
         old_logps: "torch.Tensor | None" = None,  # (B, T) the sampler's
         seed: int = 0,
+        entropy: "torch.Tensor | None" = None,  # (B, T) of the policy that sampled, nats
     ) -> "torch.Tensor | None":  # (B, T) ids, to be put into the batch as `blocks`; None where the space needs none
         "Block ids that depend on the responses. Raises ValueError like `response_blocks`."
-        return response_blocks(self.actions, mask, tokens, old_logps, seed) if isinstance(self.actions, str) else None
+        if not isinstance(self.actions, str):
+            return None
+        return response_blocks(self.actions, mask, tokens, old_logps, seed, entropy)
 
     def action_space(self, batch: Mapping[str, Any]) -> "spaces.ActionSpace":
         "The action space for one batch. Raises ValueError when block ids are needed and missing."
@@ -313,6 +371,9 @@ def policy_term(
             f"batch['logps'] has shape {tuple(logps.shape)} and source={recipe.source!r}: (B, T) comes from the"
             " backbone, (B, T, k) from MTPModules"
         )
+    if recipe.influence is not None:
+        change = logps.detach() - old_logps
+        A = recipe.influence.weigh(A, change[..., 0] if change.ndim == 3 else change, mask)  # (B, T)
     return losses.policy_loss(
         logps,
         old_logps,
@@ -374,6 +435,13 @@ def batch_loss(
     return out
 
 # %% ../nbs/lib/recipes.ipynb #re000032
+def wants_reference(
+    recipe: "Recipe",
+) -> bool:
+    "Whether a reference model is asked: for a penalty in the loss, or one in the rewards."
+    return bool(recipe.kl or getattr(recipe.rule, "reward_kl", 0.0))
+
+
 def check_recipe(
     recipe: "Recipe",
 ) -> None:
@@ -385,6 +453,12 @@ def check_recipe(
         raise ValueError(
             f"actions={recipe.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of"
             f" {', '.join(block_rules)}"
+        )
+    reads_actions = getattr(recipe.rule, "macro", 1) == "actions"
+    if reads_actions and not isinstance(recipe.actions, (str, spaces.BlockActions)):
+        raise ValueError(
+            f"macro='actions' takes the recipe's blocks, and actions={recipe.actions!r} has none; give blocks, e.g."
+            " actions='entropy', or a number of tokens to macro"
         )
     if recipe.source == "mtp" and not isinstance(recipe.actions, spaces.WindowActions):
         raise ValueError(
@@ -426,6 +500,10 @@ def _sequence_with_token_gradient() -> "spaces.ActionSpace":
 
 def _sentences() -> str:
     return "sentence"
+
+
+def _segments() -> str:
+    return "entropy"
 
 
 def _windows(
@@ -476,9 +554,10 @@ def value_words(
         return space_words(value)
     if name == "kl_aggregate" and value is None:
         return "as the policy term"
-    if value is None or value is False or (value == 0 and name in ("kl", "entropy", "overlong_buffer")):
+    shares = ("kl", "entropy", "overlong_buffer", "reward_kl")
+    if value is None or value is False or (value == 0 and name in shares):
         return "off"
-    if value is True:
+    if value is True or isinstance(value, FutureWeight):
         return "on"
     if isinstance(value, (tuple, list)):
         return " and ".join(f"{part:g}" for part in dict.fromkeys(value))
@@ -490,7 +569,7 @@ def plain_sources(
 ) -> dict[str, str]:
     "The sources of what most methods share: PPO's surrogate, the policy's own probabilities, nothing beside them."
     unused = ("dual_clip", "kl", "entropy", "drop_dead_groups", "overlong_buffer", "mask_truncated", "confident")
-    return {name: f"off: not in {where}" for name in unused} | {
+    return {name: f"off: not in {where}" for name in (*unused, "influence")} | {
         "surrogate": f"ppo: {where}",
         "kl_estimator": "k3: of a penalty that is off; arXiv 2402.03300, equation 4",
         "kl_aggregate": "as the policy term: of a penalty that is off; arXiv 2402.03300, equation 3",
@@ -573,6 +652,7 @@ _cispo = Preset(
 )
 
 # %% ../nbs/lib/recipes.ipynb #b837a7b1
+_luspo_paper = "LUSPO, arXiv 2602.05261"
 _gspo_paper = "arXiv 2507.18071"
 _gspo_sources = (
     plain_sources(f"GSPO, {_gspo_paper}, equation 5")
@@ -628,6 +708,17 @@ _tepo = Preset(
     space=_sequence,
     values=dict(aggregate="token-mean"),
 )
+_luspo = Preset(
+    sources=plain_sources(_luspo_paper)
+    | _group_std
+    | {
+        "actions": f"sequence: {_luspo_paper}, as GSPO",
+        "aggregate": f"seq-mean-token-sum: {_luspo_paper}: each response's loss, GSPO's, times its length",
+        "clip": f"0.002 and 0.0025: {_luspo_paper}, as TRL's documentation of loss_type='luspo' quotes it",
+    },
+    space=_sequence,
+    values=dict(clip=(2e-3, 2.5e-3), aggregate="seq-mean-token-sum"),
+)
 
 # %% ../nbs/lib/recipes.ipynb #re000043
 _ppo_paper = "arXiv 1707.06347"
@@ -644,10 +735,13 @@ _ppo_sources = plain_sources(f"PPO, {_ppo_paper}") | {
     "value_coef": f"0.1: {_trl_ppo}",
     "value_clip": f"0.2: {_trl_ppo}",
     "value_loss": f"block: of one token here, {_ppo_paper}, equation 9",
+    "block_value": f"mean: of one token here, {_ppo_paper}, equation 9",
     "whiten": f"on: {_trl_ppo}",
+    "advantage_clip": f"off: not in {_trl_ppo}",
+    "reward_kl": f"off: not in the clipped objective of {_ppo_paper}; {_trl_ppo} has 0.05: reward_kl=0.05",
     "clip": f"0.2: {_ppo_paper}, table 1, the best of 0.1, 0.2 and 0.3",
     "aggregate": f"token-mean: {_trl_ppo}: over all tokens of the batch",
-    "kl": f"off: not in the clipped objective of {_ppo_paper}; {_trl_ppo} takes 0.05 k1 off the rewards",
+    "kl": f"off: not in the clipped objective of {_ppo_paper}",
 }
 _ppo = Preset(_ppo_sources, rule=_ppo_rule, values=dict(aggregate="token-mean"))
 _ma_paper = "MA-RLHF, arXiv 2410.02743"
@@ -668,10 +762,13 @@ _ma_rlhf = Preset(
         "value_coef": f"0.1: {_trl_ppo}; {_ma_code}, trains the critic apart, at a rate of its own",
         "value_clip": f"0.2: {_ma_code}, ppo_trainer.py",
         "value_loss": f"token: {_ma_code}, ppo_trainer.py: each token's value against its block's return",
+        "block_value": f"mean: {_ma_paper}, section 3; {_ma_code}, run_gemma.sh: equal weights",
+        "advantage_clip": f"off: not in {_ma_code}",
+        "reward_kl": f"off: {_ma_code}, run_gemma.sh, has 0.05: reward_kl=0.05",
         "whiten": f"on: as PPO, so that macro=1 is PPO to the bit; {_ma_code}, does not whiten: whiten=False",
         "clip": f"0.2: {_ma_code}, ppo_trainer.py",
         "aggregate": f"token-mean: {_ma_code}, ppo_trainer.py",
-        "kl": f"off: {_ma_code}, takes 0.05 k1 off the reward of each token, which is not included",
+        "kl": f"off: {_ma_code}, has its penalty in the rewards: reward_kl",
     },
     rule=replace(_ppo_rule, macro=5, value_loss="token"),
     values=dict(aggregate="token-mean"),
@@ -751,6 +848,56 @@ _mpo_bases = {
         values=dict(aggregate="token-mean"),
     ),
 }
+_fipo_paper = "FIPO, arXiv 2603.19835"
+_swift_fipo = "ms-swift's documentation of loss_type='fipo'"
+_fipo = Preset(
+    sources=dict(_dapo.sources)
+    | {
+        "influence": (
+            f"on: {_fipo_paper}, {_swift_fipo}: a half-life of 32 tokens, bounds of 1 and 1.2, guarded from a ratio of"
+            " 4 on; tokens of a ratio above 10 are left out of the sum, as the official script has it"
+        ),
+        "dual_clip": f"10: the official script of {_fipo_paper}, after {_swift_fipo}",
+        "clip": f"0.2 and 0.28: DAPO's, whose loss {_fipo_paper}, keeps",
+    },
+    values=dict(_dapo.values) | dict(influence=FutureWeight(largest=10.0), dual_clip=10.0),
+)
+_sapo_paper = "Segment-Aligned Policy Optimization, arXiv 2605.01327"
+_sapo_code = "the official code, Graysonicc/SAPO"
+_sapo_segment = Preset(
+    sources=plain_sources(_sapo_paper)
+    | {
+        "actions": f"entropy: {_sapo_code}, core_algos.py: ends at the 30% of tokens with the highest entropy",
+        "advantage": f"gae: {_sapo_code}, core_algos.py: over segments, each with its sum of rewards",
+        "critic": f"shared: this library's, for memory; {_sapo_code}, has a model of its own: critic='separate'",
+        "gamma": f"1: {_sapo_code}, run_sapo.sh",
+        "lam": f"0.99: {_sapo_code}, run_sapo.sh",
+        "macro": f"actions: {_sapo_code}: actor and critic cut alike, by the entropies of the policy that sampled",
+        "repeats": f"off: of lengths that are drawn; {_sapo_code}, draws none",
+        "value_coef": f"0.1: {_trl_ppo}; {_sapo_code}, trains the critic apart, at a rate of its own",
+        "value_clip": f"0.5: {_sapo_code}, ppo_trainer.yaml",
+        "value_loss": f"last: {_sapo_code}, core_algos.py: end tokens alone",
+        "block_value": f"last: {_sapo_code}, core_algos.py: the value at a segment's end token",
+        "whiten": f"on: {_sapo_code}, core_algos.py",
+        "advantage_clip": f"5: {_sapo_code}, core_algos.py",
+        "reward_kl": f"0.001: {_sapo_code}, run_sapo.sh: k1 in the rewards; the size is ppo_trainer.yaml's",
+        "clip": f"0.2 and 0.28: {_sapo_code}, run_sapo.sh",
+        "dual_clip": f"3: {_sapo_code}, ppo_trainer.yaml",
+        "aggregate": f"token-mean: {_sapo_code}, ppo_trainer.yaml",
+    },
+    space=_segments,
+    rule=CriticAdvantage(
+        lam=0.99,
+        macro="actions",
+        value_clip=0.5,
+        value_loss="last",
+        block_value="last",
+        whiten=True,
+        advantage_clip=5.0,
+        reward_kl=1e-3,
+    ),
+    values=dict(clip=(0.2, 0.28), aggregate="token-mean", dual_clip=3.0),
+)
 _lpo_paper = "LPO, Ling 2.0, arXiv 2510.22115, section 4.2.2"
 _lpo = Preset(
     sources=plain_sources(_lpo_paper)
@@ -779,10 +926,13 @@ recipes: dict[str, Preset] = dict(
     cispo=_cispo,
     lpo=_lpo,
     tepo=_tepo,
+    luspo=_luspo,
+    fipo=_fipo,
     ppo=_ppo,
     ma_rlhf=_ma_rlhf,
     vineppo=_vineppo,
     spo_chain=_spo_chain,
+    sapo_segment=_sapo_segment,
 )
 
 # %% ../nbs/lib/recipes.ipynb #re000049

@@ -102,6 +102,18 @@ def perplexing(ref_logps):
     return opened([i > 0 and math.exp(-ref_logps[i]) > math.exp(-ref_logps[i - 1]) for i in range(len(ref_logps))])
 
 
+def undecided(entropy, share):
+    "Ids of segments that end at the ceil(share * T) largest entropies, the earlier of equals, and at the last token."
+    wanted = math.ceil(round(share * len(entropy), 9))
+    ranked = sorted(range(len(entropy)), key=lambda i: (-entropy[i], i))[:wanted]
+    ids = []
+    block = 0
+    for i in range(len(entropy)):
+        ids.append(block)
+        block += i in ranked
+    return ids
+
+
 def members(ids_row):
     "The kept tokens of each block, as indices among the kept tokens: ids along kept tokens -> list of lists."
     return [[i for i, block in enumerate(ids_row) if block == b] for b in range(max(ids_row, default=-1) + 1)]
@@ -134,6 +146,10 @@ def block_ratio(delta, ids_row, reduce="mean"):
 
 def sequence_ratio(delta):
     return [sum(delta) / len(delta)] * len(delta) if delta else []
+
+
+def decay_ratio(delta, gamma):
+    return [sum(gamma**n * d for n, d in enumerate(delta[t:])) for t in range(len(delta))]
 
 
 def own_gradient(values, own):

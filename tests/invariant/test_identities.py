@@ -98,6 +98,25 @@ def test_equal_lengths_make_the_aggregates_agree(T, seed, rewards, scale):
     same(run(recipe("dr_grpo"), batch | dict(max_length=T)), run(recipe("grpo", advantage="group-mean"), batch))
 
 
+@given(batches, seeds, outcomes, st.sampled_from([5e-4, 3e-3, 0.3]))
+def test_tepo_is_luspo_up_to_the_denominator(mask, seed, rewards, scale):
+    "sum_i T_i PC(s_i, A_i) over sum_i T_i, and over the responses: loss and gradient differ by the factor alone."
+    batch = draw(mask, seed, rewards, scale)
+    factor = float(mask.sum()) / ROWS
+    (tepo, ours), (luspo, theirs) = (run(recipe(name, clip=(2e-3, 2.5e-3)), batch) for name in ("tepo", "luspo"))
+    close(tepo.loss * factor, luspo.loss)
+    close(ours * factor, theirs)
+    close(tepo.credit * factor, luspo.credit)
+
+
+@given(st.integers(1, 8), seeds, outcomes)
+def test_luspo_of_equal_lengths_is_gspo_times_the_length(T, seed, rewards):
+    batch = draw(torch.ones(ROWS, T), seed, rewards, 5e-4)
+    (one, g), (other, h) = (run(recipe(name, clip=(3e-4, 4e-4)), batch) for name in ("luspo", "gspo"))
+    close(one.loss, T * other.loss)
+    close(g, T * h)
+
+
 @given(batches, seeds, outcomes)
 def test_one_token_responses_make_gspo_grpo(mask, seed, rewards):
     first = mask.long() * (mask.long().cumsum(1) == 1)

@@ -27,8 +27,10 @@ from mpo_nb.training.trainer import Trainer
 
 KL = dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')
 JOBS = {
-    name: dict(recipe=name) for name in recipes if name not in ("grpo", "gspo_token", "tepo", "spo_chain")
-} | dict(  # each of these four takes the way of another one
+    name: dict(recipe=name)
+    for name in recipes
+    if name not in ("grpo", "gspo_token", "tepo", "luspo", "fipo", "spo_chain")
+} | dict(  # each of these six takes the way of another one
     penalties=dict(recipe="mpo", steps=2, eval_every=1, **KL),
     adapters=dict(lora_rank=4, **KL),
     random=dict(recipe_options='{"base": "grpo"}', recipe="mpo", k=3),

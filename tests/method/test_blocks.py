@@ -8,11 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mpo_nb.blocks import (
+    block_ends,
     block_mean,
     block_sizes,
     block_sum,
     blocks_from_starts,
     delimiter_blocks,
+    entropy_blocks,
     fixed_blocks,
     perplexity_blocks,
     random_blocks,
@@ -173,6 +175,35 @@ def test_tokens_need_not_reach_into_the_padding():
     ]
 
 
+@given(masks(max_tokens=12), seeds, st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.7, 1.0]), st.booleans())
+def test_entropy_blocks(mask, seed, share, ties):
+    "Segments end at the ceil(share * T) highest entropies and at the last token; a share of 1 is the token."
+    entropy = 2 * torch.rand(mask.shape, generator=generator(seed), dtype=torch.double)
+    entropy = poison(entropy.round() if ties else entropy, mask)
+    rows = [ref.undecided([float(x) for x in row], share) for row in ref.gather(entropy, mask)]
+    same(entropy_blocks(mask, entropy, share), mask, rows)
+    assert torch.equal(entropy_blocks(mask, entropy, 1.0), token_blocks(mask))
+    ends = block_ends(entropy_blocks(mask, entropy, share))
+    for row, positions in zip(ends.tolist(), ref.kept(mask)):
+        last = {block[-1] for block in ref.members(rows.pop(0))}
+        assert [t for t, end in enumerate(row) if end] == [positions[i] for i in sorted(last)]
+
+
+@pytest.mark.parametrize("T, share, ends", [(10, 0.7, 7), (10, 0.3, 3), (30, 0.1, 3), (7, 0.3, 3), (1, 0.01, 1)])
+def test_a_share_of_tokens_is_rounded_up_once(T, share, ends):
+    "0.7 * 10 is a little more than 7 in binary, and still 7 tokens."
+    entropy = torch.arange(T, 0, -1.0)[None]
+    ids = entropy_blocks(torch.ones(1, T), entropy, share)
+    assert len(block_sizes(ids)[0]) == min(ends + 1, T)
+
+
+def test_entropies_across_a_reply():
+    mask = torch.tensor([[1, 1, 0, 1, 1]])
+    entropy = torch.tensor([[0.1, 0.2, 9.0, 0.3, 2.0]])
+    assert entropy_blocks(mask, entropy, 0.1).tolist() == [[0, 0, -1, 0, 0]]
+    assert entropy_blocks(mask, entropy, 0.1, "end").tolist() == [[0, 0, -1, 1, 1]]
+
+
 @given(masks(), seeds, st.sampled_from([0.3, 0.9, 1.0]), st.integers(1, 4))
 def test_surprise_blocks(mask, seed, threshold, interval):
     logps = torch.rand(mask.shape, generator=generator(seed), dtype=torch.double).log() / 2
@@ -285,6 +316,10 @@ MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
         (lambda: surprise_blocks(MASK, torch.zeros(2, 3), interval=0), ["interval=0", "at least 1"]),
         (lambda: perplexity_blocks(MASK, torch.zeros(3, 3)), ["ref_logps", "(3, 3)", "(2, 3)"]),
         (lambda: blocks_from_starts(torch.zeros(2, 1), MASK), ["starts", "(2, 1)", "(2, 3)"]),
+        (lambda: entropy_blocks(MASK, torch.ones(2, 3), 0.0), ["share=0.0", "(0, 1]"]),
+        (lambda: entropy_blocks(torch.ones(1, 2), torch.tensor([[1.0, ref.NAN]])), ["entropy is NaN"]),
+        (lambda: entropy_blocks(MASK, torch.ones(2, 2)), ["entropy has shape (2, 2)"]),
+        (lambda: random_blocks(MASK, repeats=0), ["repeats=0"]),
         (lambda: delimiter_blocks(MASK, [["a"] * 3], ";"), ["tokens", "1 rows", "2"]),
         (lambda: delimiter_blocks(MASK, [["a"], ["a"]], ";"), ["tokens[0]", "1 strings", "position 1"]),
         (lambda: delimiter_blocks(MASK, [["a"] * 3] * 2, ()), ["ends=()", "at least one"]),

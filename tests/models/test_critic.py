@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mpo_nb.advantages import boundary_advantages, distribute
-from mpo_nb.blocks import block_mean, block_sizes, fixed_blocks
+from mpo_nb.blocks import block_mean, block_sizes, entropy_blocks, fixed_blocks
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.critic import Critic
 from mpo_nb.recipes import recipe
@@ -75,7 +75,7 @@ def test_recipes_that_cannot_be(name, options, message):
 
 
 def test_recipes_that_need_values_say_so():
-    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain"):
+    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain", "sapo_segment"):
         with pytest.raises(ValueError, match="needs values"):
             recipe(name).advantages(torch.ones(4), 2)
     assert (
@@ -165,6 +165,52 @@ def test_the_value_loss_of_macro_actions_compares_tokens_or_blocks(tmp_path):
     assert losses["token"] > losses["block"]
 
 
+def test_segments_are_cut_once_for_actor_and_critic(tmp_path):
+    """By the entropies of the policy that sampled, kept with the batch: the same after an update. The critic learns at
+    the segments' last tokens; advantages stay within 5; the penalty in the rewards asks for a reference."""
+    run = trainer(tmp_path, recipe="sapo_segment")
+    batch = run.collect(1)
+    mask = batch.rollout.mask
+    assert torch.equal(batch.blocks, entropy_blocks(mask, batch.entropy)) and torch.equal(batch.blocks, batch.macro)
+    assert batch.entropy[mask].isfinite().all() and batch.ref_logps is not None
+    assert float(batch.advantages.abs().max()) <= 5
+    cut = batch.blocks.clone()
+    kept = [batch.macro.clone(), batch.returns.clone()]
+    ((*_, loss),) = run.learner.accumulate(batch, torch.arange(16), 1)
+    ends = [(b, block[-1]) for b in range(16) for block in block_members(batch.macro[b])]
+    values = run.policy.scores(batch.rollout.rows(torch.arange(16))).values.detach()
+    wanted = [0.5 * float(values[place] - batch.returns[place]) ** 2 for place in ends]
+    assert loss == pytest.approx(sum(wanted) / len(ends), rel=1e-4)
+    run.learner.update(batch, 1)
+    assert torch.equal(batch.blocks, cut) and all(torch.equal(a, b) for a, b in zip(kept, [batch.macro, batch.returns]))
+
+
+def block_members(row):
+    "The places of each block's tokens in one row of ids."
+    return [(row == n).nonzero()[:, 0].tolist() for n in range(int(row.max()) + 1)]
+
+
+def test_a_penalty_in_the_rewards(tmp_path):
+    "k1 to the reference comes off each token's reward: with lambda 1 the advantage loses all that is still to come."
+    found = {}
+    for coefficient in (0.0, 0.5):
+        options = dict(reward_kl=coefficient, whiten=False, lam=1.0)
+        run = trainer(tmp_path / str(coefficient), recipe="ppo", recipe_options=options)
+        assert (run.policy.reference is not None) == (coefficient > 0)
+        if coefficient:
+            for p in run.policy.reference.parameters():
+                p.data.mul_(1.01)  # a reference of its own
+        found[coefficient] = run.collect(1)
+    plain, penalised = found[0.0], found[0.5]
+    mask = plain.rollout.mask
+    k1 = torch.where(mask, penalised.old_logps - penalised.ref_logps, 0)
+    to_come = k1.flip(1).cumsum(1).flip(1)
+    assert float(k1.abs().max()) > 1e-3
+    torch.testing.assert_close(
+        torch.where(mask, plain.advantages - 0.5 * to_come, 0), penalised.advantages, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_whitened_advantages_of_sampled_values(tmp_path):
     "Mean 0 and deviation 1 over the tokens that are trained; the other tokens' advantages have no part in it."
     for name, options in (("vineppo", dict(boundaries=5)), ("spo_chain", {})):
@@ -192,6 +238,7 @@ def test_mpo_of_one_token_over_ppo_is_ppo(tmp_path):
     [
         dict(recipe="ppo"),
         dict(recipe="ma_rlhf", recipe_options=dict(macro=3)),
+        dict(recipe="sapo_segment"),
         dict(recipe="ppo", recipe_options=dict(critic="separate")),
         dict(recipe="mpo", k=3, source="mtp", mtp_warmup_steps=0, recipe_options=dict(base="ppo")),
         dict(recipe="ppo", lora_rank=2),
@@ -248,6 +295,8 @@ def content(folder):
         dict(recipe="ppo"),
         dict(recipe="ppo", recipe_options=dict(critic="separate")),
         dict(recipe="ma_rlhf", recipe_options=dict(macro=(1, 2, 3))),
+        dict(recipe="sapo_segment"),
+        dict(recipe="fipo", recipe_options=dict(drop_dead_groups=False)),
         dict(recipe="vineppo", recipe_options=dict(boundaries=6, continuations=2)),
         dict(recipe="spo_chain", recipe_options=dict(continuations=2)),
         dict(recipe="mpo", recipe_options=dict(base="ppo"), lora_rank=2),
@@ -271,7 +320,7 @@ def test_a_run_that_goes_on_ends_where_one_that_was_never_stopped_does(options, 
     assert all(math.isfinite(t["advantage"]) for t in traces)
     if options["recipe"] in ("vineppo", "spo_chain"):
         assert all(row["value_tokens"] > 0 and 0 < row["value_tokens_share"] < 1 for row in rows)
-    else:
+    elif options["recipe"] != "fipo":
         assert (
             all(row["value_loss"] > 0 and "explained_variance" in row for row in rows)
             and rows[0]["value_mean"] == 0 != rows[-1]["value_mean"]

@@ -146,7 +146,7 @@ def test_every_recipe_trains(name, tmp_path):
     assert len(rows) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("rule", ["sentence", "surprise", "random", 5])
+@pytest.mark.parametrize("rule", ["sentence", "surprise", "random", "entropy", 5])
 def test_blocks_by_any_rule_train_and_are_drawn_again_alike(rule, tmp_path):
     options = dict(recipe="lpo", recipe_options=json.dumps({"actions": rule}), steps=4, checkpoint_every=2)
     whole = Trainer(small(tmp_path / "whole", **options)).fit()
