@@ -348,7 +348,7 @@ class Learner:
             for micro in micros:
                 meter.add(micro.out, micro.mask, micro.advantages, micro.entropy, number)
             value_losses.append(sum(micro.value_loss for micro in micros))
-            if number == 0:
+            if number == 0 and not batch.age:  # an older batch differs by what was learnt since
                 more["logp_mismatch"] = self.compare(batch, rows)
             norm = take_step(self.optimizer, self.scaler, self.policy.trained, c.max_grad_norm, processes)
             if norm is None:
