@@ -15,6 +15,7 @@ STUDIES = (
     "off_policy",
     "pretrained",
     "ratio_spread",
+    "same_drift",
     "sample_traces",
     "tiny_model",
 )
