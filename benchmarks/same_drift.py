@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -69,7 +69,7 @@ FILE = Path(__file__).resolve().parents[1] / "nbs" / "studies" / "same_drift.csv
 class Key:
     "What makes a run."
 
-    role: str  # "choose" a learning rate, or "evaluate"
+    role: str  # "start": the first policy, untrained; "choose" a learning rate; "evaluate"
     regime: str
     method: str
     range: float
@@ -167,16 +167,17 @@ def judged(trainer: Trainer) -> dict[str, float]:
 
 
 def train(key: Key) -> dict[str, float]:
-    "One run, from the packaged model to its numbers."
+    "One run, from the packaged model to its numbers; those of training are NaN where there was none."
     model, tokenizer, task = start()
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(output=folder, lr=key.lr, seed=key.seed, **SETTINGS, **REGIMES[key.regime])
         trainer = Run(config, copy.deepcopy(model), tokenizer, task, recipe_of(key.method, key.range))
-        rows = [trainer.step(step) for step in range(1, config.steps + 1)]
+        steps = range(1, config.steps + 1) if key.role != "start" else ()
+        rows = [trainer.step(step) for step in steps]
         found = judged(trainer)
     for name in NUMBERS:
         if name not in found:
-            found[name] = sum(row[name] for row in rows) / len(rows)
+            found[name] = sum(row[name] for row in rows) / len(rows) if rows else math.nan
     return found
 
 
@@ -213,6 +214,12 @@ def chosen_rate(runs: dict[Key, dict[str, float]], method: str) -> float:
     return max(means, key=means.__getitem__)
 
 
+def starting_keys() -> Iterator[Key]:
+    "The first policy, judged with the random numbers of each seed."
+    for seed in SEEDS:
+        yield Key("start", "lag 0", "token", 1.0, RATES[0], seed)
+
+
 def choosing_keys() -> Iterator[Key]:
     "The runs that choose the learning rates."
     for seed in CHOOSING:
@@ -221,8 +228,9 @@ def choosing_keys() -> Iterator[Key]:
                 yield Key("choose", "lag 16", method, 1.0, lr, seed)
 
 
-def evaluating_keys(runs: dict[Key, dict[str, float]], regime: str) -> Iterator[Key]:
+def evaluating_keys(regime: str, path: Path) -> Iterator[Key]:
     "The runs that a regime is judged by. Without a lag every ratio is 1: one range, and the token's learning rate."
+    runs = read(path)
     fresh = regime == "lag 0"
     for seed in SEEDS:
         for scale in (1.0,) if fresh else RANGES:
@@ -232,10 +240,10 @@ def evaluating_keys(runs: dict[Key, dict[str, float]], regime: str) -> Iterator[
 
 def make(path: Path, regimes: tuple[str, ...] = tuple(REGIMES), say=print):
     "Make the runs that a file does not hold yet."
-    for regime in (None, *regimes):
-        runs = read(path)
-        for key in choosing_keys() if regime is None else list(evaluating_keys(runs, regime)):
-            if key not in runs:
+    stages = [starting_keys, choosing_keys, *(partial(evaluating_keys, regime, path) for regime in regimes)]
+    for stage in stages:
+        for key in stage():
+            if key not in read(path):
                 write(path, key, train(key))
                 say(key, flush=True)
 

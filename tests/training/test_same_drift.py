@@ -72,7 +72,8 @@ def test_its_file_is_taken_up(study, tmp_path):
     path = tmp_path / "runs.csv"
     made = []
     study.make(path, ("lag 16",), lambda key, **_: made.append(key))
-    assert len(made) == 2 + 4 and list(study.read(path)) == made
+    assert len(made) == 1 + 2 + 4 and [key.role for key in made[:2]] == ["start", "choose"]
+    assert list(study.read(path)) == made and study.read(path)[made[0]]["exact_kl"] == pytest.approx(0, abs=1e-12)
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)
     path.write_text("".join(lines[:4]))
