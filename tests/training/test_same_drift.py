@@ -59,13 +59,13 @@ def test_the_drift_is_a_divergence(study):
     from mpo_nb.sampling import rollout
 
     r = rollout(model, tokenizer, ["1+2+3=", "4+5="], 4, 24, seed=0)
-    assert study.drift(model, r)["exact_kl"] == pytest.approx(0, abs=1e-12) == exact_kl(model, model, r)
+    assert study.drift(model, r)["exact_kl"] == pytest.approx(0, abs=1e-12)
     moved, *_ = study.load("tiny", device="cpu", precision="float32", quiet=True)
     with torch.no_grad():
         moved.get_output_embeddings().weight.add_(0.05)
         moved.get_output_embeddings().weight[7].mul_(1.5)
     far = study.drift(moved, r)
-    assert far["exact_kl"] == pytest.approx(exact_kl(moved, model, r)) > 1e-4
+    assert far["exact_kl"] > 1e-4 and far["exact_kl"] == pytest.approx(exact_kl(moved, model, r))
     assert far["exact_kl_response"] == pytest.approx(far["exact_kl"] * far["response_length"])
 
 
