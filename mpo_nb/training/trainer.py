@@ -150,8 +150,8 @@ class Trainer:
             return self.recorder.metrics()
 
     def evaluate(self) -> dict[str, float]:
-        """Sampled and greedy accuracy on the held-out problems, pass@k where each is sampled several times, all with 95%
-        intervals; the same random numbers every time."""
+        """Sampled and greedy accuracy on the held-out problems, pass@k where each is sampled several times, all with
+        95% intervals; the same random numbers every time."""
         return held_out(self.setup, self.sampler)
 
     def save(self) -> None:
