@@ -121,7 +121,8 @@ class QueueFiles:
     def save_pretrained(self, folder: Path) -> None:
         "Write them into a folder; no file where there are none."
         if self.tensors:
-            save_file({name: x.contiguous().cpu() for name, x in self.tensors.items()}, folder / self.name)
+            own = {name: x.cpu().contiguous().clone() for name, x in self.tensors.items()}  # the file takes no views
+            save_file(own, folder / self.name)
 
 # %% ../../nbs/lib/training/queue.ipynb #1e14d7f2
 def restored(

@@ -349,13 +349,13 @@ def test_killed_with_batches_that_wait(where, call, context, whole_lag, tmp_path
     assert content(tmp_path) == whole_lag
 
 
-@pytest.mark.parametrize("recipe", ["mpo", "dapo"])
-def test_a_run_with_a_lag_goes_on_where_it_stopped(recipe, tmp_path, recwarn):
+@pytest.mark.parametrize("recipe, room", [("mpo", 0), ("dapo", 12)])  # 12 tokens: every response is cut off there
+def test_a_run_with_a_lag_goes_on_where_it_stopped(recipe, room, tmp_path, recwarn):
     "In one process: a run that is longer than was asked for first, one that Ctrl-C stopped while it sampled."
     from mpo_nb.config import TrainConfig
     from mpo_nb.training.trainer import Trainer
 
-    options = CONFIG | dict(lag=3, recipe=recipe, eval_every=0, checkpoint_every=2)
+    options = CONFIG | dict(lag=3, recipe=recipe, eval_every=0, checkpoint_every=2, max_new_tokens=room)
 
     def fit(name, **more):
         return Trainer(TrainConfig(output=str(tmp_path / name), **options | more)).fit()
