@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import pandas as pd
 import torch
 
 from mpo_nb.actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
@@ -166,7 +167,7 @@ def judged(trainer: Trainer) -> dict[str, float]:
     ) | drift(trainer.model, r.rows(torch.arange(len(r.texts))[READ]))
 
 
-def train(key: Key) -> dict[str, float]:
+def trained(key: Key) -> dict[str, float]:
     "One run, from the packaged model to its numbers; those of training are NaN where there was none."
     model, tokenizer, task = start()
     with tempfile.TemporaryDirectory() as folder:
@@ -238,14 +239,15 @@ def evaluating_keys(regime: str, path: Path) -> Iterator[Key]:
                 yield Key("evaluate", regime, method, scale, chosen_rate(runs, "token" if fresh else method), seed)
 
 
-def make(path: Path, regimes: tuple[str, ...] = tuple(REGIMES), say=print):
+def train(path: Path, regimes: tuple[str, ...] = tuple(REGIMES), say=print) -> pd.DataFrame:  # a row for each run
     "Make the runs that a file does not hold yet."
     stages = [starting_keys, choosing_keys, *(partial(evaluating_keys, regime, path) for regime in regimes)]
     for stage in stages:
         for key in stage():
             if key not in read(path):
-                write(path, key, train(key))
+                write(path, key, trained(key))
                 say(key, flush=True)
+    return pd.read_csv(path)
 
 
 if __name__ == "__main__":
@@ -254,4 +256,4 @@ if __name__ == "__main__":
     parser.add_argument("--file", type=Path, default=FILE)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    make(asked.file, tuple(asked.regimes))
+    train(asked.file, tuple(asked.regimes))

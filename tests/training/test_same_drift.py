@@ -44,14 +44,14 @@ def test_its_runs_are_those_of_a_plain_trainer(study, tmp_path):
     "What the first policy sampled is shared, and what is never trained on is not sampled: neither changes a number."
     key = study.Key("evaluate", "lag 16", "token", 1.0, 1e-4, 7)
     other = study.Key("evaluate", "lag 16", "whole response", 1.0, 1e-4, 7)
-    study.train(other)  # fills what is shared
-    found = study.train(key)
+    study.trained(other)  # fills what is shared
+    found = study.trained(key)
     config = TrainConfig(output=str(tmp_path), lr=1e-4, seed=7, **study.SETTINGS, **study.REGIMES["lag 16"])
     plain = Trainer(config, recipe=recipe("grpo", actions=TokenActions()))
     rows = plain.fit()
     assert found["clip_fraction"] == sum(row["clip_fraction"] for row in rows) / 4
     assert {name: found[name] for name in study.judged(plain)} == study.judged(plain)
-    assert found != study.train(other)
+    assert found != study.trained(other)
 
 
 def test_the_drift_is_a_divergence(study):
@@ -72,13 +72,13 @@ def test_the_drift_is_a_divergence(study):
 def test_its_file_is_taken_up(study, tmp_path):
     path = tmp_path / "runs.csv"
     made = []
-    study.make(path, ("lag 16",), lambda key, **_: made.append(key))
+    study.train(path, ("lag 16",), lambda key, **_: made.append(key))
     assert len(made) == 1 + 2 + 4 and [key.role for key in made[:2]] == ["start", "choose"]
     assert list(study.read(path)) == made and study.read(path)[made[0]]["exact_kl"] == pytest.approx(0, abs=1e-12)
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)
     path.write_text("".join(lines[:4]))
     again = []
-    study.make(path, ("lag 16",), lambda key, **_: again.append(key))
+    study.train(path, ("lag 16",), lambda key, **_: again.append(key))
     assert again == made[3:] and path.read_text() == whole
     assert {key.lr for key in made} == {1e-4} and study.chosen_rate(study.read(path), "token") == 1e-4
