@@ -186,10 +186,11 @@ def test_a_run_lives_through_it(name, failed):
     assert_close(computed(found), computed(wanted), 1e-5 if name == "memory" else 0)
 
 
-# Kill and resume
+# Kill and resume, with a batch that waits in every checkpoint
 
 RUN = dict(
     steps=4,
+    lag=1,
     prompts_per_step=3,
     group_size=4,
     epochs=1,

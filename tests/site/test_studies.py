@@ -24,6 +24,7 @@ STUDIES = (
     "off_policy",
     "pretrained",
     "ratio_spread",
+    "same_drift",
     "sample_traces",
     "tiny_model",
 )

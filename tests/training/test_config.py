@@ -53,6 +53,7 @@ RANGES = dict(
     trace_every=[-1],
     trace_groups=[0],
     warmup_steps=[-1],
+    lag=[-1],
     mtp_warmup_steps=[-1],
     mtp_warmup_problems=[1],
     k=[0],
