@@ -10,10 +10,12 @@ import pytest
 SWITCH = "make_again = False  # True: make the study again, and overwrite its files"
 STUDIES = (
     "boundaries",
+    "gradient_direction",
     "k_and_future",
     "look_ahead",
     "off_policy",
     "pretrained",
+    "pretrained_seeds",
     "ratio_spread",
     "sample_traces",
     "tiny_model",
