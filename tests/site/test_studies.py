@@ -19,10 +19,12 @@ from mpo_nb.runs.ratios import stack_traces
 SWITCH = "make_again = False  # True: make the study again, and overwrite its files"
 STUDIES = (
     "boundaries",
+    "gradient_direction",
     "k_and_future",
     "look_ahead",
     "off_policy",
     "pretrained",
+    "pretrained_seeds",
     "ratio_spread",
     "same_drift",
     "sample_traces",
