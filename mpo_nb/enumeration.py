@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['check_size', 'all_responses', 'table_rows', 'TabularCase', 'expected_reward', 'collect_credit', 'reward_gradient',
            'exact_values', 'exact_advantages', 'Granularity', 'granularities', 'rollout_loss', 'Estimate', 'row_visits',
-           'step_nats', 'position_rows', 'estimate', 'equal_share_clip', 'numbered_normals', 'interacting_rewards',
-           'action_advantages', 'drifted', 'numbered_case', 'compare_estimates']
+           'step_nats', 'position_rows', 'expected_gradient', 'estimate', 'score_sizes', 'equal_share_clip',
+           'numbered_normals', 'interacting_rewards', 'action_advantages', 'drifted', 'numbered_case',
+           'compare_estimates']
 
 # %% ../nbs/lib/enumeration.ipynb #enum0003
 import math
@@ -288,14 +289,26 @@ def position_rows(
     positions: range | None,  # of a response; None: all
 ) -> Tensor:  # (R, 1) float64, 1 on the rows of these positions
     "Which rows of the table belong to some positions. Raises ValueError for no positions, or ones that are not there."
-    inside = torch.zeros_like(case.logits[:, :1])
-    chosen = range(case.length) if positions is None else positions
-    if not chosen or not all(0 <= t < case.length for t in chosen):
+    if positions is None:
+        return torch.ones_like(case.logits[:, :1])
+    if not positions or not all(0 <= t < case.length for t in positions):
         raise ValueError(f"positions={positions}; name some of the {case.length} positions, from 0")
-    inside[case.rows[:, list(chosen)].unique()] = 1
+    inside = torch.zeros_like(case.logits[:, :1])
+    for t in positions:
+        inside[case.rows[:, t]] = 1
     return inside
 
 
+def expected_gradient(
+    case: TabularCase,  # two policies and a reward
+    kind: Granularity,  # from `granularities`
+    clip: tuple[float, float] | None = (0.2, 0.2),  # ratios in [1-low, 1+high]; None: no clipping
+    lam: float | None = None,  # as in `exact_advantages`
+) -> Tensor:  # (R, V)
+    "What a batch of very many rollouts hands to the table."
+    return collect_credit(case, rollout_loss(case, kind, clip, lam).credit, case.drawn)
+
+# %% ../nbs/lib/enumeration.ipynb #enum0022
 def estimate(
     case: TabularCase,  # two policies and a reward
     kind: Granularity,  # from `granularities`
@@ -310,9 +323,7 @@ def estimate(
     if float(truth.abs().max()) <= 1e-12 * float(case.rewards.abs().max()):
         raise ValueError("rewards: the expected reward has no gradient here; give rewards that differ")
     gradient = collect_credit(case, loss.credit, case.drawn) * inside
-    scores = torch.eye(case.vocabulary).double() - case.logits.softmax(1)[:, None]  # (R, V, V): of each choice
-    squares = scores.square().sum(-1) * inside  # (R, V)
-    nats = step_nats(case, scores.transpose(0, 1)).T * inside  # (R, V)
+    squares, nats = (size * inside for size in score_sizes(case))  # (R, V) both
     weight = case.drawn[:, None] * loss.credit.square()  # (N, T)
     place = (case.rows, case.tokens)
     mean, true = (float(step_nats(case, step).sum()) for step in (gradient, truth))
@@ -324,7 +335,15 @@ def estimate(
         float((case.drawn * loss.clipped.double().mean(1)).sum()),
     )
 
-# %% ../nbs/lib/enumeration.ipynb #enum0024
+
+def score_sizes(
+    case: TabularCase,  # two policies and a reward
+) -> tuple[Tensor, Tensor]:  # squared length (R, V), and twice the nats of a step along it (R, V)
+    "How large the gradient of one choice's log-probability is."
+    scores = torch.eye(case.vocabulary).double() - case.logits.softmax(1)[:, None]  # (R, V, V): of each choice
+    return scores.square().sum(-1), step_nats(case, scores.transpose(0, 1)).T
+
+# %% ../nbs/lib/enumeration.ipynb #enum0025
 def equal_share_clip(
     case: TabularCase,  # two policies and a reward
     kind: Granularity,  # from `granularities`
@@ -352,7 +371,7 @@ def equal_share_clip(
     scale = low if clipped(low) - share < share - clipped(high) else high
     return 1 - (1 - clip[0]) ** scale, (1 + clip[1]) ** scale - 1
 
-# %% ../nbs/lib/enumeration.ipynb #enum0026
+# %% ../nbs/lib/enumeration.ipynb #enum0027
 def _mixed(x: np.ndarray[tuple[int, ...], np.dtype[np.uint32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint32]]:
     "A hash of 32 bits (C. Wellons, lowbias32)."
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
@@ -373,7 +392,7 @@ def numbered_normals(
     uniform = torch.from_numpy((_mixed(places).astype(np.float64) + 0.5) / 2**32).view(n, 2)
     return (-2 * uniform[:, 0].log()).sqrt() * (2 * math.pi * uniform[:, 1]).cos()
 
-# %% ../nbs/lib/enumeration.ipynb #enum0029
+# %% ../nbs/lib/enumeration.ipynb #enum0030
 def interacting_rewards(
     seed: int,  # of the case
     vocabulary: int,  # V
@@ -395,7 +414,7 @@ def interacting_rewards(
         return (rewards > rewards.quantile(0.75)).double()
     return (rewards - rewards.mean()) / rewards.std(correction=0)
 
-# %% ../nbs/lib/enumeration.ipynb #enum0031
+# %% ../nbs/lib/enumeration.ipynb #enum0032
 def action_advantages(
     case: TabularCase,  # two policies and a reward
 ) -> Tensor:  # (R, V)
