@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['check_size', 'all_responses', 'table_rows', 'TabularCase', 'expected_reward', 'collect_credit', 'reward_gradient',
            'exact_values', 'exact_advantages', 'Granularity', 'granularities', 'rollout_loss', 'Estimate', 'row_visits',
-           'step_nats', 'position_rows', 'expected_gradient', 'estimate', 'score_sizes', 'equal_share_clip',
-           'numbered_normals', 'interacting_rewards', 'action_advantages', 'drifted', 'numbered_case',
-           'compare_estimates']
+           'step_nats', 'position_rows', 'inner_positions', 'expected_gradient', 'estimate', 'score_sizes',
+           'equal_share_clip', 'numbered_normals', 'interacting_rewards', 'action_advantages', 'drifted',
+           'numbered_case', 'compare_estimates']
 
 # %% ../nbs/lib/enumeration.ipynb #enum0003
 import math
@@ -297,6 +297,14 @@ def position_rows(
     for t in positions:
         inside[case.rows[:, t]] = 1
     return inside
+
+
+def inner_positions(
+    k: int,  # tokens of a window or block
+    length: int,  # T
+) -> range:  # two positions at least
+    "Where every window of k that holds a token exists: no edge of the response is near."
+    return range(min(k - 1, length // 2 - 1), max(length - k + 1, length // 2 + 1))
 
 
 def expected_gradient(
