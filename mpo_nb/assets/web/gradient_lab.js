@@ -102,10 +102,12 @@ function fanSvg(numbers, width) {
   const y = (off) => height - bottom - unit * off;
   const svg = draw("svg", { width, height, role: "img", class: "fan" });
   svg.append(draw("title", {}, "Expected gradients beside the true one"));
-  for (const ring of [0.25, 0.5, 0.75]) {
-    const r = unit * ring;
-    svg.append(draw("path", { d: `M${x(1) - r} ${y(0)}a${r} ${r} 0 0 1 ${2 * r} 0`, class: "grid ring" }));
+  const inside = { x: x(low), y: top, width: unit * (most - low), height: unit * up }; // what lies outside is cut off
+  const rings = draw("svg", inside);
+  for (const r of [0.25, 0.5, 0.75].map((ring) => unit * ring)) {
+    rings.append(draw("circle", { cx: x(1) - inside.x, cy: inside.height, r, class: "grid ring" }));
   }
+  svg.append(rings);
   for (const [value, text] of labelled(low, most, 5)) {
     svg.append(
       draw("line", { x1: x(value), x2: x(value), y1: y(0), y2: y(0) + 4, class: "axis" }),
