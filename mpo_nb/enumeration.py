@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['check_size', 'all_responses', 'table_rows', 'TabularCase', 'expected_reward', 'collect_credit', 'reward_gradient',
            'exact_values', 'exact_advantages', 'Granularity', 'granularities', 'rollout_loss', 'Estimate', 'row_visits',
-           'step_nats', 'position_rows', 'inner_positions', 'expected_gradient', 'estimate', 'score_sizes',
-           'equal_share_clip', 'numbered_normals', 'interacting_rewards', 'action_advantages', 'drifted',
+           'step_nats', 'position_rows', 'inner_positions', 'expected_gradient', 'estimate', 'estimate_of',
+           'score_sizes', 'equal_share_clip', 'numbered_normals', 'interacting_rewards', 'action_advantages', 'drifted',
            'numbered_case', 'compare_estimates']
 
 # %% ../nbs/lib/enumeration.ipynb #enum0003
@@ -117,6 +117,26 @@ class TabularCase:
         "KL(mu || pi) of whole responses, in nats."
         return float((self.drawn * (self.old_logps - self.logps).sum(1)).sum())
 
+    @cached_property
+    def truth(self) -> Tensor:  # (R, V)
+        "The true gradient of the expected reward."
+        return reward_gradient(self)
+
+    @cached_property
+    def visits(self) -> Tensor:  # (R,)
+        "How often a response of the policy that is to be improved comes by each row of the table."
+        return row_visits(self, self.logits)
+
+    @cached_property
+    def sizes(self) -> tuple[Tensor, Tensor]:  # (R, V) both
+        "How large the gradient of one choice's log-probability is, as `score_sizes` says."
+        return score_sizes(self)
+
+    @cached_property
+    def cells(self) -> Tensor:  # (N * T,) long
+        "The cell of the table behind each token, counted row after row."
+        return (self.rows * self.vocabulary + self.tokens).flatten()
+
 
 def expected_reward(
     case: TabularCase,  # two policies and a reward
@@ -133,9 +153,9 @@ def collect_credit(
     share: Tensor,  # (N,) how much each response counts
 ) -> Tensor:  # (R, V)
     "The sum of share x credit x gradient of log pi over all responses and tokens."
-    cells = torch.zeros_like(case.logits)
-    cells = cells.index_put((case.rows, case.tokens), share[:, None] * credit, accumulate=True)  # (R, V)
-    return cells - case.logits.softmax(1) * cells.sum(1, keepdim=True)
+    paid = torch.bincount(case.cells, (share[:, None] * credit).flatten(), case.logits.numel())  # (R * V,)
+    paid = paid.view_as(case.logits)
+    return paid - case.logits.softmax(1) * paid.sum(1, keepdim=True)
 
 
 def reward_gradient(
@@ -281,7 +301,7 @@ def step_nats(
     "The quadratic form of the policy's Fisher information, row by row."
     chance = case.logits.softmax(1)  # (R, V)
     mean = (chance * step).sum(-1)  # (..., R)
-    return row_visits(case, case.logits) * ((chance * step.square()).sum(-1) - mean.square())
+    return case.visits * ((chance * step.square()).sum(-1) - mean.square())
 
 
 def position_rows(
@@ -325,21 +345,28 @@ def estimate(
     positions: range | None = None,  # count the parameters of these positions alone; None: all
 ) -> Estimate:
     "The expected policy gradient and its spread. Raises ValueError where the true gradient is zero."
-    loss = rollout_loss(case, kind, clip, lam)
+    return estimate_of(case, rollout_loss(case, kind, clip, lam), positions)
+
+
+def estimate_of(
+    case: TabularCase,  # two policies and a reward
+    loss: PolicyLoss,  # from `rollout_loss`
+    positions: range | None = None,  # count the parameters of these positions alone; None: all
+) -> Estimate:
+    "The same of a loss that is there already."
     inside = position_rows(case, positions)  # (R, 1)
-    truth = reward_gradient(case) * inside
+    truth = case.truth * inside
     if float(truth.abs().max()) <= 1e-12 * float(case.rewards.abs().max()):
         raise ValueError("rewards: the expected reward has no gradient here; give rewards that differ")
     gradient = collect_credit(case, loss.credit, case.drawn) * inside
-    squares, nats = (size * inside for size in score_sizes(case))  # (R, V) both
-    weight = case.drawn[:, None] * loss.credit.square()  # (N, T)
-    place = (case.rows, case.tokens)
+    squares, nats = (size * inside for size in case.sizes)  # (R, V) both
+    weight = (case.drawn[:, None] * loss.credit.square()).flatten()  # (N * T,)
     mean, true = (float(step_nats(case, step).sum()) for step in (gradient, truth))
     return Estimate(
         gradient,
         truth,
-        float((weight * squares[place]).sum()),
-        (mean, float((weight * nats[place]).sum()), true),
+        float(weight @ squares.flatten()[case.cells]),
+        (mean, float(weight @ nats.flatten()[case.cells]), true),
         float((case.drawn * loss.clipped.double().mean(1)).sum()),
     )
 
@@ -367,10 +394,10 @@ def equal_share_clip(
     logs = rollout_loss(case, kind, None, lam).ratio.log()  # (N, T)
     up = exact_advantages(case, lam) > 0  # (N, T)
     reach = torch.where(up, logs / math.log1p(clip[1]), logs / math.log1p(-clip[0]))  # (N, T): in ranges
-    weight = (case.drawn / case.length)[:, None]  # (N, 1)
+    weight = case.drawn / case.length  # (N,)
 
     def clipped(scale: float) -> float:
-        return float((weight * (reach > scale)).sum())
+        return float(weight @ (reach > scale).sum(1).double())
 
     low, high = 0.0, max(0.0, float(reach.max()))
     for _ in range(40):  # ends a little beside a step, not on it
@@ -429,10 +456,9 @@ def action_advantages(
     "How much better each choice is than the policy's own average: the direction of the natural gradient."
     share = case.logps.sum(1).exp()  # (N,)
     chance = case.logits.softmax(1)  # (R, V)
-    sums = torch.zeros_like(chance).index_put(
-        (case.rows, case.tokens), (share * case.rewards)[:, None].expand_as(case.logps), accumulate=True
-    )
-    quality = sums / (row_visits(case, case.logits)[:, None] * chance)
+    earned = (share * case.rewards).repeat_interleave(case.length)  # (N * T,)
+    sums = torch.bincount(case.cells, earned, chance.numel()).view_as(chance)
+    quality = sums / (case.visits[:, None] * chance)
     return quality - (chance * quality).sum(1, keepdim=True)
 
 

@@ -131,7 +131,7 @@ class GradientLab(ViewExplorer):
 
     def __init__(self, **settings: Any) -> None:  # the controls below, by name
         super().__init__(
-            Control("pair", "policy and reward, number", 1, low=0, high=39),
+            Control("pair", "policy and reward, number", 2, low=0, high=39),
             Control("length", "tokens of a response, T", 10, low=6, high=12),
             Control("kl", "drift since the rollouts, nats", 0.2, low=0.0, high=0.6, step=0.01),
             Control("drift", "drifted", "uphill", {"as training moves": "uphill", "anywhere": "random"}),
@@ -142,7 +142,7 @@ class GradientLab(ViewExplorer):
             Control("credit", "advantages", "group", {"reward minus mean": "group", "exact critic": "critic"}),
             Control("lam", "λ", 0.95, low=0.0, high=1.0, step=0.05),
             Control("batch", "responses in a batch", 64, low=1, high=65536),
-            Control("inner", "inner tokens only", False),
+            Control("inner", "inner tokens only", True),
             **settings,
         )
 

@@ -10,6 +10,7 @@ import pytest
 SWITCH = "make_again = False  # True: make the study again, and overwrite its files"
 STUDIES = (
     "boundaries",
+    "exact_mdp",
     "k_and_future",
     "look_ahead",
     "off_policy",
