@@ -81,6 +81,11 @@ def lab_summary(
         near = kind if e.bias < estimates[near].bias - 1e-9 else near
         best = kind if e.gain(batch) > estimates[best].gain(batch) + 1e-9 else best
     token = estimates["token"]
+    gain, own = estimates[best].gain(batch), token.gain(batch)
+    gains = f"no kind gains a point more than the token: {whole_percent(own)} of what the true gradient would."
+    if gain - own >= 0.01:
+        gains = f"the {names[best]} gains most: {whole_percent(gain)} of what the true gradient would"
+        gains += f" (token: {whole_percent(own)})."
     return " ".join(
         [
             f"All {2 ** values['length']:,} responses of pair {values['pair']},",
@@ -88,9 +93,7 @@ def lab_summary(
             f"The token's gradient: bias {token.bias:.2f}, cosine {minus(f'{token.cosine:.2f}')},",
             f"clipped {whole_percent(token.clip_fraction)}.",
             f"Least biased: {names[near]} ({estimates[near].bias:.2f}).",
-            f"With {batch:,} responses in a batch the {names[best]} gains most:",
-            f"{whole_percent(estimates[best].gain(batch))} of what the true gradient would",
-            f"(token: {whole_percent(token.gain(batch))}).",
+            f"With {batch:,} responses in a batch {gains}",
         ]
     )
 

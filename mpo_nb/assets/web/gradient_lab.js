@@ -51,13 +51,17 @@ export function summary(numbers, values) {
     KINDS.reduce((a, b) => (sign * numbers[b][measure] > sign * numbers[a][measure] + 1e-9 ? b : a));
   const [near, best] = [by("bias", -1), by("gain", 1)];
   const responses = (2 ** values.length).toLocaleString("en");
+  const more = numbers[best].gain - token.gain >= 0.01;
+  const gains = more
+    ? `the ${named(best)} gains most: ${percent(numbers[best].gain)} of what the true gradient would` +
+      ` (token: ${percent(token.gain)}).`
+    : `no kind gains a point more than the token: ${percent(token.gain)} of what the true gradient would.`;
   return [
     `All ${responses} responses of pair ${values.pair}, ${number(values.kl)} nats after the rollouts.`,
     `The token's gradient: bias ${number(token.bias)}, cosine ${number(token.cosine)},`,
     `clipped ${percent(token.clipFraction)}.`,
     `Least biased: ${named(near)} (${number(numbers[near].bias)}).`,
-    `With ${values.batch.toLocaleString("en")} responses in a batch the ${named(best)} gains most:`,
-    `${percent(numbers[best].gain)} of what the true gradient would (token: ${percent(token.gain)}).`,
+    `With ${values.batch.toLocaleString("en")} responses in a batch ${gains}`,
   ].join(" ");
 }
 
@@ -124,9 +128,6 @@ function fanSvg(numbers, width) {
     draw("line", { x1: x(low), x2: x(low) + unit * (most - low), y1: y(0), y2: y(0), class: "axis" }),
     draw("text", { x: x(low), y: height - 5 }, "along the true gradient \u2192"),
     draw("text", { transform: `translate(10 ${y(0)}) rotate(-90)` }, "off it \u2192"),
-    draw("line", { x1: x(0), x2: x(1), y1: y(0), y2: y(0), class: "true" }),
-    draw("path", { d: `M${x(1)} ${y(0)}l-9 -5v10z`, class: "truth" }),
-    draw("text", { x: x(1), y: y(0) - 8, "text-anchor": "end", class: "true-name" }, "true"),
   );
   for (const kind of KINDS) {
     const { along, off } = numbers[kind];
@@ -138,6 +139,11 @@ function fanSvg(numbers, width) {
       ),
     );
   }
+  svg.append(
+    draw("line", { x1: x(0), x2: x(1), y1: y(0), y2: y(0), class: "true" }),
+    draw("path", { d: `M${x(1)} ${y(0)}l-9 -5v10z`, class: "truth" }),
+    draw("text", { x: x(1), y: y(0) - 8, "text-anchor": "end", class: "true-name" }, "true"),
+  );
   return svg;
 }
 
