@@ -20,6 +20,7 @@ SWITCH = "make_again = False  # True: make the study again, and overwrite its fi
 STUDIES = (
     "boundaries",
     "gradient_direction",
+    "exact_mdp",
     "k_and_future",
     "look_ahead",
     "off_policy",
