@@ -21,6 +21,7 @@ STUDIES = (
     "boundaries",
     "gradient_direction",
     "exact_mdp",
+    "decision_length",
     "k_and_future",
     "look_ahead",
     "off_policy",
