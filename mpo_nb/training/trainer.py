@@ -26,7 +26,7 @@ from .policy import Policy, make_sampler
 from .recorder import Recorder, progress_bar
 from .setup import Setup, check_start
 from .trackers import reporting
-from .warming import WarmUp, warm_up_policy
+from .warming import WarmUp, modules_held_out, warm_up_policy
 
 # %% ../../nbs/lib/training/trainer.ipynb #a46ca18f
 def held_out(
@@ -148,7 +148,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
-        return held_out(self.setup, self.sampler)
+        return held_out(self.setup, self.sampler) | modules_held_out(self.setup, self.policy, self.sampler)
 
     def save(self) -> None:
         "Write a checkpoint of the last step taken."
