@@ -371,7 +371,12 @@ _weights = dict(
 # %% ../nbs/lib/config.ipynb #cf000033
 _records = dict(
     eval_every=whole(10, "steps between evaluations on held-out problems; 0 for none"),
-    eval_problems=whole(256, "held-out problems per evaluation", 1),
+    eval_problems=whole(256, "held-out problems per evaluation, as far as the task has them", 1),
+    eval_samples=whole(
+        1,
+        "sampled responses per held-out problem; with several, accuracy is their mean and pass@k is recorded beside it",
+        1,
+    ),
     checkpoint_every=whole(10, "steps between checkpoints", 1),
     keep_checkpoints=whole(2, "checkpoints kept", 1),
     trace_every=whole(1, "steps between recorded traces; 0 for none"),
@@ -590,6 +595,7 @@ class TrainConfig:
     old_logps: str = option("old_logps")
     eval_every: int = option("eval_every")
     eval_problems: int = option("eval_problems")
+    eval_samples: int = option("eval_samples")
     checkpoint_every: int = option("checkpoint_every")
     keep_checkpoints: int = option("keep_checkpoints")
     trace_every: int = option("trace_every")

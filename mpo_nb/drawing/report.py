@@ -357,7 +357,7 @@ def learning_sentence(
         before, after = run.evaluations[0], run.evaluations[-1]
         share, share_after = (percent_text(row["accuracy_sampled"]) for row in (before, after))
         changes.append(f"{_direction(before, after)} from {share} to {share_after} with {run.label}")
-    counts = {run.config.get("eval_problems") for run in measured}
+    counts = {run.config.get("held_out", run.config.get("eval_problems")) for run in measured}
     count = counts.pop() if len(counts) == 1 else None
     return (
         f"On {'the' if count is None else count} held-out problems, sampled accuracy {', and '.join(changes)}"

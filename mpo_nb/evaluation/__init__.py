@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['evaluate', 'RecordFile', 'read_settings', 'Evaluation', 'Comparison', 'Difference', 'Flip', 'compare', 'pass_at_k',
            'mean_interval', 'paired_interval', 'mcnemar', 'sign_flip', 'accuracy_interval', 'student_t', 'outcome',
-           'outcomes', 'seed_interval', 'seed_differences', 'difference_table']
+           'outcomes', 'seed_interval', 'seed_differences', 'difference_table', 'corrected_together', 'simultaneous',
+           'detectable', 'power_line', 'exact_kl', 'holm', 'student_p', 'student_share', 'student_quantile',
+           'detection_power', 'detectable_effect']
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua03
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from ..lazy import offer
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua06
 if TYPE_CHECKING:
     from mpo_nb.evaluation.comparing import Comparison, Difference, Evaluation, Flip, compare
+    from mpo_nb.evaluation.divergence import exact_kl
     from mpo_nb.evaluation.evaluating import evaluate
     from mpo_nb.evaluation.intervals import (
         accuracy_interval,
@@ -26,13 +29,25 @@ if TYPE_CHECKING:
         sign_flip,
         student_t,
     )
+    from mpo_nb.evaluation.many_comparisons import (
+        detectable_effect,
+        detection_power,
+        holm,
+        student_p,
+        student_quantile,
+        student_share,
+    )
     from mpo_nb.evaluation.records import RecordFile, read_settings
     from mpo_nb.evaluation.sweep_outcomes import (
+        corrected_together,
+        detectable,
         difference_table,
         outcome,
         outcomes,
+        power_line,
         seed_differences,
         seed_interval,
+        simultaneous,
     )
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua07
@@ -43,7 +58,12 @@ __getattr__, __dir__ = offer(
         "records": "RecordFile read_settings",
         "comparing": "Evaluation Comparison Difference Flip compare",
         "intervals": "pass_at_k mean_interval paired_interval mcnemar sign_flip accuracy_interval student_t",
-        "sweep_outcomes": "outcome outcomes seed_interval seed_differences difference_table",
+        "divergence": "exact_kl",
+        "many_comparisons": "holm student_p student_share student_quantile detection_power detectable_effect",
+        "sweep_outcomes": (
+            "outcome outcomes seed_interval seed_differences corrected_together simultaneous difference_table"
+            " detectable power_line"
+        ),
     },
 )
 
@@ -69,4 +89,15 @@ _all_ = [
     "seed_interval",
     "seed_differences",
     "difference_table",
+    "corrected_together",
+    "simultaneous",
+    "detectable",
+    "power_line",
+    "exact_kl",
+    "holm",
+    "student_p",
+    "student_share",
+    "student_quantile",
+    "detection_power",
+    "detectable_effect",
 ]

@@ -140,10 +140,11 @@ def work(
     T = c.max_new_tokens
     minibatch = math.ceil(c.prompts_per_step * c.group_size / c.minibatches)
     groups = min(c.prompts_per_step, max(1, c.max_rows // c.group_size))
-    judged = min(c.eval_problems, c.max_rows) if c.eval_every else 0
+    judged = min(c.eval_problems * c.eval_samples, c.max_rows) if c.eval_every else 0  # responses of an evaluation
     rows = max(1, min(minibatch, c.micro_batch_tokens // (prompt + T)))
+    asked = min(c.eval_problems, judged)  # at worst greedily, one response to each
     sampled = max(min(groups * c.group_size, c.max_rows), judged)
-    return Work(prompt, T, rows, 0, max(groups, judged), sampled), min(rows, minibatch - rows)
+    return Work(prompt, T, rows, 0, max(groups, asked), sampled), min(rows, minibatch - rows)
 
 
 def ways(config: TrainConfig, w: Work) -> list[Work]:  # one or two

@@ -120,6 +120,7 @@ free_fields = (
     "project",
     "overwrite",
     "processes",
+    "held_out",
     "given",
     "version",
 )

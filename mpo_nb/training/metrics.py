@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evaluation.intervals import accuracy_interval
+from ..evaluation.intervals import accuracy_interval, mean_interval, pass_at_k
 from ..losses import PolicyLoss, kl_penalty
 from ..runtime.processes import Processes
 from ..sampling.vllm import sampler_mismatch
@@ -24,23 +24,44 @@ from .batch import Batch
 from .scores import own_logps
 
 # %% ../../nbs/lib/training/metrics.ipynb #522f758e
+def _interval_row(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
+    "A share and its interval under the names of a metrics row."
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval))
+
+
+def _sampled_row(correct: list[int], samples: int) -> dict[str, float]:
+    "Mean accuracy and pass@k from the right responses of each problem among several, with intervals over problems."
+    shares = [c / samples for c in correct]
+    solved = [pass_at_k(samples, c, samples) for c in correct]
+    row = _interval_row("accuracy_sampled", mean_interval(shares, samples))
+    return row | _interval_row(f"pass_at_{samples}", mean_interval(solved))
+
+
 def held_out_accuracy(
     task: Task,  # for its test problems and reward
     n: int,  # how many of the test problems, from the first
-    sample: Callable[[list[dict[str, Any]], bool], list[str]],  # sample(problems, greedy) -> one response each
+    # sample(problems, greedy) -> one response each; `samples` of each problem in turn where it is not greedy
+    sample: Callable[[list[dict[str, Any]], bool], list[str]],
     processes: Processes | None = None,  # that share the problems; default: one
-) -> dict[str, float]:  # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
-    "Sampled and greedy accuracy on held-out problems with 95% intervals, one response per problem."
+    samples: int = 1,  # sampled responses per problem
+) -> dict[str, float]:  # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]; pass_at_{samples} for several
+    "Sampled and greedy accuracy on held-out problems with 95% intervals; pass@k where there are several samples."
     processes = processes or Processes()
     n = min(n, len(task.test))
     row: dict[str, float] = {}
     problems = [task.test[i] for i in processes.local_range(n)]
     for how in ("sampled", "greedy"):
+        tries = samples if how == "sampled" else 1
         with processes.fail_together():
-            rewards = score(task, problems, sample(problems, how == "greedy")) if problems else []
-            correct = sum(r >= task.pass_mark for r in rewards)
-        names = (f"accuracy_{how}", f"accuracy_{how}_low", f"accuracy_{how}_high")
-        row |= dict(zip(names, accuracy_interval(int(processes.all_reduce(correct)), n)))
+            asked = [problem for problem in problems for _ in range(tries)]
+            rewards = score(task, asked, sample(problems, how == "greedy")) if problems else []
+            right = [r >= task.pass_mark for r in rewards]
+        if tries == 1:
+            total = int(processes.all_reduce(sum(right)))
+            row |= _interval_row(f"accuracy_{how}", accuracy_interval(total, n))
+            continue
+        correct = torch.tensor(right, dtype=torch.long).view(-1, tries).sum(1)
+        row |= _sampled_row(processes.all_gather(correct).tolist(), tries)
     return row
 
 # %% ../../nbs/lib/training/metrics.ipynb #712a5868

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['check_handed', 'check_machine', 'check_weights', 'check_shape', 'check_several', 'check_shards', 'render_problems',
-           'with_limits', 'earlier_start', 'with_precision', 'with_fixed_template', 'Setup', 'configured_task',
-           'check_sampler', 'check_start']
+           'with_limits', 'held_out_count', 'say_held_out', 'earlier_start', 'with_precision', 'with_fixed_template',
+           'Setup', 'configured_task', 'check_sampler', 'check_start']
 
 # %% ../../nbs/lib/training/setup.ipynb #76dd4582
 import importlib.util
 import json
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..actions import WindowActions
-from ..config import TrainConfig, choose_precision, config_record, configured_recipe, json_options
+from ..config import TrainConfig, choose_precision, config_record, configured_recipe, given_options, json_options
 from ..models.critic import Critic
 from ..models.families import check_family
 from mpo_nb.models.loading import (
@@ -280,6 +281,29 @@ def with_limits(
         prompt_lengths(tokenizer, texts, limit, context, f"{split} prompts")
     return replace(config, max_new_tokens=limit)
 
+# %% ../../nbs/lib/training/setup.ipynb #45fd4caa
+def held_out_count(
+    config: TrainConfig,  # a run's
+    task: Task,  # with its test problems
+) -> int:
+    "How many problems an evaluation has."
+    return min(config.eval_problems, len(task.test))
+
+
+def say_held_out(
+    config: TrainConfig,  # as the user wrote it
+    task: Task,  # with its test problems
+) -> None:
+    "Warn of an evaluation that has fewer problems than were asked for."
+    count = held_out_count(config, task)
+    asked = "eval_problems" in given_options(config)
+    if config.eval_every and asked and count < config.eval_problems:
+        warnings.warn(
+            f"eval_problems={config.eval_problems}, but the task {task.name!r} holds out {count}; every evaluation is"
+            f" of these {count}",
+            stacklevel=3,
+        )
+
 # %% ../../nbs/lib/training/setup.ipynb #04eef1f2
 def earlier_start(
     config: TrainConfig,  # a run's
@@ -344,7 +368,8 @@ class Setup:
     def held_out(self) -> Share:
         "The problems that the run is evaluated on, as far as they are this process's."
         test = self.task.test
-        return share_of([test[i] for i in range(min(self.config.eval_problems, len(test)))], self.processes)
+        count = held_out_count(self.config, self.task)
+        return share_of([test[i] for i in range(count)], self.processes)
 
     def render(
         self,
@@ -444,7 +469,9 @@ def check_start(
     if model is None:
         check_shape(config, shape, recipe)
 
-    record = config_record(config, asked, recipe, processes.world_size)
+    record = config_record(config, asked, recipe, processes.world_size) | dict(held_out=held_out_count(config, task))
+    if processes.is_main:
+        say_held_out(asked, task)
     run = Run(config.output, processes.is_main)
     with processes.fail_together():
         if run.writes:

@@ -32,15 +32,16 @@ from .warming import WarmUp, modules_held_out, warm_up_policy
 def held_out(
     setup: Setup,  # of a run
     sampler: Sampler,  # that answers
-) -> dict[str, float]:  # accuracy_{sampled,greedy} with _low and _high, all in [0, 1]
-    "Accuracy on a run's held-out problems."
-    seed = draw_seed(setup.config.seed, 0, "evaluation")
+) -> dict[str, float]:  # accuracy_{sampled,greedy} and pass_at_{k} with _low and _high, all in [0, 1]
+    "Accuracy on a run's held-out problems; pass@k too where each is sampled several times."
+    c = setup.config
+    seed = draw_seed(c.seed, 0, "evaluation")
     places = setup.held_out().places
 
     def sample(problems: list[dict[str, Any]], greedy: bool) -> list[str]:
-        return sampler.sample(problems, 1, seed, greedy, places).texts
+        return sampler.sample(problems, 1 if greedy else c.eval_samples, seed, greedy, places).texts
 
-    return held_out_accuracy(setup.task, setup.config.eval_problems, sample, setup.processes)
+    return held_out_accuracy(setup.task, c.eval_problems, sample, setup.processes, c.eval_samples)
 
 # %% ../../nbs/lib/training/trainer.ipynb #83ac6c1d
 class Trainer:
@@ -147,7 +148,8 @@ class Trainer:
             return self.recorder.metrics()
 
     def evaluate(self) -> dict[str, float]:
-        "Sampled and greedy accuracy on the held-out problems, with 95% intervals; the same random numbers every time."
+        """Sampled and greedy accuracy on the held-out problems, pass@k where each is sampled several times, all with
+        95% intervals; the same random numbers every time."""
         return held_out(self.setup, self.sampler) | modules_held_out(self.setup, self.policy, self.sampler)
 
     def save(self) -> None:

@@ -35,10 +35,10 @@ def test_last_evaluation_and_means_over_the_steps():
     rows = [
         dict(step=0, accuracy_sampled=0.1, entropy=9.0),
         dict(step=1, entropy=1.0),
-        dict(step=2, entropy=2.0, accuracy_sampled=0.3),
+        dict(step=2, entropy=2.0, accuracy_sampled=0.3, pass_at_8=0.6),
         dict(step=3, entropy=3.0, kl_ref=0.5),
     ]
-    assert outcome(rows) == dict(accuracy_sampled=0.3, entropy=2.0, kl_ref=0.5)
+    assert outcome(rows) == dict(accuracy_sampled=0.3, pass_at_8=0.6, entropy=2.0, kl_ref=0.5)
     with pytest.raises(ValueError, match="no training step"):
         outcome(rows[:1])
 
@@ -100,7 +100,7 @@ def test_stars_stand_where_zero_is_left_out():
         difference_table(seed_differences(table(effect=e, noise=0.05), "token", within=("lr",)), shown="token")
         for e in (1.0, 0.0)
     )
-    assert sure.splitlines()[0] == "| lr | token | window | block |" and len(sure.splitlines()) == 4
+    assert sure.splitlines()[0] == "| lr | token | window | block |" and len(sure.splitlines()) == 6
     assert sure.count(" *") == 4 and unsure.count(" *") <= 1 and "| 0.0001 |" in sure and "+1.0" in sure
 
 

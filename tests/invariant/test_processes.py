@@ -194,6 +194,7 @@ RUN = dict(
     minibatches=2,
     eval_every=2,
     eval_problems=8,
+    eval_samples=2,
     checkpoint_every=1,
     max_new_tokens=32,
     precision="float32",

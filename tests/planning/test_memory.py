@@ -353,6 +353,8 @@ def test_evaluation_reads_a_prompt_in_every_row():
         work(replace(STEP, eval_every=1, eval_problems=40), PROMPT)[0].read == 40
         and work(replace(STEP, eval_every=1, eval_problems=40, max_rows=24), PROMPT)[0].sampled == 24
     )
+    several = work(replace(STEP, eval_every=1, eval_problems=40, eval_samples=8, max_rows=256), PROMPT)[0]
+    assert (several.sampled, several.read) == (256, 40)
     assert work(replace(STEP, max_rows=3), PROMPT)[0].sampled == 3
 
 

@@ -46,6 +46,7 @@ RANGES = dict(
     lora_alpha=[-1],
     chunk_elements=[0],
     eval_problems=[0],
+    eval_samples=[0, -1],
     checkpoint_every=[0],
     keep_checkpoints=[0],
     eval_every=[-1],

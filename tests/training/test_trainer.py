@@ -26,6 +26,7 @@ from mpo_nb.config import TrainConfig
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.recipes import recipe, recipes
 from mpo_nb.runs.trace_files import load_traces
+from mpo_nb.sampling.draws import draw_seed
 from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.tasks.task import Task
 from mpo_nb.training.batch import length_buckets, step_problems
@@ -436,3 +437,43 @@ def test_recipe_object_takes_the_place_of_the_named_one(tmp_path):
     trainer.fit()
     with pytest.raises(ValueError, match=r"with resolved_recipe.clip=\(0.0003, 0.0004\), not \(0.4, 0.4\)"):
         Trainer(small(tmp_path, steps=1), recipe=recipe("gmpo"))
+
+
+# Held-out problems
+
+
+def test_several_samples_move_nothing_but_the_evaluation(tmp_path):
+    "pass@k beside accuracy; the training, the greedy answers and the first sample of each problem are the same."
+    runs = {}
+    for samples in (1, 3):
+        trainer = Trainer(small(tmp_path / str(samples), steps=1, eval_every=1, eval_problems=12, eval_samples=samples))
+        runs[samples] = trainer, computed(trainer.fit())
+    (_, one), (trainer, three) = runs[1], runs[3]
+    assert not any(name.startswith("pass_at") for row in one for name in row)
+    evaluated = {"accuracy_sampled", "accuracy_sampled_low", "accuracy_sampled_high"}
+    for before, after in zip(one, three):
+        assert {k: v for k, v in after.items() if k not in evaluated and "pass_at" not in k} == {
+            k: v for k, v in before.items() if k not in evaluated
+        }
+    problems = trainer.task.test[:12]
+    seed = draw_seed(trainer.config.seed, 0, "evaluation")
+    texts = trainer.sampler.sample(problems, 3, seed, places=range(12)).texts
+    right = [[trainer.task.reward(p, text) for text in texts[3 * i : 3 * i + 3]] for i, p in enumerate(problems)]
+    last = three[-1]
+    assert last["accuracy_sampled"] == pytest.approx(sum(map(sum, right)) / 36)
+    assert last["pass_at_3"] == pytest.approx(sum(map(max, right)) / 12)
+    assert last["pass_at_3_low"] < last["pass_at_3"] < last["pass_at_3_high"]
+
+
+def test_a_cut_evaluation_says_so_once_and_writes_it_down(tmp_path):
+    "chain_sum holds out 40 here; the default number of problems is nobody's wish, so it is cut in silence."
+    cut = dict(task_options='{"n_test": 40}', steps=0, eval_every=1)
+    with pytest.warns(UserWarning, match="eval_problems=300, but the task 'chain_sum' holds out 40") as said:
+        trainer = Trainer(small(tmp_path, **cut, eval_problems=300))
+        trainer.fit()
+    assert len([w for w in said if "holds out" in str(w.message)]) == 1
+    assert trainer.recorder.run.config["held_out"] == 40 and trainer.recorder.run.config["eval_problems"] == 300
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*holds out")
+        Trainer(small(tmp_path / "default", **cut))
+        Trainer(small(tmp_path / "never", **cut | dict(eval_every=0), eval_problems=300))
