@@ -13,6 +13,7 @@ STUDIES = (
     "k_and_future",
     "look_ahead",
     "off_policy",
+    "paper_configuration",
     "pretrained",
     "ratio_spread",
     "sample_traces",
