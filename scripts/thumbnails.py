@@ -36,6 +36,7 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "k_and_future": ("studies/k_and_future.html", 0),
     "boundaries": ("studies/boundaries.html", 1),
     "look_ahead": ("studies/look_ahead.html", 0),
+    "paper_configuration": ("studies/paper_configuration.html", 0),
     "pretrained": ("studies/pretrained.html", 0),
     "tiny_model": ("studies/tiny_model.html", 0),
     "sample_traces": ("studies/sample_traces.html", 0),

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_batches import ROWS, batches, draw, outcomes, run, same
 
-from mpo_nb.actions import BlockActions
+from mpo_nb.actions import BlockActions, WindowActions, weight_matrix
+from mpo_nb.advantages import critic_targets
 from mpo_nb.blocks import fixed_blocks, sequence_block, token_blocks
+from mpo_nb.losses import policy_loss
 from mpo_nb.recipes import recipe
 
 
@@ -139,3 +141,34 @@ def test_cispo_on_policy_has_the_gradient_of_token_level_ppo(mask, seed, rewards
     batch = draw(mask, seed, rewards, 0.5)
     on = batch | dict(old_logps=batch["logps"])
     close(run(recipe("cispo"), on)[1], run(recipe("dapo", clip=(0.2, 0.2)), on)[1])
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("actions", [WindowActions(3, 0.4), WindowActions(4, 0.2, tail="truncate")])
+def test_windows_over_a_critic_are_tokens_in_expectation_times_a_power_of_lambda(actions, lam):
+    """On-policy, the expected gradient of windows with weights beta over GAE(lambda) is that of tokens whose advantages
+    are multiplied by the sum of beta_n lambda^n, for any values: what a window brings from before a token was settled
+    before that token was drawn. All 2^6 responses of a random policy, so without noise."""
+    T = 6
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.tensor([[(i >> t) & 1 for t in range(T)] for i in range(2**T)])  # (64, T)
+    prefix = torch.stack([2**t + (tokens[:, :t] * 2 ** torch.arange(t)).sum(1) for t in range(T)], 1)  # (64, T) states
+    logits = torch.randn(2**T, 2, generator=g, dtype=torch.double, requires_grad=True)
+    logps = logits[prefix].log_softmax(-1).gather(-1, tokens[..., None])[..., 0]  # (64, T)
+    values = torch.randn(2**T, generator=g, dtype=torch.double)[prefix]
+    rewards = torch.randn(2**T, generator=g, dtype=torch.double)
+    mask = torch.ones_like(tokens)
+    advantages = critic_targets(rewards, values, mask, 1.0, lam).advantages
+    chance = logps.sum(1, keepdim=True).exp().detach()
+
+    def expected(credit):  # of each token -> the gradient of all logits, over all responses
+        return torch.autograd.grad((chance * credit.detach() * logps).sum(), logits, retain_graph=True)[0]
+
+    out = policy_loss(logps, logps.detach(), advantages, mask, actions, aggregate="seq-mean-token-sum")
+    W = weight_matrix(actions, mask[:1]).double()  # (T, T)
+    ahead = torch.arange(T)[None] - torch.arange(T)[:, None]
+    share = (W * torch.where(ahead >= 0, float(lam) ** ahead.clamp(min=0).double(), 0)).sum(0)  # (T,)
+    close(expected(out.credit * 2**T), expected(advantages * share))
+    if actions.tail == "truncate":
+        inner = sum(b * lam**n for n, b in enumerate(actions.weights))
+        assert float(share[-1]) == pytest.approx(inner)

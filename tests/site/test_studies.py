@@ -19,12 +19,13 @@ from mpo_nb.runs.ratios import stack_traces
 SWITCH = "make_again = False  # True: make the study again, and overwrite its files"
 STUDIES = (
     "boundaries",
-    "gradient_direction",
-    "exact_mdp",
     "decision_length",
+    "exact_mdp",
+    "gradient_direction",
     "k_and_future",
     "look_ahead",
     "off_policy",
+    "paper_configuration",
     "pretrained",
     "pretrained_seeds",
     "ratio_spread",
