@@ -6,8 +6,9 @@
 __all__ = ['sentence_ends', 'decimal_points', 'Merge', 'check_tensor', 'check_mask', 'at_least_float32', 'blocks_from_starts',
            'turn_blocks', 'cut_at_gaps', 'place_in_turn', 'tokens_left', 'check_gaps', 'token_blocks', 'sequence_block',
            'fixed_blocks', 'random_blocks', 'blocks_from_ends', 'kept_texts', 'delimiter_blocks', 'sentence_closes',
-           'sentence_blocks', 'surprise_blocks', 'perplexity_blocks', 'check_ids', 'block_sizes', 'block_sum',
-           'block_mean', 'spread', 'learn_merges', 'check_merges', 'merge_tokens', 'bpe_blocks', 'code_blocks']
+           'sentence_blocks', 'surprise_blocks', 'entropy_blocks', 'perplexity_blocks', 'check_ids', 'block_sizes',
+           'block_sum', 'block_mean', 'spread', 'block_ends', 'learn_merges', 'check_merges', 'merge_tokens',
+           'bpe_blocks', 'code_blocks']
 
 # %% ../nbs/lib/blocks.ipynb #3db661e9
 import json
@@ -289,6 +290,25 @@ def surprise_blocks(
     index = surprising.long().cumsum(1) - 1
     return cut_at_gaps(blocks_from_starts(surprising & (index % interval == 0), m), m, gaps)
 
+# %% ../nbs/lib/blocks.ipynb #bk000002
+def entropy_blocks(
+    mask: Tensor,  # (B, T)
+    entropy: Tensor,  # (B, T) of the policy that sampled, at each token, in nats
+    share: float = 0.3,  # of a response's kept tokens that end a block, in (0, 1]
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
+    """Blocks that end with the tokens of highest entropy, ceil(share * T) of T, and with the last one: segments of SAPO
+    (arXiv 2605.01327). Of equal entropies the earlier one counts. Raises ValueError for a share outside (0, 1], or an
+    entropy that is NaN."""
+    check_share("share", share, "(]", "of the tokens, e.g. 0.3")
+    m = check_mask(mask, entropy=entropy)
+    if bool((m & entropy.isnan()).any()):
+        raise ValueError("entropy is NaN on a token that the mask keeps; pass the sampling policy's, in nats")
+    wanted = (share * m.sum(1, keepdim=True).double() - 1e-9).ceil()  # (B, 1); 0.7 * 10 is 7, whatever its last bit
+    held = torch.where(m, at_least_float32(entropy), -torch.inf)  # (B, T)
+    rank = held.argsort(dim=1, descending=True, stable=True).argsort(1)  # (B, T): 0 for the highest
+    return blocks_from_ends(m & (rank < wanted), m, gaps)
+
 # %% ../nbs/lib/blocks.ipynb #41865918
 def perplexity_blocks(
     mask: Tensor,  # (B, T)
@@ -368,6 +388,15 @@ def spread(
     return torch.where(
         ids >= 0, values.gather(1, ids.clamp(min=0)), torch.zeros((), dtype=values.dtype, device=values.device)
     )
+
+
+def block_ends(
+    ids: Tensor,  # (B, T) block ids
+) -> Tensor:  # (B, T) bool
+    "The last token of each block."
+    kept = check_ids(ids) >= 0
+    place = spread(block_sizes(ids).cumsum(1), ids)  # (B, T): kept tokens up to the end of the token's block
+    return kept & (kept.long().cumsum(1) == place)
 
 # %% ../nbs/lib/blocks.ipynb #bpe001
 Merge = tuple[tuple[str, ...], tuple[str, ...]]  # two units that become one, each the tuple of its tokens

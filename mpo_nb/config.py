@@ -241,8 +241,8 @@ _model_and_task = dict(
 _algorithm = dict(
     recipe=text(
         "mpo",
-        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo"
-        " spo_chain (values by sampling)",
+        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo luspo fipo, ppo ma_rlhf sapo_segment"
+        " (with a critic), vineppo spo_chain (values by sampling)",
     ),
     k=whole(4, "tokens per action (recipe mpo); 1 is token level", 1, "1 is token level"),
     future=share(
@@ -262,6 +262,14 @@ _algorithm = dict(
     mtp_trunk_gradient=share(
         1.0,
         "share of the modules' gradient that reaches the backbone, in [0, 1]; 0 trains them alone on the later tokens",
+    ),
+    mtp_calibration=one_of(
+        ("none", "occ"),
+        "none: that share is fixed; occ: it follows how far modules and backbone move together, times that share"
+        " (arXiv 2605.28184)",
+    ),
+    mtp_cross_entropy=at_least_zero(
+        0.0, "weight of the modules' cross-entropy on the sampled responses, beside the policy loss; 0 for none"
     ),
     mtp_warmup_steps=whole(
         100, "steps that the modules are trained alone, before the first, on the model's own responses"
@@ -549,6 +557,8 @@ class TrainConfig:
     mtp_merge: str = option("mtp_merge")
     mtp_start: str = option("mtp_start")
     mtp_trunk_gradient: float = option("mtp_trunk_gradient")
+    mtp_calibration: str = option("mtp_calibration")
+    mtp_cross_entropy: float = option("mtp_cross_entropy")
     mtp_warmup_steps: int = option("mtp_warmup_steps")
     mtp_warmup_problems: int = option("mtp_warmup_problems")
     mtp_warmup_lr: float = option("mtp_warmup_lr")

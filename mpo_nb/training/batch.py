@@ -129,6 +129,7 @@ class Batch:
     first: int = 0
     # whether old_logps were computed again, from the distribution that the sampler reports: the two may be compared
     rescored: bool = False
+    age: int = 0  # steps since it was sampled, when it is trained on
 
     def take(
         self,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'minibatches', 'Denominators', 'value_places', 'denominators', 'Gradients', 'AddedGradients', 'ShardedGradients',
-           'NotFinite', 'compare_first_batch', 'MicroBatch', 'micro_batch', 'accumulate', 'make_optimizer', 'set_rate',
-           'take_step', 'Learner']
+           'NotFinite', 'compare_first_batch', 'MicroBatch', 'modules_part', 'micro_batch', 'accumulate', 'ModuleMeter',
+           'make_optimizer', 'set_rate', 'take_step', 'Learner']
 
 # %% ../../nbs/lib/training/learner.ipynb #6f6f760a
 import math
@@ -23,6 +23,8 @@ from transformers import get_scheduler
 from ..blocks import block_ends, block_sizes
 from ..config import TrainConfig
 from ..losses import PolicyLoss, loss_count, value_loss
+from ..models.joint import Shifts, calibrated_share, later_cross_entropy, pair_count, paired_shifts
+from ..models.mtp import MTPModules
 from ..recipes import Recipe
 from ..runtime.placement import whole_tensor
 from ..runtime.processes import Processes
@@ -56,6 +58,7 @@ class Denominators:
     tokens: float  # of the entropy bonus: trained tokens
     values: float  # of the value loss: tokens, or macro actions
     kl: float = 1.0  # of a KL penalty that is averaged in a way of its own
+    later: float = 0.0  # of the cross-entropy of modules that look ahead: pairs of a module and a token
 
 
 def value_places(
@@ -87,8 +90,10 @@ def denominators(
     judged_mask, macro = value_places(recipe, inputs)
     judged = float(judged_mask.sum() if macro is None else (block_sizes(macro) > 0).sum())
     kl = loss_count(mask, recipe.kl_aggregate, max_length=max_new_tokens) if recipe.kl_aggregate and len(rows) else 0.0
-    count, tokens, judged, kl = processes.all_reduce(count, tokens, judged, kl)
-    return Denominators(max(1.0, count), max(1.0, tokens), judged, max(1.0, kl))
+    k = batch.old_logps.shape[2] if batch.old_logps.ndim == 3 else 1
+    later = float(pair_count(mask, k))
+    count, tokens, judged, kl, later = processes.all_reduce(count, tokens, judged, kl, later)
+    return Denominators(max(1.0, count), max(1.0, tokens), judged, max(1.0, kl), later)
 
 # %% ../../nbs/lib/training/learner.ipynb #cb12f552
 T = TypeVar("T")
@@ -204,6 +209,22 @@ class MicroBatch(NamedTuple):
     advantages: Tensor  # (b,) or (b, T)
     entropy: Tensor  # (b, T) nats, without a graph
     value_loss: float  # the critic's part; 0 without one
+    later: float = 0.0  # nats, this part's share of the modules' mean cross-entropy; 0 without modules
+    shifts: Shifts = Shifts()  # how far modules and backbone have moved together
+
+
+def modules_part(
+    micro: MicroBatch,  # with the policy's loss
+    logps: Tensor,  # (b, T, k) with their graph
+    old_logps: Tensor,  # (b, T, k)
+    over: Denominators,  # of the minibatch
+    weight: float,  # of the modules' cross-entropy; 0 adds nothing to the loss
+) -> MicroBatch:  # with the modules' loss too
+    "What modules that look ahead add to a micro-batch."
+    entropy = later_cross_entropy(logps, micro.mask, over.later)
+    if weight:
+        micro.out.loss = micro.out.loss + weight * entropy
+    return micro._replace(later=float(entropy.detach()), shifts=paired_shifts(logps, old_logps, micro.mask))
 
 
 def micro_batch(
@@ -222,8 +243,11 @@ def micro_batch(
     scale = dict(max_length=config.max_new_tokens, normalizer=over.policy, token_normalizer=over.tokens)
     scale["kl_normalizer"] = over.kl
     out = recipe.loss(inputs | scale | dict(logps=scores.logps, entropy=scores.entropy))
+    micro = MicroBatch(out, inputs["mask"], inputs["advantages"], scores.entropy.detach(), 0.0)
+    if scores.logps.ndim == 3:
+        micro = modules_part(micro, scores.logps, inputs["old_logps"], over, config.mtp_cross_entropy)
     if scores.values is None:
-        return MicroBatch(out, inputs["mask"], inputs["advantages"], scores.entropy.detach(), 0.0)
+        return micro
     places, blocks = value_places(recipe, inputs)
     error = value_loss(
         scores.values,
@@ -235,7 +259,7 @@ def micro_batch(
         over.values,
     )
     out.loss = out.loss + recipe.value_coef * error
-    return MicroBatch(out, inputs["mask"], inputs["advantages"], scores.entropy.detach(), float(error.detach()))
+    return micro._replace(value_loss=float(error.detach()))
 
 # %% ../../nbs/lib/training/learner.ipynb #c235a589
 def accumulate(
@@ -266,6 +290,37 @@ def accumulate(
         if failed is not None:
             raise NotFinite("the loss", failed, step)
     return done
+
+# %% ../../nbs/lib/training/learner.ipynb #modulemeter
+class ModuleMeter:
+    "What modules that look ahead did in a step; empty without any."
+
+    def __init__(self) -> None:
+        self.entropies: list[float] = []  # nats, one for each optimiser step
+        self.shares: list[float] = []  # of the modules' gradient that the backbone took
+
+    def add(
+        self,
+        micros: list[MicroBatch],  # of one minibatch, here
+        mtp: MTPModules | None,  # before the share is calibrated again
+    ) -> None:
+        "Take in one minibatch."
+        if mtp is not None:
+            self.entropies.append(sum(micro.later for micro in micros))
+            self.shares.append(mtp.trunk_gradient)
+
+    def result(
+        self,
+        processes: Processes,  # that saw parts of the step
+    ) -> dict[str, float]:
+        "Means over the step's minibatches."
+        if not self.shares:
+            return {}
+        n = len(self.shares)
+        return dict(
+            mtp_cross_entropy=float(processes.all_reduce(sum(self.entropies))) / n,
+            mtp_trunk_gradient=sum(self.shares) / n,
+        )
 
 # %% ../../nbs/lib/training/learner.ipynb #ff044221
 def make_optimizer(
@@ -357,6 +412,7 @@ class Learner:
         meter = UpdateMetrics()
         norms: list[float] = []
         value_losses: list[float] = []
+        modules = ModuleMeter()
         more: dict[str, float] = dict(lr=lr)
         for number, part in enumerate(minibatches(trained, c.epochs, c.minibatches, seed)):
             rows = batch.local(part)
@@ -367,7 +423,9 @@ class Learner:
             for micro in micros:
                 meter.add(micro.out, micro.mask, micro.advantages, micro.entropy, number)
             value_losses.append(sum(micro.value_loss for micro in micros))
-            if number == 0:
+            modules.add(micros, self.policy.mtp)
+            self.calibrate(micros)
+            if number == 0 and not batch.age:  # an older batch differs by what was learnt since
                 more["logp_mismatch"] = self.compare(batch, rows)
             norm = take_step(self.optimizer, self.scaler, self.policy.trained, c.max_grad_norm, processes)
             if norm is None:
@@ -378,7 +436,20 @@ class Learner:
             more["value_loss"] = processes.all_reduce(sum(value_losses)) / len(value_losses)
         if norms:
             more["grad_norm"] = sum(norms) / len(norms)
+        more |= modules.result(processes)
         return meter.result() | batch.extra | more
+
+    def calibrate(
+        self,
+        micros: list[MicroBatch],  # of one minibatch, here
+    ) -> None:
+        "Set the share of the modules' gradient for the next minibatch, where it is calibrated and something moved."
+        if self.policy.mtp is None or self.config.mtp_calibration != "occ":
+            return
+        here = sum((micro.shifts for micro in micros), Shifts())
+        shifts = Shifts(*self.processes.all_reduce(here.along, here.square))
+        if shifts.square:
+            self.policy.mtp.trunk_gradient = calibrated_share(shifts, self.config.mtp_trunk_gradient)
 
     def compare(
         self,
@@ -395,7 +466,9 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         "What a checkpoint keeps beside the optimiser's tensors."
-        return dict(memory=self.policy.memory.tokens, scaler=self.scaler.state_dict())
+        state = dict(memory=self.policy.memory.tokens, scaler=self.scaler.state_dict())
+        share = {} if self.policy.mtp is None else dict(trunk_gradient=self.policy.mtp.trunk_gradient)
+        return state | share
 
     def load_state(
         self,
@@ -407,3 +480,5 @@ class Learner:
         self.policy.placement.shard_state(self.optimizer)
         self.policy.memory.tokens = min(self.policy.memory.tokens, state["memory"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.policy.mtp is not None and self.config.mtp_calibration == "occ":
+            self.policy.mtp.trunk_gradient = state["trunk_gradient"]

@@ -75,7 +75,8 @@ def look_ahead_modules(
     if recipe.source != "mtp":
         return None
     k = cast(WindowActions, recipe.actions).k  # only windows look ahead
-    return MTPModules(model, k, c.mtp_head, c.mtp_merge, c.mtp_start, c.mtp_trunk_gradient)
+    share = 0.0 if c.mtp_calibration == "occ" else c.mtp_trunk_gradient  # calibrated: none until both have moved
+    return MTPModules(model, k, c.mtp_head, c.mtp_merge, c.mtp_start, share)
 
 
 def settle(
