@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 'recipes', 'AdvantageRule', 'GroupAdvantage',
-           'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'FutureWeight', 'response_blocks', 'check_values',
-           'Recipe', 'needed', 'batch_actions', 'policy_term', 'kl_term', 'entropy_term', 'batch_loss',
+           'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'FutureWeight', 'LearntBlocks', 'response_blocks',
+           'check_values', 'Recipe', 'needed', 'batch_actions', 'policy_term', 'kl_term', 'entropy_term', 'batch_loss',
            'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words', 'value_words', 'plain_sources',
            'chosen_rule', 'sources_of', 'space_options', 'recipe']
 
@@ -212,10 +212,20 @@ block_rules = {
 }  # rules that a recipe may name, and their block in words
 
 
+@dataclass(frozen=True)
+class LearntBlocks:
+    "Actions that are units of byte-pair encoding: `recipe('lpo', actions=LearntBlocks(learn_merges(texts, 80)))`."
+
+    merges: "Sequence[blocks.Merge]"  # of `mpo_nb.blocks.learn_merges`
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "merges", tuple(blocks.check_merges(self.merges)))
+
+
 def response_blocks(
-    rule: str,  # one of `block_rules`
+    rule: str | LearntBlocks,  # one of `block_rules`, or merges
     mask: "torch.Tensor",  # (B, T)
-    tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row: for "sentence"
+    tokens: list[list[str]] | None = None,  # decoded text of each token, one list per row: for "sentence" and merges
     old_logps: "torch.Tensor | None" = None,  # (B, T) the sampler's: for "surprise"
     seed: int = 0,  # for "random"
     entropy: "torch.Tensor | None" = None,  # (B, T) of the policy that sampled, nats: for "entropy"
@@ -235,7 +245,10 @@ def response_blocks(
             raise ValueError("actions='surprise' needs old_logps, the sampler's log-probabilities, shape (B, T)")
         return blocks.surprise_blocks(mask, old_logps)
     if tokens is None:
-        raise ValueError("actions='sentence' needs tokens, the decoded text of each token, one list per row")
+        name = "'sentence'" if isinstance(rule, str) else "LearntBlocks"
+        raise ValueError(f"actions={name} needs tokens, the decoded text of each token, one list per row")
+    if isinstance(rule, LearntBlocks):
+        return blocks.bpe_blocks(mask, tokens, rule.merges)
     return blocks.sentence_blocks(mask, tokens)
 
 # %% ../nbs/lib/recipes.ipynb #re000029
@@ -270,8 +283,9 @@ class Recipe:
     "A policy-optimisation algorithm as data. `recipe(name)` makes the named ones."
 
     name: str  # its name in the literature
-    # granularity of the ratio, the token by default; a number: blocks of that many tokens; or one of `block_rules`
-    actions: "spaces.ActionSpace | str | int" = field(default_factory=lambda: spaces.TokenActions())
+    # granularity of the ratio, the token by default; a number: blocks of that many tokens; one of `block_rules`; or
+    # blocks that are learnt
+    actions: "spaces.ActionSpace | LearntBlocks | str | int" = field(default_factory=lambda: spaces.TokenActions())
     rule: AdvantageRule = GroupAdvantage()  # how rewards become advantages
     clip: tuple[float, float] = (0.2, 0.2)  # (low, high)
     surrogate: str = "ppo"  # "ppo" | "cispo" | "gmpo" | "none"
@@ -318,7 +332,7 @@ class Recipe:
         entropy: "torch.Tensor | None" = None,  # (B, T) of the policy that sampled, nats
     ) -> "torch.Tensor | None":  # (B, T) ids, to be put into the batch as `blocks`; None where the space needs none
         "Block ids that depend on the responses. Raises ValueError like `response_blocks`."
-        if not isinstance(self.actions, str):
+        if not isinstance(self.actions, (str, LearntBlocks)):
             return None
         return response_blocks(self.actions, mask, tokens, old_logps, seed, entropy)
 
@@ -449,7 +463,8 @@ def check_recipe(
     check_values(vars(recipe))
     losses.check_clip(recipe.clip, recipe.surrogate, recipe.dual_clip)
     check_choice("aggregate", recipe.aggregate, losses.aggregates)
-    if not (isinstance(recipe.actions, spaces.ActionSpace) or recipe.actions in block_rules):
+    known = isinstance(recipe.actions, (spaces.ActionSpace, LearntBlocks))
+    if not (known or recipe.actions in block_rules):
         raise ValueError(
             f"actions={recipe.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of"
             f" {', '.join(block_rules)}"
@@ -527,11 +542,13 @@ class Preset:
 
 
 def space_words(
-    actions: "spaces.ActionSpace | str",  # of a recipe
+    actions: "spaces.ActionSpace | LearntBlocks | str",  # of a recipe
 ) -> str:  # such as "windows of 4"
     "An action in a word or two."
     if isinstance(actions, str):
         return actions
+    if isinstance(actions, LearntBlocks):
+        return f"units of {len(actions.merges)} merges"
     if isinstance(actions, spaces.TokenGradient):
         return f"{space_words(actions.actions)}, with the token's gradient"
     if isinstance(actions, spaces.WindowActions) and actions.joint:

@@ -34,7 +34,7 @@ from mpo_nb.planning.rehearsal import (
     rehearse_training,
     rest,
 )
-from ..recipes import wants_reference
+from ..recipes import LearntBlocks, wants_reference
 
 # %% ../../nbs/lib/planning/phases.ipynb #6c6c8dc7
 def packed_bytes(weight: Tensor, quantization: str) -> int:
@@ -162,7 +162,7 @@ def response_bytes(config: TrainConfig, w: Work) -> int:
     "What is known of a step's responses and kept until its last update."
     c = config
     recipe = configured_recipe(config)
-    per_token = 8 + 8 + 1 + 4 * (4 + wants_reference(recipe)) + 8 * isinstance(recipe.actions, str)
+    per_token = 8 + 8 + 1 + 4 * (4 + wants_reference(recipe)) + 8 * isinstance(recipe.actions, (str, LearntBlocks))
     if recipe.source == "mtp":
         per_token += 4 * (cast(WindowActions, recipe.actions).k - 1)  # old log-probabilities of the later tokens
     if recipe.critic:

@@ -18,7 +18,7 @@ from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, 
 from ..blocks import check_mask
 from ..checks import check_share, check_whole
 from ..losses import PolicyLoss
-from ..recipes import Recipe, block_rules, recipe
+from ..recipes import LearntBlocks, Recipe, block_rules, recipe
 from .reading import RunData
 from .traces import Trace
 
@@ -182,6 +182,8 @@ def describe_actions(
     actions = r.actions.actions if isinstance(r.actions, TokenGradient) else r.actions
     if isinstance(actions, str):
         return block_rules[actions]
+    if isinstance(actions, LearntBlocks):
+        return f"a unit of byte-pair encoding (merges: {len(actions.merges):,})"
     if isinstance(actions, WindowActions):
         return _describe_windows(actions)
     if isinstance(actions, BlockActions):

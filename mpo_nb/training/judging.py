@@ -19,7 +19,7 @@ from ..actions import BlockActions
 from ..advantages import critic_targets, macro_blocks, overlong_penalty, whiten
 from ..config import TrainConfig
 from ..losses import explained_variance
-from ..recipes import CriticAdvantage, Recipe, SampledValues, wants_reference
+from ..recipes import CriticAdvantage, LearntBlocks, Recipe, SampledValues, wants_reference
 from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
@@ -146,7 +146,7 @@ def response_blocks(
 ) -> Tensor | None:  # (B, T) ids; None for actions that are not read from the responses
     "The blocks of a batch."
     texts = None
-    if recipe.actions == "sentence":
+    if recipe.actions == "sentence" or isinstance(recipe.actions, LearntBlocks):
         texts = [token_texts(tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)]
 
     def blocks(mask: Tensor) -> Tensor | None:

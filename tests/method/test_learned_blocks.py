@@ -10,6 +10,8 @@ import torch
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions
 from mpo_nb.blocks import block_sizes, bpe_blocks, code_blocks, learn_merges, sequence_block, token_blocks
 from mpo_nb.losses import policy_loss
+from mpo_nb.recipes import LearntBlocks, recipe
+from mpo_nb.runs.ratios import describe_actions
 from mpo_nb.tasks import load_task
 
 
@@ -72,9 +74,10 @@ def test_all_merges_make_one_action_of_a_response(rows, batch):
 def test_more_merges_only_make_blocks_coarser(rows, batch):
     merges = learn_merges(rows, 120)
     assert len(merges) == 120
-    before, means = token_blocks(batch[0]), []
+    mask = batch[0][:60]
+    before, means = token_blocks(mask), []
     for m in range(1, 121):
-        ids = bpe_blocks(batch[0], rows, merges[:m])
+        ids = bpe_blocks(mask, rows[:60], merges[:m])
         new, old = (x[:, 1:] != x[:, :-1] for x in (ids, before))
         assert not (new & ~old).any(), f"merge {m} opened a block"
         sizes = block_sizes(ids)
@@ -166,3 +169,46 @@ def test_finite_scalar_quantisation_has_its_codes_and_its_gradient():
     shift = torch.atanh(torch.where(levels % 2 == 0, 0.5, 0.0) / half)
     slope = (1 - torch.tanh(z.detach() + shift) ** 2) * half / (levels // 2)  # of what is rounded
     torch.testing.assert_close(z.grad, slope, rtol=0, atol=1e-6)
+
+
+def trained(tmp_path, name: str, actions) -> list[dict]:
+    "A step of training with some actions, two passes over its batch."
+    from mpo_nb.training import TrainConfig, Trainer
+
+    config = TrainConfig(
+        steps=1,
+        prompts_per_step=4,
+        group_size=4,
+        epochs=2,
+        eval_every=0,
+        trace_every=0,
+        checkpoint_every=100,
+        precision="float32",
+        progress=False,
+        output=str(tmp_path / name),
+    )
+    return Trainer(config, recipe=recipe("grpo", actions=actions)).fit()
+
+
+def test_a_run_trains_with_learnt_blocks_by_one_argument(tmp_path, rows):
+    "Without merges they are tokens, to the bit; with merges they are others."
+    kept = ("grad_norm", "clip_fraction", "log_ratio_std", "train_accuracy")
+    token, none, some = (
+        [[row[name] for name in kept] for row in trained(tmp_path, name, actions)]
+        for name, actions in (
+            ("token", TokenActions()),
+            ("none", LearntBlocks([])),
+            ("some", LearntBlocks(learn_merges(rows, 80))),
+        )
+    )
+    assert none == token and some != token
+
+
+def test_a_recipe_says_what_learnt_blocks_are_and_what_they_need():
+    some = recipe("lpo", actions=LearntBlocks([(("a",), ("b",))]))
+    assert describe_actions(some) == "a unit of byte-pair encoding (merges: 1)"
+    assert some.blocks(torch.ones(1, 2), [["a", "b"]]).tolist() == [[0, 0]]
+    with pytest.raises(ValueError, match="actions=LearntBlocks needs tokens"):
+        some.blocks(torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"merges\[0\]='ab'"):
+        LearntBlocks(["ab"])
