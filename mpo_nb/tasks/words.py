@@ -57,7 +57,7 @@ def word_problems(
     held_out: bool = False,  # from the test side, or the training side
     rng: random.Random | None = None,  # default: a generator seeded with 0
 ) -> list[dict[str, Any]]:  # n distinct problems: "prompt" and "answer"
-    "Distinct problems from one side of the split. Raises ValueError like `value_word`, and where there are fewer than n."
+    "Distinct problems of one side of the split. Raises ValueError like `value_word`, and where there are too few."
     check_options(word_problems, locals(), "word_problems")
     check_word(d, spread)
     check_whole("decisions", decisions)
