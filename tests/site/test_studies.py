@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mpo_nb.config import configured_recipe, described
-from mpo_nb.evaluation import corrected_together, seed_differences
+from mpo_nb.evaluation import corrected_together, holm, seed_differences, student_p
 from mpo_nb.recipes import recipe
 from mpo_nb.runs import sample_traces, unsure_windows
 from mpo_nb.runs.ratios import stack_traces
@@ -241,3 +241,36 @@ def test_what_survives_the_correction_on_the_page_of_boundaries(root, studies):
         assert found[found.p_holm < 0.05].method.tolist() == survive
         for row in found[found.p_holm < 0.05].itertuples():
             assert f"{-100 * row.mean:.1f}" in text, row
+
+
+def test_what_the_page_of_the_spread_says(root, studies):
+    "Every number of its first paragraphs, from the file."
+    frame = pd.read_csv(root / "nbs" / "studies" / "ratio_spread.csv")
+    place = ["distance", "axis", "k", "future"]
+    frame = frame[(frame.k > 1) & (frame.future > 0)]
+    frame = frame[~((frame.axis == "future") & (frame.future == 0.2))]  # K=5 stands among the K
+    wide = frame.pivot_table(index=[*place, "seed"], columns="order", values="std")
+    ratios = wide["true"] / wide["other responses"]
+    means = ratios.groupby(place).mean()
+    assert len(means) == 26 and means.min() > 1
+    axis, k = means.index.get_level_values("axis"), means.index.get_level_values("k")
+    spread = texts_of(studies["ratio_spread"])
+    few = means[(axis == "uniform") & (k <= 8)] - 1
+    many = means[(axis == "uniform") & (k == 16)] - 1
+    for words in (
+        f"up to {100 * (means[axis != 'uniform'].max() - 1):.1f}% at shares of up to 40%",
+        f"{100 * few.min():.1f}% to {100 * few.max():.1f}% for plain means of up to 8",
+        f"by {100 * many.min():.0f}% and {100 * many.max():.0f}% for those of 16",
+    ):
+        assert words in spread, words
+    groups = [(where, (runs - 1).tolist()) for where, runs in ratios.groupby(place)]
+    left = [where for (where, _), p in zip(groups, holm([student_p(d) for _, d in groups])) if p < 0.05]
+    assert left == [("far", "uniform", 16, 0.9375)]
+    true = frame[frame.order == "true"].groupby(place)[["clipped", "clipped_token", "range_by_share"]].mean()
+    near, far = (true.loc[(distance, "uniform", 5, 0.8)] for distance in ("near", "far"))
+    assert f"from {100 * near.clipped_token:.2f}% to {100 * near.clipped:.2f}%" in spread
+    assert f"from {100 * far.clipped_token:.2f}% to {100 * far.clipped:.2f}%" in spread
+    assert (
+        f"range of {near.range_by_share:.2f} times the token's" in spread
+        and f"{far.range_by_share:.2f} times" in spread
+    )
