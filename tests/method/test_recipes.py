@@ -26,6 +26,7 @@ from mpo_nb.recipes import (
     GroupAdvantage,
     LeaveOneOut,
     SampledValues,
+    action_blocks,
     advantage_rules,
     recipe,
     recipes,
@@ -392,6 +393,18 @@ def test_targets_of_segments_are_what_a_plain_loop_finds(mask, seed, value, kl):
                 assert float(found.returns[b, positions[i]]) == pytest.approx(a + own, abs=1e-9)
 
 
+def test_a_critic_may_judge_the_recipe_s_own_actions():
+    "Tokens are judged one by one, a response as a whole, blocks as blocks; what overlaps is none."
+    mask = torch.tensor([[1, 1, 1, 0, 1]])
+    batch = dict(mask=mask, blocks=torch.tensor([[0, 0, 1, -1, 1]]))
+    assert action_blocks(recipe("ppo", macro="actions"), batch) is None
+    assert action_blocks(recipe("gspo"), batch).tolist() == [[0, 0, 0, -1, 0]]
+    assert action_blocks(recipe("grpo", actions=3), batch).tolist() == [[0, 0, 0, -1, 1]]
+    assert action_blocks(recipe("sapo_segment"), batch).tolist() == [[0, 0, 1, -1, 1]]
+    with pytest.raises(ValueError, match="overlap"):
+        action_blocks(recipe("mpo"), batch)
+
+
 @given(batches, seeds, st.sampled_from([0.1, 0.5, 2.0]))
 def test_the_segment_recipe_is_its_formula(mask, seed, scale):
     "Token mean of max(PC(R_k, A), 3 A where A < 0), R_k the geometric mean over the segment."
@@ -638,7 +651,7 @@ ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.one
         (lambda: recipe("ma_rlhf", value_loss="tokens"), ["value_loss='tokens'", "block"]),
         (lambda: recipe("ma_rlhf", repeats=2), ["repeats=2 with macro=5", "leave repeats out"]),
         (lambda: recipe("ma_rlhf", macro=(1, 2), repeats=0), ["repeats=0"]),
-        (lambda: recipe("ppo", macro="actions"), ["macro='actions'", "actions='entropy'"]),
+        (lambda: recipe("mpo", base="ppo", macro="actions"), ["macro='actions'", "WindowActions", "actions='entropy'"]),
         (lambda: recipe("ppo", macro="blocks"), ["macro='blocks'"]),
         (lambda: recipe("ppo", block_value="end"), ["block_value='end'", "last"]),
         (lambda: recipe("ppo", advantage_clip=0.0), ["advantage_clip=0.0"]),

@@ -62,7 +62,10 @@ def test_one_run_is_compared_with_the_token_level(tmp_path):
     assert page.count('class="mpo-strip"') == 6 and "no second action space" in page
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "gmpo", "cispo", "lpo", "tepo"])
+REPORTED = ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "gmpo", "cispo", "lpo", "tepo", "fipo", "sapo_segment"]
+
+
+@pytest.mark.parametrize("name", REPORTED)
 def test_every_recipe_has_a_report(tmp_path, name):
     page = visible(report_html([made_up_run(tmp_path / name, name, steps=2, planned=2)]))
     assert 'class="mpo-strip"' in page and "What is missing" not in page
