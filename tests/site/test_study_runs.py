@@ -186,6 +186,7 @@ def test_a_policy_in_small(definitions, source, tmp_path):
     space["parts"] = dict(
         stale=lambda seed: space["stale_rows"](seed, stale=3, **small),
         critic=lambda seed: space["critic_rows"](seed, updates=2, **small),
+        uncorrected=lambda seed: space["stale_rows"](seed, stale=3, of=space["uncorrected"], **small),
     )
     code = source("gradient_direction")
     make(space, code)
@@ -194,6 +195,66 @@ def test_a_policy_in_small(definitions, source, tmp_path):
     assert set(stale.unit) == {"fresh", *space["units"]} and len(stale) == 1 + 3 * len(space["units"]) - 1
     assert stale[stale.unit == "fresh"].cosine.item() == pytest.approx(1)
     assert (stale.kl > 0).all() and (frame[frame.part == "critic"].lam.dropna().unique() == [0, 0.95]).all()
+    plain = frame[frame.unit == "no ratio"]
+    assert plain.lag.tolist() == [2, 4] and (plain.snr_low <= plain.snr).all() and (plain.snr <= plain.snr_high).all()
     space["parts"] = {part: None for part in space["parts"]}  # nothing is to be called again
     make(space, code)
     assert pd.read_csv(tmp_path / "made.csv").equals(frame)
+
+
+TEXT = {  # (distance, unit, range, column) -> what the page says, in its order
+    (8, "token", "none", "cosine"): "from 0.99",
+    (8, "token", "same", "cosine"): "0.76 (0.65 to 0.88)",
+    (8, "window of 4, mean", "share", "cosine"): "0.98 (0.95 to 1.02)",
+    (8, "sequence, mean", "share", "cosine"): "0.97 (0.94 to 1.00)",
+    (32, "window of 4, mean", "share", "cosine"): "0.94 (0.87 to 1.00)",
+    (32, "sequence, mean", "share", "cosine"): "0.88 (0.81 to 0.95)",
+    (32, "window of 4, 20%", "share", "cosine"): "0.96 (0.86 to 1.06)",
+    (32, "token", "none", "cosine"): "1.02 (0.83 to 1.39)",
+    (32, "window of 4, 20%", "none", "cosine"): "0.93 (0.85 to 0.99)",
+    (32, "window of 4, mean", "none", "cosine"): "0.90 (0.83 to 0.96)",
+    (32, "sequence, mean", "none", "cosine"): "0.88 (0.81 to 0.94)",
+    (32, "token", "none", "snr"): "0.57 thousandths",
+    (32, "window of 4, 20%", "none", "snr"): "3.87",
+    (32, "window of 4, mean", "none", "snr"): "7.37",
+    (32, "sequence, mean", "none", "snr"): "9.05",
+}
+
+
+def test_what_the_page_says_is_in_its_table(root):
+    "The first policy's numbers, with their intervals."
+    text = nbformat.read(root / "nbs/studies/gradient_direction.ipynb", 4).cells[1].source
+    frame = pd.read_csv(root / "nbs/studies/gradient_direction.csv")
+    first = frame[(frame.part == "stale") & (frame.seed == 0)].set_index(["lag", "unit", "range"])
+    for (lag, unit, kind, column), said in TEXT.items():
+        row = first.loc[(lag, unit, kind)]
+        value, low, high = (
+            row[c] * (1000 if column == "snr" else 1) for c in (column, f"{column}_low", f"{column}_high")
+        )
+        spans = (
+            f"from {value:.2f}",
+            f"{value:.2f} ({low:.2f} to {high:.2f})",
+            f"{value:.2f} thousandths",
+            f"{value:.2f}",
+        )
+        assert said in spans and said in text, (lag, unit, kind, column, spans)
+
+
+def test_what_the_page_says_of_critics_is_in_its_table(root):
+    text = nbformat.read(root / "nbs/studies/gradient_direction.ipynb", 4).cells[1].source
+    frame = pd.read_csv(root / "nbs/studies/gradient_direction.csv")
+    first = frame[(frame.part == "critic") & (frame.seed == 0)].set_index(["lam", "unit"])
+    said = {"token": "1.12 thousandths (", "window of 4, 20%": "1.19 (", "window of 4, mean": "1.32 ("}
+    for unit, start in said.items():
+        row = 1000 * first.loc[(0.95, unit), ["snr", "snr_low", "snr_high"]].astype(float)
+        assert start.startswith(f"{row.snr:.2f}") and f"{start}{row.snr_low:.2f} to {row.snr_high:.2f})" in text
+    row = first.loc[(0.0, "token")]
+    assert f"{row.cosine:.2f} ({row.cosine_low:.2f} to {row.cosine_high:.2f})".replace("-", "−") in text
+
+
+def test_what_the_seeds_page_says_is_in_its_table(root):
+    text = nbformat.read(root / "nbs/studies/pretrained_seeds.ipynb", 4).cells[1].source
+    frame = pd.read_csv(root / "nbs/studies/pretrained_seeds.csv")
+    before = frame[frame.arm == "before"].iloc[0]
+    for name in ("sampled", "greedy", "pass_at_8"):
+        assert f"{100 * before[name]:.1f}%" in text
