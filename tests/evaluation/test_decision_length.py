@@ -116,3 +116,38 @@ def test_every_arm_is_run_once(study):
     arms = study["arms"]()
     assert len(set(arms)) == len(arms) == 170
     assert os.fspath(study["base_path"](1, True)) == os.fspath(study["base_path"](1, False))
+
+
+def test_the_text_says_what_the_table_holds(study, root):
+    "Every number of the summary that is a comparison's, from the rows of the first five seeds."
+    folder = root / "nbs" / "studies"
+    cells = nbformat.read(folder / "decision_length.ipynb", 4).cells
+    text = cells[1].source
+    frame = pd.read_csv(folder / "decision_length.csv", dtype={"range": str})
+    first = frame[frame.seed < 5]
+    found = study["comparisons"](first).set_index("comparison")
+    points = 100 * found[["mean", "low", "high", "detectable", "detectable_corrected"]]
+    for name, said in {
+        "C, plain mean, equal share": "by {mean:.1f} points ({low:.1f} to {high:.1f})",
+        "C, plain mean, range 0.2": "{mean:.1f} points ({low:.1f} to {high:.1f})",
+        "C, 20% future, range 0.2": "{mean:.1f} ({low:.1f} to {high:.1f})",
+        "aligned minus shifted blocks": "{mean:.1f} points above blocks of the same length that straddle two of them,"
+        " with an interval from {low:.1f} to {high:.1f}. A difference of {detectable:.1f} points would have been seen"
+        " four times in five, {detectable_corrected:.1f} with",
+    }.items():
+        assert said.format(**points.loc[name]) in text, said.format(**points.loc[name])
+    corrected = found["p_holm"]
+    assert f"a *p* of {corrected['C, plain mean, equal share']:.3f}" in text and (corrected < 0.05).sum() == 1
+    beside = {
+        column: study["comparisons"](first, column)["mean"][1]
+        for column in ("accuracy_greedy", "accuracy_pass_8", "kl", "entropy")
+    }
+    assert f"is {100 * beside['accuracy_greedy']:.1f} points for greedy accuracy and" in text
+    assert f"and {100 * beside['accuracy_pass_8']:.1f} for pass@8" in text
+    assert f"drifted {beside['kl']:.2f} nats further and have {-beside['entropy']:.2f} nats less entropy" in text
+    means = first[first.range.eq("0.2") & first.d.eq(1)].groupby(["method", "k"]).accuracy_sampled.mean()
+    gain = means["window, plain mean", 2] - means["token", 1]
+    assert f"at $d=1$ too, {100 * gain:.1f} points for $K=2$ at a range of 0.2" in text
+    best = first[first.range.eq("equal share") | first.k.eq(1)]
+    best = best[best.method.isin(("token", "window, plain mean"))].groupby(["d", "k"]).accuracy_sampled.mean()
+    assert [best[d].idxmax() for d in (1, 2, 4)] == [2, 2, 4]
