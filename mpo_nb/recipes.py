@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 'recipes', 'AdvantageRule', 'GroupAdvantage',
            'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'FutureWeight', 'LearntBlocks', 'response_blocks',
-           'check_values', 'Recipe', 'needed', 'batch_actions', 'policy_term', 'kl_term', 'entropy_term', 'batch_loss',
-           'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words', 'value_words', 'plain_sources',
-           'chosen_rule', 'sources_of', 'space_options', 'recipe']
+           'check_values', 'Recipe', 'needed', 'batch_actions', 'action_blocks', 'policy_term', 'kl_term',
+           'entropy_term', 'batch_loss', 'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words',
+           'value_words', 'plain_sources', 'chosen_rule', 'sources_of', 'space_options', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 import inspect
@@ -373,6 +373,21 @@ def batch_actions(
     return spaces.BlockActions(ids)
 
 # %% ../nbs/lib/recipes.ipynb #re000025
+def action_blocks(
+    recipe: "Recipe",  # whose actions do not overlap
+    batch: Mapping[str, Any],  # mask (B, T), and `blocks` (B, T) for actions that are read from the responses
+) -> "torch.Tensor | None":  # (B, T) ids; None where each token is an action
+    "The actions as blocks, for a critic that judges the recipe's own. Raises ValueError for actions that overlap."
+    space = batch_actions(recipe, batch)
+    if isinstance(space, spaces.TokenActions):
+        return None
+    if isinstance(space, spaces.SequenceActions):
+        return blocks.sequence_block(batch["mask"])
+    if isinstance(space, spaces.BlockActions):
+        return space.ids(batch["mask"])
+    raise ValueError(f"actions={space!r} overlap, so they are no blocks; use blocks, e.g. actions='entropy'")
+
+
 def policy_term(
     recipe: "Recipe",
     batch: Mapping[str, Any],  # logps, old_logps, mask (B, T), advantages (B,) or (B, T)
@@ -469,10 +484,10 @@ def check_recipe(
             f"actions={recipe.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of"
             f" {', '.join(block_rules)}"
         )
-    reads_actions = getattr(recipe.rule, "macro", 1) == "actions"
-    if reads_actions and not isinstance(recipe.actions, (str, spaces.BlockActions)):
+    apart = (str, spaces.TokenActions, spaces.BlockActions, spaces.SequenceActions)
+    if getattr(recipe.rule, "macro", 1) == "actions" and not isinstance(recipe.actions, apart):
         raise ValueError(
-            f"macro='actions' takes the recipe's blocks, and actions={recipe.actions!r} has none; give blocks, e.g."
+            f"macro='actions' asks for actions that do not overlap, and actions={recipe.actions!r}; give blocks, e.g."
             " actions='entropy', or a number of tokens to macro"
         )
     if recipe.source == "mtp" and not isinstance(recipe.actions, spaces.WindowActions):

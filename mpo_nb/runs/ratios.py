@@ -14,7 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..actions import ActionSpace, BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
+from mpo_nb.actions import (
+    ActionSpace,
+    BlockActions,
+    DecayActions,
+    SequenceActions,
+    TokenActions,
+    TokenGradient,
+    WindowActions,
+)
 from ..blocks import check_mask
 from ..checks import check_share, check_whole
 from ..losses import PolicyLoss
@@ -27,11 +35,12 @@ def trace_loss(
     trace: Trace,  # with log-probabilities and an advantage
     recipe: Recipe,  # action space, surrogate and clip range
 ) -> tuple[PolicyLoss, ActionSpace]:  # tensors (1, T); credit in units of the advantage
-    """The policy term of a recipe's loss for one response, summed over tokens. Raises ValueError when log-probabilities
-    are unknown."""
+    """The policy term of a recipe's loss for one response, summed over tokens; segments by entropy are cut by what the
+    trace holds. Raises ValueError when log-probabilities, or entropies that are needed, are unknown."""
     plain = replace(recipe, aggregate="seq-mean-token-sum", kl=0.0, entropy=0.0)
     batch: dict[str, Any] = dict(trace.batch())
-    batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens], batch["old_logps"])
+    entropy = torch.tensor([trace.entropies], dtype=torch.double)  # (1, T)
+    batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens], batch["old_logps"], entropy=entropy)
     return plain.loss(batch), plain.action_space(batch)
 
 # %% ../../nbs/lib/runs/ratios.ipynb #1bcd7b29
@@ -53,7 +62,7 @@ def stack_traces(
         old_logps=old_logps,
         mask=mask,
         advantages=torch.tensor([t.advantage for t in traces], dtype=torch.double),
-        blocks=r.blocks(mask, [t.tokens for t in traces], old_logps),
+        blocks=r.blocks(mask, [t.tokens for t in traces], old_logps, entropy=_pad(traces, "entropies")),
     )
 
 # %% ../../nbs/lib/runs/ratios.ipynb #267590df
@@ -188,7 +197,8 @@ def describe_actions(
         return _describe_windows(actions)
     if isinstance(actions, BlockActions):
         return f"a block of {actions.blocks}" if isinstance(actions.blocks, int) else "a block"
-    return "the whole response" if isinstance(actions, SequenceActions) else "a token"
+    names = {SequenceActions: "the whole response", DecayActions: "a token and all that follows, fading"}
+    return names.get(type(actions), "a token")
 
 # %% ../../nbs/lib/runs/ratios.ipynb #888266ab
 def credit_departure(

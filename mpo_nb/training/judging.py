@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..actions import BlockActions
 from ..advantages import critic_targets, macro_blocks, overlong_penalty, whiten
 from ..config import TrainConfig
 from ..losses import explained_variance
-from ..recipes import CriticAdvantage, LearntBlocks, Recipe, SampledValues, wants_reference
+from ..recipes import CriticAdvantage, LearntBlocks, Recipe, SampledValues, action_blocks, wants_reference
 from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
@@ -229,8 +228,7 @@ class CriticRule:
     def macro_actions(self, batch: Batch, seed: int) -> Tensor | None:
         "(B, T) what the critic judges as one: the recipe's own actions, or blocks of its own; None: each token."
         if self.recipe.macro == "actions":
-            space = cast(BlockActions, self.recipe.action_space(dict(blocks=batch.blocks)))
-            return space.ids(batch.rollout.mask)
+            return action_blocks(self.recipe, dict(blocks=batch.blocks, mask=batch.rollout.mask))
         return None if self.recipe.macro == 1 else self.blocks(batch.rollout.mask, seed)
 
     def blocks(self, mask: Tensor, seed: int) -> Tensor:
