@@ -43,7 +43,7 @@ def test_a_setting_is_made_again(study, tables, monkeypatch):
     chosen = {place: study["changes"][place] for place in [("lambda", 0.0), ("vocabulary, six tokens", 2)]}
     monkeypatch.setitem(study, "changes", chosen)
     keys = ["axis", "value", "kind"]
-    made = study["quartiles"](study["settings_table"](range(16)), keys)
+    made = study["quartiles"](study["settings_table"](range(10)), keys)
     stored = tables["exact_mdp_settings"]
     for axis, value in chosen:
         kept = [frame[(frame.axis == axis) & (frame.value.astype(str) == str(value))] for frame in (made, stored)]
