@@ -1,5 +1,4 @@
-"""The study of the exact gradient: its own code makes rows of each committed table again, and its words are true of the
-tables."""
+"""The study of the exact gradient: its own code makes rows of each committed table again."""
 
 import nbformat
 import pandas as pd
@@ -44,7 +43,7 @@ def test_a_setting_is_made_again(study, tables, monkeypatch):
     chosen = {place: study["changes"][place] for place in [("lambda", 0.0), ("vocabulary, six tokens", 2)]}
     monkeypatch.setitem(study, "changes", chosen)
     keys = ["axis", "value", "kind"]
-    made = study["quartiles"](study["settings_table"](range(16)), keys)
+    made = study["quartiles"](study["settings_table"](range(10)), keys)
     stored = tables["exact_mdp_settings"]
     for axis, value in chosen:
         kept = [frame[(frame.axis == axis) & (frame.value.astype(str) == str(value))] for frame in (made, stored)]
@@ -59,10 +58,14 @@ def test_ranges_and_paths_are_made_again(study, tables):
 
 
 def test_only_what_is_missing_is_made(study, tmp_path, monkeypatch):
-    "Killed and started again, the study goes on with the next table."
-    for name in ("exact_mdp.csv", "exact_mdp_ranges.csv", "exact_mdp_paths.csv"):
+    "Killed and started again, the study goes on with the next table; where none is missing it begins anew."
+    others = ("exact_mdp.csv", "exact_mdp_ranges.csv", "exact_mdp_paths.csv")
+    for name in others:
         (tmp_path / name).write_text("kept")
     monkeypatch.setitem(study, "changes", {("share", 0.1): ({}, dict(future=0.1))})
-    study["sweep"](tmp_path, seeds=range(1), few=range(1))
-    assert (tmp_path / "exact_mdp.csv").read_text() == "kept"
-    assert len(pd.read_csv(tmp_path / "exact_mdp_settings.csv")) == 8 * 14
+    made = dict(study["sweep"](tmp_path, seeds=range(1), few=range(1)))
+    assert list(made) == ["exact_mdp_settings.csv"] and len(made["exact_mdp_settings.csv"]) == 8 * 14
+    assert all((tmp_path / name).read_text() == "kept" for name in others)
+    (tmp_path / "exact_mdp_settings.csv").write_text("kept")
+    assert next(study["sweep"](tmp_path, seeds=range(1), few=range(1)))[0] == "exact_mdp.csv"
+    assert not list(tmp_path.iterdir())
