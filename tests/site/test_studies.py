@@ -274,3 +274,8 @@ def test_what_the_page_of_the_spread_says(root, studies):
         f"range of {near.range_by_share:.2f} times the token's" in spread
         and f"{far.range_by_share:.2f} times" in spread
     )
+    five = frame[(frame.axis == "uniform") & (frame.k == 5)].groupby(["distance", "order"]).clipped.mean() * 100
+    for distance in ("near", "far"):
+        others, whole = five[distance, "other responses"], five[distance, "true"]
+        assert f"{others:.2f}% against {whole:.2f}% {distance}" in spread
+    assert f"({five['near', 'shuffled']:.2f}% and {five['far', 'shuffled']:.2f}%)" in spread
