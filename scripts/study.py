@@ -1,4 +1,7 @@
-"Makes a study again from the shell: the code of its notebook with the switch on, `python scripts/study.py pretrained_seeds`."
+"""Makes a study again from the shell: the code of its notebook, with the switch on.
+
+python scripts/study.py pretrained_seeds
+"""
 
 import os
 import sys
