@@ -97,6 +97,11 @@ def test_the_text_says_what_the_files_hold(root):
     ):
         pair = frame[frame.method.isin([base, method]) & (frame.lam == lam)]
         assert f"{100 * seed_differences(pair, base)['mean'].item():+.1f}" in text
+    variants = frame[frame.method.str.startswith("chained") & (frame.lam == 0.95)]
+    for difference in seed_differences(variants, "chained")["mean"]:
+        assert f"{100 * difference:+.1f} (" in text
+    share = frame[frame.method == "chained, OCC"].mtp_trunk_gradient.mean()
+    assert f"OCC let {share:.2f} of the gradient through" in text
     assert f"{mean.kl['backbone', 1.0]:.3f} against {mean.kl['token', 1.0]:.3f}" in text
     assert f"{mean.accuracy_greedy['start', 0.0]:.1%}" in text and f"{mean.pass_at_8['start', 0.0]:.1%}" in text
 
