@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mpo_nb.evaluation import seed_interval
 from mpo_nb.losses import policy_loss
 from mpo_nb.models import load
 from mpo_nb.models.logprobs import response_logps
@@ -202,54 +203,61 @@ def test_a_policy_in_small(definitions, source, tmp_path):
     assert pd.read_csv(tmp_path / "made.csv").equals(frame)
 
 
-TEXT = {  # (distance, unit, range, column) -> what the page says, in its order
-    (8, "token", "none", "cosine"): "from 0.99",
-    (8, "token", "same", "cosine"): "0.76 (0.65 to 0.88)",
-    (8, "window of 4, mean", "share", "cosine"): "0.98 (0.95 to 1.02)",
-    (8, "sequence, mean", "share", "cosine"): "0.97 (0.94 to 1.00)",
-    (32, "window of 4, mean", "share", "cosine"): "0.94 (0.87 to 1.00)",
-    (32, "sequence, mean", "share", "cosine"): "0.88 (0.81 to 0.95)",
-    (32, "window of 4, 20%", "share", "cosine"): "0.96 (0.86 to 1.06)",
-    (32, "token", "none", "cosine"): "1.02 (0.83 to 1.39)",
-    (32, "window of 4, 20%", "none", "cosine"): "0.93 (0.85 to 0.99)",
-    (32, "window of 4, mean", "none", "cosine"): "0.90 (0.83 to 0.96)",
-    (32, "sequence, mean", "none", "cosine"): "0.88 (0.81 to 0.94)",
-    (32, "token", "none", "snr"): "0.57 thousandths",
-    (32, "window of 4, 20%", "none", "snr"): "3.87",
-    (32, "window of 4, mean", "none", "snr"): "7.37",
-    (32, "sequence, mean", "none", "snr"): "9.05",
-}
+GRADIENTS = [  # (distance, unit, range, column) that the page gives as a mean over policies with its interval
+    (8, "token", "none", "cosine"),
+    (8, "token", "same", "cosine"),
+    (8, "token", "none", "snr"),
+    (8, "token", "same", "snr"),
+    (32, "token", "same", "worth"),
+    (8, "window of 4, mean", "share", "cosine"),
+    (8, "window of 4, 20%", "share", "cosine"),
+    (8, "sequence, mean", "share", "cosine"),
+    (32, "token", "none", "snr"),
+    (32, "window of 4, 20%", "none", "snr"),
+    (32, "window of 4, mean", "none", "snr"),
+    (32, "sequence, mean", "none", "snr"),
+    (32, "token", "none", "cosine"),
+    (32, "window of 4, 20%", "none", "cosine"),
+    (32, "window of 4, mean", "none", "cosine"),
+    (32, "sequence, mean", "none", "cosine"),
+    (32, "sequence, joint", "none", "cosine"),
+    (32, "sequence, joint", "none", "snr"),
+    (32, "no ratio", "none", "cosine"),
+    (32, "no ratio", "none", "snr"),
+    (32, "no ratio", "none", "worth"),
+    (32, "sequence, mean", "none", "worth"),
+    (32, "window of 4, mean", "share", "worth"),
+]
+CRITICS = [
+    (0.95, "token", "snr"),
+    (0.95, "window of 4, 20%", "snr"),
+    (0.95, "window of 4, mean", "snr"),
+    (0.0, "token", "cosine"),
+]
+
+
+def said(values: pd.Series, column: str) -> str:
+    "A mean over policies with its interval, as the page writes it."
+    mean, half = seed_interval(values * (1000 if column == "snr" else 1))
+    return f"{mean:.2f} ({mean - half:.2f} to {mean + half:.2f})".replace("-", "−")
 
 
 def test_what_the_page_says_is_in_its_table(root):
-    "The first policy's numbers, with their intervals."
+    "Means over the policies that are there, with Student's intervals."
     text = nbformat.read(root / "nbs/studies/gradient_direction.ipynb", 4).cells[1].source
     frame = pd.read_csv(root / "nbs/studies/gradient_direction.csv")
-    first = frame[(frame.part == "stale") & (frame.seed == 0)].set_index(["lag", "unit", "range"])
-    for (lag, unit, kind, column), said in TEXT.items():
-        row = first.loc[(lag, unit, kind)]
-        value, low, high = (
-            row[c] * (1000 if column == "snr" else 1) for c in (column, f"{column}_low", f"{column}_high")
-        )
-        spans = (
-            f"from {value:.2f}",
-            f"{value:.2f} ({low:.2f} to {high:.2f})",
-            f"{value:.2f} thousandths",
-            f"{value:.2f}",
-        )
-        assert said in spans and said in text, (lag, unit, kind, column, spans)
-
-
-def test_what_the_page_says_of_critics_is_in_its_table(root):
-    text = nbformat.read(root / "nbs/studies/gradient_direction.ipynb", 4).cells[1].source
-    frame = pd.read_csv(root / "nbs/studies/gradient_direction.csv")
-    first = frame[(frame.part == "critic") & (frame.seed == 0)].set_index(["lam", "unit"])
-    said = {"token": "1.12 thousandths (", "window of 4, 20%": "1.19 (", "window of 4, mean": "1.32 ("}
-    for unit, start in said.items():
-        row = 1000 * first.loc[(0.95, unit), ["snr", "snr_low", "snr_high"]].astype(float)
-        assert start.startswith(f"{row.snr:.2f}") and f"{start}{row.snr_low:.2f} to {row.snr_high:.2f})" in text
-    row = first.loc[(0.0, "token")]
-    assert f"{row.cosine:.2f} ({row.cosine_low:.2f} to {row.cosine_high:.2f})".replace("-", "−") in text
+    stale = frame[(frame.part != "critic") & (frame.unit != "fresh")]
+    for lag, unit, kind, column in GRADIENTS:
+        rows = stale[(stale.lag == lag) & (stale.unit == unit) & (stale.range == kind)]
+        assert said(rows[column], column) in text, (lag, unit, kind, column)
+    critic = frame[frame.part == "critic"]
+    for lam, unit, column in CRITICS:
+        rows = critic[(critic.lam == lam) & (critic.unit == unit)]
+        assert said(rows[column], column) in text, (lam, unit, column)
+    clipped = stale[(stale.unit == "token") & (stale.range == "same")].groupby("lag").clipped.mean()
+    drifts = stale.groupby(["lag", "seed"]).kl.first().groupby("lag").mean()
+    assert all(f"{100 * share:.1f}% " in text or f"{100 * share:.1f}%," in text for share in clipped)
+    assert all(f"{drift:.3f}" in text for drift in drifts)
 
 
 def test_what_the_seeds_page_says_is_in_its_table(root):
