@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mpo_nb.config import configured_recipe, described
-from mpo_nb.evaluation import corrected_together, holm, seed_differences, student_p
+from mpo_nb.evaluation import corrected_together, holm, seed_differences, seed_interval, student_p
 from mpo_nb.recipes import recipe
 from mpo_nb.runs import sample_traces, unsure_windows
 from mpo_nb.runs.ratios import stack_traces
@@ -279,3 +279,20 @@ def test_what_the_page_of_the_spread_says(root, studies):
         others, whole = five[distance, "other responses"], five[distance, "true"]
         assert f"{others:.2f}% against {whole:.2f}% {distance}" in spread
     assert f"({five['near', 'shuffled']:.2f}% and {five['far', 'shuffled']:.2f}%)" in spread
+
+
+def test_what_the_narrow_range_gave(root, studies):
+    "The numbers of the paragraph above the tables of the narrow arms."
+    folder = root / "nbs" / "studies"
+    narrow, wide = pd.read_csv(folder / "boundaries_clip.csv"), pd.read_csv(folder / "boundaries.csv")
+    both = pd.concat([narrow, wide[wide.lr == 1e-4].assign(clip=0.2)])
+    greedy = both.pivot_table(index="seed", columns=["method", "clip"], values="accuracy_greedy")
+    text = texts_of(studies["boundaries"])
+    for method in ("step", "fixed 4"):
+        mean, half = seed_interval((greedy[method, 0.03] - greedy[method, 0.2]).tolist())
+        assert f"{100 * mean:.1f} " in text and f"({100 * (mean - half):.1f} to {100 * (mean + half):.1f})" in text
+        assert f"{100 * (greedy['token', 0.2] - greedy[method, 0.03]).mean():.1f}" in text
+    for column in ("accuracy_sampled", "accuracy_greedy", "pass_at_8"):
+        for method in ("token", "step", "fixed 4"):
+            share = f"{100 * narrow[narrow.method == method][column].mean():.1f}%"
+            assert share in text, (column, method, share)
