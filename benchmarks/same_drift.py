@@ -4,7 +4,7 @@ The runs of nbs/studies/same_drift.ipynb, which says what they are for. A run ta
 What differs is the unit of the ratio, its clip range, and how old the responses are. First the learning rate of each
 method is chosen on seeds of its own, then the clip ranges are run on five other seeds.
 
-    python benchmarks/same_drift.py   # writes nbs/studies/same_drift.csv; about an hour and a half on one quiet core
+    python benchmarks/same_drift.py   # writes nbs/studies/same_drift.csv; about an hour on one core
 
 Stopped and started again, it goes on: a run that is in the file is not made again.
 """

@@ -19,7 +19,7 @@ def study(root, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(__import__("sys").modules, "same_drift", module)
     spec.loader.exec_module(module)
-    small = {"lag 16": dict(lag=2, epochs=1, steps=4), "8 passes": dict(lag=0, epochs=2, steps=2)}
+    small = {"lag 16": dict(lag=2, epochs=1, steps=4), "lag 0": dict(lag=0, epochs=1, steps=2)}
     monkeypatch.setattr(module, "REGIMES", small)
     monkeypatch.setattr(module, "METHODS", dict(list(module.METHODS.items())[::4]))
     monkeypatch.setattr(module, "RANGES", (1.0, math.inf))
