@@ -241,8 +241,8 @@ _model_and_task = dict(
 _algorithm = dict(
     recipe=text(
         "mpo",
-        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo"
-        " spo_chain (values by sampling)",
+        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo luspo fipo, ppo ma_rlhf sapo_segment"
+        " (with a critic), vineppo spo_chain (values by sampling)",
     ),
     k=whole(4, "tokens per action (recipe mpo); 1 is token level", 1, "1 is token level"),
     future=share(
@@ -262,6 +262,14 @@ _algorithm = dict(
     mtp_trunk_gradient=share(
         1.0,
         "share of the modules' gradient that reaches the backbone, in [0, 1]; 0 trains them alone on the later tokens",
+    ),
+    mtp_calibration=one_of(
+        ("none", "occ"),
+        "none: that share is fixed; occ: it follows how far modules and backbone move together, times that share"
+        " (arXiv 2605.28184)",
+    ),
+    mtp_cross_entropy=at_least_zero(
+        0.0, "weight of the modules' cross-entropy on the sampled responses, beside the policy loss; 0 for none"
     ),
     mtp_warmup_steps=whole(
         100, "steps that the modules are trained alone, before the first, on the model's own responses"
@@ -290,6 +298,10 @@ _run = dict(
     group_size=whole(8, "responses per problem, at least 2", 2, "a group compares responses to one prompt"),
     epochs=whole(2, "passes over each step's responses", 1),
     minibatches=whole(2, "optimiser updates per pass", 1),
+    lag=whole(
+        0,
+        "steps between sampling a batch and training on it, as where both run side by side; 0 samples, then trains",
+    ),
     micro_batch_tokens=whole(
         16384,
         "most tokens, padding included, in one forward pass; gradients are accumulated; halved when memory runs out",
@@ -455,6 +467,9 @@ _elsewhere = dict(
     num_iterations="epochs",
     num_train_epochs="epochs",
     ppo_epochs="epochs",
+    staleness="lag",
+    max_async_level="lag",
+    max_head_offpolicyness="lag",
     max_completion_length="max_new_tokens",
     max_tokens="max_new_tokens",
     output_dir="output",
@@ -542,6 +557,8 @@ class TrainConfig:
     mtp_merge: str = option("mtp_merge")
     mtp_start: str = option("mtp_start")
     mtp_trunk_gradient: float = option("mtp_trunk_gradient")
+    mtp_calibration: str = option("mtp_calibration")
+    mtp_cross_entropy: float = option("mtp_cross_entropy")
     mtp_warmup_steps: int = option("mtp_warmup_steps")
     mtp_warmup_problems: int = option("mtp_warmup_problems")
     mtp_warmup_lr: float = option("mtp_warmup_lr")
@@ -555,6 +572,7 @@ class TrainConfig:
     group_size: int = option("group_size")
     epochs: int = option("epochs")
     minibatches: int = option("minibatches")
+    lag: int = option("lag")
     micro_batch_tokens: int = option("micro_batch_tokens")
     lr: float = option("lr")
     schedule: str = option("schedule")

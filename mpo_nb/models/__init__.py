@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['load', 'load_shape', 'load_tokenizer', 'resolve_device', 'add_lora', 'adapters_off', 'describe_model', 'save_merged',
-           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'Critic', 'check_family',
-           'trial', 'tiny_model_path', 'char_tokenizer']
+           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'later_cross_entropy',
+           'paired_shifts', 'calibrated_share', 'column_agreement', 'Critic', 'check_family', 'trial',
+           'tiny_model_path', 'char_tokenizer']
 
 # %% ../../nbs/lib/models/index.ipynb #models03
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from ..lazy import offer
 if TYPE_CHECKING:
     from mpo_nb.models.critic import Critic
     from mpo_nb.models.families import check_family, trial
+    from mpo_nb.models.joint import calibrated_share, column_agreement, later_cross_entropy, paired_shifts
     from mpo_nb.models.loading import (
         adapters_off,
         add_lora,
@@ -38,6 +40,7 @@ __getattr__, __dir__ = offer(
         "loading": "load load_shape load_tokenizer resolve_device add_lora adapters_off describe_model save_merged",
         "logprobs": "token_logps response_logps response_hidden head_logits",
         "mtp": "MTPModules",
+        "joint": "later_cross_entropy paired_shifts calibrated_share column_agreement",
         "critic": "Critic",
         "families": "check_family trial",
         "tiny": "tiny_model_path char_tokenizer",
@@ -59,6 +62,10 @@ _all_ = [
     "response_hidden",
     "head_logits",
     "MTPModules",
+    "later_cross_entropy",
+    "paired_shifts",
+    "calibrated_share",
+    "column_agreement",
     "Critic",
     "check_family",
     "trial",
