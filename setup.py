@@ -21,7 +21,7 @@ def absolute(match: re.Match) -> str:
     return f"{match[1]}{match[2]}{repository}/{'raw' if match[1] else 'blob'}/{branch}/{match[3]}"
 
 
-extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "lab", "trl", "gguf", "gym")}
+extras = {name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "lab", "trl", "gguf", "gym", "papers")}
 
 setup(
     name=cfg["lib_name"],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ActionSpace', 'check_actions', 'TokenActions', 'window_beta', 'WindowActions', 'BlockActions', 'SequenceActions',
-           'TokenGradient', 'weight_matrix']
+           'TokenGradient', 'DecayActions', 'weight_matrix']
 
 # %% ../nbs/lib/actions.ipynb #2b473ca9
 from collections.abc import Callable, Iterable
@@ -395,6 +395,54 @@ class TokenGradient(ActionSpace):
 
     def weight(self, mask: Tensor) -> Tensor:
         return self.actions.weight(mask)
+
+# %% ../nbs/lib/actions.ipynb #ac000002
+def _fading_sum(
+    x: Tensor,  # (B, L)
+    gamma: float,  # in [0, 1]
+) -> Tensor:  # (B, L): x[t] + gamma x[t+1] + gamma^2 x[t+2] + ...
+    "Sums over all that follows, from sums of half as many terms."
+    n = 1
+    while n < x.shape[1] and gamma**n > 0:
+        behind = torch.nn.functional.pad(x[:, n:], (0, n))
+        x = x + gamma**n * behind
+        n = 2 * n
+    return x
+
+
+@dataclass(frozen=True)
+class DecayActions(ActionSpace):
+    """Every later kept token counts, each `gamma` times as much as the one before it; the weights are not normalised:
+    FIPO's Future-KL (arXiv 2603.19835)."""
+
+    gamma: float = 2 ** (-1 / 32)  # per kept token, in [0, 1]: 0 is the token, 1 the joint ratio of what follows
+    # a hole in the mask, such as a tool's reply: "skip", the sum reaches across it | "end", it ends there
+    gaps: str = "skip"
+
+    def __post_init__(self) -> None:
+        check_share("gamma", self.gamma, why="e.g. 2 ** (-1 / 32)")
+        check_gaps(self.gaps)
+
+    def _map(self, x: Tensor, m: Tensor, back: bool) -> Tensor:
+        "W, or W transposed, over the kept tokens."
+
+        def forward(v: Tensor) -> Tensor:
+            return _fading_sum(v, self.gamma)
+
+        def transposed(v: Tensor) -> Tensor:
+            return _fading_sum(v.flip(1), self.gamma).flip(1)
+
+        def apply(v: Tensor, lengths: Tensor) -> Tensor:
+            return _linear(v, transposed, forward) if back else _linear(v, forward, transposed)
+
+        over = _over_turns if self.gaps == "end" else _over_kept
+        return _kept(over(apply, at_least_float32(x), m), m).to(x.dtype)
+
+    def log_ratio(self, delta: Tensor, mask: Tensor) -> Tensor:
+        return self._map(delta, check_mask(mask, delta=delta), back=False)
+
+    def credit(self, weight: Tensor, mask: Tensor) -> Tensor:
+        return self._map(weight, check_mask(mask, weight=weight), back=True)
 
 # %% ../nbs/lib/actions.ipynb #90f28033
 def weight_matrix(

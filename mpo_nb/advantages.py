@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'block_gae', 'block_value', 'boundary_advantages',
-           'distribute', 'macro_blocks', 'CriticTargets', 'critic_targets', 'whiten']
+           'distribute', 'macro_blocks', 'CriticTargets', 'critic_targets', 'whiten', 'future_weights']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .actions import DecayActions
 from mpo_nb.blocks import (
     at_least_float32,
     block_mean,
@@ -239,6 +240,7 @@ def macro_blocks(
     mask: Tensor,  # (B, T)
     macro: int | tuple[int, ...] = 1,  # tokens per block; several: sizes to draw from
     seed: int = 0,  # of the drawn sizes
+    repeats: int | None = None,  # of each size in one shuffled list; None: every size is drawn by itself
 ) -> Tensor | None:  # (B, T) ids; None for blocks of one token, which are the tokens
     "Blocks that a critic's values are averaged over: MA-RLHF (arXiv 2410.02743). Raises ValueError for a size below 1."
     check_seed("seed", seed)
@@ -251,7 +253,8 @@ def macro_blocks(
         return None
     if isinstance(macro, int):
         return fixed_blocks(m, macro)
-    return random_blocks(m.cpu(), macro, generator=torch.Generator().manual_seed(seed)).to(m.device)
+    generator = torch.Generator().manual_seed(seed)
+    return random_blocks(m.cpu(), macro, generator, repeats=repeats).to(m.device)
 
 # %% ../nbs/lib/advantages.ipynb #7735fe44
 @dataclass
@@ -270,17 +273,22 @@ def critic_targets(
     gamma: float = 1.0,  # discount per token, or per block
     lam: float = 1.0,  # lambda
     ids: Tensor | None = None,  # (B, T) blocks, as `macro_blocks` gives them; None: each token by itself
+    value: str = "mean",  # of a block: "mean" | "first" | "last" of its tokens'
+    penalties: Tensor | None = None,  # (B, T) taken off each token's reward, such as a KL penalty
 ) -> CriticTargets:
-    "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `gae`."
+    "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `block_gae`."
     m = check_mask(mask, values=values)
     check_tensor("final_rewards", final_rewards)
     last = m & (m.flip(1).long().cumsum(1).flip(1) == 1)  # (B, T): one kept token is left, this one
     zero = torch.zeros((), dtype=values.dtype, device=values.device)
     rewards = torch.where(last, final_rewards[:, None].to(values.dtype), zero)  # (B, T)
+    if penalties is not None:
+        check_mask(mask, penalties=penalties)
+        rewards = rewards - torch.where(m, penalties.to(values.dtype), zero)
     if ids is None:
         advantages, returns = gae(rewards, values, m, gamma, lam)  # (B, T) both
         return CriticTargets(advantages, returns, None)
-    advantages, returns = block_gae(rewards, values, ids, gamma, lam)  # (B, N) both
+    advantages, returns = block_gae(rewards, values, ids, gamma, lam, value)  # (B, N) both
     return CriticTargets(distribute(advantages, ids), spread(returns, ids), ids)
 
 # %% ../nbs/lib/advantages.ipynb #ec0fa5c3
@@ -296,3 +304,25 @@ def whiten(
     kept = (x[m] if kept is None else kept).double()  # (n,)
     scaled = (x.double() - kept.mean()) / (kept.std(unbiased=False) + eps)  # (B, T)
     return torch.where(m, scaled, torch.zeros_like(scaled)).to(x.dtype)
+
+# %% ../nbs/lib/advantages.ipynb #av000002
+def future_weights(
+    delta: Tensor,  # (B, T) log pi_theta - log pi_old, in nats
+    advantages: Tensor,  # (B,) or (B, T)
+    mask: Tensor,  # (B, T)
+    gamma: float = 2 ** (-1 / 32),  # per kept token: a half every 32
+    bounds: tuple[float, float] = (1.0, 1.2),  # of the factor
+    threshold: float | None = 4.0,  # ratio above which a token with A < 0 is guarded; None: none is
+    guarded: tuple[float, float] = (0.8, 1.0),  # bounds of the factor there
+    largest: float | None = None,  # tokens of a larger ratio are left out of the sum; None: none is
+) -> Tensor:  # (B, T), without a graph; 0 where the mask is 0
+    "Factors of the advantages: FIPO (arXiv 2603.19835). Raises ValueError for other shapes or a gamma outside [0, 1]."
+    m = check_mask(mask, delta=delta)
+    A = advantages if advantages.ndim == 2 else advantages[:, None]
+    check_mask(mask, advantages=A.expand(m.shape))
+    d = torch.where(m, at_least_float32(delta.detach()), 0)  # (B, T)
+    summed = d if largest is None else torch.where(d.exp() > largest, 0, d)
+    factor = DecayActions(gamma).log_ratio(summed, m).exp().clamp(*bounds)  # (B, T)
+    if threshold is not None:
+        factor = torch.where((A < 0) & (d.exp() > threshold), factor.clamp(*guarded), factor)
+    return torch.where(m, factor, 0).to(delta.dtype)

@@ -241,8 +241,8 @@ _model_and_task = dict(
 _algorithm = dict(
     recipe=text(
         "mpo",
-        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo, ppo ma_rlhf (with a critic), vineppo"
-        " spo_chain (values by sampling)",
+        "algorithm: mpo grpo dr_grpo dapo gspo gspo_token gmpo cispo lpo tepo luspo fipo, ppo ma_rlhf sapo_segment"
+        " (with a critic), vineppo spo_chain (values by sampling)",
     ),
     k=whole(4, "tokens per action (recipe mpo); 1 is token level", 1, "1 is token level"),
     future=share(
@@ -298,6 +298,10 @@ _run = dict(
     group_size=whole(8, "responses per problem, at least 2", 2, "a group compares responses to one prompt"),
     epochs=whole(2, "passes over each step's responses", 1),
     minibatches=whole(2, "optimiser updates per pass", 1),
+    lag=whole(
+        0,
+        "steps between sampling a batch and training on it, as where both run side by side; 0 samples, then trains",
+    ),
     micro_batch_tokens=whole(
         16384,
         "most tokens, padding included, in one forward pass; gradients are accumulated; halved when memory runs out",
@@ -463,6 +467,9 @@ _elsewhere = dict(
     num_iterations="epochs",
     num_train_epochs="epochs",
     ppo_epochs="epochs",
+    staleness="lag",
+    max_async_level="lag",
+    max_head_offpolicyness="lag",
     max_completion_length="max_new_tokens",
     max_tokens="max_new_tokens",
     output_dir="output",
@@ -565,6 +572,7 @@ class TrainConfig:
     group_size: int = option("group_size")
     epochs: int = option("epochs")
     minibatches: int = option("minibatches")
+    lag: int = option("lag")
     micro_batch_tokens: int = option("micro_batch_tokens")
     lr: float = option("lr")
     schedule: str = option("schedule")

@@ -31,7 +31,9 @@ def read_terms(path: Path = GLOSSARY) -> dict[str, tuple[str, str]]:
 
 def pages() -> list[Path]:
     "The notebooks in which words may be marked."
-    found = [ROOT / "nbs" / "index.ipynb", *sorted((ROOT / "nbs" / "learn").glob("*.ipynb"))]
+    first = [ROOT / "nbs" / "index.ipynb", ROOT / "nbs" / "studies" / "index.ipynb"]
+    folders = (ROOT / "nbs" / folder for folder in ("learn", "papers"))
+    found = [*first, *(path for folder in folders for path in sorted(folder.glob("*.ipynb")))]
     return [path for path in found if path != GLOSSARY]
 
 

@@ -7,6 +7,7 @@ __all__ = ['accuracy_ends', 'accuracy_move', 'training_sentence', 'attempt_rows'
            'attempts_html', 'attempts_markdown']
 
 # %% ../../nbs/lib/drawing/attempts.ipynb #drwatt04
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -60,22 +61,33 @@ def _meaning(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     return f"training made the model say more often what it already held likeliest (sharpening){lost}"
 
 
+def _pass_text(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    "What pass@k was and is, as a sentence; nothing where it was not measured twice."
+    name = next((name for name in after if re.fullmatch(r"pass_at_\d+", name) and name in before), None)
+    if name is None:
+        return ""
+    shares = (percent_text(row[name]) for row in (before, after))
+    return " One of {} samples solved {} of the problems before, and {} after.".format(name[8:], *shares)
+
+
 def training_sentence(
     label: str,  # of the run
     before: Mapping[str, Any],  # metrics with held-out accuracy, of step 0
     after: Mapping[str, Any],  # the same, of the last step
 ) -> str:
-    "What training did to a model: sampled accuracy beside greedy accuracy, and what the two say together."
+    "What training did to a model: sampled accuracy beside greedy accuracy, what the two say together, and pass@k."
     sampled = f"With {label}, sampled accuracy {_moved_text(before, after, 'sampled')}"
     if any(row.get("accuracy_greedy") is None for row in (before, after)):
         return f"{sampled}; greedy accuracy was not measured, so what this means is not known."
     greedy = f"greedy accuracy {_moved_text(before, after, 'greedy')}"
     move = accuracy_move(before, after, "sampled")
     if move > 0:
-        return f"{sampled}, and {greedy}: {_meaning(before, after)}."
-    if move < 0:
-        return f"{sampled}, and {greedy}: the model says right answers less often than before training."
-    return f"{sampled}, and {greedy}: these problems show no effect of training on samples."
+        meaning = _meaning(before, after)
+    elif move < 0:
+        meaning = "the model says right answers less often than before training"
+    else:
+        meaning = "these problems show no effect of training on samples"
+    return f"{sampled}, and {greedy}: {meaning}.{_pass_text(before, after)}"
 
 # %% ../../nbs/lib/drawing/attempts.ipynb #drwatt11
 def _share(values: list[float], tries: float) -> str:

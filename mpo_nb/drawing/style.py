@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['palette', 'up_colour', 'down_colour', 'text_colour', 'grid_colour', 'shade_colour', 'series_colour', 'series_style',
            'run_series', 'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'signed',
-           'short_number', 'percent_text', 'accuracy_text']
+           'short_number', 'percent_text', 'interval_text', 'accuracy_text']
 
 # %% ../../nbs/lib/drawing/style.ipynb #50af70a7
 import math
@@ -181,12 +181,20 @@ def percent_text(
     return "–" if x is None or not math.isfinite(x) else f"{100 * x:.{digits}f}%"
 
 # %% ../../nbs/lib/drawing/style.ipynb #06d4e9e8
+def interval_text(
+    row: dict[str, Any],  # metrics of a step
+    name: str,  # of a share with an interval, such as accuracy_greedy or pass_at_8
+) -> str:
+    "A share in percent with its interval; an en dash where it was not measured."
+    share, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if share is None or low is None or high is None:
+        return percent_text(share)
+    return f"{percent_text(share)} ({100 * low:.0f}–{100 * high:.0f})"
+
+
 def accuracy_text(
     row: dict[str, Any],  # metrics of a step: accuracy_sampled, accuracy_sampled_low, accuracy_sampled_high, ...
     how: str = "sampled",  # or "greedy"
 ) -> str:
     "An accuracy in percent with its interval; an en dash where it was not measured."
-    accuracy, low, high = (row.get(f"accuracy_{how}{end}") for end in ("", "_low", "_high"))
-    if accuracy is None or low is None or high is None:
-        return percent_text(accuracy)
-    return f"{percent_text(accuracy)} ({100 * low:.0f}–{100 * high:.0f})"
+    return interval_text(row, f"accuracy_{how}")

@@ -36,11 +36,14 @@ class Response:
 def clipped_actions(
     trace: Trace,  # a response
     recipe: Recipe,  # whose actions and clip range
-) -> int | None:  # None where log-probabilities are unknown
+) -> int | None:  # None where what the actions are read from is unknown
     "How many actions of a response are clipped."
     if not trace.tokens or not math.isfinite(trace.advantage) or bool(trace.delta[trace.mask_tensor].isnan().any()):
         return None
-    return int(trace_loss(trace, recipe)[0].clipped.sum())
+    try:
+        return int(trace_loss(trace, recipe)[0].clipped.sum())
+    except ValueError:  # entropies that its segments are cut by
+        return None
 
 
 def step_responses(

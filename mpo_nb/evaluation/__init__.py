@@ -6,8 +6,8 @@
 __all__ = ['evaluate', 'RecordFile', 'read_settings', 'Evaluation', 'Comparison', 'Difference', 'Flip', 'compare', 'pass_at_k',
            'mean_interval', 'paired_interval', 'mcnemar', 'sign_flip', 'accuracy_interval', 'student_t', 'outcome',
            'outcomes', 'seed_interval', 'seed_differences', 'difference_table', 'corrected_together', 'simultaneous',
-           'detectable', 'power_line', 'exact_kl', 'holm', 'student_p', 'student_share', 'student_quantile',
-           'detection_power', 'detectable_effect']
+           'means_table', 'detectable', 'power_line', 'exact_kl', 'holm', 'student_p', 'student_share',
+           'student_quantile', 'detection_power', 'detectable_effect']
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua03
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         corrected_together,
         detectable,
         difference_table,
+        means_table,
         outcome,
         outcomes,
         power_line,
@@ -62,7 +63,7 @@ __getattr__, __dir__ = offer(
         "many_comparisons": "holm student_p student_share student_quantile detection_power detectable_effect",
         "sweep_outcomes": (
             "outcome outcomes seed_interval seed_differences corrected_together simultaneous difference_table"
-            " detectable power_line"
+            " means_table detectable power_line"
         ),
     },
 )
@@ -91,6 +92,7 @@ _all_ = [
     "difference_table",
     "corrected_together",
     "simultaneous",
+    "means_table",
     "detectable",
     "power_line",
     "exact_kl",

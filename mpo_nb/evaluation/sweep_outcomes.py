@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['outcome', 'outcomes', 'seed_interval', 'seed_differences', 'corrected_together', 'simultaneous', 'difference_table',
-           'detectable', 'power_line']
+           'means_table', 'detectable', 'power_line']
 
 # %% ../../nbs/lib/evaluation/sweep_outcomes.ipynb #5328c3de
 import math
@@ -202,6 +202,37 @@ def _caption(differences: pd.DataFrame, comparisons: int | None) -> str:
         f" {over}: {stars} here."
     )
 
+# %% ../../nbs/lib/evaluation/sweep_outcomes.ipynb #499751e7
+def _mean_text(name: str, value: float) -> str:
+    "A mean as it stands in a table: shares of problems and of tokens in percent."
+    if math.isnan(value):
+        return ""
+    share = name.startswith(_evaluated) or name.endswith("_fraction")
+    return f"{100 * value:.1f}" if share else f"{value:.3g}"
+
+
+def means_table(
+    frame: pd.DataFrame,  # of `outcomes`
+    by: Sequence[str],  # columns that say what a run was, e.g. ("lr", "method")
+    columns: Mapping[str, str],  # column -> heading; one that the frame lacks is left out
+) -> str:  # Markdown
+    """Means over seeds, one row for each place, in order of appearance; accuracies and fractions in percent. Raises
+    ValueError for a column of `by` that is not there."""
+    by = check_texts("by", by)
+    missing = [name for name in by if name not in frame]
+    if missing:
+        raise ValueError(f"frame has no column {missing[0]!r}; it has {', '.join(map(str, frame))}")
+    kept = {name: title for name, title in columns.items() if name in frame}
+    lines = [
+        "| " + " | ".join([*by, *kept.values()]) + " |",
+        "|" + "---|" * len(by) + "--:|" * len(kept),
+    ]
+    for place, runs in frame.groupby(list(by), sort=False):
+        cells = [f"{value:g}" if isinstance(value, float) else str(value) for value in place]
+        cells += [_mean_text(name, float(runs[name].mean())) for name in kept]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
 # %% ../../nbs/lib/evaluation/sweep_outcomes.ipynb #35f03ce4
 def detectable(
     differences: pd.DataFrame,  # of `seed_differences`
@@ -219,7 +250,8 @@ def detectable(
 
 def _range_text(least: "pd.Series[float]", scale: float, unit: str) -> str:
     "The median of some differences, and their range where there are several."
-    low, middle, high = (f"{scale * value:.3g}" for value in (least.min(), least.median(), least.max()))
+    values = (scale * least.min(), scale * least.median(), scale * least.max())
+    low, middle, high = (f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in values)
     within = "" if len(least) == 1 or low == high else f" (median; {low} to {high})"
     return f"{middle} {unit}{within}"
 

@@ -34,6 +34,7 @@ from mpo_nb.planning.rehearsal import (
     rehearse_training,
     rest,
 )
+from ..recipes import LearntBlocks, wants_reference
 
 # %% ../../nbs/lib/planning/phases.ipynb #6c6c8dc7
 def packed_bytes(weight: Tensor, quantization: str) -> int:
@@ -161,7 +162,7 @@ def response_bytes(config: TrainConfig, w: Work) -> int:
     "What is known of a step's responses and kept until its last update."
     c = config
     recipe = configured_recipe(config)
-    per_token = 8 + 8 + 1 + 4 * (4 + bool(recipe.kl)) + 8 * isinstance(recipe.actions, str)
+    per_token = 8 + 8 + 1 + 4 * (4 + wants_reference(recipe)) + 8 * isinstance(recipe.actions, (str, LearntBlocks))
     if recipe.source == "mtp":
         per_token += 4 * (cast(WindowActions, recipe.actions).k - 1)  # old log-probabilities of the later tokens
     if recipe.critic:
@@ -232,7 +233,7 @@ def scores_anew(config: TrainConfig, heads: Heads) -> bool:
     others = config.precision != "float32" or config.sampler == "vllm"  # whose numbers are not the sampler's
     if config.old_logps == "recompute" or (config.old_logps == "auto" and others):
         return True
-    return bool(configured_recipe(config).kl) or heads != Heads()
+    return wants_reference(configured_recipe(config)) or heads != Heads()
 
 
 def scoring_peak(config: TrainConfig, kind: Outline, w: Work, alike: bool) -> Counter[str]:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Run', 'Trace', 'TraceFile', 'load_traces', 'sample_traces', 'check_trace', 'Attempts', 'load_attempts',
            'wrong_tokens', 'RunData', 'read_run', 'read_runs', 'LiveRun', 'live_runs', 'seed_mean', 'metric_curve',
-           'load_completions', 'load_verl_rollouts', 'load_logged', 'compare_ratios', 'trace_loss', 'choose_traces']
+           'load_completions', 'load_verl_rollouts', 'load_logged', 'compare_ratios', 'unsure_windows', 'trace_loss',
+           'choose_traces']
 
 # %% ../../nbs/lib/runs/index.ipynb #runs03
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mpo_nb.runs.completions import load_completions
     from mpo_nb.runs.folder import Run
     from mpo_nb.runs.live import LiveRun, live_runs, metric_curve, seed_mean
-    from mpo_nb.runs.ratios import choose_traces, compare_ratios, trace_loss
+    from mpo_nb.runs.ratios import choose_traces, compare_ratios, trace_loss, unsure_windows
     from mpo_nb.runs.reading import RunData, read_run, read_runs
     from mpo_nb.runs.trace_files import TraceFile, load_logged, load_traces, sample_traces
     from mpo_nb.runs.traces import Trace, check_trace, wrong_tokens
@@ -37,7 +38,7 @@ __getattr__, __dir__ = offer(
         "live": "LiveRun live_runs seed_mean metric_curve",
         "completions": "load_completions",
         "verl_dumps": "load_verl_rollouts",
-        "ratios": "compare_ratios trace_loss choose_traces",
+        "ratios": "compare_ratios trace_loss choose_traces unsure_windows",
     },
 )
 
@@ -63,6 +64,7 @@ _all_ = [
     "load_verl_rollouts",
     "load_logged",
     "compare_ratios",
+    "unsure_windows",
     "trace_loss",
     "choose_traces",
 ]

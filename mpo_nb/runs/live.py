@@ -253,6 +253,7 @@ metric_names = {
     "reward, mean of the step": "reward",
     "accuracy on held-out problems, sampled": "accuracy_sampled",
     "accuracy on held-out problems, greedy": "accuracy_greedy",
+    "pass@8 on held-out problems": "pass_at_8",
     "accuracy while training": "train_accuracy",
     "clip fraction": "clip_fraction",
     "clip fraction, above the range": "clip_fraction_high",

@@ -6,9 +6,10 @@
 __all__ = ['Task', 'score', 'load_task', 'register_task', 'task_names', 'prompt_text', 'prompt_turns', 'response_limit',
            'task_response_limit', 'render_prompt', 'prompt_format', 'prompt_formats', 'prompt_tokens',
            'check_template_options', 'from_dataset', 'read_rows', 'chain_sum', 'chain_problems', 'chain_reward',
-           'demonstration', 'first_wrong_step', 'is_held_out', 'gsm8k', 'math', 'math_reward', 'humaneval', 'mbpp',
-           'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'extract_answer', 'math_equal',
-           'math_equal_each', 'same_answer']
+           'demonstration', 'first_wrong_step', 'is_held_out', 'chain_words', 'value_word', 'word_problems',
+           'words_reward', 'first_wrong_word', 'words_demonstration', 'gsm8k', 'math', 'math_reward', 'humaneval',
+           'mbpp', 'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'extract_answer',
+           'math_equal', 'math_equal_each', 'same_answer']
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks03
 from typing import TYPE_CHECKING
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
         task_names,
         task_response_limit,
     )
+    from mpo_nb.tasks.words import (
+        chain_words,
+        first_wrong_word,
+        value_word,
+        word_problems,
+        words_demonstration,
+        words_reward,
+    )
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks07
 __getattr__, __dir__ = offer(
@@ -47,6 +56,7 @@ __getattr__, __dir__ = offer(
         "prompts": "render_prompt prompt_format prompt_formats prompt_tokens check_template_options",
         "rows": "from_dataset read_rows",
         "sums": "chain_sum chain_problems chain_reward demonstration first_wrong_step is_held_out",
+        "words": "chain_words value_word word_problems words_reward first_wrong_word words_demonstration",
         "mathematics": "gsm8k math math_reward",
         "programs": "humaneval mbpp extract_program",
         "games": "countdown countdown_reward gym gym_problems",
@@ -79,6 +89,12 @@ _all_ = [
     "demonstration",
     "first_wrong_step",
     "is_held_out",
+    "chain_words",
+    "value_word",
+    "word_problems",
+    "words_reward",
+    "first_wrong_word",
+    "words_demonstration",
     "gsm8k",
     "math",
     "math_reward",

@@ -237,7 +237,11 @@ _builders: dict[str, Callable[..., Task]] = {}
 _shipped = {
     name: f"mpo_nb.tasks.{module}:{name}"
     for module, names in dict(
-        sums="chain_sum", mathematics="gsm8k math", programs="humaneval mbpp", games="countdown gym"
+        sums="chain_sum",
+        words="chain_words",
+        mathematics="gsm8k math",
+        programs="humaneval mbpp",
+        games="countdown gym",
     ).items()
     for name in names.split()
 }  # imported when they are asked for

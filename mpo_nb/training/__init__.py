@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Trainer', 'Setup', 'check_start', 'Policy', 'make_sampler', 'Scores', 'frozen_scores', 'Batch', 'Judgement', 'Judge',
-           'boundary_values', 'boundary_blocks', 'Learner', 'NotFinite', 'rollout_metrics', 'held_out_accuracy',
-           'UpdateMetrics', 'Recorder', 'sample_attempts', 'reporting', 'sweep', 'WarmUp', 'warm_up', 'TrainConfig']
+           'boundary_values', 'boundary_blocks', 'Learner', 'NotFinite', 'BatchQueue', 'rollout_metrics',
+           'held_out_accuracy', 'UpdateMetrics', 'Recorder', 'sample_attempts', 'reporting', 'sweep', 'WarmUp',
+           'warm_up', 'TrainConfig']
 
 # %% ../../nbs/lib/training/index.ipynb #traini03
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mpo_nb.training.learner import Learner, NotFinite
     from mpo_nb.training.metrics import UpdateMetrics, held_out_accuracy, rollout_metrics
     from mpo_nb.training.policy import Policy, make_sampler
+    from mpo_nb.training.queue import BatchQueue
     from mpo_nb.training.recorder import Recorder
     from mpo_nb.training.scores import Scores, frozen_scores
     from mpo_nb.training.setup import Setup, check_start
@@ -43,6 +45,7 @@ __getattr__, __dir__ = offer(
         "judging": "Judge",
         "continuations": "boundary_values boundary_blocks",
         "learner": "Learner NotFinite",
+        "queue": "BatchQueue",
         "metrics": "rollout_metrics held_out_accuracy UpdateMetrics",
         "recorder": "Recorder",
         "attempting": "sample_attempts",
@@ -69,6 +72,7 @@ _all_ = [
     "boundary_blocks",
     "Learner",
     "NotFinite",
+    "BatchQueue",
     "rollout_metrics",
     "held_out_accuracy",
     "UpdateMetrics",

@@ -119,7 +119,7 @@ class Batch:
     dead: Tensor
     kept: Tensor  # (b,) the rows that are trained on
     logps: Tensor  # (B, T) as the last pass over the responses saw them; old_logps before that
-    entropy: Tensor  # (B, T) the same, nats; NaN before that
+    entropy: Tensor  # (B, T) the same, nats; before that the sampling policy's where it was asked, else NaN
     values: Tensor | None = None  # (B, T) what the critic expected before each token
     returns: Tensor | None = None  # (B, T) what it should have expected
     macro: Tensor | None = None  # (B, T) ids of the blocks that values are averaged over
@@ -129,6 +129,7 @@ class Batch:
     first: int = 0
     # whether old_logps were computed again, from the distribution that the sampler reports: the two may be compared
     rescored: bool = False
+    age: int = 0  # steps since it was sampled, when it is trained on
 
     def take(
         self,

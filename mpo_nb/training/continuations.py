@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..advantages import boundary_advantages, distribute
+from ..advantages import boundary_advantages, distribute, whiten
 from ..blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
 from ..config import TrainConfig
 from ..models.logprobs import CausalLM
@@ -161,4 +161,8 @@ class BoundaryRule:
             value_places=float(places),
             value_mean=float(there.mean()),
         )
-        return Judgement(distribute(per_block, ids), metrics)
+        advantages = distribute(per_block, ids)  # (B, T)
+        if self.recipe.whiten:
+            trained = batch.rollout.mask if batch.learnt is None else batch.learnt  # (B, T)
+            advantages = whiten(advantages, trained, kept=self.processes.all_gather(advantages[trained]))
+        return Judgement(advantages, metrics)

@@ -21,6 +21,7 @@ from ..models.families import check_sampling, recompute_layers, without_dropout
 from ..models.loading import AdapterFiles, adapters_off, frozen_copy, is_packed, load, load_state, take_over
 from ..models.logprobs import CausalLM
 from ..models.mtp import MTPModules
+from ..recipes import wants_reference
 from ..runs.folder import Saveable
 from ..runtime.budgets import MemoryBudget
 from ..runtime.placement import Shards, Whole
@@ -120,7 +121,7 @@ def make_reference(
     model: CausalLM,  # as the run begins
 ) -> CausalLM | None:  # None where no penalty asks for one, or where it is the policy without its adapters
     "What the policy was when the run began."
-    if not setup.recipe.kl or setup.config.lora_rank:
+    if not wants_reference(setup.recipe) or setup.config.lora_rank:
         return None
     return frozen_copy(model, share=not setup.sharded)
 

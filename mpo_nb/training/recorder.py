@@ -31,6 +31,7 @@ from .batch import Batch
 from .learner import Learner, NotFinite
 from .metrics import peak_memory_mb, rollout_metrics
 from .policy import Policy, kept_weights
+from .queue import BatchQueue
 from .scores import own_logps
 from .setup import Setup
 
@@ -66,10 +67,11 @@ def speeds(
     seconds: dict[str, float],  # of "sampling" and "training"
     epochs: int,  # how often each trained token was seen
     processes: Processes,  # that hold the batch
+    drawn: int | None = None,  # tokens that this process sampled in that time; default: the batch's
 ) -> dict[str, float]:
     "Tokens per second, of everybody together."
     mask = batch.rollout.mask
-    sampled = processes.all_reduce(int(mask.sum()))
+    sampled = processes.all_reduce(int(mask.sum()) if drawn is None else drawn)
     trained = epochs * processes.all_reduce(int(mask[batch.kept].sum()))
     return dict(
         tokens_per_second_sampling=sampled / seconds["sampling"],
@@ -410,12 +412,15 @@ class Recorder:
         checkpoint: Path | None,  # what `newest` gave
         learner: Learner,  # whose optimiser goes on
         sampler: Sampler,  # whose batch size does
+        queue: BatchQueue | None = None,  # whose batches do
     ) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
         if checkpoint is not None:
             state = json.loads((checkpoint / "state.json").read_text(encoding="utf8"))
             learner.load_state(state, checkpoint)
             sampler.load_state(state)
+            if queue is not None:
+                queue.load_state(state, checkpoint)
             self.done, self.seconds = state["step"], state["seconds"]
             before, now = state.get("processes", 1), self.processes.world_size
             if before != now:
@@ -430,6 +435,7 @@ class Recorder:
         step: int,  # from 0
         batch: Batch | None,  # its responses; None at step 0, which has none
         metrics: dict[str, float],  # of the update and the evaluation
+        drawn: int | None = None,  # tokens that this process sampled in the step; default: the batch's
     ) -> dict[str, float]:  # the line written to metrics.jsonl
         "Write a step down: its metrics, and the traces of its first groups."
         row: dict[str, float] = dict(step=step)
@@ -438,7 +444,8 @@ class Recorder:
             times = self.clock.seconds
             self.seconds += times["sampling"] + times["training"]
             row |= rollout_metrics(batch, self.setup.task, self.processes)
-            row |= speeds(batch, times, self.config.epochs, self.processes)
+            row |= speeds(batch, times, self.config.epochs, self.processes, drawn)
+            row |= dict(batch_age=batch.age) if self.config.lag else {}
             records = first_traces(self.setup, batch, step)
         peak = self.processes.all_reduce_max(peak_memory_mb(self.setup.device))
         row |= metrics | dict(seconds=self.seconds, peak_memory_mb=peak)
@@ -455,14 +462,18 @@ class Recorder:
         policy: Policy,  # whose weights are kept
         learner: Learner,  # whose optimiser is
         sampler: Sampler,  # whose batch size is
+        queue: BatchQueue | None = None,  # whose batches are
     ) -> None:
         "Write a checkpoint of the last step taken."
-        state = dict(seconds=self.seconds, processes=self.processes.world_size) | learner.state() | sampler.state()
+        state = dict(seconds=self.seconds, processes=self.processes.world_size)
+        state |= learner.state() | sampler.state() | (queue.state(self.done) if queue else {})
+        waiting = [queue.files(self.done)] if queue else []
         model, optimizer = policy.placement.full_state(learner.optimizer)
         with self.processes.fail_together():
             if self.run.writes:
                 weights, keep = kept_weights(policy, model), self.config.keep_checkpoints
-                self.run.save(self.done, weights, self.setup.tokenizer, optimizer, state, keep, policy.modules)
+                beside = [*policy.modules, *waiting]
+                self.run.save(self.done, weights, self.setup.tokenizer, optimizer, state, keep, beside)
 
     def failed(
         self,

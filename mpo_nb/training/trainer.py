@@ -23,6 +23,7 @@ from .judging import Judge
 from .learner import Learner
 from .metrics import held_out_accuracy
 from .policy import Policy, make_sampler
+from .queue import BatchQueue
 from .recorder import Recorder, progress_bar
 from .setup import Setup, check_start
 from .trackers import reporting
@@ -70,8 +71,9 @@ class Trainer:
             self.sampler = make_sampler(self.setup, self.policy)
             self.judge = Judge(self.setup, self.policy, self.sampler)
             self.learner = Learner(self.setup, self.policy)
+            self.queue = BatchQueue(self.setup)
             self.recorder.begin()
-            self.recorder.restore(checkpoint, self.learner, self.sampler)
+            self.recorder.restore(checkpoint, self.learner, self.sampler, self.queue)
         self.model = self.policy.model
         self.run = self.recorder.run
         self.finish = self.sampler.finish  # for values by sampling
@@ -80,7 +82,7 @@ class Trainer:
         self,
         step: int,  # from 1
     ) -> Batch:
-        "Sample and judge one step's responses. Raises what `score` raises for a reward that fails."
+        "Sample and judge a step's responses, with the policy of now. Raises what `score` raises for a reward."
         share = self.setup.problems(step)
         G = self.config.group_size
         with self.setup.together():
@@ -111,7 +113,7 @@ class Trainer:
             with self.recorder.shield():
                 return self._write(step, None, {})
         with self.recorder.clock("sampling"):
-            batch = self.collect(step)
+            batch = self.queue.batch(step, self.collect)
         with self.recorder.shield():  # a Ctrl-C waits until the step is written down
             with self.recorder.clock("training"):
                 metrics = self.update(batch, step)
@@ -122,7 +124,7 @@ class Trainer:
         c = self.config
         if self.setup.due(step, c.eval_every):
             metrics |= self.evaluate()
-        row = self.recorder.write(step, batch, metrics)
+        row = self.recorder.write(step, batch, metrics, self.queue.drawn_tokens)
         if step and self.setup.due(step, c.checkpoint_every):
             self.save()
         return row
@@ -154,7 +156,7 @@ class Trainer:
 
     def save(self) -> None:
         "Write a checkpoint of the last step taken."
-        self.recorder.save(self.policy, self.learner, self.sampler)
+        self.recorder.save(self.policy, self.learner, self.sampler, self.queue)
 
     def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
         "Train what stands behind the model until it can be trained with it; once per run, resumable."

@@ -38,7 +38,7 @@ def recipe_data(
 ) -> dict[str, Any] | None:  # JSON; None where the browser cannot compute its credit
     "A recipe's policy term as the browser's module takes it."
     space = _space_data(recipe)
-    if space is None:
+    if space is None or recipe.influence is not None:
         return None
     return space | dict(clip=list(recipe.clip), surrogate=recipe.surrogate, dualClip=recipe.dual_clip)
 

@@ -218,7 +218,17 @@ def is_share(
     name: str,  # of a metric, or what it is called
 ) -> bool:
     "Whether a metric is read in percent."
-    shares = ("accuracy", "clip fraction", "clip_fraction", "dead groups", "dead_groups", "train_accuracy", "held-out")
+    shares = (
+        "accuracy",
+        "clip fraction",
+        "clip_fraction",
+        "dead groups",
+        "dead_groups",
+        "train_accuracy",
+        "held-out",
+        "pass_at",
+        "pass@",
+    )
     return name.lower().startswith(shares)
 
 # %% ../../nbs/lib/widgets/training_monitor.ipynb #44971a20
@@ -226,6 +236,7 @@ chart_titles = {
     "reward": "reward",
     "accuracy_sampled": "held-out accuracy, sampled",
     "accuracy_greedy": "held-out accuracy, greedy",
+    "pass_at_8": "held-out pass@8",
     "entropy": "entropy (nats per token)",
     "approx_kl": "KL of the update (nats)",
     "kl_ref": "KL from the reference (nats)",

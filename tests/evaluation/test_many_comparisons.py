@@ -125,8 +125,8 @@ def test_power_line_says_the_rows_own_numbers():
     least = detectable(found)
     assert least.tolist() == pytest.approx([detectable_effect(5) * s for s in found.deviation])
     line = power_line(found)
-    assert f"{100 * least.median():.3g} points (median; {100 * least.min():.3g} to {100 * least.max():.3g})" in line
-    assert f"{100 * detectable(found, comparisons=3).median():.3g} points" in line and line.startswith("With 5 seeds")
+    assert f"{100 * least.median():.2g} points (median; {100 * least.min():.2g} to {100 * least.max():.2g})" in line
+    assert f"{100 * detectable(found, comparisons=3).median():.2g} points" in line and line.startswith("With 5 seeds")
     assert "corrected" not in power_line(found, comparisons=1)
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
+from mpo_nb.actions import BlockActions, DecayActions, SequenceActions, TokenActions, TokenGradient, WindowActions
 
 # The same examples on every machine: a red test stays red until it is mended.
 settings.register_profile("mpo_nb", deadline=None, derandomize=True, database=None, max_examples=25)
@@ -123,6 +123,8 @@ SPACES = (
     "sequence",
     "sequence-token",
     "block-ids-token",
+    "decay",
+    "decay-joint",
 )
 
 
@@ -134,6 +136,10 @@ def space(name, mask):
     rows = ragged_ids(mask)
     if name == "token":
         return Space(TokenActions(), [ref.token_ratio] * len(counts), single, [list(range(n)) for n in counts])
+    if name.startswith("decay"):
+        gamma = 1.0 if name.endswith("joint") else 0.6
+        loops = [partial(ref.decay_ratio, gamma=gamma)] * len(counts)
+        return Space(DecayActions(gamma), loops, single, [list(range(n)) for n in counts])
     if name in _windows:
         args, kwargs, beta, tail = _windows[name]
         return Space(

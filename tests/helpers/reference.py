@@ -56,6 +56,26 @@ def delimited(texts, ends):
     return ids
 
 
+def sentences(texts):
+    """Ids of sentences, found in the text that the tokens make together: it is cut behind each mark, but not at a point
+    between two digits; a token that ends where a piece ends closes a block."""
+    whole = "".join(texts)
+    marks = ".!?;:\n。！？；：．｡…"
+    cuts = set()
+    for i, character in enumerate(whole):
+        around = whole[i - 1 : i] + whole[i + 1 : i + 2]
+        decimal = character in ".．" and len(around) == 2 and around[0].isdecimal() and around[1].isdecimal()
+        if character in marks and not decimal:
+            cuts.add(i + 1)
+    ids = []
+    block = end = 0
+    for text in texts:
+        ids.append(block)
+        end += len(text)
+        block += bool(text) and end in cuts
+    return ids
+
+
 def opened(flags):
     "Ids of blocks that open where a flag is set; the first token opens block 0 in any case."
     ids = []
@@ -80,6 +100,18 @@ def surprising(logps, threshold, interval):
 def perplexing(ref_logps):
     "A block opens where exp(-log pi_ref) is higher than one kept token earlier."
     return opened([i > 0 and math.exp(-ref_logps[i]) > math.exp(-ref_logps[i - 1]) for i in range(len(ref_logps))])
+
+
+def undecided(entropy, share):
+    "Ids of segments that end at the ceil(share * T) largest entropies, the earlier of equals, and at the last token."
+    wanted = math.ceil(round(share * len(entropy), 9))
+    ranked = sorted(range(len(entropy)), key=lambda i: (-entropy[i], i))[:wanted]
+    ids = []
+    block = 0
+    for i in range(len(entropy)):
+        ids.append(block)
+        block += i in ranked
+    return ids
 
 
 def members(ids_row):
@@ -114,6 +146,10 @@ def block_ratio(delta, ids_row, reduce="mean"):
 
 def sequence_ratio(delta):
     return [sum(delta) / len(delta)] * len(delta) if delta else []
+
+
+def decay_ratio(delta, gamma):
+    return [sum(gamma**n * d for n, d in enumerate(delta[t:])) for t in range(len(delta))]
 
 
 def own_gradient(values, own):

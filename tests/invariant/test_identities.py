@@ -62,14 +62,26 @@ def test_gspo_token_is_not_gspo_when_advantages_differ_by_token():
 
 @given(batches, seeds, outcomes, st.integers(1, 9))
 def test_lpo_between_grpo_and_gspo(mask, seed, rewards, k):
-    "One-token sentences: GRPO. One sentence: GSPO's ratio. K-token sentences: disjoint MPO with uniform weights."
-    batch = draw(mask, seed, rewards, 0.3)
-    same(run(recipe("lpo"), batch | dict(blocks=token_blocks(mask))), run(recipe("grpo"), batch))
-    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", clip=(0.2, 0.2)), batch))
+    """One-token sentences: GRPO. One sentence: GSPO's ratio, averaged over tokens, which is TEPO. K-token sentences:
+    disjoint MPO with uniform weights. Clip range and average are LPO's own."""
+    batch = draw(mask, seed, rewards, 0.05)
+    own = dict(clip=(0.03, 0.03), aggregate="token-mean")
+    same(run(recipe("lpo"), batch | dict(blocks=token_blocks(mask))), run(recipe("grpo", **own), batch))
+    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", **own), batch))
+    same(run(recipe("lpo"), batch | dict(blocks=sequence_block(mask))), run(recipe("tepo", clip=(0.03, 0.03)), batch))
     same(
         run(recipe("lpo"), batch | dict(blocks=fixed_blocks(mask, k))),
-        run(recipe("mpo", actions=BlockActions(k)), batch),
+        run(recipe("mpo", actions=BlockActions(k), **own), batch),
     )
+
+
+@given(batches, seeds, outcomes)
+def test_sentences_as_the_only_difference_from_grpo(mask, seed, rewards):
+    "`recipe('grpo', actions='sentence')` lies between GRPO and GSPO with nothing else changed."
+    batch = draw(mask, seed, rewards, 0.3)
+    r = recipe("grpo", actions="sentence")
+    same(run(r, batch | dict(blocks=token_blocks(mask))), run(recipe("grpo"), batch))
+    same(run(r, batch | dict(blocks=sequence_block(mask))), run(recipe("gspo", clip=(0.2, 0.2)), batch))
 
 
 @given(batches, seeds, outcomes)
@@ -86,6 +98,25 @@ def test_equal_lengths_make_the_aggregates_agree(T, seed, rewards, scale):
     same(run(recipe("dapo", clip=(0.2, 0.2)), batch), run(recipe("grpo"), batch))
     same(run(recipe("tepo", clip=(3e-4, 4e-4)), batch), run(recipe("gspo"), batch))
     same(run(recipe("dr_grpo"), batch | dict(max_length=T)), run(recipe("grpo", advantage="group-mean"), batch))
+
+
+@given(batches, seeds, outcomes, st.sampled_from([5e-4, 3e-3, 0.3]))
+def test_tepo_is_luspo_up_to_the_denominator(mask, seed, rewards, scale):
+    "sum_i T_i PC(s_i, A_i) over sum_i T_i, and over the responses: loss and gradient differ by the factor alone."
+    batch = draw(mask, seed, rewards, scale)
+    factor = float(mask.sum()) / ROWS
+    (tepo, ours), (luspo, theirs) = (run(recipe(name, clip=(2e-3, 2.5e-3)), batch) for name in ("tepo", "luspo"))
+    close(tepo.loss * factor, luspo.loss)
+    close(ours * factor, theirs)
+    close(tepo.credit * factor, luspo.credit)
+
+
+@given(st.integers(1, 8), seeds, outcomes)
+def test_luspo_of_equal_lengths_is_gspo_times_the_length(T, seed, rewards):
+    batch = draw(torch.ones(ROWS, T), seed, rewards, 5e-4)
+    (one, g), (other, h) = (run(recipe(name, clip=(3e-4, 4e-4)), batch) for name in ("luspo", "gspo"))
+    close(one.loss, T * other.loss)
+    close(g, T * h)
 
 
 @given(batches, seeds, outcomes)

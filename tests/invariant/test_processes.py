@@ -27,8 +27,10 @@ from mpo_nb.training.trainer import Trainer
 
 KL = dict(recipe_options='{"kl": 0.1, "entropy": 0.01}')
 JOBS = {
-    name: dict(recipe=name) for name in recipes if name not in ("grpo", "gspo_token", "tepo", "spo_chain")
-} | dict(  # each of these four takes the way of another one
+    name: dict(recipe=name)
+    for name in recipes
+    if name not in ("grpo", "gspo_token", "tepo", "luspo", "fipo", "spo_chain")
+} | dict(  # each of these six takes the way of another one
     penalties=dict(recipe="mpo", steps=2, eval_every=1, **KL),
     adapters=dict(lora_rank=4, **KL),
     random=dict(recipe_options='{"base": "grpo"}', recipe="mpo", k=3),
@@ -184,10 +186,11 @@ def test_a_run_lives_through_it(name, failed):
     assert_close(computed(found), computed(wanted), 1e-5 if name == "memory" else 0)
 
 
-# Kill and resume
+# Kill and resume, with a batch that waits in every checkpoint
 
 RUN = dict(
     steps=4,
+    lag=1,
     prompts_per_step=3,
     group_size=4,
     epochs=1,

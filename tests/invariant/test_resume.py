@@ -324,6 +324,85 @@ def test_killed_at_random_moments_with_adapters(context, whole_lora, tmp_path):
     assert killed >= 2
 
 
+# Batches that wait
+
+# Two batches are in the queue of every checkpoint; old log-probabilities, reference and values are as old as they are.
+LAG = dict(lag=2, steps=5, recipe="ppo", recipe_options='{"kl": 0.05}', old_logps="recompute")
+LAG_KILLS = [("os.fsync", 12), ("half a line", 8)]
+
+
+@pytest.fixture(scope="module")
+def whole_lag(context, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lag")
+    uninterrupted(context, folder, LAG)
+    metrics, traces = content(folder)
+    assert [row.get("batch_age") for row in metrics] == [None, 0, 1, 2, 2, 2]
+    return metrics, traces
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where, call", LAG_KILLS, ids=[f"{w} {n}" for w, n in LAG_KILLS])
+def test_killed_with_batches_that_wait(where, call, context, whole_lag, tmp_path):
+    assert run_child(context, str(tmp_path), where, call, None, LAG) == -signal.SIGKILL, "the kill was never reached"
+    check_readable(tmp_path)
+    assert run_child(context, str(tmp_path), "", 0, None, LAG) == 0
+    assert content(tmp_path) == whole_lag
+
+
+@pytest.mark.parametrize("recipe, room", [("mpo", 0), ("dapo", 12)])  # 12 tokens: every response is cut off there
+def test_a_run_with_a_lag_goes_on_where_it_stopped(recipe, room, tmp_path, recwarn):
+    "In one process: a run that is longer than was asked for first, one that Ctrl-C stopped while it sampled."
+    from mpo_nb.config import TrainConfig
+    from mpo_nb.training.trainer import Trainer
+
+    options = CONFIG | dict(lag=3, recipe=recipe, eval_every=0, checkpoint_every=2, max_new_tokens=room)
+
+    def fit(name, **more):
+        return Trainer(TrainConfig(output=str(tmp_path / name), **options | more)).fit()
+
+    fit("whole")
+    fit("longer", steps=3)
+    fit("longer")
+    trainer = Trainer(TrainConfig(output=str(tmp_path / "stopped"), **options))
+    collect = trainer.collect
+
+    def interrupted(number):
+        batch = collect(number)
+        if number == 7:  # step 4 samples it
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch
+
+    trainer.collect = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert Run(tmp_path / "stopped").checkpoints()[-1][0] == 3
+    fit("stopped")
+    assert content(tmp_path / "longer") == content(tmp_path / "stopped") == content(tmp_path / "whole")
+    assert not [w for w in recwarn if "do not trust this run" in str(w.message)], "drift was taken for a fault"
+
+
+def test_without_a_lag_a_checkpoint_holds_no_queue(tmp_path):
+    from mpo_nb.config import TrainConfig
+    from mpo_nb.training.trainer import Trainer
+
+    Trainer(TrainConfig(output=str(tmp_path), **CONFIG | dict(steps=1, eval_every=0))).fit()
+    (_, checkpoint), *_ = Run(tmp_path).checkpoints()
+    assert not list(checkpoint.glob("queue*")) and "queue" not in json.loads((checkpoint / "state.json").read_text())
+
+
+def test_a_damaged_queue_is_named_and_the_checkpoint_before_it_used(tmp_path):
+    from mpo_nb.config import TrainConfig
+    from mpo_nb.training.trainer import Trainer
+
+    options = CONFIG | dict(lag=2, steps=3, eval_every=0)
+    rows = Trainer(TrainConfig(output=str(tmp_path), **options)).fit()
+    spoil(Run(tmp_path).checkpoints()[-1][1] / "queue.safetensors", "a bit", tmp_path)
+    with pytest.warns(UserWarning, match="queue.safetensors is not what was written.*step 2"):
+        again = Trainer(TrainConfig(output=str(tmp_path), **options)).fit()
+    kept = [{k: v for k, v in row.items() if k not in clock_metrics} for row in rows]
+    assert [{k: v for k, v in row.items() if k not in clock_metrics} for row in again] == kept
+
+
 # A disk that spoils what was written
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mpo_nb.actions import SequenceActions, TokenActions
 from mpo_nb.losses import kl_penalty, policy_loss
+from mpo_nb.recipes import recipe
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install mpo_nb[trl]")
 if tuple(map(int, trl.__version__.split(".")[:2])) < (1, 16):
@@ -181,6 +182,18 @@ def test_cispo(mask, seed, scale):
     )
     close(mine, theirs, tol=1e-12)
     close(grad, wanted, tol=1e-12)
+
+
+@given(mask=completions(empty=False), seed=st.integers(0, 9999), scale=st.sampled_from([2e-3, 0.1]))
+def test_luspo(mask, seed, scale):
+    "The recipe against TRL's loss of that name at its sequence level: each response's loss times its length."
+    batch = draw(mask, seed, False, scale=scale)
+    x = leaf(batch["logps"])
+    y = leaf(batch["logps"])
+    mine = recipe("luspo").loss(batch | dict(logps=x)).loss
+    theirs, _ = trl_loss(y, batch, "luspo", "sequence", recipe("luspo").clip)
+    close(mine, theirs, tol=1e-12)
+    close(torch.autograd.grad(mine, x)[0], torch.autograd.grad(theirs, y)[0], tol=1e-12)
 
 
 @pytest.mark.parametrize("loss_type", AGGREGATES)

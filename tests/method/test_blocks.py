@@ -8,11 +8,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mpo_nb.blocks import (
+    block_ends,
     block_mean,
     block_sizes,
     block_sum,
     blocks_from_starts,
     delimiter_blocks,
+    entropy_blocks,
     fixed_blocks,
     perplexity_blocks,
     random_blocks,
@@ -28,6 +30,11 @@ PIECES = [
     "step",
     ".",
     "7.",
+    "3",
+    " 3",
+    ".5",
+    "３",
+    "．",
     ";",
     "x;",
     "。",
@@ -109,10 +116,52 @@ def test_delimiter_and_sentence_blocks(mask, data):
     T = mask.shape[1]
     tokens = [data.draw(st.lists(st.sampled_from(PIECES), min_size=T, max_size=T)) for _ in range(len(mask))]
     kept_texts = [[tokens[b][t] for t in positions] for b, positions in enumerate(ref.kept(mask))]
-    stops = [".", "!", "?", ";", ":", "\n", "。", "！", "？", "；", "：", "…"]
-    same(sentence_blocks(mask, tokens), mask, [ref.delimited(row, stops) for row in kept_texts])
+    same(sentence_blocks(mask, tokens), mask, [ref.sentences(row) for row in kept_texts])
     same(delimiter_blocks(mask, tokens, [";", "step"]), mask, [ref.delimited(row, [";", "step"]) for row in kept_texts])
     same(delimiter_blocks(mask, tokens, ";\n"), mask, [ref.delimited(row, [";\n"]) for row in kept_texts])
+
+
+@pytest.mark.parametrize(
+    "tokens, ids",
+    [
+        (["3", ".", "5"], [0, 0, 0]),  # a decimal point between digits ends nothing
+        (["3.", "5"], [0, 0]),
+        (["3", "", ".", "", "5", "."], [0] * 6),  # tokens without a text are looked through
+        (["３", "．", "５", "。", "4"], [0, 0, 0, 0, 1]),
+        (["3", ".", " 5"], [0, 0, 1]),
+        (["3", ".", "\n", "5"], [0, 0, 1, 2]),
+        (["v", ".", "5"], [0, 0, 1]),
+        ([".", "5"], [0, 1]),
+        (["3", ":", "5"], [0, 0, 1]),  # only points are decimal
+        (["3", "."], [0, 0]),
+        (["x=3.5", ".", "Then"], [0, 0, 1]),
+    ],
+)
+def test_a_decimal_point_ends_no_sentence(tokens, ids):
+    assert sentence_blocks(torch.ones(1, len(tokens)), [tokens]).tolist() == [ids]
+
+
+def test_a_number_across_a_tools_reply():
+    "Kept tokens are neighbours; where actions end at a hole, the number ends there too."
+    mask, tokens = torch.tensor([[1, 1, 0, 1]]), [["3", ".", "reply", "5"]]
+    assert sentence_blocks(mask, tokens).tolist() == [[0, 0, -1, 0]]
+    assert sentence_blocks(mask, tokens, "end").tolist() == [[0, 0, -1, 1]]
+
+
+@given(masks(), seeds, st.integers(1, 3))
+def test_sizes_from_one_shuffled_list(mask, seed, repeats):
+    "MA-RLHF's code: each size `repeats` times in random order, then one block for all that is left."
+    sizes = (1, 2, 3)
+    ids = random_blocks(mask, sizes, generator(seed), repeats=repeats)
+    assert torch.equal(ids >= 0, mask.bool())
+    for row in ref.gather(ids, mask):
+        found = [len(block) for block in ref.members([int(i) for i in row])]
+        listed = found[: 3 * repeats]
+        assert all(listed[:-1].count(size) <= repeats for size in sizes) and set(listed[:-1]) <= set(sizes)
+        assert len(found) <= 3 * repeats + 1 and (
+            len(found) <= 3 * repeats or sorted(listed) == sorted(sizes * repeats)
+        )
+        assert sum(found) == len(row)
 
 
 def test_a_delimiter_under_the_mask_closes_nothing():
@@ -124,6 +173,35 @@ def test_tokens_need_not_reach_into_the_padding():
         [0, 1, -1, -1],
         [-1] * 4,
     ]
+
+
+@given(masks(max_tokens=12), seeds, st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.7, 1.0]), st.booleans())
+def test_entropy_blocks(mask, seed, share, ties):
+    "Segments end at the ceil(share * T) highest entropies and at the last token; a share of 1 is the token."
+    entropy = 2 * torch.rand(mask.shape, generator=generator(seed), dtype=torch.double)
+    entropy = poison(entropy.round() if ties else entropy, mask)
+    rows = [ref.undecided([float(x) for x in row], share) for row in ref.gather(entropy, mask)]
+    same(entropy_blocks(mask, entropy, share), mask, rows)
+    assert torch.equal(entropy_blocks(mask, entropy, 1.0), token_blocks(mask))
+    ends = block_ends(entropy_blocks(mask, entropy, share))
+    for row, positions in zip(ends.tolist(), ref.kept(mask)):
+        last = {block[-1] for block in ref.members(rows.pop(0))}
+        assert [t for t, end in enumerate(row) if end] == [positions[i] for i in sorted(last)]
+
+
+@pytest.mark.parametrize("T, share, ends", [(10, 0.7, 7), (10, 0.3, 3), (30, 0.1, 3), (7, 0.3, 3), (1, 0.01, 1)])
+def test_a_share_of_tokens_is_rounded_up_once(T, share, ends):
+    "0.7 * 10 is a little more than 7 in binary, and still 7 tokens."
+    entropy = torch.arange(T, 0, -1.0)[None]
+    ids = entropy_blocks(torch.ones(1, T), entropy, share)
+    assert len(block_sizes(ids)[0]) == min(ends + 1, T)
+
+
+def test_entropies_across_a_reply():
+    mask = torch.tensor([[1, 1, 0, 1, 1]])
+    entropy = torch.tensor([[0.1, 0.2, 9.0, 0.3, 2.0]])
+    assert entropy_blocks(mask, entropy, 0.1).tolist() == [[0, 0, -1, 0, 0]]
+    assert entropy_blocks(mask, entropy, 0.1, "end").tolist() == [[0, 0, -1, 1, 1]]
 
 
 @given(masks(), seeds, st.sampled_from([0.3, 0.9, 1.0]), st.integers(1, 4))
@@ -238,6 +316,10 @@ MASK = torch.tensor([[1, 1, 0], [1, 0, 0]])
         (lambda: surprise_blocks(MASK, torch.zeros(2, 3), interval=0), ["interval=0", "at least 1"]),
         (lambda: perplexity_blocks(MASK, torch.zeros(3, 3)), ["ref_logps", "(3, 3)", "(2, 3)"]),
         (lambda: blocks_from_starts(torch.zeros(2, 1), MASK), ["starts", "(2, 1)", "(2, 3)"]),
+        (lambda: entropy_blocks(MASK, torch.ones(2, 3), 0.0), ["share=0.0", "(0, 1]"]),
+        (lambda: entropy_blocks(torch.ones(1, 2), torch.tensor([[1.0, ref.NAN]])), ["entropy is NaN"]),
+        (lambda: entropy_blocks(MASK, torch.ones(2, 2)), ["entropy has shape (2, 2)"]),
+        (lambda: random_blocks(MASK, repeats=0), ["repeats=0"]),
         (lambda: delimiter_blocks(MASK, [["a"] * 3], ";"), ["tokens", "1 rows", "2"]),
         (lambda: delimiter_blocks(MASK, [["a"], ["a"]], ";"), ["tokens[0]", "1 strings", "position 1"]),
         (lambda: delimiter_blocks(MASK, [["a"] * 3] * 2, ()), ["ends=()", "at least one"]),

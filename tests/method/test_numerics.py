@@ -22,6 +22,8 @@ from mpo_nb.blocks import (
 from mpo_nb.losses import aggregates, entropy_bonus, kl_penalty, policy_loss, surrogates, value_loss
 from mpo_nb.recipes import recipe
 from mpo_nb.tasks.task import Task
+from mpo_nb.training.batch import micro_batches
+from mpo_nb.training.judging import trained_tokens
 
 SPACES = [
     TokenActions(),
@@ -309,6 +311,45 @@ def test_dapo_drops_groups_that_are_all_right_or_all_wrong_whatever_their_length
     said["2+1="] = [0.4, 0.2, 0.2, 0.2]
     with pytest.warns(UserWarning, match="pass_mark=1 .*drop_dead_groups=False"):
         assert not len(trainer.collect(2).kept)
+
+
+def test_responses_that_were_cut_are_left_out(tmp_path):
+    """DAPO's overlong filtering: no gradient from a response that came to no end, and none of its tokens in the mean;
+    its reward still counts in its group."""
+    from mpo_nb.config import TrainConfig
+    from mpo_nb.training.trainer import Trainer
+
+    found = {}
+    for filtered in (False, True):
+        options = dict(mask_truncated=filtered, drop_dead_groups=False, overlong_buffer=0.0)
+        config = TrainConfig(
+            output=str(tmp_path / str(filtered)),
+            steps=1,
+            prompts_per_step=4,
+            group_size=4,
+            recipe="dapo",
+            recipe_options=options,
+            max_new_tokens=22,
+            eval_every=0,
+            progress=False,
+            precision="float32",
+        )
+        trainer = Trainer(config)
+        batch = trainer.collect(1)
+        ended = batch.rollout.finished
+        assert ended.any() and not ended.all()
+        ((out, mask, *_),) = trainer.learner.accumulate(batch, batch.kept, 1)
+        (rows,) = micro_batches(batch.rollout, batch.kept, config.micro_batch_tokens)  # the order of the pass
+        found[filtered] = batch.advantages, mask, out.credit
+        assert torch.equal(mask, (batch.rollout.mask & (ended[:, None] | (not filtered)))[rows])
+    torch.testing.assert_close(found[False][0], found[True][0])
+    ((_, _, all_of_them), (_, mask, some)) = found[False], found[True]
+    share = float(batch.rollout.mask.sum() / mask.sum())
+    assert not some[~mask].any() and share > 1
+    torch.testing.assert_close(some[mask], all_of_them[mask] * share)
+    with pytest.warns(UserWarning, match="all were cut at the length limit.*mask_truncated=False"):
+        batch.rollout.finished[:] = False
+        trained_tokens(trainer.recipe, batch.rollout, batch.rollout.logps)
 
 
 def test_other_recipes_keep_what_has_a_difference_in_reward():

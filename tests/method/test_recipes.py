@@ -4,6 +4,7 @@ meet stand in tests/invariant/test_identities.py."""
 import copy
 import math
 import pickle
+import re
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
 import pytest
@@ -15,15 +16,17 @@ from hypothesis import strategies as st
 from recipe_batches import GROUP, LONGEST, ROWS, batches, draw, outcomes, run, same
 
 from mpo_nb.actions import WindowActions
-from mpo_nb.blocks import fixed_blocks, random_blocks, surprise_blocks
+from mpo_nb.advantages import critic_targets
+from mpo_nb.blocks import entropy_blocks, fixed_blocks, random_blocks, surprise_blocks, turn_blocks
 from mpo_nb.losses import loss_normalizer
 from mpo_nb.recipes import (
     AdvantageRule,
     CriticAdvantage,
+    FutureWeight,
     GroupAdvantage,
     LeaveOneOut,
-    Recipe,
     SampledValues,
+    action_blocks,
     advantage_rules,
     recipe,
     recipes,
@@ -92,14 +95,40 @@ def cispo(rows):
 
 
 def lpo(rows, sentences):
-    def tokens(delta, A, row):
-        return mean([pc(torch.exp(mean([delta[i] for i in s])), A, 0.2, 0.2) for s in row for _ in s])
-
-    return mean([tokens(delta, A, row) for (_, delta, A), row in zip(rows, sentences)])
+    "1 / sum_i |y_i| sum_i sum_k |s_ik| PC(r_ik, A_i): a sentence counts for its tokens."
+    parts = [
+        len(s) * pc(torch.exp(mean([delta[i] for i in s])), A, 0.03, 0.03)
+        for (_, delta, A), row in zip(rows, sentences)
+        for s in row
+    ]
+    return sum(parts) / max(1, sum(len(delta) for _, delta, _ in rows))
 
 
 def tepo(rows):
     return mean([pc(torch.exp(mean(delta)), A, 0.2, 0.2) for _, delta, A in rows for _ in delta])
+
+
+def luspo(rows):
+    return mean([len(delta) * pc(torch.exp(mean(delta)), A, 2e-3, 2.5e-3) if delta else 0.0 for _, delta, A in rows])
+
+
+def future_factor(delta, t, A):
+    "FIPO's f_t as a number: clip(exp(sum of what follows, fading), 1, 1.2); ratios above 10 left out; guarded above 4."
+    moved = [d.item() for d in delta[t:]]
+    total = sum(2 ** (-n / 32) * d for n, d in enumerate(moved) if math.exp(d) <= 10)
+    f = min(max(math.exp(total), 1.0), 1.2)
+    return min(max(f, 0.8), 1.0) if A < 0 and math.exp(moved[0]) > 4 else f
+
+
+def fipo(rows):
+    "DAPO's mean of PC(r, A f), with the dual clip of the official script, max(PC, 10 A f) where A < 0."
+    terms = []
+    for _, delta, A in rows:
+        for t, d in enumerate(delta):
+            weighed = A * future_factor(delta, t, A)
+            term = pc(torch.exp(d), weighed, 0.2, 0.28)
+            terms.append(max(term, 10 * weighed + 0 * d) if A < 0 else term)
+    return mean(terms)
 
 
 GROUPS = [
@@ -116,6 +145,8 @@ FORMULAS = dict(
     cispo=cispo,
     lpo=lpo,
     tepo=tepo,
+    luspo=luspo,
+    fipo=fipo,
 )
 
 
@@ -135,7 +166,7 @@ def test_every_recipe_has_its_formula():
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-@given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 5e-4, 0.1, 0.4]))
+@given(mask=batches, seed=seeds, rewards=outcomes, scale=st.sampled_from([0.0, 5e-4, 2e-3, 0.03, 0.1, 0.4, 1.5]))
 @settings(max_examples=40)
 def test_a_recipe_is_its_formula(name, mask, seed, rewards, scale):
     batch = draw(mask, seed, rewards, scale)
@@ -317,41 +348,240 @@ def test_a_rule_of_ones_own():
     assert r.advantage == "best" and r.advantages(torch.tensor([1.0, 0.0, 0.0, 0.0]), 2).tolist() == [0, -1, 0, 0]
 
 
-@pytest.mark.parametrize("name", recipes)
-def test_every_choice_names_its_source(name):
-    r = recipe(name)
-    plain = Recipe(name)
-    assert r.name == name
-    chosen = [
-        f.name
-        for f in fields(Recipe)
-        if f.name not in ("name", "rule", "sources") and getattr(r, f.name) != getattr(plain, f.name)
-    ]
-    if r.rule != plain.rule:
-        start = advantage_rules[r.advantage]
-        chosen += ["advantage", *(f.name for f in fields(r.rule) if getattr(r.rule, f.name) != getattr(start, f.name))]
-    assert all(r.sources.get(field) for field in chosen), chosen
-    assert any("arXiv" in source or "Ling 2.0" in source for source in r.sources.values())
+# --- FIPO's limits, and a critic of segments -------------------------------------------------------------------------
+
+
+@given(batches, seeds, outcomes, st.sampled_from(["grpo", "dapo", "mpo"]))
+def test_a_future_that_has_not_moved_weighs_nothing(mask, seed, rewards, name):
+    "On-policy every factor is 1: the recipe without it. At gamma 0 the factor is the token's own ratio in its bounds."
+    batch = draw(mask, seed, rewards, 0.3)
+    on = batch | dict(old_logps=batch["logps"])
+    same(run(recipe(name, influence=FutureWeight()), on), run(recipe(name), on))
+    open_bounds = FutureWeight(bounds=(1.0, 1.0))
+    same(run(recipe(name, influence=open_bounds), batch), run(recipe(name), batch))
+    own = FutureWeight(gamma=0.0, bounds=(0.9, 1.1), threshold=None)
+    delta = torch.where(mask.bool(), batch["logps"] - batch["old_logps"], 0)
+    A = recipe(name).advantages(batch["rewards"], GROUP)[:, None] * delta.exp().clamp(0.9, 1.1)
+    same(run(recipe(name, influence=own), batch), run(recipe(name), batch, A))
+
+
+@given(batches, seeds, st.sampled_from(["mean", "first", "last"]), st.sampled_from([0.0, 0.3]))
+def test_targets_of_segments_are_what_a_plain_loop_finds(mask, seed, value, kl):
+    "Segments by entropy; a segment's value, its rewards with a k1 penalty on each token, GAE from segment to segment."
+    g = generator(seed)
+    values, entropy, x = (torch.rand(mask.shape, generator=g, dtype=torch.double) for _ in range(3))
+    rewards = torch.rand(len(mask), generator=g, dtype=torch.double)
+    r = recipe("sapo_segment")
+    ids = r.blocks(mask, entropy=poison(entropy, mask))
+    penalties = poison(kl * x, mask)
+    found = critic_targets(rewards, poison(values, mask), mask, 1.0, r.lam, ids, value, penalties)
+    for b, positions in enumerate(ref.kept(mask)):
+        segments = ref.members(ref.undecided([float(entropy[b, t]) for t in positions], 0.3))
+        place = {"first": 0, "last": -1}.get(value)
+        v = [
+            sum(float(values[b, positions[i]]) for i in s) / len(s)
+            if place is None
+            else float(values[b, positions[s[place]]])
+            for s in segments
+        ]
+        paid = [-sum(kl * float(x[b, positions[i]]) for i in s) for s in segments]
+        if paid:
+            paid[-1] += float(rewards[b])
+        for s, a, own in zip(segments, ref.gae_row(paid, v, 1.0, 0.99), v):
+            for i in s:
+                assert float(found.advantages[b, positions[i]]) == pytest.approx(a, abs=1e-9)
+                assert float(found.returns[b, positions[i]]) == pytest.approx(a + own, abs=1e-9)
+
+
+def test_a_critic_may_judge_the_recipe_s_own_actions():
+    "Tokens are judged one by one, a response as a whole, blocks as blocks; what overlaps is none."
+    mask = torch.tensor([[1, 1, 1, 0, 1]])
+    batch = dict(mask=mask, blocks=torch.tensor([[0, 0, 1, -1, 1]]))
+    assert action_blocks(recipe("ppo", macro="actions"), batch) is None
+    assert action_blocks(recipe("gspo"), batch).tolist() == [[0, 0, 0, -1, 0]]
+    assert action_blocks(recipe("grpo", actions=3), batch).tolist() == [[0, 0, 0, -1, 1]]
+    assert action_blocks(recipe("sapo_segment"), batch).tolist() == [[0, 0, 1, -1, 1]]
+    with pytest.raises(ValueError, match="overlap"):
+        action_blocks(recipe("mpo"), batch)
+
+
+@given(batches, seeds, st.sampled_from([0.1, 0.5, 2.0]))
+def test_the_segment_recipe_is_its_formula(mask, seed, scale):
+    "Token mean of max(PC(R_k, A), 3 A where A < 0), R_k the geometric mean over the segment."
+    batch = draw(mask, seed, [0.0, 1.0] * 3, scale)
+    entropy = torch.rand(mask.shape, generator=generator(seed + 2), dtype=torch.double)
+    A = poison(torch.randn(mask.shape, generator=generator(seed + 3), dtype=torch.double), mask)
+    r = recipe("sapo_segment")
+    batch |= dict(blocks=r.blocks(mask, entropy=entropy), advantages=A)
+    segments = [ref.members(ref.undecided([float(e) for e in row], 0.3)) for row in ref.gather(entropy, mask)]
+    own = [[float(a) for a in row] for row in ref.gather(A, mask)]
+
+    def objective(rows):
+        terms = []
+        for (_, delta, _), parts, row in zip(rows, segments, own):
+            for s in parts:
+                ratio = torch.exp(mean([delta[i] for i in s]))
+                for i in s:
+                    term = pc(ratio, row[i], 0.2, 0.28)
+                    terms.append(max(term, 3 * row[i] + 0 * ratio) if row[i] < 0 else term)
+        return mean(terms)
+
+    expected, wanted = by_formula(objective, batch, own)
+    out, grad = run(r, batch, A)
+    close(out.loss, expected)
+    close(grad, wanted)
+
+
+# --- no value without a source ---------------------------------------------------------------------------------------
+
+OFF = ("dual_clip", "kl", "entropy", "drop_dead_groups", "overlong_buffer", "mask_truncated", "confident", "repeats")
+OFF += ("influence", "advantage_clip", "reward_kl")
+ORIGINS = r"arXiv \d{4}\.\d{5}|TRL|verl|official code|official configuration|sail-sg/|this library's|as PPO"
+
+
+def chosen_values(r):
+    "Every choice that a recipe makes, its rule's included."
+    own = {f.name: getattr(r, f.name) for f in fields(r) if f.name not in ("name", "rule", "sources")}
+    return own | {"advantage": r.advantage} | {f.name: getattr(r.rule, f.name) for f in fields(r.rule)}
+
+
+def at_the_head(name, value):
+    "The value as a reader would write it, by rules of this test's own."
+    if name == "actions":
+        kinds = dict(
+            TokenActions="token", SequenceActions="sequence", TokenGradient="sequence, with the token's gradient"
+        )
+        kinds |= dict(WindowActions="windows of 4, 20% on the later tokens")
+        return value if isinstance(value, str) else kinds[type(value).__name__]
+    if name in OFF and not value:
+        return "off"
+    if name == "kl_aggregate":
+        return value or "as the policy term"
+    if isinstance(value, bool) or name == "influence":
+        return "on" if value else "off"
+    if name == "clip":
+        return f"{value[0]:g}" if value[0] == value[1] else f"{value[0]:g} and {value[1]:g}"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def preset_recipes():
+    "Every named recipe, and MPO over its other base."
+    return {name: recipe(name) for name in recipes} | {"mpo over ppo": recipe("mpo", base="ppo")}
+
+
+@pytest.mark.parametrize("name", preset_recipes())
+def test_no_value_stands_without_a_source_that_says_it(name):
+    "Each field of the recipe and of its rule has a source; it begins with the value, and says where that stands."
+    r = preset_recipes()[name]
+    values = chosen_values(r)
+    assert set(r.sources) == set(values)
+    for field, value in values.items():
+        said, where = r.sources[field].split(": ", 1)
+        assert said == at_the_head(field, value), (field, r.sources[field])
+        assert re.search(ORIGINS, where), (field, where)
+        assert "not given" in where or "not given" not in r.sources[field]
+
+
+def test_clip_ranges_say_where_they_stand_or_that_they_are_not_given():
+    "PPO's 0.2 is in table 1; GRPO, Dr. GRPO, TEPO and MPO give no range, and say so."
+    said = {name: r.sources["clip"] for name, r in preset_recipes().items()}
+    none = {name for name, text in said.items() if "not given" in text}
+    assert none == {"grpo", "dr_grpo", "tepo", "mpo", "mpo over ppo", "cispo"}
+    assert "table 1" in said["ppo"] and not any("table 3" in text for text in said.values())
+    assert "nothing is clipped" in said["tepo"] and "a paper of its own" in recipe("tepo").sources["kl"]
+
+
+def test_what_the_caller_replaced_says_so():
+    r = recipe("lpo", clip=(0.1, 0.2), kl=0.04)
+    assert r.sources["clip"] == "0.1 and 0.2: chosen by the caller" and r.sources["kl"].startswith("0.04: chosen")
+    assert r.sources["aggregate"] == recipe("lpo").sources["aggregate"]
+    assert recipe("mpo", k=3).sources["actions"] == "windows of 3, 20% on the later tokens: chosen by the caller"
+    assert recipe("mpo", k=4).sources["actions"] == recipe("mpo").sources["actions"]
+    assert recipe("vineppo", whiten=False).sources["whiten"] == "off: chosen by the caller"
+    assert recipe("grpo", advantage="gae").sources["lam"] == "1: chosen by the caller"
 
 
 def test_values_from_the_papers():
     "METHODS: clip ranges, and the switches that only DAPO has."
     clips = {name: recipe(name).clip for name in recipes}
     assert clips == {
-        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "lpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
-    } | dict(dapo=(0.2, 0.28), gspo=(3e-4, 4e-4), gspo_token=(3e-4, 4e-4), gmpo=(0.4, 0.4), cispo=(1.0, 4.0))
+        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
+    } | dict(
+        dapo=(0.2, 0.28),
+        gspo=(3e-4, 4e-4),
+        gspo_token=(3e-4, 4e-4),
+        gmpo=(0.4, 0.4),
+        cispo=(1.0, 4.0),
+        lpo=(0.03, 0.03),
+        luspo=(2e-3, 2.5e-3),
+        fipo=(0.2, 0.28),
+        sapo_segment=(0.2, 0.28),
+    )
     assert recipe("mpo").actions == WindowActions(4, 0.2) and recipe(
         "mpo", k=2, beta=[0.5, 0.5]
     ).actions == WindowActions(2, beta=(0.5, 0.5))
-    assert [name for name in recipes if recipe(name).drop_dead_groups or recipe(name).overlong_buffer] == ["dapo"]
-    assert not any(recipe(name).kl or recipe(name).entropy for name in recipes)
+    assert [name for name in recipes if recipe(name).drop_dead_groups or recipe(name).overlong_buffer] == [
+        "dapo",
+        "fipo",
+    ]
+    assert not any(recipe(name).entropy or recipe(name).mask_truncated for name in recipes)
+    assert recipe("lpo").aggregate == "token-mean"
+
+
+def test_official_values_of_sampled_and_macro_rules():
+    "VinePPO and SPO-chain whiten, and add 1e-4 times each response's sum of k3; MA-RLHF's value loss is per token."
+    for name in recipes:
+        r = recipe(name)
+        sampled = name in ("vineppo", "spo_chain")
+        assert (r.kl, r.kl_aggregate) == ((1e-4, "seq-mean-token-sum") if sampled else (0.0, None))
+        assert not sampled or (r.whiten and r.kl_estimator == "k3" and r.continuations == 9)
+    assert recipe("ma_rlhf").value_loss == "token" and recipe("ppo", macro=5).value_loss == "block"
+    assert "does not whiten: whiten=False" in recipe("ma_rlhf").sources["whiten"]
+    assert not SampledValues().whiten and not recipe("grpo", advantage="boundary").whiten
+
+
+@given(batches, seeds, outcomes, st.sampled_from(["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"]))
+def test_a_kl_penalty_may_be_averaged_in_its_own_way(mask, seed, rewards, how):
+    "loss = policy term + kl * the mean that `kl_aggregate` names, in parts too, whatever the policy term's mean is."
+    batch = draw(mask, seed, rewards, 0.2)
+    reference = -torch.rand(mask.shape, generator=generator(seed + 5), dtype=torch.double)
+    means = {
+        "token-mean": lambda rows: mean([v for row in rows for v in row]),
+        "seq-mean-token-sum": lambda rows: sum(map(sum, rows)) / ROWS,
+        "seq-mean-token-mean": lambda rows: mean([mean(row) for row in rows]),
+    }
+
+    def extra(new):
+        x = [[r - l for l, r in zip(*rows)] for rows in zip(new, ref.gather(reference, mask))]
+        return 0.3 * means[how]([[math.e**v - v - 1 for v in row] for row in x])
+
+    expected, wanted = by_formula(dr_grpo, batch, ref.group_advantages(rewards, GROUP, "none"), extra)
+    r = recipe("dr_grpo", kl=0.3, kl_aggregate=how)
+    batch |= dict(ref_logps=poison(reference, mask))
+    out, grad = run(r, batch)
+    close(out.loss, expected)
+    close(grad, wanted)
+    batch |= dict(
+        advantages=r.advantages(batch["rewards"], GROUP),
+        normalizer=loss_normalizer(mask, r.aggregate, max_length=LONGEST),
+        kl_normalizer=loss_normalizer(mask, how),
+    )
+    parts = [
+        run(r, {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}, batch["advantages"][rows])
+        for rows in (slice(2), slice(2, None))
+    ]
+    close(sum(part.loss for part, _ in parts), expected)
+    close(torch.cat([g for _, g in parts]), wanted)
 
 
 def test_only_lpo_reads_the_text():
     mask = torch.tensor([[1, 1, 1]])
     tokens = [["a.", "b", "c"]]
+    entropy = torch.tensor([[0.0, 1.0, 0.5]])
     assert recipe("lpo").blocks(mask, tokens).tolist() == [[0, 1, 1]]
-    assert [name for name in recipes if recipe(name).blocks(mask, tokens) is not None] == ["lpo"]
+    assert recipe("sapo_segment").blocks(mask, entropy=entropy).tolist() == [[0, 0, 1]]
+    found = {name for name in recipes if recipe(name).blocks(mask, tokens, entropy=entropy) is not None}
+    assert found == {"lpo", "sapo_segment"}
 
 
 def test_blocks_by_any_rule():
@@ -363,6 +593,11 @@ def test_blocks_by_any_rule():
     drawn = [recipe("lpo", actions="random").blocks(mask, seed=seed) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[0], random_blocks(mask, generator=torch.Generator().manual_seed(1)))
+    holes = mask.clone()
+    holes[:, 10:13] = False
+    assert torch.equal(recipe("grpo", actions="turn").blocks(holes), turn_blocks(holes))
+    entropy = torch.rand(2, 40, generator=generator(0))
+    assert torch.equal(recipe("grpo", actions="entropy").blocks(mask, entropy=entropy), entropy_blocks(mask, entropy))
     assert (
         recipe("lpo", actions=3).actions.ids(mask).equal(fixed_blocks(mask, 3))
         and recipe("lpo", actions=3).blocks(mask) is None
@@ -378,7 +613,9 @@ def test_actions_that_cannot_be(actions, told):
         recipe("lpo", actions=actions)
 
 
-@pytest.mark.parametrize("rule, told", [("sentence", "needs tokens"), ("surprise", "needs old_logps")])
+@pytest.mark.parametrize(
+    "rule, told", [("sentence", "needs tokens"), ("surprise", "needs old_logps"), ("entropy", "needs entropy")]
+)
 def test_a_rule_says_what_it_reads(rule, told):
     with pytest.raises(ValueError, match=told):
         recipe("lpo", actions=rule).blocks(torch.ones(1, 3))
@@ -407,6 +644,22 @@ ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.one
         (lambda: recipe("grpo", surrogate="trpo"), ["surrogate='trpo'", "cispo"]),
         (lambda: recipe("grpo", aggregate="mean"), ["aggregate='mean'", "token-mean"]),
         (lambda: recipe("grpo", kl_estimator="k4"), ["kl_estimator='k4'", "k3"]),
+        (lambda: recipe("grpo", kl_aggregate="sum"), ["kl_aggregate='sum'", "seq-mean-token-sum", "None"]),
+        (lambda: recipe("dapo", mask_truncated="yes"), ["mask_truncated='yes'"]),
+        (lambda: recipe("vineppo", whiten=2), ["whiten=2"]),
+        (lambda: recipe("grpo", whiten=True), ["whiten=True", "'gae' or 'boundary' takes it", "such as 'ppo'"]),
+        (lambda: recipe("ma_rlhf", value_loss="tokens"), ["value_loss='tokens'", "block"]),
+        (lambda: recipe("ma_rlhf", repeats=2), ["repeats=2 with macro=5", "leave repeats out"]),
+        (lambda: recipe("ma_rlhf", macro=(1, 2), repeats=0), ["repeats=0"]),
+        (lambda: recipe("mpo", base="ppo", macro="actions"), ["macro='actions'", "WindowActions", "actions='entropy'"]),
+        (lambda: recipe("ppo", macro="blocks"), ["macro='blocks'"]),
+        (lambda: recipe("ppo", block_value="end"), ["block_value='end'", "last"]),
+        (lambda: recipe("ppo", advantage_clip=0.0), ["advantage_clip=0.0"]),
+        (lambda: recipe("ppo", reward_kl=-1.0), ["reward_kl=-1.0"]),
+        (lambda: recipe("grpo", influence=0.5), ["influence"]),
+        (lambda: FutureWeight(gamma=1.5), ["gamma=1.5", "[0, 1]"]),
+        (lambda: FutureWeight(bounds=(1.2, 1.0)), ["bounds=(1.2, 1.0)", "low <= high"]),
+        (lambda: FutureWeight(threshold=0.0), ["threshold=0.0"]),
         (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
         (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", "at least 0", "e.g. 0.04"]),
         (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", "at least 0"]),

@@ -3,12 +3,13 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mpo_nb.advantages import boundary_advantages, distribute
-from mpo_nb.blocks import block_mean, block_sizes, fixed_blocks
+from mpo_nb.blocks import block_mean, block_sizes, entropy_blocks, fixed_blocks
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.critic import Critic
 from mpo_nb.recipes import recipe
@@ -74,7 +75,7 @@ def test_recipes_that_cannot_be(name, options, message):
 
 
 def test_recipes_that_need_values_say_so():
-    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain"):
+    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain", "sapo_segment"):
         with pytest.raises(ValueError, match="needs values"):
             recipe(name).advantages(torch.ones(4), 2)
     assert (
@@ -84,28 +85,40 @@ def test_recipes_that_need_values_say_so():
     )
 
 
+def plain_loss(mask, new, old, advantages, reference, kl):
+    "Mean over tokens of PPO's clipped term, and kl times the mean over responses of each one's sum of k3."
+    terms = [
+        min(x.exp() * a, x.exp().clamp(0.8, 1.2) * a)
+        for x, a in ((new[b, t] - old[b, t], advantages[b, t]) for b, t in mask.nonzero().tolist())
+    ]
+    x = reference - new
+    penalty = sum((x[b, t].exp() - x[b, t] - 1 for b, t in mask.nonzero().tolist()), start=torch.zeros(()).double())
+    return -sum(terms) / len(terms) + kl * penalty / len(mask)
+
+
 @pytest.mark.parametrize("name", ["ppo", "ma_rlhf", "vineppo", "spo_chain"])
 def test_their_policy_loss_is_the_tokens_clipped_one(name):
-    "Given advantages per token: GRPO's surrogate, averaged over all tokens, in value and gradient."
+    "Given advantages per token: PPO's term over all tokens, and the penalty of the two that have one."
     mask, old, _, g = padded()
     advantages = torch.randn(mask.shape, generator=g, dtype=torch.double)
+    reference = old + 0.2 * torch.randn(mask.shape, generator=g, dtype=torch.double)
+    r = recipe(name)
+    assert r.kl == (1e-4 if name in ("vineppo", "spo_chain") else 0.0)
+    kl = 30 * r.kl  # large enough to be seen
     found = []
-    for r in (recipe(name), recipe("grpo", aggregate="token-mean")):
-        new = (
-            old + 0.3 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(9), dtype=torch.double)
-        ).requires_grad_()
-        loss = r.loss(dict(logps=new, old_logps=old, mask=mask, advantages=advantages)).loss
-        found.append((loss.detach(), torch.autograd.grad(loss, new)[0]))
-    assert all(torch.equal(a, b) for a, b in zip(*found))
-    ratio = (new - old).exp().detach()
-    plain = sum(
-        min(
-            float(ratio[b, t]) * float(advantages[b, t]),
-            min(max(float(ratio[b, t]), 0.8), 1.2) * float(advantages[b, t]),
-        )
-        for b, t in mask.nonzero().tolist()
-    ) / int(mask.sum())
-    assert float(found[0][0]) == pytest.approx(-plain)
+    for loss in (
+        lambda new: (
+            replace(r, kl=kl)
+            .loss(dict(logps=new, old_logps=old, mask=mask, advantages=advantages, ref_logps=reference))
+            .loss
+        ),
+        lambda new: plain_loss(mask, new, old, advantages, reference, kl),
+    ):
+        new = old + 0.3 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(9), dtype=torch.double)
+        value = loss(new.requires_grad_())
+        found.append((value.detach(), torch.autograd.grad(value, new)[0]))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 def one_update(folder, **options):
@@ -128,6 +141,92 @@ def test_macro_actions_of_one_token_are_ppo(tmp_path):
     assert loss_c != loss_a and c.macro is not None
 
 
+def test_the_value_loss_of_macro_actions_compares_tokens_or_blocks(tmp_path):
+    "MA-RLHF's official code: each token's value against its block's return. The other form: the block's mean value."
+    losses = {}
+    for how in ("token", "block"):
+        options = dict(macro=3, value_loss=how, value_clip=None)
+        run = trainer(tmp_path / how, recipe="ma_rlhf", recipe_options=options)
+        batch = run.collect(1)
+        torch.nn.init.normal_(run.policy.critic.head.weight, std=0.3)
+        rows = torch.arange(16)
+        ((*_, loss),) = run.learner.accumulate(batch, rows, 1)
+        values = run.policy.scores(batch.rollout.rows(rows)).values.detach()
+        errors = []
+        for row in range(16):
+            kept = batch.rollout.mask[row].nonzero()[:, 0].tolist()
+            for n in range(int(batch.macro[row].max()) + 1):
+                block = [t for t in kept if batch.macro[row, t] == n]
+                wanted = float(batch.returns[row, block[0]])
+                found = [float(values[row, t]) for t in block]
+                errors += [(v - wanted) ** 2 for v in (found if how == "token" else [sum(found) / len(found)])]
+        assert loss == pytest.approx(sum(errors) / len(errors) / 2, rel=1e-4)
+        losses[how] = loss
+    assert losses["token"] > losses["block"]
+
+
+def test_segments_are_cut_once_for_actor_and_critic(tmp_path):
+    """By the entropies of the policy that sampled, kept with the batch: the same after an update. The critic learns at
+    the segments' last tokens; advantages stay within 5; the penalty in the rewards asks for a reference."""
+    run = trainer(tmp_path, recipe="sapo_segment")
+    batch = run.collect(1)
+    mask = batch.rollout.mask
+    assert torch.equal(batch.blocks, entropy_blocks(mask, batch.entropy)) and torch.equal(batch.blocks, batch.macro)
+    assert batch.entropy[mask].isfinite().all() and batch.ref_logps is not None
+    assert float(batch.advantages.abs().max()) <= 5
+    cut = batch.blocks.clone()
+    kept = [batch.macro.clone(), batch.returns.clone()]
+    ((*_, loss),) = run.learner.accumulate(batch, torch.arange(16), 1)
+    ends = [(b, block[-1]) for b in range(16) for block in block_members(batch.macro[b])]
+    values = run.policy.scores(batch.rollout.rows(torch.arange(16))).values.detach()
+    wanted = [0.5 * float(values[place] - batch.returns[place]) ** 2 for place in ends]
+    assert loss == pytest.approx(sum(wanted) / len(ends), rel=1e-4)
+    run.learner.update(batch, 1)
+    assert torch.equal(batch.blocks, cut) and all(torch.equal(a, b) for a, b in zip(kept, [batch.macro, batch.returns]))
+
+
+def block_members(row):
+    "The places of each block's tokens in one row of ids."
+    return [(row == n).nonzero()[:, 0].tolist() for n in range(int(row.max()) + 1)]
+
+
+def test_a_penalty_in_the_rewards(tmp_path):
+    "k1 to the reference comes off each token's reward: with lambda 1 the advantage loses all that is still to come."
+    found = {}
+    for coefficient in (0.0, 0.5):
+        options = dict(reward_kl=coefficient, whiten=False, lam=1.0)
+        run = trainer(tmp_path / str(coefficient), recipe="ppo", recipe_options=options)
+        assert (run.policy.reference is not None) == (coefficient > 0)
+        if coefficient:
+            for p in run.policy.reference.parameters():
+                p.data.mul_(1.01)  # a reference of its own
+        found[coefficient] = run.collect(1)
+    plain, penalised = found[0.0], found[0.5]
+    mask = plain.rollout.mask
+    k1 = torch.where(mask, penalised.old_logps - penalised.ref_logps, 0)
+    to_come = k1.flip(1).cumsum(1).flip(1)
+    assert float(k1.abs().max()) > 1e-3
+    torch.testing.assert_close(
+        torch.where(mask, plain.advantages - 0.5 * to_come, 0), penalised.advantages, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_whitened_advantages_of_sampled_values(tmp_path):
+    "Mean 0 and deviation 1 over the tokens that are trained; the other tokens' advantages have no part in it."
+    for name, options in (("vineppo", dict(boundaries=5)), ("spo_chain", {})):
+        batches = {}
+        for whitened in (True, False):
+            chosen = dict(continuations=2, whiten=whitened) | options
+            run = trainer(tmp_path / f"{name}{whitened}", recipe=name, recipe_options=chosen)
+            batches[whitened] = run.collect(1)
+        batch = batches[True]
+        trained = batch.rollout.mask if batch.learnt is None else batch.learnt
+        plain, white = (batches[w].advantages[trained].double() for w in (False, True))
+        torch.testing.assert_close(white, (plain - plain.mean()) / plain.std(unbiased=False), rtol=1e-4, atol=1e-5)
+        assert abs(float(white.mean())) < 1e-5 and not torch.equal(plain, white)
+        assert (name == "spo_chain") == (batch.learnt is not None) and recipe(name).whiten
+
+
 def test_mpo_of_one_token_over_ppo_is_ppo(tmp_path):
     _, loss_a, grads_a, _ = one_update(tmp_path / "ppo", recipe="ppo")
     _, loss_b, grads_b, _ = one_update(tmp_path / "mpo", recipe="mpo", k=1, recipe_options=dict(base="ppo"))
@@ -139,9 +238,11 @@ def test_mpo_of_one_token_over_ppo_is_ppo(tmp_path):
     [
         dict(recipe="ppo"),
         dict(recipe="ma_rlhf", recipe_options=dict(macro=3)),
+        dict(recipe="sapo_segment"),
         dict(recipe="ppo", recipe_options=dict(critic="separate")),
         dict(recipe="mpo", k=3, source="mtp", mtp_warmup_steps=0, recipe_options=dict(base="ppo")),
         dict(recipe="ppo", lora_rank=2),
+        dict(recipe="vineppo", recipe_options=dict(boundaries=6, continuations=2, kl=0.1)),
     ],
     ids=str,
 )
@@ -194,6 +295,8 @@ def content(folder):
         dict(recipe="ppo"),
         dict(recipe="ppo", recipe_options=dict(critic="separate")),
         dict(recipe="ma_rlhf", recipe_options=dict(macro=(1, 2, 3))),
+        dict(recipe="sapo_segment"),
+        dict(recipe="fipo", recipe_options=dict(drop_dead_groups=False)),
         dict(recipe="vineppo", recipe_options=dict(boundaries=6, continuations=2)),
         dict(recipe="spo_chain", recipe_options=dict(continuations=2)),
         dict(recipe="mpo", recipe_options=dict(base="ppo"), lora_rank=2),
@@ -217,7 +320,7 @@ def test_a_run_that_goes_on_ends_where_one_that_was_never_stopped_does(options, 
     assert all(math.isfinite(t["advantage"]) for t in traces)
     if options["recipe"] in ("vineppo", "spo_chain"):
         assert all(row["value_tokens"] > 0 and 0 < row["value_tokens_share"] < 1 for row in rows)
-    else:
+    elif options["recipe"] != "fipo":
         assert (
             all(row["value_loss"] > 0 and "explained_variance" in row for row in rows)
             and rows[0]["value_mean"] == 0 != rows[-1]["value_mean"]

@@ -129,7 +129,7 @@ def test_problems_and_responses_must_pair_up():
 
 def test_an_unknown_task_lists_what_there_is(registry):
     register_task("another", lambda: task(chain_reward))
-    shipped = ["chain_sum", "countdown", "gsm8k", "gym", "humaneval", "math", "mbpp"]
+    shipped = ["chain_sum", "chain_words", "countdown", "gsm8k", "gym", "humaneval", "math", "mbpp"]
     assert task_names() == ["another", *shipped]
     with pytest.raises(
         ValueError,

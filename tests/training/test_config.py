@@ -53,6 +53,7 @@ RANGES = dict(
     trace_every=[-1],
     trace_groups=[0],
     warmup_steps=[-1],
+    lag=[-1],
     mtp_warmup_steps=[-1],
     mtp_warmup_problems=[1],
     k=[0],
@@ -211,6 +212,12 @@ V01 += "aggregate={aggregate!r}, dual_clip=None, kl=0.0, kl_estimator='k3', entr
 V01 += "overlong_buffer=0.0, critic={critic!r}, gamma=1.0, lam={lam}, macro={macro}, value_coef=0.1, value_clip=0.2, "
 V01 += "whiten={whiten}, boundaries={boundaries!r}, continuations=9, confident=None, source='backbone', sources={{}})"
 PLAIN = dict(advantage="group-std", aggregate="token-mean", critic="", lam=1.0, macro=1, whiten=False, boundaries="")
+MA_RLHF = "no resolved_recipe.rule.value_loss, which is 'token' now"  # version 0.1 compared blocks
+VINEPPO = [
+    "resolved_recipe.kl=0.0, not 0.0001",
+    "resolved_recipe.rule.whiten=False, not True",
+    "no resolved_recipe.kl_aggregate, which is 'seq-mean-token-sum' now",
+]
 WITH_CRITIC = PLAIN | dict(advantage="gae", critic="shared", lam=0.95, whiten=True)
 
 
@@ -219,11 +226,11 @@ WITH_CRITIC = PLAIN | dict(advantage="gae", critic="shared", lam=0.95, whiten=Tr
     [
         ("grpo", PLAIN | dict(aggregate="seq-mean-token-mean"), []),
         ("ppo", WITH_CRITIC, []),
-        ("ma_rlhf", WITH_CRITIC | dict(macro=5), []),
-        ("vineppo", PLAIN | dict(advantage="boundary", boundaries="sentence"), []),
+        ("ma_rlhf", WITH_CRITIC | dict(macro=5), [MA_RLHF]),
+        ("vineppo", PLAIN | dict(advantage="boundary", boundaries="sentence"), VINEPPO),
         ("ppo", WITH_CRITIC | dict(boundaries="sentence"), []),  # it meant nothing there
         ("ppo", WITH_CRITIC | dict(lam=0.9), ["resolved_recipe.rule.lam=0.9, not 0.95"]),
-        ("ma_rlhf", WITH_CRITIC | dict(macro=4), ["resolved_recipe.rule.macro=4, not 5"]),
+        ("ma_rlhf", WITH_CRITIC | dict(macro=4), ["resolved_recipe.rule.macro=4, not 5", MA_RLHF]),
         (
             "grpo",
             PLAIN | dict(aggregate="seq-mean-token-mean", advantage="group-mean"),

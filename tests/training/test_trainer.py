@@ -146,7 +146,7 @@ def test_every_recipe_trains(name, tmp_path):
     assert len(rows) == 2 and all(math.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("rule", ["sentence", "surprise", "random", 5])
+@pytest.mark.parametrize("rule", ["sentence", "surprise", "random", "entropy", 5])
 def test_blocks_by_any_rule_train_and_are_drawn_again_alike(rule, tmp_path):
     options = dict(recipe="lpo", recipe_options=json.dumps({"actions": rule}), steps=4, checkpoint_every=2)
     whole = Trainer(small(tmp_path / "whole", **options)).fit()
@@ -437,6 +437,59 @@ def test_recipe_object_takes_the_place_of_the_named_one(tmp_path):
     trainer.fit()
     with pytest.raises(ValueError, match=r"with resolved_recipe.clip=\(0.0003, 0.0004\), not \(0.4, 0.4\)"):
         Trainer(small(tmp_path, steps=1), recipe=recipe("gmpo"))
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
+
+
+def test_a_batch_waits_as_many_steps_as_the_lag_says(tmp_path):
+    """Batch n is drawn by the policy of step n - lag, is judged by it, and is trained on unchanged; the ages are 0, 1,
+    then the lag."""
+    trainer = Trainer(small(tmp_path, lag=2, steps=5, old_logps="recompute"))
+    drawn, trained, ages = {}, [], []
+    collect, update = trainer.collect, trainer.learner.update
+
+    def collecting(number):
+        drawn[number] = weights(trainer.model), collect(number)
+        return drawn[number][1]
+
+    def updating(batch, step):
+        trained.append(weights(trainer.model))
+        ages.append(batch.age)
+        assert batch is drawn[step][1]
+        with torch.no_grad():
+            now = trainer.policy.frozen(batch.rollout).logps
+        moved = float((now - batch.old_logps).abs().max())
+        assert moved == 0 if batch.age == 0 else moved > 1e-3
+        return update(batch, step)
+
+    trainer.collect, trainer.learner.update = collecting, updating
+    rows = trainer.fit()
+    assert ages == [0, 1, 2, 2, 2] == [row["batch_age"] for row in rows]
+    assert list(drawn) == [1, 2, 3, 4, 5, 6, 7], "one more for each step, after the three of the first"
+    for number, (then, _) in drawn.items():
+        assert torch.equal(then, trained[max(1, number - 2) - 1])
+    assert ["logp_mismatch" in row for row in rows] == [True, False, False, False, False]
+    assert rows[0]["reward"] == float(drawn[1][1].rewards.mean()), "a row describes the batch that was trained on"
+
+
+def test_a_lag_of_nothing_is_the_plain_loop(tmp_path):
+    plain = Trainer(small(tmp_path / "plain", steps=3))
+    rows = plain.fit()
+    byhand = Trainer(small(tmp_path / "byhand", steps=3, lag=0))
+    for step, row in enumerate(rows, 1):
+        found = byhand.update(byhand.collect(step), step)
+        assert found == {name: row[name] for name in found} and "batch_age" not in row
+    assert torch.equal(weights(plain.model), weights(byhand.model))
+    again, other = byhand.queue.batch(4, byhand.collect), byhand.queue.batch(4, byhand.collect)
+    assert again is not other, "without a lag nothing is kept"
+
+
+def test_a_lag_ends_elsewhere(tmp_path):
+    "The control: what the tests above compare does depend on the age of a batch."
+    one, other = (Trainer(small(tmp_path / str(lag), steps=4, lag=lag)).fit() for lag in (0, 2))
+    assert one[0]["reward"] == other[0]["reward"] and one[-1]["loss"] != other[-1]["loss"]
 
 
 # Held-out problems

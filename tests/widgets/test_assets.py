@@ -46,6 +46,8 @@ BROWSER_NAMES = {
     "charts.js": {"ResizeObserver", "document", "matchMedia"},
     "monitor_view.js": {"getComputedStyle"},
     "ratio_view.js": {"ResizeObserver"},
+    "enumeration.js": set(),
+    "gradient_lab.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},
     "weight_map.js": {"ResizeObserver"},
     "slide_numbers.js": set(),
@@ -63,6 +65,7 @@ BROWSER_NAMES = {
 VIEWS = [
     "monitor_view.js",
     "ratio_view.js",
+    "gradient_lab.js",
     "credit_view.js",
     "block_view.js",
     "weight_map.js",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mpo_nb.drawing.report import report_figures, report_html, write_report
-from mpo_nb.runs.reading import made_up_run
+from mpo_nb.drawing.report import report_figures, report_html, runs_table, training_sentences, write_report
+from mpo_nb.runs.reading import made_up_run, read_runs
 from mpo_nb.runs.traces import Trace
 
 NASTY = "<script>window.hit=1</script><img src=x onerror='window.hit=2'> </script><b>\u202e 思考"
@@ -62,7 +62,10 @@ def test_one_run_is_compared_with_the_token_level(tmp_path):
     assert page.count('class="mpo-strip"') == 6 and "no second action space" in page
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "gmpo", "cispo", "lpo", "tepo"])
+REPORTED = ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "gmpo", "cispo", "lpo", "tepo", "fipo", "sapo_segment"]
+
+
+@pytest.mark.parametrize("name", REPORTED)
 def test_every_recipe_has_a_report(tmp_path, name):
     page = visible(report_html([made_up_run(tmp_path / name, name, steps=2, planned=2)]))
     assert 'class="mpo-strip"' in page and "What is missing" not in page
@@ -199,3 +202,19 @@ def test_page_fits_every_width_and_theme(tmp_path, opened):
         if folder := os.environ.get("MPO_NB_SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png", full_page=True)
+
+
+def test_pass_at_k_stands_beside_the_accuracies_where_a_run_recorded_it(tmp_path):
+    folders = {name: made_up_run(tmp_path / name, name, seed=0) for name in ("one", "eight")}
+    file = folders["eight"] / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        if "accuracy_sampled" in row:
+            row |= dict(pass_at_8=0.9 - 0.01 * i, pass_at_8_low=0.8, pass_at_8_high=0.95)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs = read_runs(folders)
+    last = 100 * (0.9 - 0.01 * (len(rows) - 1))
+    table = runs_table(runs)
+    assert table.count("Pass@8, held out") == 1 and f"90% (80\u2060–\u206095) → {last:.0f}% (80" in table
+    assert f"One of 8 samples solved 90% of the problems before, and {last:.0f}% after." in training_sentences(runs)[1]
+    assert "of 8 samples" not in training_sentences(runs)[0] and "Pass@" not in runs_table(runs[:1])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 TOLERANCE = 1e-9
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm", "block-mean")
-TEXTS = ["a", " b", "c.", "!", "\n", "；", "d e", "7", "..", "…", ""]
+TEXTS = ["a", " b", "c.", "!", "\n", "；", "d e", "7", "7.", ".", "．", "３", ".5", "..", "…", ""]
 
 RUN = """async ([source, cases]) => {
   const m = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));

@@ -104,8 +104,29 @@ export const sentenceEnds = [
   "\u2026",
 ];
 
+const decimalPoints = [".", "\uff0e"];
+const isDigit = (text) => /^\p{Nd}$/u.test(text);
+const firstOf = (text) => [...text][0] ?? "";
+const lastOf = (text) => [...text].at(-1) ?? "";
+
+/** A block closes after a token that ends in one of `sentenceEnds`, unless that is the point of a number (LPO). */
 export function sentenceBlocks(mask, tokens, gaps = "skip") {
-  return delimiterBlocks(mask, tokens, sentenceEnds, gaps);
+  const kept = keptPositions(mask);
+  const ids = new Array(mask.length).fill(-1);
+  let block = 0;
+  let before = "";
+  kept.forEach((t, i) => {
+    const text = tokens[t];
+    ids[t] = block;
+    const left = lastOf([...text].slice(0, -1).join("")) || before;
+    let next = i + 1;
+    while (next < kept.length && tokens[kept[next]] === "") next += 1;
+    const right = next < kept.length ? firstOf(tokens[kept[next]]) : "";
+    const number = decimalPoints.some((point) => text.endsWith(point)) && isDigit(left) && isDigit(right);
+    if (!number && sentenceEnds.some((end) => text.endsWith(end))) block += 1;
+    before = lastOf(text) || before;
+  });
+  return cutAtGaps(ids, mask, gaps);
 }
 
 /** A block opens at every `interval`-th token whose probability lies under the threshold (SPO-chain). */
