@@ -118,36 +118,99 @@ def test_every_arm_is_run_once(study):
     assert os.fspath(study["base_path"](1, True)) == os.fspath(study["base_path"](1, False))
 
 
-def test_the_text_says_what_the_table_holds(study, root):
+@pytest.fixture(scope="module")
+def fives(root) -> dict[str, pd.DataFrame]:
+    "The rows of the first five seeds, of the replication, and of both."
+    frame = pd.read_csv(root / "nbs" / "studies" / "decision_length.csv", dtype={"range": str})
+    return {"first": frame[frame.seed < 5], "again": frame[frame.seed >= 5], "all": frame}
+
+
+@pytest.fixture(scope="module")
+def summary(root) -> str:
+    "What the page says first."
+    return nbformat.read(root / "nbs" / "studies" / "decision_length.ipynb", 4).cells[1].source
+
+
+def test_the_replication_has_all_its_runs_and_the_rest_is_said_to_lack(study, fives, summary):
+    held = [study["Arm"](*row) for row in fives["all"][list(vars(study["Arm"](1, 1)))].itertuples(index=False)]
+    planned = study["arms"]() + study["again_arms"]()
+    assert len(held) == len(set(held)) == 190 and set(held) <= set(planned)
+    left = set(planned) - set(held)
+    assert len(left) == 45 and all(arm.k == 8 or not arm.spread for arm in left)
+    assert "$K=8$ and words that repeat their sign, which the design names, were not run" in summary
+
+
+def test_the_text_says_what_the_first_seeds_hold(study, fives, summary):
     "Every number of the summary that is a comparison's, from the rows of the first five seeds."
-    folder = root / "nbs" / "studies"
-    cells = nbformat.read(folder / "decision_length.ipynb", 4).cells
-    text = cells[1].source
-    frame = pd.read_csv(folder / "decision_length.csv", dtype={"range": str})
-    first = frame[frame.seed < 5]
+    first = fives["first"]
     found = study["comparisons"](first).set_index("comparison")
-    points = 100 * found[["mean", "low", "high", "detectable", "detectable_corrected"]]
+    points = 100 * found[["mean", "low", "high"]]
     for name, said in {
         "C, plain mean, equal share": "by {mean:.1f} points ({low:.1f} to {high:.1f})",
         "C, plain mean, range 0.2": "{mean:.1f} points ({low:.1f} to {high:.1f})",
         "C, 20% future, range 0.2": "{mean:.1f} ({low:.1f} to {high:.1f})",
         "aligned minus shifted blocks": "{mean:.1f} points above blocks of the same length that straddle two of them,"
-        " with an interval from {low:.1f} to {high:.1f}. A difference of {detectable:.1f} points would have been seen"
-        " four times in five, {detectable_corrected:.1f} with",
+        " with an interval from {low:.1f} to {high:.1f}.",
     }.items():
-        assert said.format(**points.loc[name]) in text, said.format(**points.loc[name])
+        assert said.format(**points.loc[name]) in summary, said.format(**points.loc[name])
     corrected = found["p_holm"]
-    assert f"a *p* of {corrected['C, plain mean, equal share']:.3f}" in text and (corrected < 0.05).sum() == 1
-    beside = {
-        column: study["comparisons"](first, column)["mean"][1]
-        for column in ("accuracy_greedy", "accuracy_pass_8", "kl", "entropy")
-    }
-    assert f"is {100 * beside['accuracy_greedy']:.1f} points for greedy accuracy and" in text
-    assert f"and {100 * beside['accuracy_pass_8']:.1f} for pass@8" in text
-    assert f"drifted {beside['kl']:.2f} nats further and have {-beside['entropy']:.2f} nats less entropy" in text
+    assert f"a *p* of {corrected['C, plain mean, equal share']:.3f}" in summary and (corrected < 0.05).sum() == 1
     means = first[first.range.eq("0.2") & first.d.eq(1)].groupby(["method", "k"]).accuracy_sampled.mean()
     gain = means["window, plain mean", 2] - means["token", 1]
-    assert f"at $d=1$ too, {100 * gain:.1f} points for $K=2$ at a range of 0.2" in text
-    best = first[first.range.eq("equal share") | first.k.eq(1)]
-    best = best[best.method.isin(("token", "window, plain mean"))].groupby(["d", "k"]).accuracy_sampled.mean()
-    assert [best[d].idxmax() for d in (1, 2, 4)] == [2, 2, 4]
+    assert f"at $d=1$ too, {100 * gain:.1f} points for $K=2$ at a range of 0.2" in summary
+
+
+def test_the_text_says_what_the_replication_found(study, fives, summary):
+    found = {name: study["comparisons"](rows, names=study["replicated"]) for name, rows in fives.items()}
+    diagonal, blocks = (found["again"].loc[i] for i in (0, 1))
+    assert diagonal.p_holm > 0.05 and "**not found.**" in summary
+    points = {
+        name: 100 * table[["mean", "low", "high", "detectable", "detectable_corrected"]]
+        for name, table in found.items()
+    }
+    for name, row, said in (
+        ("again", 0, f"{{mean:.1f}} points ({{low:.1f}} to {{high:.1f}}), a *p* of {diagonal.p_holm:.3f} after"),
+        ("all", 0, "All ten seeds together say {mean:.1f} ({low:.1f} to {high:.1f}), which is no test"),
+        ("again", 0, "would have seen {detectable:.1f} points four times in five, {detectable_corrected:.1f} with"),
+        ("again", 1, "it is {mean:.1f} points ({low:.1f} to {high:.1f}), where {detectable:.1f} would have been seen"),
+        ("again", 1, "four times in five, {detectable_corrected:.1f} with the correction. All ten"),
+        ("all", 1, "All ten: {mean:.1f} ({low:.1f} to {high:.1f})"),
+    ):
+        assert said.format(**points[name].loc[row]) in summary, said.format(**points[name].loc[row])
+    assert all(table.high[0] < 2 for table in points.values())  # "two points or more ... lies outside the intervals"
+
+
+def test_the_text_says_what_came_again(study, fives, summary):
+    "The other outcomes of the contrast, in both fives, and the best of three K."
+    names = ["accuracy_greedy", "accuracy_pass_8", "kl", "entropy"]
+    both = {
+        column: [study["comparisons"](fives[name], column, study["replicated"]).loc[0] for name in ("first", "again")]
+        for column in names
+    }
+    greedy, pass_8, kl, entropy = ([row["mean"] for row in both[column]] for column in names)
+    assert "drifted further, by {:.2f} nats and then {:.2f},".format(*kl) in summary
+    assert "less entropy, by {:.2f} nats and then {:.2f};".format(*(-x for x in entropy)) in summary
+    assert "the contrast is {:.1f} points and then {:.1f},".format(*(100 * x for x in greedy)) in summary
+    assert "for pass@8 {:.1f} and then {:.1f};".format(*(100 * x for x in pass_8)) in summary
+    assert all(row.low * row.high > 0 for column in names[2:] for row in both[column])
+    assert all(row.low * row.high < 0 for column in names[:2] for row in both[column])
+    best = []
+    for name in ("first", "again"):
+        rows = fives[name]
+        drawn = rows[(rows.range.eq("equal share") & rows.method.eq("window, plain mean")) | rows.k.eq(1)]
+        means = drawn.groupby(["d", "k"]).accuracy_sampled.mean()
+        best += [means[d].idxmax() for d in (1, 2, 4)]
+        greedy = 100 * rows[rows.d == 4].groupby(["method", "range", "k"]).accuracy_greedy.mean()
+        assert f"between {greedy.min():.1f}% and {greedy.max():.1f}%" in summary
+    assert "{}, {} and {} for $d=1$, 2 and 4 in the first five seeds, and {}, {} and {} in".format(*best) in summary
+
+
+def test_both_fives_stand_in_the_table_of_the_page(study, fives, root):
+    page = nbformat.read(root / "nbs" / "studies" / "decision_length.ipynb", 4)
+    shown = [
+        o for c in page.cells if "fives_table(first" in c.source and c.cell_type == "code" for o in c.get("outputs", [])
+    ]
+    table = shown[0].data["text/markdown"].splitlines()
+    assert len(table) == 2 + 2 * 5
+    found = study["comparisons"](fives["again"], "kl", study["replicated"]).loc[0]
+    assert f"+{100 * found['mean']:.2f} [+{100 * found.low:.2f}, +{100 * found.high:.2f}]" in table[5]

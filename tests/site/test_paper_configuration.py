@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mpo_nb.evaluation import seed_differences
+from mpo_nb.evaluation import detectable_effect, holm, seed_differences
 
 STUDY = "nbs/studies/paper_configuration.ipynb"
 TINY = dict(steps=1, prompts_per_step=2, eval_problems=4, eval_samples=8)
@@ -89,26 +89,82 @@ def test_the_text_says_what_the_files_hold(root):
     mean = frame.groupby(["method", "lam"])[["accuracy_sampled", "accuracy_greedy", "pass_at_8", "kl"]].mean()
     for method in ("backbone", "token", "token, 0.8 lr"):
         assert f"{mean.accuracy_sampled[method, 0.0]:.1%}" in text
-    for base, method, lam in (
-        ("token", "backbone", 0.95),
-        ("token", "backbone", 1.0),
-        ("backbone", "chained", 0.95),
-        ("backbone", "parallel", 0.95),
-    ):
-        pair = frame[frame.method.isin([base, method]) & (frame.lam == lam)]
-        assert f"{100 * seed_differences(pair, base)['mean'].item():+.1f}" in text
-    variants = frame[frame.method.str.startswith("chained") & (frame.lam == 0.95)]
-    for difference in seed_differences(variants, "chained")["mean"]:
-        assert f"{100 * difference:+.1f} (" in text
     share = frame[frame.method == "chained, OCC"].mtp_trunk_gradient.mean()
     assert f"OCC let {share:.2f} of the gradient through" in text
     assert f"{mean.kl['backbone', 1.0]:.3f} against {mean.kl['token', 1.0]:.3f}" in text
     assert f"{mean.accuracy_greedy['start', 0.0]:.1%}" in text and f"{mean.pass_at_8['start', 0.0]:.1%}" in text
 
 
-def test_the_files_hold_every_run_of_a_block_that_is_reported(root):
+PLANNED = [  # method, base and lambda, in the order of the design
+    *(("backbone", "token", lam) for lam in (0.0, 0.95, 1.0)),
+    ("token, 0.8 lr", "token", 0.0),
+    ("parallel", "backbone", 0.95),
+    *(("chained", "backbone", lam) for lam in (0.95, 0.0, 1.0)),
+    *((f"chained, {how}", "chained", 0.95) for how in ("few", "CE", "detached", "OCC")),
+    ("parallel, few", "parallel", 0.95),
+]
+
+
+def test_every_planned_comparison_is_in_the_text_and_in_the_table(root):
+    page = nbformat.read(root / STUDY, 4)
+    text = page.cells[1].source
+    frame = pd.read_csv(root / "nbs" / "studies" / "paper_configuration.csv")
+    found = []
+    for method, base, lam in PLANNED:
+        pair = frame[frame.method.isin([base, method]) & (frame.lam == lam)]
+        found.append(seed_differences(pair, base).assign(base=base, lam=lam))
+    found = pd.concat(found, ignore_index=True)
+    found["p_holm"] = holm(found.p.tolist())
+    assert len(found) == 13 and not (found.p_holm < 0.05).any()
+    assert "None of the 13 planned comparisons has a corrected *p* below 0.05" in text
+    shown = next(
+        o.data["text/markdown"]
+        for c in page.cells
+        if c.cell_type == "code"
+        for o in c.get("outputs", [])
+        if "sampled accuracy | λ" in str(o.get("data", {}).get("text/markdown", ""))
+    )
+    for row in found.to_dict("records"):
+        points = [f"{100 * row[name]:+.1f}" for name in ("mean", "low", "high")]
+        if row["method"] != "token, 0.8 lr":
+            assert points[0] in text and f"{points[1]} to {points[2]}" in text, row
+        beginning = f"| {row['method']} minus {row['base']} | {row['lam']:g} | {points[0]} [{points[1]}, {points[2]}]"
+        assert beginning in shown, beginning
+    by = found.set_index(["method", "base", "lam"])
+    few, smaller = by.loc[("parallel, few", "parallel", 0.95)], by.loc[("token, 0.8 lr", "token", 0.0)]
+    parallel, last = by.loc[("parallel", "backbone", 0.95)], by.loc[("chained", "backbone", 1.0)]
+    assert f"*p* {few.p:.2f} alone, {few.p_holm:.2f} after the correction" in text
+    assert f"*p* {parallel.p:.2f} alone, {parallel.p_holm:.2f} after the correction" in text
+    assert (
+        found.p_holm.idxmin() == 3 and f"The nearest is the smaller step at $\\lambda=0$, {smaller.p_holm:.2f}." in text
+    )
+    seen = 100 * detectable_effect(5, 0.8, 0.05) * last.deviation
+    assert f"less than {seen:.1f} points would rarely have been seen" in text
+
+
+def test_the_text_says_how_much_modules_know(root):
+    page = nbformat.read(root / STUDY, 4)
+    text, plot = page.cells[1].source, next(c.source for c in page.cells if "Against the modules' accuracy" in c.source)
+    frame = pd.read_csv(root / "nbs" / "studies" / "paper_configuration.csv")
+    mean = frame[frame.lam == 0.95].groupby("method")[["overlap", "accuracy_sampled"]].mean()
+    share = mean.overlap
+    assert (
+        f"share {share['parallel, few']:.0%} of the backbone's distribution, with 150 steps {share['parallel']:.0%}"
+        in text
+    )
+    assert f"Chained ones share {share['chained, few']:.0%} and {share['chained']:.0%}." in text
+    ends = mean.accuracy_sampled
+    assert f"ends, {ends['chained, OCC']:.1%} beside {ends['chained, detached']:.1%}" in text
+    least, most = (f"{share[m]:.0%}" for m in ("parallel, few", "chained"))
+    said = f"{least} of agreement ends at {ends['parallel, few']:.1%}, {most} at {ends['chained']:.1%}"
+    assert said in plot, said
+    assert share.idxmin() == "parallel, few"
+
+
+def test_the_files_hold_every_run_of_the_design(study, root):
     frame = pd.read_csv(root / "nbs" / "studies" / "paper_configuration.csv")
     assert not frame.duplicated(["method", "lam", "seed"]).any()
-    assert set(frame[frame.method == "token"].lam) == {0.0, 0.95, 1.0}
+    wanted = {(method, lam, seed) for block in study["blocks"] for method, lam in block for seed in range(5)}
+    assert set(zip(frame.method, frame.lam, frame.seed)) == wanted and len(wanted) == 85
     gradients = pd.read_csv(root / "nbs" / "studies" / "paper_configuration_gradients.csv")
     assert set(gradients.groupby(["arm", "lam"]).size()) == {64}
