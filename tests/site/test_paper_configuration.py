@@ -127,7 +127,7 @@ def test_every_planned_comparison_is_in_the_text_and_in_the_table(root):
     for row in found.to_dict("records"):
         points = [f"{100 * row[name]:+.1f}" for name in ("mean", "low", "high")]
         if row["method"] != "token, 0.8 lr":
-            assert points[0] in text and f"{points[1]} to {points[2]}" in text, row
+            assert points[0].lstrip("+") in text and f"{points[1]} to {points[2]}" in text, row
         beginning = f"| {row['method']} minus {row['base']} | {row['lam']:g} | {points[0]} [{points[1]}, {points[2]}]"
         assert beginning in shown, beginning
     by = found.set_index(["method", "base", "lam"])
