@@ -6,16 +6,12 @@
 __all__ = ['exact_kl']
 
 # %% ../../nbs/lib/evaluation/divergence.ipynb #e3e07b2d
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..checks import check_positive, check_whole
 from ..models.logprobs import CausalLM, check_model, head_logits, response_hidden
-
-if TYPE_CHECKING:
-    from mpo_nb.sampling.rollouts import Rollout
+from ..sampling.rollouts import Rollout
 
 # %% ../../nbs/lib/evaluation/divergence.ipynb #6a2600ef
 def _kl_sum(policy: Tensor, reference: Tensor) -> float:  # (m, V) logits both
@@ -29,7 +25,7 @@ def _kl_sum(policy: Tensor, reference: Tensor) -> float:  # (m, V) logits both
 def exact_kl(
     policy: CausalLM,  # whose divergence it is
     reference: CausalLM,  # from which; of the same vocabulary
-    responses: "Rollout",  # the positions; those that the policy sampled, as a rule
+    responses: Rollout,  # the positions; those that the policy sampled, as a rule
     temperature: float = 1.0,  # of both distributions
     max_rows: int = 256,  # responses read at once
     chunk_elements: int = 2**24,  # most logits of each model held at once
@@ -52,7 +48,7 @@ def exact_kl(
     return max(0.0, total / tokens)
 
 
-def _rows_kl_sum(models: tuple[CausalLM, CausalLM], r: "Rollout", temperature: float, size: int) -> float:
+def _rows_kl_sum(models: tuple[CausalLM, CausalLM], r: Rollout, temperature: float, size: int) -> float:
     "Sum over the kept tokens of some responses, `size` of them at a time."
     mask = r.mask.bool()
     if not mask.any():

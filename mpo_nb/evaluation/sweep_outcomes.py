@@ -238,7 +238,7 @@ def detectable(
     differences: pd.DataFrame,  # of `seed_differences`
     power: float = 0.8,  # chance to see it
     comparisons: int = 1,  # how many are corrected for (Bonferroni, as Holm's first step is)
-) -> "pd.Series[float]":  # in the units of the differences, a row for each; NaN for a single seed
+) -> pd.Series:  # of floats, in the units of the differences, a row for each; NaN for a single seed
     "The smallest true difference that each row's design would have shown. Raises ValueError for a power of 0 or 1."
     check_share("power", power, "()", "e.g. 0.8")
     alpha = 0.05 / check_whole("comparisons", comparisons, 1)

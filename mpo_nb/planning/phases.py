@@ -159,7 +159,7 @@ def ways(config: TrainConfig, w: Work) -> list[Work]:  # one or two
 
 # %% ../../nbs/lib/planning/phases.ipynb #bf6bcdea
 def response_bytes(config: TrainConfig, w: Work) -> int:
-    "What is known of a step's responses and kept until its last update."
+    "What is known of responses and kept until a step's last update: those of the step, and of the batches that wait."
     c = config
     recipe = configured_recipe(config)
     per_token = 8 + 8 + 1 + 4 * (4 + wants_reference(recipe)) + 8 * isinstance(recipe.actions, (str, LearntBlocks))
@@ -168,7 +168,9 @@ def response_bytes(config: TrainConfig, w: Work) -> int:
     if recipe.critic:
         per_token += 4 + 4 + 4 + 8 * (recipe.macro != 1)  # values, returns, advantages, blocks
     rows = c.prompts_per_step * c.group_size
-    return rows * (w.response * per_token + w.prompt * 9) + math.ceil(rows / c.minibatches) * w.response * 34
+    batch = rows * (w.response * per_token + w.prompt * 9)
+    waiting = c.lag * (batch - 8 * rows * w.response)
+    return batch + waiting + math.ceil(rows / c.minibatches) * w.response * 34
 
 # %% ../../nbs/lib/planning/phases.ipynb #665aa2e2
 Moments = dict[str, Counter[str]]  # phase -> part -> bytes
