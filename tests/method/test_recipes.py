@@ -663,7 +663,10 @@ ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.one
         (lambda: FutureWeight(gamma=1.5), ["gamma=1.5", "[0, 1]"]),
         (lambda: FutureWeight(bounds=(1.2, 1.0)), ["bounds=(1.2, 1.0)", "low <= high"]),
         (lambda: FutureWeight(threshold=0.0), ["threshold=0.0"]),
-        (lambda: FutureWeight().weigh(torch.ones(2), torch.zeros(3, 4), torch.ones(3, 4)), ["advantages has shape (2,)"]),
+        (
+            lambda: FutureWeight().weigh(torch.ones(2), torch.zeros(3, 4), torch.ones(3, 4)),
+            ["advantages has shape (2,)"],
+        ),
         (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
         (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", "at least 0", "e.g. 0.04"]),
         (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", "at least 0"]),
