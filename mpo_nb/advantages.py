@@ -300,10 +300,14 @@ def whiten(
 ) -> Tensor:  # mean 0 and standard deviation 1 over the kept tokens, 0 elsewhere
     "Values on one scale, as PPO's implementations use them for advantages; zeros where all of them are equal."
     m = check_mask(mask, x=x)
+    check_at_least("eps", eps, why="e.g. 1e-8")
+    dtype = x.dtype if x.is_floating_point() else torch.float32  # whole numbers would be cut
     # In float64 the mean of equal values is that value: their rounding errors are not scaled up to 1.
     kept = (x[m] if kept is None else kept).double()  # (n,)
+    if not len(kept):
+        return torch.zeros_like(x, dtype=dtype)
     scaled = (x.double() - kept.mean()) / (kept.std(unbiased=False) + eps)  # (B, T)
-    return torch.where(m, scaled, torch.zeros_like(scaled)).to(x.dtype)
+    return torch.where(m, scaled, torch.zeros_like(scaled)).to(dtype)
 
 # %% ../nbs/lib/advantages.ipynb #av000002
 def future_weights(
@@ -318,8 +322,9 @@ def future_weights(
 ) -> Tensor:  # (B, T), without a graph; 0 where the mask is 0
     "Factors of the advantages: FIPO (arXiv 2603.19835). Raises ValueError for other shapes or a gamma outside [0, 1]."
     m = check_mask(mask, delta=delta)
-    A = advantages if advantages.ndim == 2 else advantages[:, None]
-    check_mask(mask, advantages=A.expand(m.shape))
+    A = check_tensor("advantages", advantages)
+    A = A[:, None].expand(m.shape) if A.shape == m.shape[:1] else A
+    check_mask(mask, advantages=A)
     d = torch.where(m, at_least_float32(delta.detach()), 0)  # (B, T)
     summed = d if largest is None else torch.where(d.exp() > largest, 0, d)
     factor = DecayActions(gamma).log_ratio(summed, m).exp().clamp(*bounds)  # (B, T)

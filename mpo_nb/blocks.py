@@ -412,6 +412,8 @@ def learn_merges(
     from tokenizers import Tokenizer, models, trainers
 
     check_whole("count", count, low=0)
+    if not isinstance(tokens, Iterable):
+        raise ValueError(f"tokens={tokens!r:.80}; pass the tokens of some responses, one list of texts for each")
     rows = [check_texts(f"tokens[{i}]", row, blank=True) for i, row in enumerate(tokens)]
     names = sorted({text for row in rows for text in row})
     if len(names) > _letters:
@@ -431,10 +433,12 @@ def check_merges(
     merges: Sequence[Merge],  # what was passed
 ) -> dict[Merge, int]:  # each merge's place
     "The rank of each merge. Raises ValueError for what are no pairs of units."
+    if not isinstance(merges, Iterable):
+        raise ValueError(f"merges={merges!r:.80}; pass a list of them, as learn_merges gives it")
     ranks: dict[Merge, int] = {}
     for i, merge in enumerate(merges):
-        parts = [] if isinstance(merge, str) else [*merge]
-        if len(parts) != 2 or any(isinstance(part, str) or not part for part in parts):
+        parts = [*merge] if isinstance(merge, (list, tuple)) else []
+        if len(parts) != 2 or not all(isinstance(part, (list, tuple)) and part for part in parts):
             raise ValueError(
                 f"merges[{i}]={merge!r:.80}; a merge is a pair of units, each a tuple of tokens, e.g. (('1',), ('2',)):"
                 " take what learn_merges gives"
@@ -491,6 +495,7 @@ def code_blocks(
         raise ValueError(
             f"codes is of type {codes.dtype}; pass whole numbers, e.g. the indices of a codebook's entries"
         )
+    codes = codes.long()  # yes and no are codes too
     order = m.long().cumsum(1)  # 1, 2... along the kept tokens
     n = int(order.max()) if order.numel() else 0
     kept = codes.new_zeros(len(m), n + 1).scatter(1, torch.where(m, order, 0), torch.where(m, codes, 0))

@@ -632,6 +632,11 @@ def check_together(
             f"minibatches={c.minibatches} exceeds the {c.prompts_per_step * c.group_size} responses of a step; use"
             " fewer"
         )
+    if c.lag > c.steps > 0:
+        raise ValueError(
+            f"lag={c.lag} exceeds steps={c.steps}: no batch would get that old, and many would be sampled for"
+            f" nothing; use at most lag={c.steps}, or more steps"
+        )
     if c.sampler == "vllm" and c.old_logps == "sampler":
         raise ValueError(
             "old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so"

@@ -194,7 +194,8 @@ class FutureWeight:
     ) -> "torch.Tensor":  # (B, T)
         "The advantages, each times its factor, through which no gradient goes. Raises ValueError when shapes differ."
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        return (A if A.ndim == 2 else A[:, None]) * advantages.future_weights(delta, A, mask, **options)
+        factor = advantages.future_weights(delta, A, mask, **options)
+        return factor * (A if A.ndim == 2 else A[:, None])
 
 # %% ../nbs/lib/recipes.ipynb #re000018
 advantage_rules: dict[str, AdvantageRule] = {
@@ -484,7 +485,7 @@ def check_recipe(
             f"actions={recipe.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of"
             f" {', '.join(block_rules)}"
         )
-    apart = (str, spaces.TokenActions, spaces.BlockActions, spaces.SequenceActions)
+    apart = (str, LearntBlocks, spaces.TokenActions, spaces.BlockActions, spaces.SequenceActions)
     if getattr(recipe.rule, "macro", 1) == "actions" and not isinstance(recipe.actions, apart):
         raise ValueError(
             f"macro='actions' asks for actions that do not overlap, and actions={recipe.actions!r}; give blocks, e.g."

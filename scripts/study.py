@@ -28,5 +28,10 @@ def source(
 
 
 if __name__ == "__main__":
+    name = " ".join(sys.argv[1:])
+    try:
+        code = source(name)
+    except ValueError as error:
+        sys.exit(f"study.py: {error}")
     os.chdir(folder)
-    exec(compile(source(sys.argv[1]), f"{sys.argv[1]}.ipynb", "exec"))
+    exec(compile(code, f"{name}.ipynb", "exec"))

@@ -7,12 +7,12 @@ __all__ = ['student_share', 'student_quantile', 'student_p', 'holm', 'detection_
 
 # %% ../../nbs/lib/evaluation/many_comparisons.ipynb #36e1d764
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from ..checks import check_share, check_whole
+from ..checks import check_share, check_whole, is_number
 
 # %% ../../nbs/lib/evaluation/many_comparisons.ipynb #24bbfcd6
 def student_share(
@@ -51,13 +51,13 @@ def student_quantile(
 # %% ../../nbs/lib/evaluation/many_comparisons.ipynb #40ca29db
 def student_p(
     differences: Sequence[float],  # one for each seed
-) -> float:  # two-sided p-value; NaN for a single seed, 1 where all differences are 0
+) -> float:  # two-sided p-value; NaN for one seed or what is not finite, 1 where all differences are 0
     "Student's test of paired differences. Raises ValueError for none."
     d = np.asarray(differences, dtype=float)
     if not len(d):
         raise ValueError("differences is empty; a test over seeds takes at least two runs of each method")
-    if len(d) == 1:
-        return math.nan
+    if len(d) == 1 or not np.isfinite(d).all():
+        return math.nan  # no test: it may not look like a small p
     mean, error = float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d))
     if error == 0:
         return float(mean == 0)
@@ -68,10 +68,12 @@ def holm(
     p_values: Sequence[float],  # in any order; NaN where there was no test
 ) -> list[float]:  # corrected, in the same order; NaN stays NaN and is not counted
     "Holm's step-down correction for the number of comparisons. Raises ValueError for what is no p-value."
-    p = [float(value) for value in p_values]
+    if isinstance(p_values, Mapping) or not isinstance(p_values, Iterable):
+        raise ValueError(f"p_values={p_values!r:.80}; pass a list of them, one for each comparison")
+    p = list(p_values)
     for value in p:
-        if not (math.isnan(value) or 0 <= value <= 1):
-            raise ValueError(f"p_values holds {value}; each must be in [0, 1], or NaN where there was no test")
+        if not is_number(value) or not (math.isnan(value) or 0 <= value <= 1):
+            raise ValueError(f"p_values holds {value!r:.80}; each must be in [0, 1], or NaN where there was no test")
     tested = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=p.__getitem__)
     corrected = [math.nan] * len(p)
     largest = 0.0
@@ -112,6 +114,7 @@ def detectable_effect(
 ) -> float:  # in standard deviations of a seed's difference
     "The smallest true difference that the paired test over seeds sees so often. Raises ValueError for bad shares."
     check_share("power", power, "()", "e.g. 0.8")
+    check_share("alpha", alpha, "()", "e.g. 0.05")
     if power <= alpha:
         raise ValueError(f"power={power}, alpha={alpha}; no difference at all is called one so often, so ask for more")
     high = 1.0

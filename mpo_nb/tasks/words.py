@@ -95,6 +95,8 @@ def chain_words(
 ) -> Task:  # reward 1.0 for the answer, every word of it
     """A chain of decisions of d tokens each, the same problems for every d. Raises ValueError as `word_problems`."""
     check_options(chain_words, locals(), "task 'chain_words'")
+    check_word(d, spread)
+    check_whole("decisions", decisions)
     rng = random.Random(seed)
     sides = {}
     for name, n in (("n_test", n_test), ("n_train", n_train)):

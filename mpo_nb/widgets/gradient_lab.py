@@ -185,7 +185,7 @@ def estimates_table(
     "The kinds of action in numbers."
     rows = []
     for kind, e in estimates.items():
-        noise = (e.variance / batch) ** 0.5
+        noise = max(0.0, e.variance / batch) ** 0.5  # rounding may leave less than none
         shares = [whole_percent(e.clip_fraction), whole_percent(e.gain(batch))]
         rows.append([names[kind], f"{e.bias:.2f}", f"{noise:.2f}", minus(f"{e.cosine:.2f}"), *shares])
     heads = ["", "bias", "noise", "cosine", "clipped", "gain"]

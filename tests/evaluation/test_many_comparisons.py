@@ -133,6 +133,12 @@ def test_power_line_says_the_rows_own_numbers():
 def test_what_cannot_be_is_refused():
     for call, words in (
         (lambda: holm([1.2]), "p_values holds 1.2"),
+        (lambda: holm([None]), "p_values holds None"),
+        (lambda: holm(0.05), "p_values=0.05; pass a list"),
+        (lambda: detectable_effect(5, alpha="a"), "alpha='a'"),
+        (lambda: power_line(seed_differences(frame(0), "m0").iloc[:0]), "differences has no row"),
+        (lambda: power_line(seed_differences(frame(0), "m0").assign(deviation=math.nan)), "NaN deviation"),
+        (lambda: difference_table(seed_differences(frame(0), "m0").iloc[:0]), "differences has no row"),
         (lambda: student_p([]), "differences is empty"),
         (lambda: student_share(1.0, 0), "freedom=0"),
         (lambda: student_quantile(1.0, 3), "share=1.0"),
@@ -144,3 +150,13 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(ValueError, match=words):
             call()
     assert math.isnan(student_p([0.1])) and student_p([0.0, 0.0]) == 1 and student_p([0.1, 0.1]) < 1e-12
+
+
+def test_a_run_without_a_number_is_no_finding():
+    "A NaN among the differences, as of a run that diverged, is no test; it was a p-value of 0."
+    for broken in (math.nan, math.inf):
+        assert math.isnan(student_p([0.1, broken, 0.2]))
+
+
+def test_a_power_near_one_is_not_rounded_to_it():
+    assert "99.9% of such" in power_line(seed_differences(frame(0), "m0"), power=0.999)

@@ -115,6 +115,7 @@ def test_a_hole_is_skipped_or_ends_a_block():
     merges = [(("a",), ("b",))]
     assert bpe_blocks(mask, tokens, merges).tolist() == [[0, -1, 0, 1]]
     assert bpe_blocks(mask, tokens, merges, gaps="end").tolist() == [[0, -1, 1, 2]]
+    assert code_blocks(mask, mask.bool()).tolist() == [[0, -1, 0, 0]]
     codes = torch.tensor([[4, 9, 4, 5]])
     assert code_blocks(mask, codes).tolist() == [[0, -1, 0, 1]]
     assert code_blocks(mask, codes, gaps="end").tolist() == [[0, -1, 1, 2]]
@@ -127,6 +128,10 @@ def test_a_hole_is_skipped_or_ends_a_block():
         (lambda: bpe_blocks(torch.ones(1, 2), [["a"]], []), "keeps position 1"),
         (lambda: learn_merges(["ab"], 3), r"tokens\[0\]='ab' is one text"),
         (lambda: learn_merges([["a"]], -1), "count=-1"),
+        (lambda: learn_merges(None, 3), "tokens=None"),
+        (lambda: bpe_blocks(torch.ones(1, 1), [["a"]], None), "merges=None"),
+        (lambda: bpe_blocks(torch.ones(1, 1), [["a"]], [1]), r"merges\[0\]=1"),
+        (lambda: bpe_blocks(torch.ones(1, 1), [["a"]], [(1, 2)]), r"merges\[0\]=\(1, 2\)"),
         (lambda: code_blocks(torch.ones(1, 2), torch.ones(1, 2)), "whole numbers"),
     ],
 )

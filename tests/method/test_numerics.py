@@ -354,3 +354,11 @@ def test_responses_that_were_cut_are_left_out(tmp_path):
 
 def test_other_recipes_keep_what_has_a_difference_in_reward():
     assert not recipe("grpo").drop_dead_groups and recipe("dapo").drop_dead_groups
+
+
+def test_whitening_does_not_cut_whole_numbers_and_is_silent_about_nothing(recwarn):
+    x, mask = torch.tensor([[1, 2, 4]]), torch.ones(1, 3)
+    assert torch.equal(whiten(x, mask), whiten(x.float(), mask)) and whiten(x, mask).unique().numel() == 3
+    assert not whiten(x.float(), mask * 0).any() and not recwarn
+    with pytest.raises(ValueError, match="eps=-1"):
+        whiten(x, mask, eps=-1)

@@ -24,6 +24,7 @@ from mpo_nb.recipes import (
     CriticAdvantage,
     FutureWeight,
     GroupAdvantage,
+    LearntBlocks,
     LeaveOneOut,
     SampledValues,
     action_blocks,
@@ -401,6 +402,8 @@ def test_a_critic_may_judge_the_recipe_s_own_actions():
     assert action_blocks(recipe("gspo"), batch).tolist() == [[0, 0, 0, -1, 0]]
     assert action_blocks(recipe("grpo", actions=3), batch).tolist() == [[0, 0, 0, -1, 1]]
     assert action_blocks(recipe("sapo_segment"), batch).tolist() == [[0, 0, 1, -1, 1]]
+    learnt = recipe("ppo", actions=LearntBlocks(()), macro="actions")  # blocks that are learnt do not overlap either
+    assert action_blocks(learnt, batch).tolist() == [[0, 0, 1, -1, 1]]
     with pytest.raises(ValueError, match="overlap"):
         action_blocks(recipe("mpo"), batch)
 
@@ -660,6 +663,10 @@ ZERO = dict(logps=torch.zeros(2, 3), old_logps=torch.zeros(2, 3), mask=torch.one
         (lambda: FutureWeight(gamma=1.5), ["gamma=1.5", "[0, 1]"]),
         (lambda: FutureWeight(bounds=(1.2, 1.0)), ["bounds=(1.2, 1.0)", "low <= high"]),
         (lambda: FutureWeight(threshold=0.0), ["threshold=0.0"]),
+        (
+            lambda: FutureWeight().weigh(torch.ones(2), torch.zeros(3, 4), torch.ones(3, 4)),
+            ["advantages has shape (2,)"],
+        ),
         (lambda: recipe("grpo", actions="paragraph"), ["actions='paragraph'", "sentence"]),
         (lambda: recipe("grpo", kl=-0.1), ["kl=-0.1", "at least 0", "e.g. 0.04"]),
         (lambda: recipe("grpo", entropy=ref.NAN), ["entropy=nan", "at least 0"]),

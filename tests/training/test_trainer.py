@@ -286,6 +286,7 @@ def no_weights(monkeypatch):
         (dict(lr=0.0), r"lr=0\.0; it must be positive"),
         (dict(temperature=-1.0), r"temperature=-1\.0"),
         (dict(minibatches=100), "minibatches=100 exceeds the 16 responses"),
+        (dict(lag=10**9, steps=3), "lag=1000000000 exceeds steps=3: .*at most lag=3"),
         (dict(precision="float8"), "precision='float8'; choose one of auto, float32, bfloat16, float16"),
     ],
 )
