@@ -51,7 +51,7 @@ function largest(game) {
 
 /** One player's card: name, source with the line that returned marked, what it plays. */
 function card(player) {
-  const title = make("h4", {});
+  const title = make("div", { className: "mpo-programs-name" });
   const source = make("ol", { className: "mpo-programs-source" });
   source.setAttribute("aria-label", `source of the ${PLAYERS[player]}`);
   const words = make("p", {});
@@ -134,9 +134,11 @@ export function mount(element, data) {
     swatch("now", "where the pair stands"),
     bestEntry,
   );
-  const both = make("div", { className: "mpo-programs-both" }, cards[0].element, cards[1].element, table.element);
+  const both = make("div", { className: "mpo-programs-both" }, cards[0].element, cards[1].element);
   const buttons = make("div", { className: "mpo-programs-buttons" }, step, again);
-  const root = make("div", { className: "mpo-programs" }, top, both, legend, buttons, words);
+  const beside = make("div", {}, buttons, words);
+  const below = make("div", { className: "mpo-programs-below" }, table.element, beside);
+  const root = make("div", { className: "mpo-programs" }, top, both, below, legend);
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "Two programs, each a best response to the other\u2019s source");
   for (const button of [step, again]) button.dataset.lmSuppressShortcuts = "true";
