@@ -46,6 +46,7 @@ BROWSER_NAMES = {
     "charts.js": {"ResizeObserver", "document", "matchMedia"},
     "monitor_view.js": {"getComputedStyle"},
     "ratio_view.js": {"ResizeObserver"},
+    "programs_view.js": set(),
     "enumeration.js": set(),
     "gradient_lab.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},
@@ -71,6 +72,7 @@ VIEWS = [
     "weight_map.js",
     "window_slides.js",
     "side_by_side.js",
+    "programs_view.js",
     "rollout_view.js",
     "reader_view.js",
 ]
@@ -117,11 +119,15 @@ def test_each_script_uses_the_names_that_it_may(deno, root, web):
 
 
 def test_every_file_is_read_by_something(web):
-    "A script belongs to an entry, and an entry is named in Python; so is every style sheet and template."
+    """A script belongs to an entry, and an entry is named in Python: the package's, or that of a page on another paper.
+    So is every style sheet and template."""
     scripts = {file.name for file in web.glob("*.js")}
     assert scripts == {module for entry in ENTRIES for module in module_order(entry)}
     package = web.parent.parent
+    pages = (package.parent / "nbs" / "papers").glob("*.ipynb")
+    cells = [cell for page in pages for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]]
     python = "".join(file.read_text(encoding="utf-8") for file in package.rglob("*.py"))
+    python += "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     for name in [*ENTRIES, *(file.name for file in web.iterdir() if file.suffix != ".js")]:
         assert f'"{name}"' in python, f"nothing reads {name}"
 
