@@ -149,6 +149,12 @@ def simultaneous(
     return differences.assign(low=differences["mean"] - halves, high=differences["mean"] + halves)
 
 # %% ../../nbs/lib/evaluation/sweep_outcomes.ipynb #b71d22a9
+def _check_rows(differences: pd.DataFrame) -> None:
+    "Raise ValueError for a table without a row."
+    if not len(differences):
+        raise ValueError("differences has no row; compare at least two methods")
+
+
 def _difference_text(row: pd.Series) -> str:
     "A difference with its interval, and a star where it survives the correction."
     star = " *" if row["p_holm"] < 0.05 else ""
@@ -165,11 +171,12 @@ def difference_table(
     comparisons: int | None = None,  # how many `p_holm` is corrected for, for the caption; default: the table's
 ) -> str:  # Markdown
     """Differences with their 95% intervals as a Markdown table, one row for each place, and a caption. A star marks
-    what survives Holm's correction, and nothing else. Raises ValueError for a table without `p_holm`."""
+    what survives Holm's correction, and nothing else. Raises ValueError for a table without `p_holm`, or a row."""
     if "p_holm" not in differences:
         raise ValueError(
             f"differences has no column 'p_holm', only {', '.join(map(str, differences))}; use seed_differences"
         )
+    _check_rows(differences)
     places = cast(list[str], [name for name in differences if name not in (across, *_numbers)])
     heads = list(dict.fromkeys(differences[across]))
     titles = [*places, shown, *map(str, heads)]
@@ -263,16 +270,19 @@ def power_line(
     scale: float = 100.0,  # from the column to the unit
     unit: str = "points",  # of the sentence
 ) -> str:
-    "What a table's design could have seen, as a sentence. Raises ValueError for a single seed."
+    "What a table's design could have seen, as a sentence. Raises ValueError for a single seed, or no row."
     check_positive("scale", scale)
+    _check_rows(differences)
     m = len(differences) if comparisons is None else comparisons
     seeds = sorted({int(n) for n in differences["seeds"]})
     if seeds[0] < 2:
         raise ValueError("differences has rows of a single seed; what could have been seen takes at least two seeds")
+    if differences["deviation"].isna().any():
+        raise ValueError("differences holds a NaN deviation: a run ended without that number; leave its rows out")
     counts = " or ".join(map(str, seeds))
     alone = _range_text(detectable(differences, power), scale, unit)
     sentence = (
-        f"With {counts} seeds a true difference of {alone} would have been seen in {power:.0%} of such experiments"
+        f"With {counts} seeds a true difference of {alone} would have been seen in {100 * power:g}% of such experiments"
     )
     if m == 1:
         return f"{sentence}."
