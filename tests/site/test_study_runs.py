@@ -1,5 +1,6 @@
 "What makes a study, at tiny size: the code of its page runs, and what it holds its numbers to is so."
 
+import re
 import sys
 from dataclasses import replace
 
@@ -266,3 +267,13 @@ def test_what_the_seeds_page_says_is_in_its_table(root):
     before = frame[frame.arm == "before"].iloc[0]
     for name in ("sampled", "greedy", "pass_at_8"):
         assert f"{100 * before[name]:.1f}%" in text
+    runs = frame[frame.arm != "before"]
+    seeds = runs.groupby("seed").arm.nunique()
+    means = runs[runs.seed.isin(seeds.index[seeds == 4])].groupby("arm", sort=False).mean(numeric_only=True)
+    sampled = [f"{100 * share:.1f}% with" for share in means.sampled]
+    assert sampled == [part for part in re.findall(r"[\d.]+% with", text)]
+    for name in ("greedy", "pass_at_8"):
+        first, second, third, fourth = (f"{100 * share:.1f}%" for share in means[name])
+        assert f"{first}, {second}, {third} and {fourth}" in text
+    assert all(f"{drift:.3f}" in text for drift in means.kl)
+    assert f"{100 * means.training_clip_fraction.max():.1f}%" in text
