@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+from offline_pages import offline_pages
 from page_controls import CONTROLS, MOVE
 
 from mpo_nb.drawing.assets import joined_script
@@ -72,22 +73,8 @@ def test_the_browsers_sums_are_pythons(browser):
 @pytest.fixture
 def opened(browser, tmp_path):
     "Opens a lab's page with the network off; what it stumbles over is the page's `trouble`."
-    pages = []
-
-    def open_page(lab, axes=None, **options):
-        page = browser.new_context(offline=True, **options).new_page()
-        page.trouble = []
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or page.trouble.append(r.url))
-        page.goto(lab.to_html(tmp_path / "page.html", axes).as_uri())
-        page.wait_for_selector(".mpo-gradients")
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        assert page.trouble == []
-        page.context.close()
+    with offline_pages(browser, tmp_path / "page.html", ".mpo-gradients") as open_page:
+        yield open_page
 
 
 def shown_numbers(page) -> list[list[str]]:

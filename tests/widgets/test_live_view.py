@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from offline_pages import offline_pages
 from page_controls import CONTROLS, MOVE
 
 from mpo_nb.runs.traces import Trace
@@ -120,22 +121,8 @@ SHOWN = """() => {
 @pytest.fixture
 def opened(browser, tmp_path):
     "Opens a widget's page with the network off; what it stumbles over is the page's `trouble`."
-    pages = []
-
-    def open_page(explorer, axes=None, **options):
-        page = browser.new_context(offline=True, **options).new_page()
-        page.trouble = []
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or page.trouble.append(r.url))
-        page.goto(explorer.to_html(tmp_path / "page.html", axes).as_uri())
-        page.wait_for_selector(".mpo-lane-view")
-        pages.append(page)
-        return page
-
-    yield open_page
-    for page in pages:
-        assert page.trouble == []
-        page.context.close()
+    with offline_pages(browser, tmp_path / "page.html", ".mpo-lane-view") as open_page:
+        yield open_page
 
 
 def block_starts(ids: list[int]) -> list[bool]:
