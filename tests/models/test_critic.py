@@ -150,7 +150,7 @@ def test_the_value_loss_of_macro_actions_compares_tokens_or_blocks(tmp_path):
         batch = run.collect(1)
         torch.nn.init.normal_(run.policy.critic.head.weight, std=0.3)
         rows = torch.arange(16)
-        ((*_, loss),) = run.learner.accumulate(batch, rows, 1)
+        loss = run.learner.accumulate(batch, rows, 1)[0].value_loss
         values = run.policy.scores(batch.rollout.rows(rows)).values.detach()
         errors = []
         for row in range(16):
@@ -176,7 +176,7 @@ def test_segments_are_cut_once_for_actor_and_critic(tmp_path):
     assert float(batch.advantages.abs().max()) <= 5
     cut = batch.blocks.clone()
     kept = [batch.macro.clone(), batch.returns.clone()]
-    ((*_, loss),) = run.learner.accumulate(batch, torch.arange(16), 1)
+    loss = run.learner.accumulate(batch, torch.arange(16), 1)[0].value_loss
     ends = [(b, block[-1]) for b in range(16) for block in block_members(batch.macro[b])]
     values = run.policy.scores(batch.rollout.rows(torch.arange(16))).values.detach()
     wanted = [0.5 * float(values[place] - batch.returns[place]) ** 2 for place in ends]
