@@ -37,7 +37,7 @@ def test_differences_at_one_range_and_at_one_drift(study):
     for unit, said in zip(
         names["methods"][1:],
         (
-            "windows of four end {} points above the token in sampled accuracy ({} to {})",
+            "Windows of four end {} points above it ({} to {})",
             "plain means {} ({} to {})",
             "blocks of seven {} ({} to {})",
             "the whole response {} ({} to {})",
@@ -53,7 +53,7 @@ def test_differences_at_one_range_and_at_one_drift(study):
     assert f"the differences are {', '.join(signs[:3])} and {signs[3]} points" in text
     for regime, said in (
         ("lag 16", "no interval reaches above {}. (Corrected"),
-        ("lag 4", "no interval reaches above {}.\n"),
+        ("lag 4", "at one drift no interval reaches above {}."),
     ):
         assert said.format(f"{100 * max(row['high'] for row in decided[regime].values()):.1f}") in text
     same = [
