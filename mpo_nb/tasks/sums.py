@@ -43,16 +43,20 @@ def distinct_problems(
     n: int,  # how many distinct problems
     held_out: bool,  # from the test side, or the training side
     rng: random.Random,  # where they come from
-) -> list[dict[str, Any]]:  # n problems, or fewer where no more turned up
-    "Distinct problems from one side of the split."
+    options: str,  # that limit how many there are, for the message, e.g. "terms=4"
+    remedy: str,  # what would give more, for the message, e.g. "longer chains"
+) -> list[dict[str, Any]]:  # n problems
+    "Distinct problems from one side of the split. Raises ValueError where fewer than n turn up."
     problems: dict[str, dict[str, Any]] = {}
     for _ in range(1000 + 100 * n):
         problem = draw(rng)
         if is_held_out(problem["prompt"]) == held_out:
             problems.setdefault(problem["prompt"], problem)
         if len(problems) == n:
-            break
-    return list(problems.values())
+            return list(problems.values())
+    raise ValueError(
+        f"only {len(problems)} distinct problems of n={n} turned up with {options}; ask for fewer, or for {remedy}"
+    )
 
 
 def chain_problems(
@@ -72,13 +76,7 @@ def chain_problems(
     def draw(rng: random.Random) -> dict[str, Any]:
         return _random_chain(rng.randint(low, high), rng)
 
-    problems = distinct_problems(draw, n, held_out, rng or random.Random(0))
-    if len(problems) < n:
-        raise ValueError(
-            f"only {len(problems)} distinct problems of n={n} turned up with terms={terms!r}; "
-            "ask for fewer, or for longer chains"
-        )
-    return problems
+    return distinct_problems(draw, n, held_out, rng or random.Random(0), f"terms={terms!r}", "longer chains")
 
 # %% ../../nbs/lib/tasks/sums.ipynb #43867ae2
 def chain_reward(

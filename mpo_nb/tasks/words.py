@@ -68,13 +68,7 @@ def word_problems(
         words = [value_word(value, d, spread) for value in values]
         return {"prompt": "".join(f"{value:x}" for value in values) + "?", "answer": "".join(words)}
 
-    problems = distinct_problems(draw, n, held_out, rng or random.Random(0))
-    if len(problems) < n:
-        raise ValueError(
-            f"only {len(problems)} distinct problems of n={n} turned up with decisions={decisions}; ask for fewer, or"
-            " for more decisions"
-        )
-    return problems
+    return distinct_problems(draw, n, held_out, rng or random.Random(0), f"decisions={decisions}", "more decisions")
 
 
 def words_reward(
