@@ -66,7 +66,10 @@ def tracker_start(
     run = Path(config.output).resolve().name
     going_on = known is not None
     if name == "tensorboard":
-        return dict(run_name=name, logging_dir=config.output, purge_step=first if going_on else None), {}
+        # Two event files of one second would have one name, and the second would be written over the first.
+        suffix = f".{first}.{uuid.uuid4().hex[:8]}"
+        asked = dict(logging_dir=config.output, purge_step=first if going_on else None, filename_suffix=suffix)
+        return dict(run_name=name) | asked, {}
     if name == "mlflow":
         own = dict(known or {})
         return dict(experiment_name=config.project, run_name=run, run_id=own.get("run_id")), own

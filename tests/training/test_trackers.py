@@ -18,7 +18,7 @@ from mpo_nb import cli
 from mpo_nb.config import TrainConfig
 from mpo_nb.runs.folder import Run
 from mpo_nb.training import Trainer, recorder
-from mpo_nb.training.trackers import check_trackers, is_installed
+from mpo_nb.training.trackers import Tracker, check_trackers, is_installed
 
 SMALL = dict(
     steps=2,
@@ -181,6 +181,18 @@ def test_two_real_ones_hold_the_runs_numbers_and_go_on_when_it_is_resumed(tmp_pa
     (config,) = database.execute("select config from configs").fetchone()
     assert json.loads(config)["recipe"] == "mpo"
     database.close()
+
+
+def test_a_run_taken_up_within_a_second_keeps_its_first_scalars(tmp_path, monkeypatch):
+    "An event file is named after the second in which it is opened; a clock that stands still stands for a quick run."
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setattr("time.time", lambda: 1.7e9)
+    config = TrainConfig(output=str(tmp_path), report_to="tensorboard")
+    for step, known in ((0, None), (1, {})):
+        tracker = Tracker("tensorboard", config, known, first=step)
+        tracker.log(dict(step=step, loss=0.5 + step))
+        tracker.finish()
+    assert written_scalars(tmp_path / "tensorboard") == {0: dict(loss=0.5), 1: dict(loss=1.5)}
 
 
 def test_progress_is_one_output_of_a_notebook_written_over(tmp_path, monkeypatch):
