@@ -245,13 +245,15 @@ def detectable(
     differences: pd.DataFrame,  # of `seed_differences`
     power: float = 0.8,  # chance to see it
     comparisons: int = 1,  # how many are corrected for (Bonferroni, as Holm's first step is)
-) -> pd.Series:  # of floats, in the units of the differences, a row for each; NaN for a single seed
-    "The smallest true difference that each row's design would have shown. Raises ValueError for a power of 0 or 1."
+) -> pd.Series:  # of floats, in the units of the differences, a row for each; NaN for a single seed, or no spread
+    """The smallest true difference that each row's design would have shown. Differences that are the same for every seed
+    say nothing about how much they vary, so they have none. Raises ValueError for a power of 0 or 1."""
     check_share("power", power, "()", "e.g. 0.8")
     alpha = 0.05 / check_whole("comparisons", comparisons, 1)
     least = []
     for n, deviation in zip(differences["seeds"], differences["deviation"]):
-        least.append(detectable_effect(int(n), power, alpha) * deviation if n > 1 else math.nan)
+        told = n > 1 and deviation != 0
+        least.append(detectable_effect(int(n), power, alpha) * deviation if told else math.nan)
     return pd.Series(least, index=differences.index, name="detectable", dtype=float)
 
 
@@ -270,7 +272,8 @@ def power_line(
     scale: float = 100.0,  # from the column to the unit
     unit: str = "points",  # of the sentence
 ) -> str:
-    "What a table's design could have seen, as a sentence. Raises ValueError for a single seed, or no row."
+    """What a table's design could have seen, as a sentence. Rows without spread are counted and left out of it. Raises
+    ValueError for a single seed, or no row."""
     check_positive("scale", scale)
     _check_rows(differences)
     m = len(differences) if comparisons is None else comparisons
@@ -280,11 +283,15 @@ def power_line(
     if differences["deviation"].isna().any():
         raise ValueError("differences holds a NaN deviation: a run ended without that number; leave its rows out")
     counts = " or ".join(map(str, seeds))
-    alone = _range_text(detectable(differences, power), scale, unit)
+    spread = differences[differences["deviation"] != 0]
+    if not len(spread):
+        return f"With {counts} seeds no difference varies, so what could have been seen cannot be told."
+    alone = _range_text(detectable(spread, power), scale, unit)
     sentence = (
         f"With {counts} seeds a true difference of {alone} would have been seen in {100 * power:g}% of such experiments"
     )
-    if m == 1:
-        return f"{sentence}."
-    corrected = _range_text(detectable(differences, power, m), scale, unit)
-    return f"{sentence} if it were the only comparison, and one of {corrected} when corrected for all {m}."
+    if m > 1:
+        corrected = _range_text(detectable(spread, power, m), scale, unit)
+        sentence += f" if it were the only comparison, and one of {corrected} when corrected for all {m}"
+    alike = len(differences) - len(spread)
+    return sentence + (f"; {alike} of {len(differences)} rows do not vary and say nothing of it." if alike else ".")

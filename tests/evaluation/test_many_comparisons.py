@@ -128,6 +128,11 @@ def test_power_line_says_the_rows_own_numbers():
     assert f"{100 * least.median():.2g} points (median; {100 * least.min():.2g} to {100 * least.max():.2g})" in line
     assert f"{100 * detectable(found, comparisons=3).median():.2g} points" in line and line.startswith("With 5 seeds")
     assert "corrected" not in power_line(found, comparisons=1)
+    still = found.assign(deviation=[0.0, *found.deviation[1:]])
+    assert detectable(still).isna().tolist() == [True] + [False] * (len(found) - 1)
+    assert power_line(still).startswith(power_line(found[1:], comparisons=len(found))[:-1])
+    assert power_line(still).endswith(f"; 1 of {len(found)} rows do not vary and say nothing of it.")
+    assert "cannot be told" in power_line(found.assign(deviation=0.0))
 
 
 def test_what_cannot_be_is_refused():
