@@ -4,21 +4,27 @@
 
 # %% auto #0
 __all__ = ['trl_versions', 'GRPOConfig', 'GRPOTrainer', 'installed_trl', 'check_trl', 'trl_classes', 'moved_old_logps',
-           'TokenRows', 'make_actions', 'BlockGRPOConfig', 'action_lengths', 'BlockGRPOTrainer']
+           'TokenRows', 'make_actions', 'BlockGRPOConfig', 'action_lengths', 'card_paper', 'card_name',
+           'BlockGRPOTrainer', 'ours_for_theirs', 'split_arguments', 'launch_arguments', 'trl_main']
 
 # %% ../nbs/lib/trl.ipynb #2ba6154b
 import importlib
 import importlib.metadata
+import os
 import re
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import block_sizes, check_gaps, check_mask, sentence_blocks, tokens_left
+from .blocks import block_sizes, check_gaps, check_mask, sentence_blocks, tokens_left, turn_blocks
 from .checks import check_whole, checked_names
 from .runs.traces import token_texts
 
@@ -134,6 +140,7 @@ _takes: dict[str, tuple[str, ...]] = {
     "window": ("k", "future", "gaps"),
     "block": ("k", "reduce", "gaps"),
     "sentence": ("reduce", "gaps"),
+    "turn": ("reduce",),
     "sequence": (),
 }
 _losses = ("grpo", "bnpo", "dr_grpo", "dapo")
@@ -150,6 +157,8 @@ def make_actions(
         return WindowActions(args.k, args.future, gaps=gaps)
     if args.action_space == "block":
         return BlockActions(args.k, args.reduce, gaps)
+    if args.action_space == "turn":
+        return BlockActions(turn_blocks(mask), args.reduce)
     if args.action_space != "sentence":
         return TokenActions() if args.action_space == "token" else SequenceActions()
     if tokens is None:
@@ -213,15 +222,15 @@ class BlockGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL's class, known a
 
     action_space: str = field(
         default="token",
-        metadata=dict(help="What the importance ratio belongs to: token, window, block, sentence or sequence."),
-    )  # "token" | "window" | "block" | "sentence" | "sequence"
+        metadata=dict(help="What the importance ratio belongs to: token, window, block, sentence, turn or sequence."),
+    )  # "token" | "window" | "block" | "sentence" | "turn" | "sequence"
     k: int | None = field(default=None, metadata=dict(help="Tokens per window or block."))  # at least 1
     future: float | None = field(
         default=None, metadata=dict(help="Window only: share of the later tokens, in [0, 1); 0.2 where it is left out.")
     )  # None: 0.2
     reduce: str | None = field(
         default=None,
-        metadata=dict(help="Block and sentence: mean (geometric mean over the block) or sum (joint ratio)."),
+        metadata=dict(help="Block, sentence and turn: mean (geometric mean over the block) or sum (joint ratio)."),
     )  # None: "mean"
 
     gaps: str | None = field(
@@ -258,6 +267,63 @@ def action_lengths(
     left = tokens_left(m, actions.gaps)
     return (left.clamp(max=actions.k) * m).sum(), m.sum()
 
+# %% ../nbs/lib/trl.ipynb #trlcard1
+_papers: dict[str, dict[str, str]] = {
+    "block": dict(
+        title="Beyond Token-Level Policy Gradients for Complex Reasoning with Large Language Models",
+        id="2602.14386",
+        author="Mufan Xu and Kehai Chen and Xuefeng Bai and Zhengyu Niu and Muyun Yang and Tiejun Zhao and Min Zhang",
+        year="2026",
+    ),
+    "sentence": dict(
+        title="Every Activation Boosted: Scaling General Reasoner to 1 Trillion Open Language Foundation",
+        id="2510.22115",
+        author="Ling Team",
+        year="2025",
+    ),
+    "sequence": dict(
+        title="Group Sequence Policy Optimization",
+        id="2507.18071",
+        author="Chujie Zheng and others",
+        year="2025",
+    ),
+}
+_papers["window"] = _papers["block"]
+
+
+def card_paper(
+    action_space: str,  # of a BlockGRPOConfig
+) -> dict[str, str] | None:  # title, id on arXiv, citation as BibTeX; None: TRL's own, of GRPO
+    "The paper that a model card cites for an action space."
+    if action_space not in _papers:
+        return None
+    paper = _papers[action_space]
+    lines = [
+        f"@article{{mpo_nb_{action_space},",
+        f"    title  = {{{{{paper['title']}}}}},",
+        f"    author = {{{paper['author']}}},",
+        f"    year   = {paper['year']},",
+        f"    eprint = {{arXiv:{paper['id']}}},",
+        "}",
+    ]
+    return dict(title=paper["title"], id=paper["id"], citation="\n".join(lines))
+
+
+def card_name(
+    args: Any,  # a BlockGRPOConfig
+) -> str:  # such as "GRPO with windows of 4 tokens as actions"
+    "What a model card calls the method."
+    joint = ", joint ratios" if args.reduce == "sum" else ""
+    units = dict(
+        token="tokens",
+        window=f"windows of {args.k} tokens ({args.future or 0:.0%} of the weight on the later ones)",
+        block=f"blocks of {args.k} tokens{joint}",
+        sentence=f"sentences{joint}",
+        turn=f"turns{joint}",
+        sequence="whole responses",
+    )
+    return f"GRPO with {units[args.action_space]} as actions"
+
 # %% ../nbs/lib/trl.ipynb #52bdd22c
 class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known at run time only
     """TRL's GRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless
@@ -272,6 +338,10 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
                 f"args is a {type(args).__name__}; pass BlockGRPOConfig(action_space=...), which takes all that"
                 " GRPOConfig takes"
             )
+        # TRL's model card: what trained the model, and whom to cite.
+        self._name = card_name(args)
+        self._paper = card_paper(args.action_space) or self._paper
+        self._tag_names = [*self._tag_names, "mpo_nb", f"{args.action_space}-actions"]
         self._handed: dict[str, Any] | None = None
         self._moved: Tensor | None = None
         self._read = False
@@ -359,3 +429,94 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
                 f" does not reach it; run: pip install 'trl=={trl_versions[1]}.*'"
             )
         self._read = True
+
+# %% ../nbs/lib/trl.ipynb #trlshel1
+@contextmanager
+def ours_for_theirs() -> Iterator[Any]:  # TRL's module `trl.scripts.grpo`
+    "TRL's script takes the two classes of this module for its own, for as long as the block of code runs."
+    trl = importlib.import_module("trl")
+    script = importlib.import_module("trl.scripts.grpo")
+    with ExitStack() as stack:
+        # Old releases look the names up in the script, new ones in the package.
+        for place in (trl, script):
+            for name, own in (("GRPOConfig", BlockGRPOConfig), ("GRPOTrainer", BlockGRPOTrainer)):
+                if place is trl or hasattr(script, name):
+                    stack.enter_context(patch.object(place, name, own))
+        yield script
+
+
+def split_arguments(
+    argv: list[str],  # after the word grpo
+) -> tuple[list[str], list[str]]:  # what the script reads, what is left for accelerate's launcher
+    """Which arguments are whose. Raises ValueError for settings that do not go together, or that neither of the two
+    knows; leaves by SystemExit where TRL's parser does, as for --help."""
+    with ours_for_theirs() as script:
+        *_, left = script.make_parser().parse_args_and_config(argv, return_remaining_strings=True)
+    waiting = iter(left)
+    word = next(waiting, None)
+    own = []
+    for argument in argv:
+        if argument == word:
+            word = next(waiting, None)
+        else:
+            own.append(argument)
+    return own, left
+
+
+def launch_arguments(
+    left: list[str],  # what TRL's parser did not know
+) -> list[str]:  # for `accelerate launch`
+    "Accelerate's own options. Raises ValueError for one that accelerate does not know either."
+    from accelerate.commands.launch import launch_command_parser
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    resolved: list[str] = resolve_accelerate_config_argument(list(left))
+    _, unknown = launch_command_parser().parse_known_args([*resolved, "--module", __name__])
+    if unknown:
+        raise ValueError(
+            f"{' '.join(unknown)}: neither TRL nor accelerate has it; mpo-trl grpo --help lists all options"
+        )
+    return resolved
+
+# %% ../nbs/lib/trl.ipynb #trlshel2
+def _train_from_shell(argv: list[str]) -> None:
+    "One process of a run: parse, and let TRL's script train."
+    with ours_for_theirs() as script:
+        parsed = script.make_parser().parse_args_and_config(argv, return_remaining_strings=True)
+        script.main(*parsed[:-1])
+
+
+def _launch(argv: list[str], options: list[str]) -> None:
+    "Start `mpo-trl grpo` in as many processes as accelerate is told to."
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    launch_command(launch_command_parser().parse_args([*options, "--module", "mpo_nb.trl", "grpo", *argv]))
+
+
+def trl_main(
+    argv: list[str] | None = None,  # default: those of the process
+) -> int:  # 0 trained, 1 TRL is missing, 2 bad input
+    "`mpo-trl grpo`: TRL's command for GRPO, with an action space."
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] != ["grpo"]:
+        print("usage: mpo-trl grpo [options]; mpo-trl grpo --help lists them", file=sys.stderr)
+        return 0 if argv in (["-h"], ["--help"]) else 2
+    try:
+        check_trl(installed_trl())
+        own, left = split_arguments(argv[1:])
+        started = "LOCAL_RANK" in os.environ  # by a launcher: what is left is a configuration file's
+        options = launch_arguments(left) if left and not started else []
+    except (ImportError, ValueError, OSError) as error:
+        print(f"mpo-trl: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, ImportError) else 2
+    if options:
+        _launch(own, options)
+    else:
+        _train_from_shell(own)
+    return 0
+
+# %% ../nbs/lib/trl.ipynb #trlshel4
+if __name__ == "__main__" and "__file__" in globals():
+    from mpo_nb.trl import trl_main as main  # under the module's own name, which saved settings refer to
+
+    sys.exit(main())

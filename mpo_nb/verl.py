@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from .actions import ActionSpace, BlockActions, WindowActions
-from .blocks import check_mask, sentence_blocks
+from .blocks import check_mask, sentence_blocks, turn_blocks
 from .losses import policy_loss
 from .runs.traces import token_texts
 
@@ -215,6 +215,7 @@ _options: dict[str, dict[str, Any]] = {
     "mpo": dict(k=4, future=0.2, joint=False, tail="renormalise", gaps="end"),
     "mpo_block": dict(k=4, reduce="mean", gaps="end"),
     "lpo": dict(reduce="mean", gaps="end"),
+    "mpo_turn": dict(reduce="mean"),
 }
 
 
@@ -224,11 +225,15 @@ def _chosen(loss_mode: str, policy_loss_config: Any) -> dict[str, Any]:
     return {name: default if found[name] is None else found[name] for name, default in _options[loss_mode].items()}
 
 
-def _actions(loss_mode: str, policy_loss_config: Any, blocks: Callable[[], Tensor] = _blocks) -> ActionSpace:
-    "The action space that a configuration asks for."
+def _actions(
+    loss_mode: str, policy_loss_config: Any, mask: Tensor, blocks: Callable[[], Tensor] = _blocks
+) -> ActionSpace:
+    "The action space that a configuration asks for, on responses of that mask."
     o = _chosen(loss_mode, policy_loss_config)
     if loss_mode == "mpo":
         return WindowActions(**o)
+    if loss_mode == "mpo_turn":
+        return BlockActions(turn_blocks(mask), o["reduce"])
     return BlockActions(o["k"] if loss_mode == "mpo_block" else blocks(), o["reduce"], o["gaps"])
 
 
@@ -245,7 +250,7 @@ def _registered(loss_mode: str) -> Callable[..., tuple[Tensor, dict[str, float]]
         rollout_is_weights: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         return verl_loss(
-            _actions(loss_mode, getattr(config, "policy_loss", None)),
+            _actions(loss_mode, getattr(config, "policy_loss", None), response_mask),
             old_log_prob,
             log_prob,
             advantages,
@@ -293,7 +298,7 @@ class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, 
     joint: bool | None = None  # mpo: all weights 1, the joint ratio; default False
     tail: str | None = None  # mpo: the last windows, "renormalise" | "truncate"; default "renormalise"
     reduce: str | None = (
-        None  # mpo_block, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
+        None  # mpo_block, mpo_turn, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
     )
 
     gaps: str | None = (
@@ -313,7 +318,8 @@ class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, 
                     f" loss_mode={' or '.join(m for m in _options if name in _options[m])}"
                 )
         if read:
-            _actions(self.loss_mode, self, blocks=lambda: torch.zeros(1, 1, dtype=torch.long))  # its own checks
+            one = torch.ones(1, 1, dtype=torch.long)
+            _actions(self.loss_mode, self, one, blocks=lambda: one - 1)  # its own checks
         if self.loss_mode == "lpo":
             use_sentences()
 

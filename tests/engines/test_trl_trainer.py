@@ -8,6 +8,7 @@ import functools
 import gc
 import importlib.metadata
 import importlib.util
+import json
 import math
 import os
 import subprocess
@@ -75,6 +76,7 @@ SPACES = {
     "joint": dict(action_space="block", k=2, reduce="sum"),
     "sentence": dict(reduce="mean"),
     "joint sentence": dict(action_space="sentence", reduce="sum"),
+    "turn": dict(reduce="mean"),
 }
 
 
@@ -190,6 +192,10 @@ def actions_of(name: str, inputs: dict, mask):
         return WindowActions(s["k"], s["future"])
     if s["action_space"] == "block":
         return BlockActions(s["k"], s["reduce"])
+    if s["action_space"] == "turn":  # a new one wherever a kept token follows what is not kept
+        kept = mask.bool()
+        begins = kept & ~torch.nn.functional.pad(kept, (1, 0))[:, :-1]
+        return BlockActions(torch.where(kept, begins.cumsum(1) - 1, -1), s["reduce"])
     texts = [["0123456789+-=;#?"[IDS.index(i)] for i in row] for row in inputs["completion_ids"].tolist()]
     return BlockActions(sentence_blocks(mask, texts), s["reduce"])
 
@@ -673,7 +679,10 @@ def test_a_loss_that_is_computed_elsewhere_is_refused_before_the_first_update():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(action_space="word"), "action_space='word'; choose one of token, window, block, sentence, sequence"),
+        (
+            dict(action_space="word"),
+            "action_space='word'; choose one of token, window, block, sentence, turn, sequence",
+        ),
         (dict(action_space="window"), "k=None; action_space='window' needs"),
         (dict(action_space="block"), "k=None; action_space='block' needs"),
         (dict(action_space="block", k=0), "k=0; it must be"),
@@ -689,7 +698,7 @@ def test_a_loss_that_is_computed_elsewhere_is_refused_before_the_first_update():
         (dict(action_space="window", k=4, future=1.0), "future=1.0; the share"),
         (
             dict(action_space="window", k=4, reduce="mean"),
-            "reduce='mean' means nothing to action_space='window'; leave it out, or choose block or sentence",
+            "reduce='mean' means nothing to action_space='window'; leave it out, or choose block or sentence or turn",
         ),
         (dict(action_space="sequence", reduce="sum"), "reduce='sum' means nothing"),
         (dict(gaps="end"), "gaps='end' means nothing"),
@@ -774,6 +783,98 @@ def test_the_command_line_knows_them():
         ]
     )
     assert (args.action_space, args.k, args.future, args.reduce) == ("window", 4, 0.3, None)
+
+
+SHELL_REWARDS = """
+def short(completions, **_):
+    return [-float(len(c)) for c in completions]
+"""
+
+
+def shell_words(folder: Path, *more: str) -> list[str]:
+    "A run of `mpo-trl grpo` on the tiny model, two steps of four responses."
+    (folder / "shell_rewards.py").write_text(SHELL_REWARDS)
+    (folder / "train.jsonl").write_text("".join(json.dumps(dict(prompt=f"{a}+5=")) + "\n" for a in range(8)))
+    settings = dict(
+        model_name_or_path=tiny_model_path(),
+        dataset_name="json",
+        reward_funcs="shell_rewards.short",
+        output_dir=folder / "run",
+        max_steps=2,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=8,
+        logging_steps=1,
+        report_to="none",
+        use_cpu="true",
+        bf16="false",
+    )
+    return ["grpo", *(str(word) for name, value in settings.items() for word in (f"--{name}", value)), *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_from_the_shell(tmp_path, processes):
+    """`mpo-trl grpo` with settings in YAML and on the line: what is trained has the action space, in one process and
+    in two, and its card says so."""
+    words = shell_words(tmp_path, "--dataset_name", str(tmp_path / "data"), "--config", "run.yaml")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.jsonl").rename(tmp_path / "data" / "train.jsonl")
+    (tmp_path / "run.yaml").write_text("action_space: window\nk: 2\nfuture: 0.5\nsave_steps: 2\n")
+    words += ["--num_processes", "2"] if processes == 2 else []
+    code = f"import sys; from mpo_nb.trl import trl_main; sys.exit(trl_main({words!r}))"
+    quiet = dict(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", PYTHONWARNINGS="ignore")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | quiet, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "trainer_state.json").read_text())
+    rows = [row for row in state["log_history"] if "loss" in row]
+    assert len(rows) == 2 and all(1 < row["actions/mean_length"] <= 2 for row in rows)
+    saved = torch.load(tmp_path / "run" / "training_args.bin", weights_only=False)
+    assert type(saved).__module__ == "mpo_nb.trl" and (saved.action_space, saved.k, saved.future) == ("window", 2, 0.5)
+    card = (tmp_path / "run" / "checkpoint-2" / "README.md").read_text()
+    assert "GRPO with windows of 2 tokens (50% of the weight on the later ones) as actions" in card
+    assert "2602.14386" in card and "- window-actions" in card
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "usage: mpo-trl grpo"),
+        (["sft"], "usage: mpo-trl grpo"),
+        (["grpo", "--action_space", "sentence", "--k", "4"], "k=4 means nothing to action_space='sentence'"),
+        (["grpo", "--action_space", "word"], "action_space='word'; choose one of"),
+        (["grpo", "--acton_space", "window"], "--acton_space: neither TRL nor accelerate has it"),
+        (["grpo", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_the_shell_says_what_is_wrong_before_any_work(words, said, capsys, tmp_path):
+    plain = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"] if words[:1] == ["grpo"] else []
+    assert ours.trl_main([*words, *plain]) == 2
+    line = capsys.readouterr().err.strip()
+    assert said in line and "\n" not in line
+    import trl
+
+    assert trl.GRPOTrainer is GRPOTrainer and trl.GRPOConfig is GRPOConfig  # nothing stays replaced
+
+
+@pytest.mark.parametrize(
+    "settings, name, paper",
+    [
+        (dict(action_space="token"), "GRPO with tokens as actions", "2402.03300"),
+        (dict(action_space="block", k=3, reduce="sum"), "blocks of 3 tokens, joint ratios", "2602.14386"),
+        (dict(action_space="sentence"), "GRPO with sentences as actions", "2510.22115"),
+        (dict(action_space="turn"), "GRPO with turns as actions", "2402.03300"),
+        (dict(action_space="sequence"), "GRPO with whole responses as actions", "2507.18071"),
+    ],
+)
+def test_the_model_card_names_the_action_space_and_its_paper(settings, name, paper, tmp_path):
+    args = BlockGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **settings)
+    trainer = BlockGRPOTrainer(tiny_model_path(), exact, args, train_dataset=Dataset.from_list([dict(prompt="7+5=")]))
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert name in card and f"huggingface.co/papers/{paper}" in card and "- mpo_nb" in card
 
 
 def test_the_trainer_wants_its_own_settings(tmp_path):

@@ -19,7 +19,7 @@ from packaging.version import Version
 from verl_process import WHY_NOT, Verl, find_verl
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, TokenGradient, WindowActions
-from mpo_nb.blocks import sentence_blocks
+from mpo_nb.blocks import sentence_blocks, turn_blocks
 from mpo_nb.losses import policy_loss
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.recipes import recipe
@@ -216,6 +216,8 @@ WINDOWS = {
     "mpo_block": (dict(k=2, reduce="sum"), BlockActions(2, "sum", "end")),
     "mpo_block defaults": ({}, BlockActions(4, gaps="end")),
     "mpo_block across": (dict(k=2, gaps="skip"), BlockActions(2)),
+    "mpo_turn": (dict(reduce="sum"), BlockActions(turn_blocks(AWKWARD), "sum")),
+    "mpo_turn defaults": ({}, BlockActions(turn_blocks(AWKWARD))),
 }
 
 
@@ -330,7 +332,7 @@ ACTOR = "actor_rollout_ref.actor.policy_loss."
 
 
 def test_importing_verl_with_the_variable_set_registers(verl):
-    assert {"mpo", "mpo_block", "lpo", "vanilla"} <= set(verl.losses())
+    assert {"mpo", "mpo_block", "lpo", "mpo_turn", "vanilla"} <= set(verl.losses())
 
 
 def test_command_line(verl):
@@ -355,6 +357,7 @@ def test_command_line(verl):
         (dict(loss_mode="mpo", k=0), "k=0"),
         (dict(loss_mode="mpo", reduce="sum"), "policy_loss.reduce='sum' means nothing to loss_mode='mpo'"),
         (dict(loss_mode="lpo", k=4), "mpo or mpo_block"),
+        (dict(loss_mode="mpo_turn", gaps="skip"), "mpo or mpo_block or lpo"),
         (dict(loss_mode="vanilla", k=4), "no option of blocks"),
         (dict(loss_mode="mpo_block", reduce="max"), "reduce='max'"),
         (dict(loss_mode="mpo", tail="drop"), "tail='drop'"),
