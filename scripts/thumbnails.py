@@ -41,6 +41,7 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "decision_length": ("studies/decision_length.html", 0),
     "gradient_direction": ("studies/gradient_direction.html", 0),
     "pretrained": ("studies/pretrained.html", 0),
+    "pretrained_seeds": ("studies/pretrained_seeds.html", 0),
     "tiny_model": ("studies/tiny_model.html", 0),
     "sample_traces": ("studies/sample_traces.html", 0),
     "learned_blocks": ("papers/learned_blocks.html", 0),

@@ -315,7 +315,7 @@ def test_one_block_is_the_sequence(mask, seed):
 def test_a_tools_tokens_never_count():
     "Whatever stands in a tool's reply, loss and gradient are the same, and those of the row without it."
     mask = torch.tensor([[1, 1, 0, 0, 1, 1, 1]])
-    for name in SPACES:
+    for name in SPACES.keys() - {"turn"}:  # without the reply its two turns are one
         found = []
         for noise in (0.0, 7.0):
             x, inputs = batch_for(mask, 5)
@@ -329,7 +329,7 @@ def test_a_tools_tokens_never_count():
         close(found[0][0], stub(y, config=space(name))._compute_loss(None, short), tol=1e-12)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", sorted(SPACES.keys() - {"turn"}))  # a turn ends there whatever it is told
 def test_actions_end_at_a_tools_reply_where_they_are_told_to(name):
     mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1, 0, 0, 0]])
     x, inputs = batch_for(mask, 3)

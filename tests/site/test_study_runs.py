@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mpo_nb.evaluation import seed_interval
+from mpo_nb.evaluation import corrected_together, power_line, seed_differences, seed_interval
 from mpo_nb.losses import policy_loss
 from mpo_nb.models import load
 from mpo_nb.models.logprobs import response_logps
@@ -277,3 +277,38 @@ def test_what_the_seeds_page_says_is_in_its_table(root):
         assert f"{first}, {second}, {third} and {fourth}" in text
     assert all(f"{drift:.3f}" in text for drift in means.kl)
     assert f"{100 * means.training_clip_fraction.max():.1f}%" in text
+    assert f"{means.entropy.min():.2f} nats per token beside {means.entropy['token']:.2f}" in text
+    for name, column in (("sampled", "sampled"), ("greedy", "greedy"), ("pass@8", "pass_at_8")):
+        low = (runs[column] <= before[column]).sum()
+        assert {0: "", 1: "one pass@8", 3: "Three greedy results"}[int(low)] in text, name
+
+
+def test_the_differences_on_the_seeds_page_are_those_of_its_table(root):
+    text = nbformat.read(root / "nbs/studies/pretrained_seeds.ipynb", 4).cells[1].source
+    runs = pd.read_csv(root / "nbs/studies/pretrained_seeds.csv").query("arm != 'before'")
+    assert sorted(runs.seed.unique()) == list(range(6)) and len(runs) == 24
+    long = runs.melt(["arm", "seed"], ["sampled", "greedy", "pass_at_8"], "measure", "share")
+    over_token = seed_differences(long, "token", by="arm", within=("measure",), column="share")
+    windows = long[long.arm.isin(("token, range times 3", "window, 20% future"))]
+    over_wide = seed_differences(windows, "token, range times 3", by="arm", within=("measure",), column="share")
+    tables = corrected_together(over_token, over_wide)
+    both = pd.concat(tables)
+    alone = both[(both.low > 0) | (both.high < 0)]
+    assert len(alone) == 1 and (both.p_holm > 0.05).all()
+    told = {
+        ("sampled", "sequence mean"): "6.8 points above the token when sampled (1.4 to 12.1, *p* = 0.022)",
+        ("sampled", "window, 20% future"): "3.7 points above the token when sampled (-4.2 to 11.7)",
+        ("greedy", "window, 20% future"): "2.1 below it in greedy accuracy (-11.1 to 6.9)",
+        ("pass_at_8", "sequence mean"): "12.1 points below the token (-25.1 to 0.9)",
+    }
+    rows = tables[0].set_index(["measure", "arm"])
+    for key, words in told.items():
+        assert words in text
+        low, high = (f"{100 * rows.loc[key, end]:.1f}" for end in ("low", "high"))
+        assert f"{abs(100 * rows.loc[key, 'mean']):.1f}" == words.split()[0] and f"({low} to {high}" in words
+    first = rows.loc["sampled", "sequence mean"]
+    assert f"*p* = {first.p:.3f}" in text and f"takes that *p* to {first.p_holm:.2f}" in text
+    lead = long[long.measure == "sampled"].pivot(index="seed", columns="arm", values="share")
+    assert (lead["sequence mean"] > lead["token"]).all()
+    assert "difference of 14 points (median)" in text and "difference of 14 points (median" in power_line(both)
+    assert "one of 25 points after the correction" in text and "one of 25 points" in power_line(both)
