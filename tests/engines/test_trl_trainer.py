@@ -833,7 +833,7 @@ def test_a_run_from_the_shell(tmp_path, processes):
     assert len(rows) == 2 and all(1 < row["actions/mean_length"] <= 2 for row in rows)
     saved = torch.load(tmp_path / "run" / "training_args.bin", weights_only=False)
     assert type(saved).__module__ == "mpo_nb.trl" and (saved.action_space, saved.k, saved.future) == ("window", 2, 0.5)
-    card = (tmp_path / "run" / "checkpoint-2" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
     assert "GRPO with windows of 2 tokens (50% of the weight on the later ones) as actions" in card
     assert "2602.14386" in card and "- window-actions" in card
 

@@ -288,11 +288,11 @@ def test_what_the_narrow_range_gave(root, studies):
     both = pd.concat([narrow, wide[wide.lr == 1e-4].assign(clip=0.2)])
     greedy = both.pivot_table(index="seed", columns=["method", "clip"], values="accuracy_greedy")
     text = texts_of(studies["boundaries"])
-    for method in ("step", "fixed 4"):
+    for method in ("step", "fixed 4", "random"):
         mean, half = seed_interval((greedy[method, 0.03] - greedy[method, 0.2]).tolist())
         assert f"{100 * mean:.1f} " in text and f"({100 * (mean - half):.1f} to {100 * (mean + half):.1f})" in text
         assert f"{100 * (greedy['token', 0.2] - greedy[method, 0.03]).mean():.1f}" in text
     for column in ("accuracy_sampled", "accuracy_greedy", "pass_at_8"):
-        for method in ("token", "step", "fixed 4"):
+        for method in ("token", "step", "fixed 4", "random"):
             share = f"{100 * narrow[narrow.method == method][column].mean():.1f}%"
             assert share in text, (column, method, share)
