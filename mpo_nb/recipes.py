@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 'recipes', 'AdvantageRule', 'GroupAdvantage',
-           'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'FutureWeight', 'LearntBlocks', 'response_blocks',
-           'check_values', 'Recipe', 'needed', 'batch_actions', 'action_blocks', 'policy_term', 'kl_term',
-           'entropy_term', 'batch_loss', 'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words',
-           'value_words', 'plain_sources', 'chosen_rule', 'sources_of', 'space_options', 'recipe']
+           'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'SoftQAdvantage', 'FutureWeight', 'LearntBlocks',
+           'response_blocks', 'check_values', 'Recipe', 'needed', 'batch_actions', 'action_blocks', 'policy_term',
+           'kl_term', 'entropy_term', 'exact_term', 'at_written_tokens', 'batch_loss', 'check_soft_q',
+           'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words', 'value_words', 'plain_sources',
+           'chosen_rule', 'sources_of', 'space_options', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 import inspect
@@ -163,6 +164,30 @@ class SampledValues(AdvantageRule):
     def name(self) -> str:
         return "boundary"
 
+# %% ../nbs/lib/recipes.ipynb #sq000002
+@dataclass(frozen=True)
+class SoftQAdvantage(AdvantageRule):
+    "A soft Q of each next token, held to the prior that the run began with: ETPO (arXiv 2402.06700)."
+
+    exact: bool = False  # the policy's loss is the sum over the vocabulary; False: the surrogate's, at written tokens
+    gamma: float = 0.99  # discount per action of the recipe
+    kl_price: float = 0.01  # beta: of a nat of KL to the prior, in units of reward
+    polyak: float = 0.995  # share of the slow copy that stays at each optimiser step
+    huber: float = 10.0  # error of Q from which on its loss grows in a straight line
+    value_coef: float = 0.1  # weight of Q's loss
+
+    def __post_init__(self) -> None:
+        check_flag("exact", self.exact)
+        check_share("gamma", self.gamma)
+        check_positive("kl_price", self.kl_price, why="a price, e.g. 0.01")
+        check_share("polyak", self.polyak, "[)", "0: the copy is the head; 1 would never move it")
+        check_positive("huber", self.huber, why="e.g. 10")
+        check_positive("value_coef", self.value_coef, why="e.g. 0.1; nothing else teaches Q")
+
+    @property
+    def name(self) -> str:
+        return "soft-q"
+
 # %% ../nbs/lib/recipes.ipynb #re000071
 @dataclass(frozen=True)
 class FutureWeight:
@@ -200,7 +225,14 @@ class FutureWeight:
 # %% ../nbs/lib/recipes.ipynb #re000018
 advantage_rules: dict[str, AdvantageRule] = {
     rule.name: rule
-    for rule in (GroupAdvantage("std"), GroupAdvantage("none"), LeaveOneOut(), CriticAdvantage(), SampledValues())
+    for rule in (
+        GroupAdvantage("std"),
+        GroupAdvantage("none"),
+        LeaveOneOut(),
+        CriticAdvantage(),
+        SampledValues(),
+        SoftQAdvantage(),
+    )
 }  # name -> rule
 
 # %% ../nbs/lib/recipes.ipynb #9fca38dd
@@ -449,27 +481,80 @@ def entropy_term(
     entropy = needed(batch, "entropy", because)
     return losses.entropy_bonus(entropy, batch["mask"], batch.get("token_normalizer"))
 
+# %% ../nbs/lib/recipes.ipynb #sq000005
+def exact_term(
+    recipe: "Recipe",  # with an exact soft Q
+    batch: Mapping[str, Any],  # soft, mask (B, T)
+) -> "torch.Tensor":  # scalar, in units of reward
+    """The mean of E_pi[beta log(pi / rho) - Q] over the vocabulary, weighed as the recipe aggregates. Raises ValueError
+    without `soft`."""
+    because = (
+        "exact=True needs batch['soft'], the policy's soft values (B, T) with their graph, as"
+        " mpo_nb.models.critic.soft_scores gives them; use exact=False for written tokens alone"
+    )
+    return losses.aggregate_tokens(
+        -needed(batch, "soft", because),
+        batch["mask"],
+        recipe.aggregate,
+        batch_actions(recipe, batch),
+        batch.get("max_length"),
+        batch.get("normalizer"),
+    )
+
+
+def at_written_tokens(
+    recipe: "Recipe",  # any
+) -> "Recipe":
+    "The same recipe, of which only what is seen at written tokens is left: an exact soft Q becomes a sampled one."
+    return replace(recipe, rule=replace(recipe.rule, exact=False)) if getattr(recipe.rule, "exact", False) else recipe
+
 # %% ../nbs/lib/recipes.ipynb #re000053
 def batch_loss(
     recipe: "Recipe",
-    # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, blocks, max_length, and the whole
-    # batch's normalizer, kl_normalizer and token_normalizer where used
+    # logps, old_logps, mask (B, T), advantages (B,) or (B, T); ref_logps, entropy, soft, blocks, max_length, and the
+    # whole batch's normalizer, kl_normalizer and token_normalizer where used
     batch: Mapping[str, Any],
 ) -> "losses.PolicyLoss":  # its loss includes the penalties; its credit is the policy term's
     "The loss of a batch. Raises ValueError when the batch lacks what the recipe needs."
     out = policy_term(recipe, batch)
+    if getattr(recipe.rule, "exact", False):
+        out.loss = exact_term(recipe, batch)
     if recipe.kl:
         out.loss = out.loss + recipe.kl * kl_term(recipe, batch)
     if recipe.entropy:
         out.loss = out.loss - recipe.entropy * entropy_term(recipe, batch)
     return out
 
+# %% ../nbs/lib/recipes.ipynb #sq000003
+def check_soft_q(
+    recipe: "Recipe",  # whose rule is `SoftQAdvantage`
+) -> None:
+    "Raise ValueError for what does not go with a soft Q."
+    apart = (str, LearntBlocks, spaces.TokenActions, spaces.BlockActions, spaces.SequenceActions)
+    if not isinstance(recipe.actions, apart):
+        raise ValueError(
+            f"advantage='soft-q' discounts where an action ends, and actions={recipe.actions!r} overlap; give blocks,"
+            " e.g. actions=4 or 'turn', or use recipe('etpo')"
+        )
+    if not recipe.rule.exact:
+        return
+    if recipe.surrogate != "none":
+        raise ValueError(
+            f"exact=True is a sum over the vocabulary, without a ratio, so surrogate={recipe.surrogate!r} would do"
+            " nothing; use surrogate='none', or exact=False"
+        )
+    if recipe.influence is not None:
+        raise ValueError(
+            "influence weighs the advantages of written tokens, which exact=True does not learn from; use exact=False,"
+            " or influence=None"
+        )
+
 # %% ../nbs/lib/recipes.ipynb #re000032
 def wants_reference(
     recipe: "Recipe",
 ) -> bool:
-    "Whether a reference model is asked: for a penalty in the loss, or one in the rewards."
-    return bool(recipe.kl or getattr(recipe.rule, "reward_kl", 0.0))
+    "Whether a reference model is asked: for a penalty in the loss, one in the rewards, or as a prior."
+    return bool(recipe.kl or getattr(recipe.rule, "reward_kl", 0.0)) or isinstance(recipe.rule, SoftQAdvantage)
 
 
 def check_recipe(
@@ -491,6 +576,8 @@ def check_recipe(
             f"macro='actions' asks for actions that do not overlap, and actions={recipe.actions!r}; give blocks, e.g."
             " actions='entropy', or a number of tokens to macro"
         )
+    if isinstance(recipe.rule, SoftQAdvantage):
+        check_soft_q(recipe)
     if recipe.source == "mtp" and not isinstance(recipe.actions, spaces.WindowActions):
         raise ValueError(
             f"source='mtp' looks ahead from each token, which only windows do; actions={recipe.actions!r}: use"
@@ -535,6 +622,12 @@ def _sentences() -> str:
 
 def _segments() -> str:
     return "entropy"
+
+
+def _answers(
+    k: int | None = None,  # tokens per action; None: an action is an answer, a turn
+) -> "spaces.ActionSpace | str":
+    return "turn" if k is None else spaces.BlockActions(k)
 
 
 def _windows(
@@ -848,6 +941,31 @@ _spo_chain = Preset(
     rule=SampledValues("surprise", continuations=9, whiten=True),
     values=_sampled | dict(confident=0.9),
 )
+_etpo_paper = "ETPO, arXiv 2402.06700"
+_etpo_code = "the official code, morning9393/ETPO"
+_etpo = Preset(
+    sources=plain_sources(_etpo_paper)
+    | {
+        "actions": f"turn: {_etpo_paper}: an action is a whole answer; k=1 is its NTPO, k=8 actions of 8 tokens",
+        "advantage": f"soft-q: {_etpo_paper}; Q is a head on the policy here, a second language model there",
+        "exact": (
+            f"on: {_etpo_paper}: the sum over the vocabulary, weighed by the policy; {_etpo_code}, cal_policy_loss, has"
+            " a plain mean instead, in whose gradient no reward occurs"
+        ),
+        "gamma": f"0.99: {_etpo_code}, config.py: at an action's end, and nothing inside",
+        "kl_price": f"0.01: {_etpo_code}, config.py: beta",
+        "polyak": f"0.995: {_etpo_code}, config.py; of the head here, whose trunk is the policy's",
+        "huber": f"10: {_etpo_code}, config.py",
+        "value_coef": f"0.1: this library's, as PPO's here; {_etpo_code}, trains Q apart, with Lion at the policy's rate",
+        "surrogate": f"none: {_etpo_paper}: a sum over the vocabulary has no ratio",
+        "clip": f"0.2: this library's default, of no effect: {_etpo_paper}, has no ratio to clip",
+        "aggregate": f"token-mean: this library's; a state counts as any other, {_etpo_paper}",
+        "kl": f"off: {_etpo_paper}, has it in the soft values, exact over the vocabulary: kl_price",
+    },
+    space=_answers,
+    rule=SoftQAdvantage(exact=True),
+    values=dict(surrogate="none", aggregate="token-mean"),
+)
 
 # %% ../nbs/lib/recipes.ipynb #re000046
 _mpo_paper = "MPO, arXiv 2602.14386"
@@ -965,6 +1083,7 @@ recipes: dict[str, Preset] = dict(
     ma_rlhf=_ma_rlhf,
     vineppo=_vineppo,
     spo_chain=_spo_chain,
+    etpo=_etpo,
     sapo_segment=_sapo_segment,
 )
 
