@@ -122,8 +122,8 @@ def soft_q_loss(
     delta: float = 10.0,  # error from which on the loss grows in a straight line; ETPO's configuration has 10
     normalizer: float | None = None,  # kept tokens of the whole batch, when this is a part of it
 ) -> Tensor:  # scalar
-    """Mean over kept tokens of Huber's loss: what ETPO (arXiv 2402.06700) teaches Q. Raises ValueError for other shapes,
-    or a delta that is not positive."""
+    """Mean over kept tokens of Huber's loss: what ETPO (arXiv 2402.06700) teaches Q. Raises ValueError for other
+    shapes, or a delta that is not positive."""
     m = check_mask(mask, q=q, targets=targets)
     check_positive("delta", delta, why="ETPO's configuration has 10")
     error = at_least_float32(torch.where(m, q, 0) - torch.where(m, targets, 0).to(q.dtype))  # (B, T)

@@ -22,7 +22,16 @@ from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..actions import WindowActions
-from ..config import TrainConfig, choose_precision, config_record, configured_recipe, given_options, json_options
+from mpo_nb.config import (
+    TrainConfig,
+    check_settings,
+    choose_precision,
+    config_record,
+    configured_recipe,
+    given_options,
+    json_options,
+    of_recipe,
+)
 from ..models.critic import Critic, QHead
 from ..models.families import check_family
 from mpo_nb.models.loading import (
@@ -444,6 +453,8 @@ def check_start(
     asked = config
     if is_rank_zero():
         WriteLock(config.output).check()  # before anything that takes long
+    if recipe is not None:
+        check_settings(config, recipe, of_recipe)  # its own recipe was checked when it was made
     recipe = recipe or configured_recipe(config)
     task = task or configured_task(config)
     tokenizer = tokenizer or load_tokenizer(config.model)

@@ -133,8 +133,8 @@ def fipo(rows):
 
 
 GROUPS = [
-    name for name in recipes if recipe(name).advantage not in ("gae", "boundary")
-]  # the others need values: test_critic.py
+    name for name in recipes if recipe(name).advantage not in ("gae", "boundary", "soft-q")
+]  # the others need values: test_critic.py, test_soft_q_training.py
 FORMULAS = dict(
     mpo=mpo,
     grpo=grpo,
@@ -508,7 +508,7 @@ def test_values_from_the_papers():
     "METHODS: clip ranges, and the switches that only DAPO has."
     clips = {name: recipe(name).clip for name in recipes}
     assert clips == {
-        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
+        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain", "etpo")
     } | dict(
         dapo=(0.2, 0.28),
         gspo=(3e-4, 4e-4),
@@ -584,7 +584,7 @@ def test_only_lpo_reads_the_text():
     assert recipe("lpo").blocks(mask, tokens).tolist() == [[0, 1, 1]]
     assert recipe("sapo_segment").blocks(mask, entropy=entropy).tolist() == [[0, 0, 1]]
     found = {name for name in recipes if recipe(name).blocks(mask, tokens, entropy=entropy) is not None}
-    assert found == {"lpo", "sapo_segment"}
+    assert found == {"lpo", "sapo_segment", "etpo"}
 
 
 def test_blocks_by_any_rule():
