@@ -524,8 +524,10 @@ def batch_loss(
     batch: Mapping[str, Any],
 ) -> "losses.PolicyLoss":  # its loss includes the penalties; its credit is the policy term's
     "The loss of a batch. Raises ValueError when the batch lacks what the recipe needs."
-    out = policy_term(recipe, batch)
-    if getattr(recipe.rule, "exact", False):
+    exact = getattr(recipe.rule, "exact", False)
+    # what an exact loss does not learn from is let go before the backward pass, tables as wide as the vocabulary
+    out = policy_term(recipe, {**batch, "logps": batch["logps"].detach()} if exact and "logps" in batch else batch)
+    if exact:
         out.loss = exact_term(recipe, batch)
     if recipe.kl:
         out.loss = out.loss + recipe.kl * kl_term(recipe, batch)

@@ -257,8 +257,9 @@ def storage_bytes(tensors) -> int:
 @pytest.mark.parametrize("lag", [1, 3])
 @pytest.mark.parametrize("recipe", ["grpo", "ppo"])
 def test_a_lag_is_counted_as_a_real_queue_holds_it(lag, recipe, tmp_path):
-    "What stands in the queue beside the batch that is trained on, every response of full length."
-    config = replace(STEP, recipe=recipe, lag=lag, output=str(tmp_path))
+    """What stands in the queue beside the batch that is trained on, every response of full length. The plan counts old
+    log-probabilities beside the sampler's, which a run that does not compute them again holds once."""
+    config = replace(STEP, recipe=recipe, lag=lag, old_logps="recompute", output=str(tmp_path))
     problems = [{"prompt": f"{i:03}" + "7" * (PROMPT - 3), "answer": "0"} for i in range(4 * (lag + 1))]
     model = real_model(LLAMA, config)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
