@@ -24,8 +24,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # glibc gives large blocks back at once
 
-PARALLEL = dict(mtp_head="own", mtp_merge="none")
-CHAINED = dict(mtp_head="shared", mtp_merge="eh_proj")
+PARALLEL = dict(mtp_head="own", mtp_merge="none", mtp_warmup_steps=0)
+CHAINED = dict(mtp_head="shared", mtp_merge="eh_proj", mtp_warmup_steps=0)
 CASES = (
     {("GRPO", 1): dict(recipe="grpo"), ("MPO, backbone", 4): dict(k=4)}
     | {("MPO, parallel modules, own heads", k): dict(k=k, source="mtp", **PARALLEL) for k in (2, 3, 5)}
@@ -38,9 +38,7 @@ LARGE = [
     ("MPO, chained modules, shared head", 2),
     ("MPO, chained modules, shared head", 4),
 ]  # fewer: each keeps weights and optimiser in memory
-STEP = dict(
-    steps=10**6, eval_every=0, trace_every=0, checkpoint_every=10**6, progress=False, mtp_warmup_steps=0, lr=1e-6
-)
+STEP = dict(steps=10**6, eval_every=0, trace_every=0, checkpoint_every=10**6, progress=False, lr=1e-6)
 MODELS = {
     "tiny, 0.86M": dict(precision="float32"),
     "SmolLM2, 135M": dict(

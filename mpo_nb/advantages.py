@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'block_gae', 'block_value', 'boundary_advantages',
-           'distribute', 'macro_blocks', 'CriticTargets', 'critic_targets', 'whiten', 'future_weights']
+           'distribute', 'macro_blocks', 'CriticTargets', 'final_reward', 'critic_targets', 'whiten', 'future_weights']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
 from dataclasses import dataclass
@@ -266,6 +266,20 @@ class CriticTargets:
     ids: Tensor | None  # (B, T) blocks that values are averaged over; None: each token by itself
 
 
+def final_reward(
+    final_rewards: Tensor,  # (B,) one per response
+    mask: Tensor,  # (B, T)
+) -> Tensor:  # (B, T), 0 where the mask is 0
+    "Rewards that come with a response's last token. Raises ValueError for another count of rewards than of responses."
+    m = check_mask(mask)
+    if check_tensor("final_rewards", final_rewards).shape != m.shape[:1]:
+        raise ValueError(
+            f"final_rewards has shape {tuple(final_rewards.shape)}; pass one number per response, shape ({m.shape[0]},)"
+        )
+    last = m & (m.flip(1).long().cumsum(1).flip(1) == 1)  # (B, T): one kept token is left, this one
+    return torch.where(last, final_rewards[:, None], torch.zeros_like(final_rewards[:, None]))
+
+
 def critic_targets(
     final_rewards: Tensor,  # (B,) one per response
     values: Tensor,  # (B, T) as they were when the batch was sampled
@@ -276,12 +290,11 @@ def critic_targets(
     value: str = "mean",  # of a block: "mean" | "first" | "last" of its tokens'
     penalties: Tensor | None = None,  # (B, T) taken off each token's reward, such as a KL penalty
 ) -> CriticTargets:
-    "Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `block_gae`."
+    """Advantages and returns, token by token (PPO) or block by block (MA-RLHF). Raises ValueError like `block_gae` and
+    `final_reward`."""
     m = check_mask(mask, values=values)
-    check_tensor("final_rewards", final_rewards)
-    last = m & (m.flip(1).long().cumsum(1).flip(1) == 1)  # (B, T): one kept token is left, this one
     zero = torch.zeros((), dtype=values.dtype, device=values.device)
-    rewards = torch.where(last, final_rewards[:, None].to(values.dtype), zero)  # (B, T)
+    rewards = final_reward(final_rewards, m).to(values.dtype)  # (B, T)
     if penalties is not None:
         check_mask(mask, penalties=penalties)
         rewards = rewards - torch.where(m, penalties.to(values.dtype), zero)

@@ -8,11 +8,12 @@ __all__ = ['sentence_ends', 'decimal_points', 'Merge', 'check_tensor', 'check_ma
            'fixed_blocks', 'random_blocks', 'blocks_from_ends', 'kept_texts', 'delimiter_blocks', 'sentence_closes',
            'sentence_blocks', 'surprise_blocks', 'entropy_blocks', 'perplexity_blocks', 'check_ids', 'block_sizes',
            'block_sum', 'block_mean', 'spread', 'block_ends', 'learn_merges', 'check_merges', 'merge_tokens',
-           'bpe_blocks', 'code_blocks']
+           'bpe_blocks', 'save_merges', 'load_merges', 'code_blocks']
 
 # %% ../nbs/lib/blocks.ipynb #3db661e9
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -482,6 +483,32 @@ def bpe_blocks(
         places = m[row].nonzero()[:, 0]  # of the kept tokens
         starts[row, places[firsts]] = True
     return cut_at_gaps(blocks_from_starts(starts, m), m, gaps)
+
+# %% ../nbs/lib/blocks.ipynb #bpefile2
+def save_merges(
+    merges: Sequence[Merge],  # of `learn_merges`
+    path: str | Path,  # a file, written over
+) -> None:
+    "Write merges as JSON. Raises ValueError for what are no pairs of units."
+    pairs = list(check_merges(merges))
+    Path(path).write_text(json.dumps(pairs, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def load_merges(
+    path: str | Path,  # that `save_merges` wrote
+) -> list[Merge]:  # in the order in which they are applied
+    "Read merges. Raises OSError for a file that cannot be read, ValueError for one that holds no merges."
+    try:
+        return list(check_merges(json.loads(Path(path).expanduser().read_text(encoding="utf8"))))
+    except OSError as error:
+        raise OSError(
+            f"merges={str(path)!r} cannot be read: {error.strerror}; name a file that save_merges wrote"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"merges={str(path)!r} holds no merges ({' '.join(str(error).split())[:120]}); name a file that save_merges"
+            " wrote"
+        ) from None
 
 # %% ../nbs/lib/blocks.ipynb #bpe008
 def code_blocks(

@@ -34,7 +34,7 @@ from mpo_nb.planning.rehearsal import (
     rehearse_training,
     rest,
 )
-from ..recipes import LearntBlocks, wants_reference
+from ..recipes import LearntBlocks, SoftQAdvantage, wants_reference
 
 # %% ../../nbs/lib/planning/phases.ipynb #6c6c8dc7
 def packed_bytes(weight: Tensor, quantization: str) -> int:
@@ -68,7 +68,7 @@ class Fixed:
     head: int  # trained parameters of a head that is not the embedding, the first to get theirs
     alike: bool  # all layers have the same shapes
     unpacked: int  # bytes of the largest packed weight when a product unpacks it, 0 where none is
-    beside: int  # bytes of modules that look ahead and of a critic
+    beside: int  # bytes of modules that look ahead, of a critic, and of a head for soft Q with its copy
     beside_trained: int  # their parameters with a gradient
 
 
@@ -167,6 +167,8 @@ def response_bytes(config: TrainConfig, w: Work) -> int:
         per_token += 4 * (cast(WindowActions, recipe.actions).k - 1)  # old log-probabilities of the later tokens
     if recipe.critic:
         per_token += 4 + 4 + 4 + 8 * (recipe.macro != 1)  # values, returns, advantages, blocks
+    if isinstance(recipe.rule, SoftQAdvantage):
+        per_token += 4 + 4 + 4  # values, targets, advantages
     rows = c.prompts_per_step * c.group_size
     batch = rows * (w.response * per_token + w.prompt * 9)
     waiting = c.lag * (batch - 8 * rows * w.response)
@@ -269,7 +271,7 @@ parts = (
 
 def standing(config: TrainConfig, w: Work, f: Fixed) -> Counter[str]:
     "What stands through a whole step."
-    reference = f.weights if configured_recipe(config).kl and not config.lora_rank else 0
+    reference = f.weights if wants_reference(configured_recipe(config)) and not config.lora_rank else 0
     return Counter(
         {
             "weights": f.weights,

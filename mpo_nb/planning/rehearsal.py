@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig
 
 from ..actions import WindowActions
 from ..config import TrainConfig, configured_recipe
-from ..models.critic import Critic
+from ..models.critic import Critic, QHead, soft_scores
 from ..models.families import recompute_layers
 from ..models.heads import scale_gradient
 from ..models.loading import add_lora, dtypes
-from ..models.logprobs import CausalLM, decoder_of, positions, token_logps
+from ..models.logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
 from ..models.mtp import MTPModules, column_heads
+from ..recipes import SoftQAdvantage
 from ..sampling.decoding import DynamicDecoder
 from ..sampling.rollouts import sample_tokens, top_k_top_p
 
@@ -83,7 +84,7 @@ class Ledger(TorchDispatchMode):
 # %% ../../nbs/lib/planning/rehearsal.ipynb #8bf920b7
 @dataclass(frozen=True)
 class Heads:
-    "What is trained beside the model: modules that look ahead, a critic."
+    "What is trained beside the model: modules that look ahead, a critic, a head for soft Q."
 
     k: int = 0  # tokens per window of modules that look ahead; 0 where there are none
     head: str = "own"  # as in TrainConfig
@@ -91,6 +92,7 @@ class Heads:
     trunk_gradient: float = 1.0  # the same
     critic: str = ""  # "shared" | "separate"; "" where there is none
     critic_trunk_gradient: float = 1.0  # as in TrainConfig
+    soft: bool = False  # whether there is a head for soft Q, with its slow copy
 
 
 def planned_heads(config: TrainConfig) -> Heads:
@@ -106,6 +108,8 @@ def planned_heads(config: TrainConfig) -> Heads:
         )
     if recipe.critic:
         options |= dict(critic=recipe.critic, critic_trunk_gradient=config.critic_trunk_gradient)
+    if isinstance(recipe.rule, SoftQAdvantage):
+        options |= dict(soft=True, critic_trunk_gradient=config.critic_trunk_gradient)
     return Heads(**options)
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #b692ead8
@@ -168,12 +172,13 @@ def meta_model(kind: Outline, layers: int | None = None) -> CausalLM:
         return cast(CausalLM, model.eval())
 
 
-def meta_heads(kind: Outline, model: CausalLM) -> tuple[MTPModules | None, Critic | None]:
-    "Modules that look ahead and a critic, on the device of the model, as the trainer makes them."
+def meta_heads(kind: Outline, model: CausalLM) -> tuple[MTPModules | None, Critic | None, QHead | None]:
+    "Modules that look ahead, a critic and a head for soft Q, on the model's device, as the trainer makes them."
     h = kind.heads
     mtp = MTPModules(model, h.k, h.head, h.merge, "random", h.trunk_gradient) if h.k else None
     critic = Critic(model, h.critic, h.critic_trunk_gradient) if h.critic else None
-    return mtp, critic
+    soft = QHead(model, h.critic_trunk_gradient) if h.soft else None
+    return mtp, critic, soft
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #e86a9d51
 def fake_weights(
@@ -289,6 +294,19 @@ def _critic_values(ledger: Ledger, critic: Critic, w: Work, hidden: Tensor | Non
     return cast(Tensor, critic.head(states.float()))
 
 
+def _soft_values(model: CausalLM, soft: QHead, hidden: Tensor, w: Work, chunk_elements: int) -> Tensor:
+    "Soft Q and soft values of a micro-batch, added up (rows * T,); the model stands in for its frozen reference."
+    with torch.no_grad():
+        before = read_tokens(model, w)  # (rows, T, d)
+    every = torch.zeros(hidden.shape[0] * w.response, dtype=torch.long)
+    states, prior = (x[:, -w.response :].flatten(0, 1)[every] for x in (hidden, before))  # (rows * T, d)
+
+    def logits(part: Tensor) -> Tensor:
+        return head_logits(model, part)
+
+    return sum(soft_scores(soft, model, logits, states, prior, every, 0.01, 1.5, chunk_elements), torch.zeros(()))
+
+
 def _columns(
     model: CausalLM, mtp: MTPModules | None, hidden: Tensor, w: Work
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor] | None]]:
@@ -309,11 +327,12 @@ def _forward(
     model: CausalLM,
     mtp: MTPModules | None,
     critic: Critic | None,
+    soft: QHead | None,
     w: Work,
     chunk_elements: int,
     entropy_grad: bool,
     frozen: bool,
-) -> tuple[Tensor, Tensor | None, int]:  # the loss, the critic's values, `later`
+) -> tuple[Tensor, Tensor | None, int]:  # the loss, what a critic or a soft Q says, `later`
     "A micro-batch forward."
     values = None
     hidden = read_tokens(model, w, whole=mtp is not None)
@@ -336,6 +355,8 @@ def _forward(
         )
         loss = loss + logps.sum() + entropy.sum()
         del kept, logps, entropy
+    if soft is not None:
+        values = _soft_values(model, soft, hidden, w, chunk_elements)
     del hidden
     if critic is not None and critic.trunk is not None:  # a critic of its own reads after the policy
         ledger.enter("values", "activations")
@@ -363,16 +384,16 @@ def rehearse_training(
     model = meta_model(kind, layers)
     if checkpointing:
         recompute_layers(model)
-    mtp, critic = meta_heads(kind, model)
+    mtp, critic, soft = meta_heads(kind, model)
     if checkpointing and mtp is not None:
         mtp.gradient_checkpointing()
     ledger: Ledger
     with FakeTensorMode(), Ledger() as ledger:
-        _stand(ledger, model, [part for part in (mtp, critic) if part is not None], first)
+        _stand(ledger, model, [part for part in (mtp, critic, soft) if part is not None], first)
         ledger.enter("forward", "activations")
         with kind.autocast(), torch.set_grad_enabled(not frozen):
-            # The critic's values are held until the pass is over, as the trainer holds them.
-            loss, values, later = _forward(ledger, model, mtp, critic, w, chunk_elements, entropy_grad, frozen)
+            # What a critic or a soft Q says is held until the pass is over, as the trainer holds it.
+            loss, values, later = _forward(ledger, model, mtp, critic, soft, w, chunk_elements, entropy_grad, frozen)
         if frozen:
             return ledger.peaks
         ledger.enter("head", rest)

@@ -26,7 +26,7 @@ from mpo_nb.actions import (
 from ..blocks import check_mask
 from ..checks import check_share, check_whole
 from ..losses import PolicyLoss
-from ..recipes import LearntBlocks, Recipe, block_rules, recipe
+from ..recipes import LearntBlocks, Recipe, at_written_tokens, block_rules, recipe
 from .reading import RunData
 from .traces import Trace
 
@@ -37,7 +37,7 @@ def trace_loss(
 ) -> tuple[PolicyLoss, ActionSpace]:  # tensors (1, T); credit in units of the advantage
     """The policy term of a recipe's loss for one response, summed over tokens; segments by entropy are cut by what the
     trace holds. Raises ValueError when log-probabilities, or entropies that are needed, are unknown."""
-    plain = replace(recipe, aggregate="seq-mean-token-sum", kl=0.0, entropy=0.0)
+    plain = replace(at_written_tokens(recipe), aggregate="seq-mean-token-sum", kl=0.0, entropy=0.0)
     batch: dict[str, Any] = dict(trace.batch())
     entropy = torch.tensor([trace.entropies], dtype=torch.double)  # (1, T)
     batch["blocks"] = plain.blocks(batch["mask"], [trace.tokens], batch["old_logps"], entropy=entropy)
@@ -141,7 +141,7 @@ def compare_ratios(
         return []
     rows = []
     for label, r in recipes.items():
-        r = replace(r, aggregate="token-mean", kl=0.0, entropy=0.0, source="backbone")
+        r = replace(at_written_tokens(r), aggregate="token-mean", kl=0.0, entropy=0.0, source="backbone")
         batch = stack_traces(traces, r)
         out = r.loss(batch)
         c = spread_factor(r, batch)

@@ -7,7 +7,7 @@ __all__ = ['configured', 'RunData', 'read_run', 'read_runs', 'made_up_run']
 
 # %% ../../nbs/lib/runs/reading.ipynb #d0c5d649
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def configured(
     config: Mapping[str, Any],  # as its file holds it
 ) -> Recipe | None:  # None where the configuration does not fully say
     "The recipe that a run's configuration names."
-    options = {f.name: config[f.name] for f in fields(TrainConfig) if f.name in config}
+    asked = ("recipe", "recipe_options", *(("k", "future", "source") if config.get("recipe") == "mpo" else ()))
+    options = {name: config[name] for name in asked if name in config}  # others are no part of the recipe
     if "recipe" not in options:
         return None
     try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['shaped_rewards', 'silent_rows', 'warn_of_pass_mark', 'trained_tokens', 'rescores', 'Hindsight', 'look_back',
-           'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'advantage_rule', 'Judge']
+           'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'SoftQRule', 'advantage_rule', 'Judge']
 
 # %% ../../nbs/lib/training/judging.ipynb #7f42907d
 import math
@@ -15,15 +15,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..advantages import critic_targets, macro_blocks, overlong_penalty, whiten
+from ..advantages import critic_targets, final_reward, macro_blocks, overlong_penalty, whiten
+from ..blocks import token_blocks
 from ..config import TrainConfig
 from ..losses import explained_variance
-from ..recipes import CriticAdvantage, LearntBlocks, Recipe, SampledValues, action_blocks, wants_reference
+from mpo_nb.recipes import (
+    CriticAdvantage,
+    LearntBlocks,
+    Recipe,
+    SampledValues,
+    SoftQAdvantage,
+    action_blocks,
+    wants_reference,
+)
 from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
 from ..sampling.rollouts import Rollout
 from ..sampling.sampler import Sampler
+from ..soft_q import soft_targets
 from ..tasks.task import Task, score
 from .batch import Batch, Judgement
 from .continuations import BoundaryRule
@@ -239,7 +249,41 @@ class CriticRule:
 
         return self.processes.draw_whole_batch(draw, mask)
 
+# %% ../../nbs/lib/training/judging.ipynb #softjd02
+class SoftQRule:
+    "Soft advantages of the written tokens, and what their Q should have been: ETPO."
 
+    def __init__(
+        self,
+        recipe: Recipe,  # with gamma and the price of a nat
+        policy: Policy,  # with its head for soft Q
+        processes: Processes,  # that hold the batch
+    ) -> None:
+        self.recipe = recipe
+        self.policy = policy
+        self.processes = processes
+
+    def __call__(self, batch: Batch, rewards: Tensor, values: Tensor | None, step: int) -> Judgement:
+        mask = batch.rollout.mask
+        with self.processes.fail_together():
+            scores = self.policy.frozen(batch.rollout)
+        assert scores.q is not None and scores.soft is not None and scores.slow is not None  # its policy has a head
+        ids = action_blocks(self.recipe, dict(blocks=batch.blocks, mask=mask))  # (B, T); None: each token
+        ids = token_blocks(mask) if ids is None else ids
+        targets = soft_targets(final_reward(rewards, mask), scores.slow, ids, self.recipe.gamma)  # (B, T)
+        assert batch.ref_logps is not None  # such a recipe has a reference
+        paid = self.recipe.kl_price * (scores.own - batch.ref_logps)  # (B, T) beta log(pi / rho)
+        advantages = torch.where(mask, scores.q - paid - scores.soft, 0)  # (B, T)
+        everywhere, all_q, all_targets, all_values = self.processes.all_gather_tokens(
+            mask, scores.q, targets, scores.soft
+        )
+        metrics = dict(
+            explained_variance=explained_variance(all_q, all_targets, everywhere),
+            value_mean=float(all_values[everywhere].mean()),
+        )
+        return Judgement(advantages, metrics, scores.soft, targets)
+
+# %% ../../nbs/lib/training/judging.ipynb #softjd03
 def advantage_rule(
     setup: Setup,  # of a run
     policy: Policy,  # that it trains
@@ -251,6 +295,8 @@ def advantage_rule(
         return CriticRule(recipe, config.seed, processes)
     if isinstance(recipe.rule, SampledValues):
         return BoundaryRule(recipe, config, setup.task, setup.tokenizer, policy.model, processes, sampler.finish)
+    if isinstance(recipe.rule, SoftQAdvantage):
+        return SoftQRule(recipe, policy, processes)
     return GroupRule(recipe, config.group_size)
 
 # %% ../../nbs/lib/training/judging.ipynb #09e77c9e

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'minibatches', 'Denominators', 'value_places', 'denominators', 'Gradients', 'AddedGradients', 'ShardedGradients',
-           'NotFinite', 'compare_first_batch', 'MicroBatch', 'modules_part', 'micro_batch', 'accumulate', 'ModuleMeter',
-           'make_optimizer', 'set_rate', 'take_step', 'Learner']
+           'NotFinite', 'compare_first_batch', 'MicroBatch', 'modules_part', 'head_loss', 'micro_batch', 'accumulate',
+           'ModuleMeter', 'make_optimizer', 'set_rate', 'take_step', 'Learner']
 
 # %% ../../nbs/lib/training/learner.ipynb #6f6f760a
 import math
@@ -30,9 +30,11 @@ from ..runtime.placement import whole_tensor
 from ..runtime.processes import Processes
 from ..runtime.tensors import load_optimizer
 from ..sampling.draws import draw_seed
+from ..soft_q import soft_q_loss
 from .batch import Batch, micro_batches
 from .metrics import UpdateMetrics
 from .policy import Policy
+from .scores import Scores
 from .setup import Setup
 
 # %% ../../nbs/lib/training/learner.ipynb #15a470f1
@@ -208,7 +210,7 @@ class MicroBatch(NamedTuple):
     mask: Tensor  # (b, T) tokens that the loss is over
     advantages: Tensor  # (b,) or (b, T)
     entropy: Tensor  # (b, T) nats, without a graph
-    value_loss: float  # the critic's part; 0 without one
+    value_loss: float  # the part of a critic or a soft Q; 0 without one
     later: float = 0.0  # nats, this part's share of the modules' mean cross-entropy; 0 without modules
     shifts: Shifts = Shifts()  # how far modules and backbone have moved together
 
@@ -227,6 +229,29 @@ def modules_part(
     return micro._replace(later=float(entropy.detach()), shifts=paired_shifts(logps, old_logps, micro.mask))
 
 
+def head_loss(
+    recipe: Recipe,  # with a critic or a soft Q
+    scores: Scores,  # of a micro-batch, with the graph of that head
+    inputs: dict[str, Tensor],  # the batch's view of the same rows
+    over: Denominators,  # of the minibatch
+) -> Tensor | None:  # scalar; None for a recipe that has neither
+    "What a head beside the policy has to learn."
+    if scores.q is not None:
+        return soft_q_loss(scores.q, inputs["returns"], inputs["mask"], recipe.huber, over.values)
+    if scores.values is None:
+        return None
+    places, blocks = value_places(recipe, inputs)
+    return value_loss(
+        scores.values,
+        inputs["values"],
+        inputs["returns"],
+        places,
+        recipe.value_clip,
+        blocks,
+        over.values,
+    )
+
+
 def micro_batch(
     policy: Policy,  # that is trained
     batch: Batch,  # the step's responses
@@ -242,22 +267,13 @@ def micro_batch(
     batch.entropy[rows, :width] = scores.entropy.detach()
     scale = dict(max_length=config.max_new_tokens, normalizer=over.policy, token_normalizer=over.tokens)
     scale["kl_normalizer"] = over.kl
-    out = recipe.loss(inputs | scale | dict(logps=scores.logps, entropy=scores.entropy))
+    out = recipe.loss(inputs | scale | dict(logps=scores.logps, entropy=scores.entropy, soft=scores.soft))
     micro = MicroBatch(out, inputs["mask"], inputs["advantages"], scores.entropy.detach(), 0.0)
     if scores.logps.ndim == 3:
         micro = modules_part(micro, scores.logps, inputs["old_logps"], over, config.mtp_cross_entropy)
-    if scores.values is None:
+    error = head_loss(recipe, scores, inputs, over)
+    if error is None:
         return micro
-    places, blocks = value_places(recipe, inputs)
-    error = value_loss(
-        scores.values,
-        inputs["values"],
-        inputs["returns"],
-        places,
-        recipe.value_clip,
-        blocks,
-        over.values,
-    )
     out.loss = out.loss + recipe.value_coef * error
     return micro._replace(value_loss=float(error.detach()))
 
@@ -431,6 +447,8 @@ class Learner:
             if norm is None:
                 raise NotFinite("the gradient", rows, step)
             norms += [norm] if math.isfinite(norm) else []
+            if self.policy.q_head is not None and math.isfinite(norm):  # a step that was skipped moves no copy
+                self.policy.q_head.follow(self.recipe.polyak)
         meter.share(processes)
         if value_losses and batch.values is not None:
             more["value_loss"] = processes.all_reduce(sum(value_losses)) / len(value_losses)

@@ -22,8 +22,17 @@ from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..actions import WindowActions
-from ..config import TrainConfig, choose_precision, config_record, configured_recipe, given_options, json_options
-from ..models.critic import Critic
+from mpo_nb.config import (
+    TrainConfig,
+    check_settings,
+    choose_precision,
+    config_record,
+    configured_recipe,
+    given_options,
+    json_options,
+    of_recipe,
+)
+from ..models.critic import Critic, QHead
 from ..models.families import check_family
 from mpo_nb.models.loading import (
     adapter_base,
@@ -37,7 +46,7 @@ from mpo_nb.models.loading import (
 from ..models.logprobs import CausalLM, check_model
 from ..models.mtp import MTPModules
 from ..planning.rehearsal import meta_model, outline
-from ..recipes import Recipe, SampledValues
+from ..recipes import Recipe, SampledValues, SoftQAdvantage
 from ..runs.folder import Run
 from ..runtime.launch import is_rank_zero
 from ..runtime.locks import WriteLock
@@ -178,6 +187,8 @@ def check_shape(
         MTPModules(model, recipe.actions.k, config.mtp_head, config.mtp_merge, config.mtp_start)
     if recipe.critic:
         Critic(model, recipe.critic)
+    if isinstance(recipe.rule, SoftQAdvantage):
+        QHead(model)
 
 
 def _check_targets(targets: str, model: CausalLM) -> None:
@@ -234,7 +245,9 @@ def check_shards(
     fully_shard_function()
     why = dict(
         source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "",
-        recipe="its critic stands outside the pieces" if recipe.critic else "",
+        recipe=(
+            "its critic stands outside the pieces" if recipe.critic or isinstance(recipe.rule, SoftQAdvantage) else ""
+        ),
         quantization="packed weights are not cut into pieces" if config.quantization != "none" else "",
         precision=(
             "loss scaling is not supported on pieces; use precision='bfloat16'" if config.precision == "float16" else ""
@@ -440,6 +453,8 @@ def check_start(
     asked = config
     if is_rank_zero():
         WriteLock(config.output).check()  # before anything that takes long
+    if recipe is not None:
+        check_settings(config, recipe, of_recipe)  # its own recipe was checked when it was made
     recipe = recipe or configured_recipe(config)
     task = task or configured_task(config)
     tokenizer = tokenizer or load_tokenizer(config.model)

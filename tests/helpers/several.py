@@ -32,14 +32,11 @@ SMALL = dict(
     minibatches=2,
     max_new_tokens=32,
     eval_every=0,
-    eval_problems=5,
     checkpoint_every=1,
     trace_groups=3,
     max_grad_norm=1e9,
     precision="float32",
     progress=False,
-    mtp_warmup_steps=2,
-    mtp_warmup_problems=4,
     device="cpu",
 )
 FAULTY = dict(steps=3, checkpoint_every=1)

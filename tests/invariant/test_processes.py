@@ -31,14 +31,14 @@ JOBS = {
     for name in recipes
     if name not in ("grpo", "gspo_token", "tepo", "luspo", "fipo", "spo_chain")
 } | dict(  # each of these six takes the way of another one
-    penalties=dict(recipe="mpo", steps=2, eval_every=1, **KL),
+    penalties=dict(recipe="mpo", steps=2, eval_every=1, eval_problems=5, **KL),
     adapters=dict(lora_rank=4, **KL),
     random=dict(recipe_options='{"base": "grpo"}', recipe="mpo", k=3),
     recomputed=dict(old_logps="recompute", gradient_checkpointing=True),
     many_small=dict(recipe="dapo", micro_batch_tokens=60, prompts_per_step=5),
     empty=dict(prompts_per_step=2, group_size=2, minibatches=4, epochs=2),
     blocks=dict(recipe="ma_rlhf", recipe_options='{"macro": [1, 2, 3], "whiten": true}'),
-    modules=dict(recipe="mpo", source="mtp", k=3),
+    modules=dict(recipe="mpo", source="mtp", k=3, mtp_warmup_steps=2, mtp_warmup_problems=4),
     separate=dict(recipe="ppo", recipe_options='{"critic": "separate"}'),
 )
 

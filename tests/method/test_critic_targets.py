@@ -147,6 +147,16 @@ def test_the_value_loss_is_a_plain_loop(clip, blocks):
     torch.testing.assert_close(x.grad, y.grad)
 
 
+@pytest.mark.parametrize("shape", [(5,), (6, 1), (), (7,)], ids=str)
+def test_another_count_of_rewards_is_named(shape):
+    mask, values, *_ = padded()
+    with pytest.raises(ValueError, match=r"final_rewards has shape .*; pass one number per response, shape \(6,\)"):
+        critic_targets(torch.zeros(shape), values, mask)
+    for whole in (torch.ones(6), torch.ones(6).long()):  # of any type
+        found = critic_targets(whole, torch.zeros_like(values), mask)
+        assert torch.equal(found.returns, mask.to(values.dtype))
+
+
 def test_explained_variance():
     mask, values, *_ = padded()
     returns = values + 0.5 * torch.randn(values.shape, generator=torch.Generator().manual_seed(1), dtype=torch.double)

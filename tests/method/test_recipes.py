@@ -133,8 +133,8 @@ def fipo(rows):
 
 
 GROUPS = [
-    name for name in recipes if recipe(name).advantage not in ("gae", "boundary")
-]  # the others need values: test_critic.py
+    name for name in recipes if recipe(name).advantage not in ("gae", "boundary", "soft-q")
+]  # the others need values: test_critic.py, test_soft_q_training.py
 FORMULAS = dict(
     mpo=mpo,
     grpo=grpo,
@@ -317,7 +317,11 @@ def test_a_recipe_has_no_field_that_means_nothing_for_it():
         for field in others - {"critic"}:
             with pytest.raises(AttributeError, match=f"recipe '{name}' has no '{field}': its rule is"):
                 getattr(r, field)
-            with pytest.raises(ValueError, match=f"{field}=.*; leave {field} out, or use a recipe that has it"):
+            told = f"{field}=.*; leave {field} out, or use a recipe that has it"
+            if name == "fipo" and field == "gamma":  # a field of its influence
+                told = "gamma=1.0: in recipe 'fipo' it is a field of the influence; write influence={'gamma': 1.0}"
+                told = re.escape(told)
+            with pytest.raises(ValueError, match=told):
                 recipe(name, **{field: getattr(next(x for x in advantage_rules.values() if hasattr(x, field)), field)})
     with pytest.raises(AttributeError, match="a recipe has no 'lambda_'"):
         recipe("ppo").lambda_
@@ -508,7 +512,7 @@ def test_values_from_the_papers():
     "METHODS: clip ranges, and the switches that only DAPO has."
     clips = {name: recipe(name).clip for name in recipes}
     assert clips == {
-        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain")
+        n: (0.2, 0.2) for n in ("mpo", "grpo", "dr_grpo", "tepo", "ppo", "ma_rlhf", "vineppo", "spo_chain", "etpo")
     } | dict(
         dapo=(0.2, 0.28),
         gspo=(3e-4, 4e-4),
@@ -584,7 +588,7 @@ def test_only_lpo_reads_the_text():
     assert recipe("lpo").blocks(mask, tokens).tolist() == [[0, 1, 1]]
     assert recipe("sapo_segment").blocks(mask, entropy=entropy).tolist() == [[0, 0, 1]]
     found = {name for name in recipes if recipe(name).blocks(mask, tokens, entropy=entropy) is not None}
-    assert found == {"lpo", "sapo_segment"}
+    assert found == {"lpo", "sapo_segment", "etpo"}
 
 
 def test_blocks_by_any_rule():

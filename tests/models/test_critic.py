@@ -75,7 +75,7 @@ def test_recipes_that_cannot_be(name, options, message):
 
 
 def test_recipes_that_need_values_say_so():
-    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain", "sapo_segment"):
+    for name in ("ppo", "ma_rlhf", "vineppo", "spo_chain", "sapo_segment", "etpo"):
         with pytest.raises(ValueError, match="needs values"):
             recipe(name).advantages(torch.ones(4), 2)
     assert (

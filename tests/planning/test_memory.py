@@ -20,6 +20,7 @@ from mpo_nb.planning.plan import MemoryPlan, Verdict, halvings, in_words, levers
 from mpo_nb.planning.rehearsal import Ledger, Work, along, outline, rehearse_sampling, rehearse_training
 from mpo_nb.sampling.decoding import DynamicDecoder
 from mpo_nb.tasks.task import Task, load_task
+from mpo_nb.training.queue import batch_tensors
 from mpo_nb.training.trainer import Trainer
 
 PROMPT = 8
@@ -194,6 +195,9 @@ CASES = {
         QWEN,
         dict(recipe="ppo", recipe_options={"critic": "separate"}, lora_rank=8, precision="bfloat16"),
     ),
+    "a soft Q": (LLAMA, dict(recipe="etpo")),
+    "a soft Q in small chunks": (QWEN, dict(recipe="etpo", chunk_elements=2**15)),
+    "a soft Q, adapters": (QWEN, dict(recipe="etpo", lora_rank=8, precision="bfloat16")),
     "few rows": (QWEN, dict(group_size=32, minibatches=64, max_rows=16, lora_rank=4)),
     "top-p": (QWEN, dict(group_size=32, minibatches=64, lora_rank=4, top_p=0.9)),
 }
@@ -230,6 +234,49 @@ def test_a_real_step_needs_what_is_planned(name, tmp_path):
     shape, how = CASES[name]
     config = replace(STEP, **how)
     assert total(config, shape) == pytest.approx(run_two_steps(config, shape, tmp_path), rel=0.03)
+
+
+def test_a_head_for_soft_q_is_counted_with_its_copy():
+    "Weights and biases of head and copy, of which the head is trained; and the reference, the size of the model."
+    kinds = {name: replace(STEP, recipe=name) for name in ("grpo", "etpo")}
+    plain, soft = (fixed(outline(config, QWEN)) for config in kinds.values())
+    head = 768 * (128 + 1)
+    assert (soft.beside, soft.beside_trained, soft.trained - plain.trained) == (2 * 4 * head, head, head)
+    update = {name: step_phases(config, QWEN, PROMPT, False)["update"] for name, config in kinds.items()}
+    assert update["etpo"]["modules and critic"] == 8 * head and update["etpo"]["reference"] == plain.weights
+    assert update["grpo"]["reference"] == update["grpo"]["modules and critic"] == 0
+    penalty = step_phases(replace(STEP, recipe="ppo", recipe_options={"reward_kl": 0.05}), QWEN, PROMPT, False)
+    assert penalty["update"]["reference"] == plain.weights  # a penalty in the rewards asks for it too
+
+
+def storage_bytes(tensors) -> int:
+    "Bytes of the memory behind tensors; what is shared counts once."
+    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+@pytest.mark.parametrize("recipe", ["grpo", "ppo"])
+def test_a_lag_is_counted_as_a_real_queue_holds_it(lag, recipe, tmp_path):
+    """What stands in the queue beside the batch that is trained on, every response of full length. The plan counts old
+    log-probabilities beside the sampler's, which a run that does not compute them again holds once."""
+    config = replace(STEP, recipe=recipe, lag=lag, old_logps="recompute", output=str(tmp_path))
+    problems = [{"prompt": f"{i:03}" + "7" * (PROMPT - 3), "answer": "0"} for i in range(4 * (lag + 1))]
+    model = real_model(LLAMA, config)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+
+    def never_ends(module, args, kwargs, output):
+        output.logits[..., tokenizer.eos_token_id] = -1e4
+
+    model.register_forward_hook(never_ends, with_kwargs=True)
+    task = Task("synthetic", problems, problems, lambda problem, response: float(len(set(response)) % 3))
+    trainer = Trainer(config, model=model, tokenizer=tokenizer, task=task)
+    trainer.queue.batch(1, trainer.collect)
+    waiting = trainer.queue.after(1)
+    assert sorted(waiting) == list(range(2, lag + 2))
+    held = storage_bytes(t for one in waiting.values() for t in batch_tensors(one.batch).values())
+    w = Work(prompt=PROMPT, response=40, rows=4, different=0, read=4, sampled=16)
+    planned = phases.response_bytes(config, w) - phases.response_bytes(replace(config, lag=0), w)
+    assert planned == pytest.approx(held, rel=0.05)
 
 
 @pytest.mark.parametrize(

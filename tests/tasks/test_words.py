@@ -181,6 +181,8 @@ def test_the_first_wrong_word(response, word):
         (dict(d=4.0), "d=4.0"),
         (dict(spread="yes"), "spread='yes'"),
         (dict(decisions=0), "decisions=0"),
+        (dict(decisions=10**9), "decisions=1000000000: with d=4, .* 5,000,000,002 tokens, .*at most decisions=818"),
+        (dict(decisions=455, d=8), "with d=8, problem and answer take 4,097 tokens.*at most decisions=454"),
         (dict(decisions=2), "n_test=400: only .* of n=400 turned up with decisions=2"),
         (dict(n_train=0), "n_train=0"),
         (dict(tokens=4), "no option 'tokens'"),
