@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['shaped_rewards', 'silent_rows', 'warn_of_pass_mark', 'trained_tokens', 'rescores', 'Hindsight', 'look_back',
-           'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'advantage_rule', 'Judge']
+           'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'kept_texts', 'OrderedRule', 'advantage_rule',
+           'Judge']
 
 # %% ../../nbs/lib/training/judging.ipynb #7f42907d
 import math
@@ -16,9 +17,26 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..advantages import critic_targets, macro_blocks, overlong_penalty, whiten
+from ..blocks import block_sizes
 from ..config import TrainConfig
 from ..losses import explained_variance
-from ..recipes import CriticAdvantage, LearntBlocks, Recipe, SampledValues, action_blocks, wants_reference
+from mpo_nb.objectives import (
+    Objective,
+    block_scores,
+    combined_advantages,
+    move_multipliers,
+    objective_advantages,
+    partition_ids,
+)
+from mpo_nb.recipes import (
+    CriticAdvantage,
+    LearntBlocks,
+    OrderedAdvantage,
+    Recipe,
+    SampledValues,
+    action_blocks,
+    wants_reference,
+)
 from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
@@ -239,7 +257,83 @@ class CriticRule:
 
         return self.processes.draw_whole_batch(draw, mask)
 
+# %% ../../nbs/lib/training/judging.ipynb #jgord002
+def kept_texts(
+    r: Rollout,  # responses
+    tokenizer: PreTrainedTokenizerBase,  # that they were sampled with
+) -> list[list[str]]:  # decoded text of each token, one list per row; "" for special tokens
+    "The tokens of responses as the texts that objectives read."
+    special = set(tokenizer.all_special_ids)
+    rows = [ids[:n].tolist() for ids, n in zip(r.ids, r.lengths)]
+    return [["" if i in special else text for i, text in zip(ids, token_texts(tokenizer, ids))] for ids in rows]
 
+
+class OrderedRule:
+    "Objectives in an order: arXiv 2209.07096."
+
+    def __init__(
+        self,
+        rule: OrderedAdvantage,  # with its objectives
+        group_size: int,  # responses per problem
+        lag: int,  # steps that sampling is ahead of training
+        tokenizer: PreTrainedTokenizerBase,  # that responses are sampled with
+        processes: Processes,  # that hold the batch
+    ) -> None:
+        self.rule = rule
+        self.group_size = group_size
+        self.lag = lag
+        self.tokenizer = tokenizer
+        self.processes = processes
+        self.multipliers = {1: rule.order.first}  # number of a batch -> what it is weighed with
+
+    def __call__(self, batch: Batch, rewards: Tensor, values: Tensor | None, step: int) -> Judgement:
+        order, mask = self.rule.order, batch.rollout.mask
+        tokens = kept_texts(batch.rollout, self.tokenizer)
+        weights = self.multipliers[step] | {str(order.target): 1.0}
+        means: dict[str, float] = {}
+        parts = []  # multiplier, advantages (B, N), ids (B, T)
+        for one in order.members:
+            ids, scores = self.scores(one, batch, rewards, tokens)
+            means[one.name] = float(self.processes.all_gather(scores.sum(1)).mean())
+            exists = block_sizes(ids) > 0
+            A = objective_advantages(scores, exists, self.group_size, self.rule.scale)
+            parts.append((weights.get(one.name, 0.0), A, ids))
+        advantages = combined_advantages(*zip(*parts))
+        if self.rule.whiten:
+            trained = mask if batch.learnt is None else batch.learnt
+            advantages = whiten(advantages, trained, kept=self.processes.all_gather(advantages[trained]))
+        moved = move_multipliers(self.multipliers[step], means, order.floors, order.rate)
+        metrics = {f"objective_{name}": value for name, value in means.items()}
+        metrics |= {f"multiplier_{name}": value for name, value in self.multipliers[step].items()}
+        self.multipliers[step + 1] = moved
+        return Judgement(advantages, metrics)
+
+    def scores(
+        self, one: Objective, batch: Batch, rewards: Tensor, tokens: list[list[str]]
+    ) -> tuple[Tensor, Tensor]:  # ids (B, T), and (B, N) what each block earned
+        "The blocks of an objective; where a function of the user's fails in one process, it fails in all."
+        with self.processes.fail_together():
+            ids = partition_ids(one, batch.rollout.mask, tokens)
+            if one.score is None:
+                return ids, rewards[:, None]
+            return ids, block_scores(one, batch.problems, batch.rollout.texts, ids, tokens)
+
+    def state(
+        self,
+        step: int,  # the last that was taken
+    ) -> dict[str, Any]:  # plain values
+        "What a checkpoint keeps: the multipliers of the batches that were not judged yet."
+        following = max(number for number in self.multipliers if number <= step + self.lag + 1)
+        return dict(multipliers={following: self.multipliers[following]})
+
+    def load_state(
+        self,
+        state: dict[str, Any],  # as `state` gave it, among other entries
+    ) -> None:
+        "Go on from a checkpoint."
+        self.multipliers = {int(number): dict(found) for number, found in state["multipliers"].items()}
+
+# %% ../../nbs/lib/training/judging.ipynb #jgord003
 def advantage_rule(
     setup: Setup,  # of a run
     policy: Policy,  # that it trains
@@ -251,6 +345,8 @@ def advantage_rule(
         return CriticRule(recipe, config.seed, processes)
     if isinstance(recipe.rule, SampledValues):
         return BoundaryRule(recipe, config, setup.task, setup.tokenizer, policy.model, processes, sampler.finish)
+    if isinstance(recipe.rule, OrderedAdvantage):
+        return OrderedRule(recipe.rule, config.group_size, config.lag, setup.tokenizer, processes)
     return GroupRule(recipe, config.group_size)
 
 # %% ../../nbs/lib/training/judging.ipynb #09e77c9e
@@ -311,3 +407,18 @@ class Judge:
         batch.learnt = trained_tokens(recipe, r, own)
         batch.take(self.rule(batch, shaped, values, step))
         return batch
+
+    def state(
+        self,
+        step: int,  # the last that was taken
+    ) -> dict[str, Any]:  # plain values
+        "What a checkpoint keeps: what the rule has learnt, if it learns."
+        return self.rule.state(step) if isinstance(self.rule, OrderedRule) else {}
+
+    def load_state(
+        self,
+        state: dict[str, Any],  # as `state` gave it, among other entries
+    ) -> None:
+        "Go on from a checkpoint."
+        if isinstance(self.rule, OrderedRule):
+            self.rule.load_state(state)
