@@ -390,7 +390,11 @@ def _best_corner(
                 allowed = bool((p >= -tolerance).all() and (kept @ p >= floors - tolerance).all())
                 if allowed and float(aim @ p) > best + tolerance:
                     best, found = float(aim @ p), p.clamp(min=0)
-    assert found is not None  # the best policy of the objective just above is allowed
+    if found is None:
+        raise ValueError(
+            "edges allow no policy at all: objectives with no order between them have their best values in different"
+            " policies, and no policy is near enough to both; give their edges more slack"
+        )
     return found
 
 
@@ -401,7 +405,7 @@ def ordered_optimum(
     tolerance: float = 1e-12,
 ) -> "tuple[torch.Tensor, dict[str, float]]":  # (n,) probabilities, and V* of each objective above the target
     """The best policy of a one-step problem under an order, exactly. Raises ValueError for unknown names, edges in a
-    circle, or too many actions."""
+    circle, too many actions, or an order that no policy keeps."""
     for name in [target, *(name for edge in edges for name in edge[:2])]:
         if name not in returns:
             raise ValueError(f"returns has no objective {name!r}; it has {', '.join(returns)}")
