@@ -243,7 +243,7 @@ class OrderedObjectives:
     name, a slack below 0, a best value that is missing, or a target that is not clear."""
 
     edges: Sequence[Edge] = ()  # (above, below, slack) each; names of `named_objectives`, or of `further`
-    target: str | None = None  # the one that is improved; None: the only one with nothing below it
+    target: str | None = None  # the one that is improved; None: the only one that edges lead to and none leads from
     # what each objective above the target reaches by itself: a dict, kept as pairs; slack is counted from there
     best: Mapping[str, float] | Sequence[tuple[str, float]] = ()
     rate: float = 1.0  # eta: how fast a multiplier moves, per unit of value and step; 0: the multipliers stand still
@@ -263,7 +263,8 @@ class OrderedObjectives:
             _check_known("objectives", name, known)
         names = list(dict.fromkeys(named)) or ["correctness"]
         above(edges, names[0])  # no circle
-        target = _only_lowest(names, edges) if self.target is None else self.target
+        ordered = list(dict.fromkeys(name for edge in edges for name in edge[:2]))
+        target = _only_lowest(ordered or names, edges) if self.target is None else self.target
         upper = above(edges, target)
         check_at_least("rate", self.rate, why="0 keeps the multipliers as they start")
         values = dict(
