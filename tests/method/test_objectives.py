@@ -100,7 +100,7 @@ def test_a_transitive_edge_with_weaker_slack_changes_nothing():
 
 
 def linear_program(returns: dict, edges: list, target: str):
-    "The same by scipy: V* of each objective in turn, under the constraints of all paths; None where nothing is allowed."
+    "The same by scipy: V* of each objective in turn, under the constraints of all paths; None where none is allowed."
     linprog = pytest.importorskip("scipy.optimize", reason="pip install scipy").linprog
     best = {}
     for name in [*above(edges, target), target]:
