@@ -28,6 +28,7 @@ from ..runtime.locks import WriteLock
 from ..runtime.processes import Processes
 from ..sampling.sampler import Sampler
 from .batch import Batch
+from .judging import Judge
 from .learner import Learner, NotFinite
 from .metrics import peak_memory_mb, rollout_metrics
 from .policy import Policy, kept_weights
@@ -413,6 +414,7 @@ class Recorder:
         learner: Learner,  # whose optimiser goes on
         sampler: Sampler,  # whose batch size does
         queue: BatchQueue | None = None,  # whose batches do
+        judge: Judge | None = None,  # whose advantage rule does
     ) -> None:
         "Go back to the last whole checkpoint, or to before the first step."
         if checkpoint is not None:
@@ -421,6 +423,8 @@ class Recorder:
             sampler.load_state(state)
             if queue is not None:
                 queue.load_state(state, checkpoint)
+            if judge is not None:
+                judge.load_state(state)
             self.done, self.seconds = state["step"], state["seconds"]
             before, now = state.get("processes", 1), self.processes.world_size
             if before != now:
@@ -463,10 +467,12 @@ class Recorder:
         learner: Learner,  # whose optimiser is
         sampler: Sampler,  # whose batch size is
         queue: BatchQueue | None = None,  # whose batches are
+        judge: Judge | None = None,  # whose advantage rule is
     ) -> None:
         "Write a checkpoint of the last step taken."
         state = dict(seconds=self.seconds, processes=self.processes.world_size)
         state |= learner.state() | sampler.state() | (queue.state(self.done) if queue else {})
+        state |= judge.state(self.done) if judge else {}
         waiting = [queue.files(self.done)] if queue else []
         model, optimizer = policy.placement.full_state(learner.optimizer)
         with self.processes.fail_together():

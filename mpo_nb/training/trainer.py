@@ -73,7 +73,7 @@ class Trainer:
             self.learner = Learner(self.setup, self.policy)
             self.queue = BatchQueue(self.setup)
             self.recorder.begin()
-            self.recorder.restore(checkpoint, self.learner, self.sampler, self.queue)
+            self.recorder.restore(checkpoint, self.learner, self.sampler, self.queue, self.judge)
         self.model = self.policy.model
         self.run = self.recorder.run
         self.finish = self.sampler.finish  # for values by sampling
@@ -156,7 +156,7 @@ class Trainer:
 
     def save(self) -> None:
         "Write a checkpoint of the last step taken."
-        self.recorder.save(self.policy, self.learner, self.sampler, self.queue)
+        self.recorder.save(self.policy, self.learner, self.sampler, self.queue, self.judge)
 
     def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
         "Train what stands behind the model until it can be trained with it; once per run, resumable."
