@@ -3,7 +3,7 @@
  * how often an edit of each kind fails in which way.
  *
  * mount(element, data) draws into an element and returns { state, destroy }.
- * data: { problems: [{ text, opening, closing, names, clauses, constraints, right, edits }], bars: [{ what, counts }],
+ * data: { problems: [{ text, opening, names, roles, clauses, constraints, right, edits }], bars: [{ what, counts }],
  *         problem, edit }. `edits[i]` is { text, what, speaker, constraint, kind, core, models }; edit 0 is none.
  *         `kind` and the places of `counts` are those of KINDS; `right` and each model hold a truth value a person.
  */
