@@ -48,6 +48,7 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "soft_q_per_token": ("papers/soft_q_per_token.html", 0),
     "ordered_objectives": ("papers/ordered_objectives.html", 0),
     "programs_as_policies": ("papers/programs_as_policies.html", 0),
+    "formalise_then_solve": ("papers/formalise_then_solve.html", 0),
     "block_explorer": ("lib/widgets/block_explorer.html", 0),
     "credit_explorer": ("lib/widgets/credit_explorer.html", 0),
     "ratio_lab": ("lib/widgets/ratio_lab.html", 0),

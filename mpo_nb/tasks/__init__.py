@@ -8,8 +8,9 @@ __all__ = ['Task', 'score', 'load_task', 'register_task', 'task_names', 'prompt_
            'check_template_options', 'from_dataset', 'read_rows', 'chain_sum', 'chain_problems', 'chain_reward',
            'demonstration', 'first_wrong_step', 'is_held_out', 'chain_words', 'value_word', 'word_problems',
            'words_reward', 'first_wrong_word', 'words_demonstration', 'gsm8k', 'math', 'math_reward', 'humaneval',
-           'mbpp', 'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'extract_answer',
-           'math_equal', 'math_equal_each', 'same_answer']
+           'mbpp', 'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'Solution', 'Solver',
+           'solve_constraints', 'solve_statements', 'solved', 'extract_answer', 'math_equal', 'math_equal_each',
+           'same_answer']
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks03
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from ..lazy import offer
 if TYPE_CHECKING:
     from mpo_nb.tasks.answers import extract_answer, math_equal, math_equal_each
     from mpo_nb.tasks.equality import same_answer
+    from mpo_nb.tasks.formal import Solution, Solver, solve_constraints, solve_statements, solved
     from mpo_nb.tasks.games import countdown, countdown_reward, gym, gym_problems
     from mpo_nb.tasks.mathematics import gsm8k, math, math_reward
     from mpo_nb.tasks.programs import extract_program, humaneval, mbpp
@@ -60,6 +62,7 @@ __getattr__, __dir__ = offer(
         "mathematics": "gsm8k math math_reward",
         "programs": "humaneval mbpp extract_program",
         "games": "countdown countdown_reward gym gym_problems",
+        "formal": "Solution Solver solve_constraints solve_statements solved",
         "answers": "extract_answer math_equal math_equal_each",
         "equality": "same_answer",
     },
@@ -105,6 +108,11 @@ _all_ = [
     "countdown_reward",
     "gym",
     "gym_problems",
+    "Solution",
+    "Solver",
+    "solve_constraints",
+    "solve_statements",
+    "solved",
     "extract_answer",
     "math_equal",
     "math_equal_each",

@@ -114,6 +114,9 @@ class Task:
         None  # formatted(problem, response) -> whether the answer is in the form that was asked for
     )
     max_new_tokens: int | None = None  # room that a response needs, in tokens, where the user sets none
+    # trained(problem, response) -> stretches of the response, each (begin, end) in characters, whose tokens the loss is
+    # over; None: all tokens that the policy produced
+    trained: Callable[[dict[str, Any], str], Sequence[tuple[int, int]]] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -123,7 +126,7 @@ class Task:
                 f"reward of task {self.name!r} is {self.reward!r}; give a function reward(problem, response)"
             )
         self.stop = check_texts("stop", self.stop)
-        plain_fields = ("batched", "description", "pass_mark", "plain", "formatted", "max_new_tokens")
+        plain_fields = ("batched", "description", "pass_mark", "plain", "formatted", "max_new_tokens", "trained")
         given = {field: getattr(self, field) for field in plain_fields}
         check_hints(f"task {self.name!r}", given, get_type_hints(Task))
         if not math.isfinite(self.pass_mark):
