@@ -95,6 +95,19 @@ def test_the_table_takes_the_best_alpha_and_its_tokens(files, shown):
         assert f"{percent(row):.0f}% at α" in shown["lac0032"]
 
 
+def test_what_the_comparison_says(files, shown):
+    "Nothing above best of n or above no critic, all above a majority: the sentences are of this kind of table."
+    gains = list(zip(*([low > 0 for _, low, _ in differences] for *_, differences in shown["compared"])))
+    assert [sum(column) for column in gains] == [0, 6, 0]
+    assert "0 of 6 intervals lie above 0; against a majority of plain samples, 6." in shown["lac0033"]
+    for (_, _, row, n, differences), action in zip(
+        shown["compared"], ["4 tokens", "one step", "the whole response"] * 2
+    ):
+        assert row["action"] == action
+        best = sum(shown["best_of"](n)) / 48
+        assert differences[0][0] == pytest.approx(percent(row) / 100 - best)
+
+
 def area(rows: list[dict], column: str) -> float:
     "By comparing every pair."
     pairs = product(*([float(r[column]) for r in rows if r["right"] == kind] for kind in "10"))
