@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['evaluate', 'RecordFile', 'read_settings', 'Evaluation', 'Comparison', 'Difference', 'Flip', 'compare', 'pass_at_k',
-           'mean_interval', 'paired_interval', 'mcnemar', 'sign_flip', 'accuracy_interval', 'student_t', 'outcome',
-           'outcomes', 'seed_interval', 'seed_differences', 'difference_table', 'corrected_together', 'simultaneous',
-           'means_table', 'detectable', 'power_line', 'exact_kl', 'holm', 'student_p', 'student_share',
+           'mean_interval', 'paired_interval', 'mcnemar', 'sign_flip', 'accuracy_interval', 'student_t', 'auroc',
+           'outcome', 'outcomes', 'seed_interval', 'seed_differences', 'difference_table', 'corrected_together',
+           'simultaneous', 'means_table', 'detectable', 'power_line', 'exact_kl', 'holm', 'student_p', 'student_share',
            'student_quantile', 'detection_power', 'detectable_effect']
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua03
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mpo_nb.evaluation.evaluating import evaluate
     from mpo_nb.evaluation.intervals import (
         accuracy_interval,
+        auroc,
         mcnemar,
         mean_interval,
         paired_interval,
@@ -58,7 +59,7 @@ __getattr__, __dir__ = offer(
         "evaluating": "evaluate",
         "records": "RecordFile read_settings",
         "comparing": "Evaluation Comparison Difference Flip compare",
-        "intervals": "pass_at_k mean_interval paired_interval mcnemar sign_flip accuracy_interval student_t",
+        "intervals": "pass_at_k mean_interval paired_interval mcnemar sign_flip accuracy_interval student_t auroc",
         "divergence": "exact_kl",
         "many_comparisons": "holm student_p student_share student_quantile detection_power detectable_effect",
         "sweep_outcomes": (
@@ -85,6 +86,7 @@ _all_ = [
     "sign_flip",
     "accuracy_interval",
     "student_t",
+    "auroc",
     "outcome",
     "outcomes",
     "seed_interval",

@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['Rollout', 'rollout', 'encode_prompts', 'end_tokens', 'response_texts', 'StopStrings', 'decoding_ways',
-           'decoder_class', 'Sampler', 'SamplingOptions', 'ModelSampler', 'EngineSampler', 'VLLMSampler', 'draw_seed']
+           'decoder_class', 'Sampler', 'SamplingOptions', 'ModelSampler', 'EngineSampler', 'VLLMSampler', 'draw_seed',
+           'improve', 'Improvement', 'Improved', 'Decision', 'Candidate', 'Judged', 'SampledCritic', 'HeadCritic',
+           'outcome_logits', 'fit_outcome_critic', 'verdict_odds']
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli03
 from typing import TYPE_CHECKING
@@ -16,6 +18,19 @@ from ..lazy import offer
 if TYPE_CHECKING:
     from mpo_nb.sampling.decoding import StopStrings, decoder_class, decoding_ways
     from mpo_nb.sampling.draws import draw_seed
+    from mpo_nb.sampling.improving import (
+        Candidate,
+        Decision,
+        HeadCritic,
+        Improved,
+        Improvement,
+        Judged,
+        SampledCritic,
+        fit_outcome_critic,
+        improve,
+        outcome_logits,
+        verdict_odds,
+    )
     from mpo_nb.sampling.rollouts import Rollout, encode_prompts, end_tokens, response_texts, rollout
     from mpo_nb.sampling.sampler import EngineSampler, ModelSampler, Sampler, SamplingOptions
     from mpo_nb.sampling.vllm import VLLMSampler
@@ -29,6 +44,10 @@ __getattr__, __dir__ = offer(
         "sampler": "Sampler SamplingOptions ModelSampler EngineSampler",
         "vllm": "VLLMSampler",
         "draws": "draw_seed",
+        "improving": (
+            "improve Improvement Improved Decision Candidate Judged SampledCritic HeadCritic outcome_logits"
+            " fit_outcome_critic verdict_odds"
+        ),
     },
 )
 
@@ -48,4 +67,15 @@ _all_ = [
     "EngineSampler",
     "VLLMSampler",
     "draw_seed",
+    "improve",
+    "Improvement",
+    "Improved",
+    "Decision",
+    "Candidate",
+    "Judged",
+    "SampledCritic",
+    "HeadCritic",
+    "outcome_logits",
+    "fit_outcome_critic",
+    "verdict_odds",
 ]
