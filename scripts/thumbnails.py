@@ -46,6 +46,7 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "learned_blocks": ("papers/learned_blocks.html", 0),
     "soft_q_per_token": ("papers/soft_q_per_token.html", 0),
     "programs_as_policies": ("papers/programs_as_policies.html", 0),
+    "map_of_policies": ("papers/map_of_policies.html", 0),
     "block_explorer": ("lib/widgets/block_explorer.html", 0),
     "credit_explorer": ("lib/widgets/credit_explorer.html", 0),
     "ratio_lab": ("lib/widgets/ratio_lab.html", 0),

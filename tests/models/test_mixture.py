@@ -54,7 +54,9 @@ def test_a_weight_of_one_is_that_policy_to_the_bit(policies, which):
     mixed = rollout(PolicyMixture(models, weights), tokenizer, prompts, 4, 40, seed=3)
     assert torch.equal(alone.ids, mixed.ids) and torch.equal(alone.logps, mixed.logps)
     parts = (alone.prompt_ids, alone.prompt_mask, alone.ids, alone.mask)
-    for one, other in zip(response_logps(models[which], *parts), response_logps(PolicyMixture(models, weights), *parts)):
+    for one, other in zip(
+        response_logps(models[which], *parts), response_logps(PolicyMixture(models, weights), *parts)
+    ):
         assert torch.equal(one, other)
 
 

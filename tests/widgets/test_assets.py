@@ -47,6 +47,7 @@ BROWSER_NAMES = {
     "monitor_view.js": {"getComputedStyle"},
     "ratio_view.js": {"ResizeObserver"},
     "programs_view.js": set(),
+    "map_view.js": {"ResizeObserver"},
     "enumeration.js": set(),
     "gradient_lab.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},
@@ -73,6 +74,7 @@ VIEWS = [
     "window_slides.js",
     "side_by_side.js",
     "programs_view.js",
+    "map_view.js",
     "rollout_view.js",
     "reader_view.js",
 ]
