@@ -72,7 +72,7 @@ def test_equal_policies_with_weights_that_sum_to_one_are_that_policy(policies, w
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5, 0.0), (0.2, 0.3, 0.5), (-1.0, 0.5, 1.5), (0.0, 2.0, 0.0)])
 def test_the_product_of_powers_by_a_forward_pass_and_token_by_token(policies, weights):
-    "Scored whole, and sampled with a joint cache over prompts of several lengths: each log-probability is the product's."
+    "Sampled with a joint cache, over prompts of several lengths: each log-probability is the product's."
     *models, tokenizer = policies
     r = rollout(PolicyMixture(models, weights), tokenizer, ["7+5-3+8?", "1+1?", "9-4+0-2+6?"], 3, 40, seed=5)
     for row in range(len(r.ids)):

@@ -103,6 +103,30 @@ def test_the_comparisons_by_plain_loops(page, halves, seeds):
     np.testing.assert_allclose(corrected, holm(p_values), rtol=0, atol=1e-9)
 
 
+def test_a_run_that_goes_elsewhere_is_seen(page, seeds):
+    """The measure can tell: K=4 is led away from the common direction, in step with its progress, to either side. The
+    mean of the two excesses is the square of the shift, exactly."""
+    away = np.zeros_like(page["forward"])
+    away[0] = 1.0
+    away -= page["forward"] * (away @ page["forward"])
+    away *= 0.3 * page["level"] / math.sqrt(away @ away)
+
+    def led(direction: np.ndarray) -> np.ndarray:
+        moved = [half.copy() for half in page["psi"]]
+        for seed in seeds:
+            for step, gone in zip(STEPS, page["progress"]["K=4", seed][1:]):
+                for half in moved:
+                    half.loc[("K=4", seed, step)] += gone / page["level"] * direction * page["unit"]
+        kept, page["psi"] = page["psi"], moved
+        try:
+            return np.array([page["off_path"]("K=4", seed) for seed in seeds])
+        finally:
+            page["psi"] = kept
+
+    excess = (led(away) + led(-away)) / 2 - led(0 * away)
+    np.testing.assert_allclose(excess, 0.3**2, rtol=0, atol=1e-9)
+
+
 def test_the_mixture_is_chosen_without_the_problems_that_judge_it(page, root):
     blends = pd.read_csv(root / "nbs" / "papers" / "map_of_policies_mixtures.csv")
     grouped = blends.groupby(["start", "one", "four"])

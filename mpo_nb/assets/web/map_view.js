@@ -14,7 +14,7 @@ import { ticks } from "./curves.js";
 
 const LOW = 300; // pixels of height
 const HIGH = 460;
-const EDGE = { left: 46, right: 14, top: 12, bottom: 40 };
+const EDGE = { left: 54, right: 14, top: 12, bottom: 40 };
 const SHAPES = ["circle", "square", "diamond", "triangle"];
 
 /** The mark of a method, so that colours are not all there is to tell. */
