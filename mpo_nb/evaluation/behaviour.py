@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def feature_expectations(
         raise ValueError(f"features={in_brief(features)}; give the table of at least one policy, by name")
     means = {}
     for policy, table in features.items():
-        means[policy] = {name: math.fsum(table[name]) / len(table) for name in table}
+        means[policy] = {name: math.fsum(table[name]) / len(table) for name in map(str, table.columns)}
     names = list(dict.fromkeys(name for row in means.values() for name in row))
     counts = sorted((n for n in names if n.startswith(_counted)), key=lambda n: (not n.startswith("token "), n))
     others = [name for name in names if not name.startswith(_counted)]
@@ -107,7 +107,8 @@ def _scaled(psi: pd.DataFrame, scale: pd.Series | None) -> "np.ndarray[Any, np.d
     if not (np.isfinite(units) & (units > 0)).all():
         name = scale.index[~(np.isfinite(units) & (units > 0))][0]
         raise ValueError(f"scale[{name!r}]={scale[name]}; a unit is positive: leave such features out")
-    return psi[scale.index].to_numpy(dtype=float) / units
+    scaled: np.ndarray[Any, np.dtype[np.float64]] = psi[scale.index].to_numpy(dtype=float) / units
+    return scaled
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0015
 @dataclass(frozen=True, eq=False)
@@ -149,7 +150,7 @@ def policy_map(
         )
     if centre is not None and centre not in psi.index:
         raise ValueError(f"centre={centre!r} is none of the policies, such as {psi.index[0]!r}")
-    middle = psi.mean() if centre is None else psi.loc[centre]
+    middle = psi.mean() if centre is None else cast(pd.Series, psi.loc[cast(Any, centre)])
     apart = _scaled(psi - middle, scale)  # (N, F)
     _, sizes, directions = np.linalg.svd(apart, full_matrices=False)
     largest = np.take_along_axis(directions, abs(directions).argmax(1)[:, None], 1)
@@ -178,4 +179,5 @@ def rank_n_contrast(
     apart = (values[:, None] - values[None]).abs()  # (N, N)
     rivals = (apart[:, None, :] >= apart[:, :, None]) & others[:, None, :]  # (i, j, k): k in S_ij
     against = near[:, None, :].masked_fill(~rivals, -torch.inf).logsumexp(-1)  # (N, N)
-    return (against - near)[others].mean()
+    loss: Tensor = (against - near)[others].mean()
+    return loss

@@ -85,7 +85,8 @@ class _Decoders(nn.Module):
         "Hidden states of all policies."
         states = []
         for policy, cache in zip(self.policies, self.caches(past_key_values)):
-            out = decoder_of(policy)(past_key_values=cache, use_cache=use_cache and cache is not None, **inputs)
+            decoder = decoder_of(cast(Any, policy))
+            out = decoder(past_key_values=cache, use_cache=use_cache and cache is not None, **inputs)
             states.append(out.last_hidden_state)
         return BaseModelOutputWithPast(last_hidden_state=torch.cat(states, -1), past_key_values=past_key_values)
 
