@@ -50,6 +50,7 @@ PAGES = {  # name -> (page, which of its pictures, from 0)
     "programs_as_policies": ("papers/programs_as_policies.html", 0),
     "formalise_then_solve": ("papers/formalise_then_solve.html", 0),
     "actor_critic_at_inference": ("papers/actor_critic_at_inference.html", 0),
+    "map_of_policies": ("papers/map_of_policies.html", 0),
     "block_explorer": ("lib/widgets/block_explorer.html", 0),
     "credit_explorer": ("lib/widgets/credit_explorer.html", 0),
     "ratio_lab": ("lib/widgets/ratio_lab.html", 0),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load', 'load_shape', 'load_tokenizer', 'resolve_device', 'add_lora', 'adapters_off', 'describe_model', 'save_merged',
            'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'later_cross_entropy',
-           'paired_shifts', 'calibrated_share', 'column_agreement', 'Critic', 'check_family', 'trial',
+           'paired_shifts', 'calibrated_share', 'column_agreement', 'Critic', 'PolicyMixture', 'check_family', 'trial',
            'tiny_model_path', 'char_tokenizer']
 
 # %% ../../nbs/lib/models/index.ipynb #models03
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         save_merged,
     )
     from mpo_nb.models.logprobs import head_logits, response_hidden, response_logps, token_logps
+    from mpo_nb.models.mixture import PolicyMixture
     from mpo_nb.models.mtp import MTPModules
     from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 
@@ -42,6 +43,7 @@ __getattr__, __dir__ = offer(
         "mtp": "MTPModules",
         "joint": "later_cross_entropy paired_shifts calibrated_share column_agreement",
         "critic": "Critic",
+        "mixture": "PolicyMixture",
         "families": "check_family trial",
         "tiny": "tiny_model_path char_tokenizer",
     },
@@ -67,6 +69,7 @@ _all_ = [
     "calibrated_share",
     "column_agreement",
     "Critic",
+    "PolicyMixture",
     "check_family",
     "trial",
     "tiny_model_path",

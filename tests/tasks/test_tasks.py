@@ -21,6 +21,7 @@ from mpo_nb.tasks.sums import (
     demonstration,
     first_wrong_step,
     is_held_out,
+    step_errors,
 )
 from mpo_nb.tasks.task import Task, load_task, register_task, score, task_names
 
@@ -332,6 +333,42 @@ def test_the_first_step_that_is_false_is_found(error_rate):
 def test_the_first_wrong_step_of_one_chain(response, step):
     found = first_wrong_step("7+5-3+8?", response)
     assert (response[slice(*found)] if found else None) == step
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 0.3, 1.0])
+def test_the_kind_of_each_mistake_in_a_demonstration(error_rate):
+    "Demonstrations have wrong results alone, and go on from them."
+    rng = random.Random(4)
+    for problem in chain_problems(200, terms=(2, 6)):
+        response = demonstration(problem, error_rate, rng)
+        steps = response.partition("#")[0].split(";")
+        false = [eval(step.partition("=")[0]) != int(step.partition("=")[2]) for step in steps]
+        assert step_errors(problem["prompt"], response) == [*("result" if one else "" for one in false), ""], response
+
+
+@pytest.mark.parametrize(
+    "response, errors",
+    [
+        ("7+5=12;12+3=15;15+8=23#23", ["", "operation", "", ""]),
+        ("7+5=12;11-3=8;8+8=16#16", ["", "start", "", ""]),
+        ("7+5=12#12", ["", "missing", "missing", ""]),
+        ("7+5=12;12-3=9;9+8=17;17+1=18#18", ["", "", "", "result"]),  # the answer of a step that nobody asked for
+        ("7+5=13;13-3=9;9+8=17#17", ["result", "result", "", ""]),
+        ("7+5=12;;9+8=17#17", ["", "missing", "start", ""]),
+        ("7+5=12;12-3", ["", "unreadable", "missing", "missing"]),
+        ("7+5=12;12-3=9;9+8=17#", ["", "", "", "missing"]),
+        ("7+5=12;12-3=9;9+8=17#seventeen", ["", "", "", "unreadable"]),
+        ("", ["missing"] * 4),
+    ],
+)
+def test_the_kinds_of_mistakes_of_one_chain(response, errors):
+    assert step_errors("7+5-3+8?", response) == errors
+    assert len(errors) == 4 and step_errors("7-0?", "7+0=7#7") == ["", ""]
+
+
+def test_kinds_of_mistakes_want_a_chain():
+    with pytest.raises(ValueError, match="prompt='How many"):
+        step_errors("How many are 7 and 5?", "7+5=12#12")
 
 
 def test_a_problem_that_is_no_chain_has_no_known_step():

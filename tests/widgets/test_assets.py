@@ -48,6 +48,7 @@ BROWSER_NAMES = {
     "ratio_view.js": {"ResizeObserver"},
     "programs_view.js": set(),
     "formal_view.js": set(),
+    "map_view.js": {"ResizeObserver"},
     "enumeration.js": set(),
     "gradient_lab.js": {"ResizeObserver"},
     "live_monitor.js": {"requestAnimationFrame"},
@@ -75,6 +76,7 @@ VIEWS = [
     "side_by_side.js",
     "programs_view.js",
     "formal_view.js",
+    "map_view.js",
     "rollout_view.js",
     "reader_view.js",
 ]
