@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Moments', 'parts', 'packed_bytes', 'packed_weights', 'Fixed', 'tensor_bytes', 'layers_alike', 'fixed',
            'prompts_among', 'work', 'trained_on', 'sampled_from', 'ways', 'response_bytes', 'moving', 'with_gradients',
-           'first_moments', 'training_peak', 'scores_anew', 'scoring_peak', 'standing', 'without_graph',
+           'first_moments', 'training_moments', 'scores_anew', 'scoring_peak', 'standing', 'without_graph',
            'phases_in_turn', 'step_phases', 'fits_into']
 
 # %% ../../nbs/lib/planning/phases.ipynb #b0c2857f
@@ -221,8 +221,8 @@ def first_moments(
     return moments
 
 
-def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter[str]:
-    "Gradients and what moves in the training pass, at its highest point."
+def training_moments(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Iterator[Counter[str]]:
+    "Gradients and what moves in the training pass, at each point that can be its highest; a later micro-batch first."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
     layers = kind.shape().num_hidden_layers
 
@@ -230,15 +230,13 @@ def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> 
         return moving(along(lambda n: rehearse_training(kind, n, trained_on(w), *how, first=first), layers, f.alike))
 
     w, second = work(config, prompt)
-    moments: list[Counter[str]] = []
     if second:
         for way in ways(config, replace(w, rows=second)):
-            moments += [with_gradients(peak, f.trained) for peak in passed(way, first=False).values()]
+            yield from (with_gradients(peak, f.trained) for peak in passed(way, first=False).values())
     if second < w.rows:
         for way in ways(config, w):
             one_layer = moving(rehearse_training(kind, 1, trained_on(way), *how, first=True))
-            moments += first_moments(passed(way, first=True), one_layer, f)
-    return max(moments, key=Counter.total)
+            yield from first_moments(passed(way, first=True), one_layer, f)
 
 # %% ../../nbs/lib/planning/phases.ipynb #a8055185
 def scores_anew(config: TrainConfig, heads: Heads) -> bool:
@@ -312,7 +310,8 @@ def phases_in_turn(
     prompt: int,  # tokens of the longest prompt
     gpu: bool,  # whether Adam takes all weights at once
 ) -> Iterator[Moments]:  # phase -> part -> bytes
-    "Every part of every phase of a step, those that are quick to work out first."
+    """Every part of every phase of a step, what is quick to work out and what is often the peak first. Training comes
+    moment by moment."""
     c = config
     kind = outline(c, shape)
     w, _ = work(c, prompt)
@@ -320,6 +319,8 @@ def phases_in_turn(
     ground = standing(c, w, f)
     update = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
     yield {"update": ground + update}
+    for moved in training_moments(c, kind, prompt, f):
+        yield {"training": ground + moved + Counter({rest: f.unpacked})}
     sampled = sampled_from(w)
     sampling = along(
         lambda n: rehearse_sampling(kind, n, sampled, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike
@@ -328,7 +329,6 @@ def phases_in_turn(
     yield {phase: ground + without_graph(peak, f) for phase, peak in sampling.items()}
     if scores_anew(c, kind.heads):
         yield {"scoring": ground + without_graph(scoring_peak(c, kind, w, f.alike), f)}
-    yield {"training": ground + training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})}
 
 
 def step_phases(
@@ -338,8 +338,12 @@ def step_phases(
     gpu: bool,  # whether Adam takes all weights at once
 ) -> Moments:  # phase -> part -> bytes
     "Every part of every phase of a step, in the order of a step."
-    update, *others = phases_in_turn(config, shape, prompt, gpu)
-    return {phase: peak for found in (*others, update) for phase, peak in found.items()}
+    peaks: Moments = {}
+    for found in phases_in_turn(config, shape, prompt, gpu):
+        for phase, peak in found.items():
+            peaks[phase] = max(peaks.get(phase, peak), peak, key=Counter.total)
+    order = ("prompts", "decoding", "scoring", "training", "update")
+    return {phase: peaks[phase] for phase in order if phase in peaks}
 
 
 def fits_into(
