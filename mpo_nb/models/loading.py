@@ -287,7 +287,8 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
 # %% ../../nbs/lib/models/loading.ipynb #gguf0002
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    "Inside a `with`, a GGUF file is parsed the first time that transformers opens it. Without the package gguf, nothing."
+    """Inside a `with`, a GGUF file is parsed the first time that transformers opens it. Does nothing where the package
+    gguf is missing."""
     if importlib.util.find_spec("gguf") is None:
         yield
         return
