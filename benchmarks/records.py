@@ -6,8 +6,8 @@ benchmark measures. A digest is of a syntax tree without docstrings, so that a f
 nothing, and a changed line of code does. Where a digest is another one now, the measurement is old, and the page
 nbs/studies/benchmarks.ipynb says so. A full measurement adds its ratios to history.csv.
 
-MPO_NB_BENCH=small shrinks every benchmark until only its code is tried: its table goes into a new temporary folder,
-and no record is written.
+MPO_NB_BENCH=small shrinks every benchmark until only its code is tried: its table goes into a new temporary folder, or
+into the one that MPO_NB_BENCH_FOLDER names, and no record is written.
 """
 
 import ast
@@ -170,7 +170,8 @@ def table_path(name: str) -> Path:
 def output_path(name: str) -> Path:
     "Where a run writes its table: the committed one, or at small size one in a new temporary folder."
     if small():
-        return Path(tempfile.mkdtemp(prefix="mpo_nb-bench-")) / table_path(name).name
+        folder = os.environ.get("MPO_NB_BENCH_FOLDER") or tempfile.mkdtemp(prefix="mpo_nb-bench-")
+        return Path(folder) / table_path(name).name
     return table_path(name)
 
 
