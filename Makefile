@@ -5,6 +5,7 @@ PYTHON ?= python3
 RUN    ?= runs/tour
 LAB_FLAGS ?=
 RELEASE_FLAGS ?=
+BENCH_FLAGS ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -48,9 +49,9 @@ docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where 
 stills: $(DEV)  ## put a still picture into each stored output that a script fills; needs Chromium (a second for each)
 	@$(PY) scripts/stills.py
 
-bench: $(DEV)  ## measure the losses and the trainer beside their peers, and rewrite the CSV files (about 25 minutes)
+bench: $(DEV)  ## measure what is not measured on the present code, and write the page of ratios; goes on where it stopped (about 25 minutes)
 	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 25 minutes on two quiet cores."
-	@for f in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$f"; $(PY) "$$f" || exit 1; done
+	@$(PY) benchmarks/run.py $(BENCH_FLAGS)
 
 gpu-check: $(DEV)  ## on a machine with a CUDA GPU: speed and memory beside TRL, into benchmarks/gpu.csv (under 10 minutes)
 	@$(PY) benchmarks/gpu.py

@@ -22,6 +22,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
+from records import output_path, read_table, size, table_path, write_record
 
 from mpo_nb.models import load
 from mpo_nb.runtime.placement import Whole
@@ -29,11 +30,11 @@ from mpo_nb.tasks import Task, load_task
 from mpo_nb.tasks.sums import demonstration
 from mpo_nb.training import TrainConfig, Trainer
 
-ROOM = 64  # tokens of the longest response
+ROOM = size(64, 12)  # tokens of the longest response
 SETTINGS = dict(
     recipe="mpo",
-    steps=24,
-    prompts_per_step=12,
+    steps=size(24, 1),
+    prompts_per_step=size(12, 2),
     group_size=8,
     epochs=2,
     minibatches=2,
@@ -137,7 +138,7 @@ def lesson(problem: dict, rng: random.Random) -> str:
     return f"{steps}#{result}"
 
 
-def starting_model(steps: int = 200, batch: int = 48):
+def starting_model(steps: int = size(200, 1), batch: int = size(48, 4)):
     "The tiny model after the short lesson."
     model, tokenizer = load("tiny", precision="float32", quiet=True)
     rng = random.Random(0)
@@ -173,7 +174,7 @@ def measured(batch, metrics: dict, group_size: int) -> dict:
     )
 
 
-def greedy_accuracy(sampler, n: int = 100) -> float:
+def greedy_accuracy(sampler, n: int = size(100, 4)) -> float:
     "Share of held-out problems that the most likely response gets right."
     problems = sums.test[:n]
     texts = sampler.sample(problems, 1, 0, greedy=True).texts
@@ -201,13 +202,6 @@ def make(name: str, seed: int, start, **changes) -> list[dict]:
     return rows
 
 
-def read(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def write(path: Path, rows: list[dict]) -> None:
     "All rows, in the order of `failures`."
     order = list(failures)
@@ -224,22 +218,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=list(failures), choices=list(failures), help="these runs")
     parser.add_argument("--again", action="store_true", help="make runs anew that are in the file")
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parents[1] / "nbs" / "studies" / "failures.csv", help="CSV file"
-    )
+    parser.add_argument("--output", type=Path, default=output_path("failures"), help="CSV file")
     options = parser.parse_args()
-    rows = read(options.output)
+    rows = read_table(options.output)
     start = None
+    made = False
     for seed in range(options.seeds):
         for name in options.only:
             here = [r for r in rows if (r["run"], int(r["seed"])) == (name, seed)]
             if here and not options.again:
                 continue
             start = start or starting_model()
+            made = True
             rows = [r for r in rows if r not in here] + make(name, seed, start)
             write(options.output, rows)
             last = rows[-1]
             print(f"{name}, seed {seed}: reward {last['reward']:.2f}, accuracy {last['accuracy']:.2f}", flush=True)
+    if made and options.output.resolve() == table_path("failures"):
+        write_record("failures")
 
 
 if __name__ == "__main__":

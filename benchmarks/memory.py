@@ -20,7 +20,6 @@ What is measured:
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -32,6 +31,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
+from records import output_path, read_table, size, small, write_table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 from transformers.utils import logging
 
@@ -86,7 +86,7 @@ CASES = {
     "tiny, the tour": (
         "tiny",
         12,
-        dict(prompts_per_step=32, group_size=8, micro_batch_tokens=16384, max_new_tokens=48),
+        dict(prompts_per_step=size(32, 2), group_size=size(8, 4), micro_batch_tokens=16384, max_new_tokens=size(48, 8)),
     ),
     "Llama 36M, full": (LLAMA, 32, {}),
     "Llama 36M, one micro-batch": (LLAMA, 64, dict(max_new_tokens=64, micro_batch_tokens=16384)),
@@ -223,7 +223,9 @@ def cuda_peak(name: str) -> tuple[int, int]:
 
 
 def measured(name: str, how: str) -> list[int]:
-    "The peak of a case, measured in a process of its own."
+    "The peak of a case, measured in a process of its own; at small size here, where everything is imported already."
+    if small():
+        return [dict(allocator=allocator_peak, resident=resident_peak)[how](name)]
     settings = (
         dict(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")
         if how == "resident"
@@ -271,11 +273,11 @@ def planned(found: dict) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", default=list(CASES))
+    parser.add_argument("--cases", nargs="+", default=size(list(CASES), ["tiny, the tour"]))
     parser.add_argument(
         "--plan-only", action="store_true", help="measure nothing: plan anew beside the measurements in the output file"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--output", type=Path, default=output_path("memory"))
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--how", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -287,8 +289,7 @@ def main():
         print(json.dumps(list(found) if isinstance(found, tuple) else [found]))
         return
     if args.plan_only:
-        with args.output.open(newline="") as f:
-            before = list(csv.DictReader(f))
+        before = read_table(args.output)
     rows = []
     for found in before if args.plan_only else map(measure, args.cases):
         rows.append(planned(found))
@@ -297,10 +298,7 @@ def main():
             " {second_mib}".format(**rows[-1]),
             flush=True,
         )
-    with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("memory", args.output, rows, measured=not args.plan_only)
 
 
 if __name__ == "__main__":

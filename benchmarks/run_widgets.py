@@ -6,7 +6,6 @@ Times are medians of `--rounds`, on one thread; kilobytes are what a notebook is
 draw."""
 
 import argparse
-import csv
 import json
 import statistics
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import ipywidgets
 import torch
+from records import output_path, size, write_table
 
 from mpo_nb.runs.folder import Run
 from mpo_nb.runs.traces import Trace
@@ -97,26 +97,28 @@ def monitor(folder: Path, steps: int, rounds: int) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--rounds", type=int, default=size(12, 3))
+    parser.add_argument("--output", type=Path, default=output_path("run_widgets"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     ipywidgets.Widget._send = send
     RolloutBrowser(responses(16)).set(pick=1).widget  # what is made once, is made before
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for steps in (100, 5000):
+        for steps in size((100, 5000), (20,)):
             rows += monitor(Path(folder), steps, args.rounds)
-    for T in (64, 512, 4096):
+    for T in size((64, 512, 4096), (32,)):
         traces = responses(T)
-        size = f"16 responses of {T:,} tokens"
+        responses_of = f"16 responses of {T:,} tokens"
         made = [RolloutBrowser(traces) for _ in range(3)]
-        rows.append(measured("RolloutBrowser", size, "first draw", [lambda b=b: b.widget for b in made]))
-        rows.append(measured("RolloutBrowser", size, "first opening", [lambda b=b: b.set(pick=1) for b in made]))
+        rows.append(measured("RolloutBrowser", responses_of, "first draw", [lambda b=b: b.widget for b in made]))
+        rows.append(
+            measured("RolloutBrowser", responses_of, "first opening", [lambda b=b: b.set(pick=1) for b in made])
+        )
         rows.append(
             measured(
                 "RolloutBrowser",
-                size,
+                responses_of,
                 "opening another",
                 [lambda i=i: made[0].set(pick=2 + i % 15) for i in range(args.rounds)],
             )
@@ -124,7 +126,7 @@ def main():
         rows.append(
             measured(
                 "RolloutBrowser",
-                size,
+                responses_of,
                 "change of order",
                 [
                     lambda i=i: made[0].set(order=("longest", "clipped", "sampled")[i % 3], pick=0)
@@ -133,7 +135,7 @@ def main():
             )
         )
         made = [RatioLab(traces) for _ in range(3)]
-        rows.append(measured("RatioLab", size, "first draw", [lambda w=w: w.widget for w in made]))
+        rows.append(measured("RatioLab", responses_of, "first draw", [lambda w=w: w.widget for w in made]))
         for name, values in (
             ("k", range(2, 33)),
             ("high", (0.1, 0.3, 0.25)),
@@ -142,15 +144,12 @@ def main():
             rows.append(
                 measured(
                     "RatioLab",
-                    size,
+                    responses_of,
                     f"change of {name}",
                     [lambda i=i: made[0].set(**{name: values[i % len(values)]}) for i in range(args.rounds)],
                 )
             )
-    with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("run_widgets", args.output, rows)
     for r in rows:
         print(
             f"{r['widget']:16} {r['size']:30} {r['what']:18} {r['ms_median']:>8} ms (worst {r['ms_worst']}),"

@@ -23,6 +23,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pandas as pd
 import torch
+from records import output_path, size, table_path, write_record
 
 from mpo_nb.actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from mpo_nb.models import load
@@ -41,17 +42,17 @@ METHODS: dict[str, ActionSpace] = {
     "blocks of 7": BlockActions(7),
     "whole response": SequenceActions(),
 }
-UPDATES = 32
+UPDATES = size(32, 1)
 REGIMES = {
-    "lag 16": dict(lag=16, epochs=1, steps=UPDATES),
-    "8 passes": dict(lag=0, epochs=8, steps=UPDATES // 8),
+    "lag 16": dict(lag=size(16, 1), epochs=1, steps=UPDATES),
+    "8 passes": dict(lag=0, epochs=8, steps=size(UPDATES // 8, 1)),
     "lag 0": dict(lag=0, epochs=1, steps=UPDATES),
     "lag 4": dict(lag=4, epochs=1, steps=UPDATES),
 }  # in the order in which they are run
-RANGES = (1 / 4, 1.0, 4.0, math.inf)  # times the logarithms of 0.8 and 1.2; inf: no clipping
-RATES = (3e-5, 1e-4, 3e-4)
-CHOOSING = (100, 101)  # seeds on which the learning rate is chosen, at lag 16 and range 1
-SEEDS = (0, 1, 2, 3, 4)
+RANGES = size((1 / 4, 1.0, 4.0, math.inf), (1.0,))  # times the logarithms of 0.8 and 1.2; inf: no clipping
+RATES = size((3e-5, 1e-4, 3e-4), (1e-4,))
+CHOOSING = size((100, 101), (100,))  # seeds on which the learning rate is chosen, at lag 16 and range 1
+SEEDS = size((0, 1, 2, 3, 4), (0,))
 SETTINGS = dict(
     prompts_per_step=4,
     group_size=8,
@@ -61,9 +62,13 @@ SETTINGS = dict(
     trace_every=0,
     progress=False,
 )
-SAMPLED, SAMPLES, GREEDY = 64, 8, 256  # problems sampled, responses to each, problems answered greedily
+SAMPLED, SAMPLES, GREEDY = (
+    size(64, 2),
+    8,
+    size(256, 2),
+)  # problems sampled, responses to each, problems answered greedily
 READ = slice(None, None, 2)  # of the sampled responses, those that the divergence is taken over
-FILE = Path(__file__).resolve().parents[1] / "nbs" / "studies" / "same_drift.csv"
+FILE = table_path("same_drift")
 
 
 @dataclass(frozen=True)
@@ -253,7 +258,11 @@ def train(path: Path, regimes: tuple[str, ...] = tuple(REGIMES), say=print) -> p
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regimes", nargs="*", default=tuple(REGIMES), choices=tuple(REGIMES))
-    parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--file", type=Path, default=output_path("same_drift"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    before = read(asked.file)
     train(asked.file, tuple(asked.regimes))
+    if asked.file.resolve() == FILE and read(asked.file).keys() != before.keys():
+        write_record("same_drift")
+    print(f"wrote {asked.file}")

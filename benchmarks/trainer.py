@@ -22,7 +22,6 @@ TRL pads all 256 rows to the longest of them in every pass, so the tail costs it
 """
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -35,6 +34,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from datasets import Dataset
+from records import output_path, size, write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
@@ -45,16 +45,16 @@ from mpo_nb.tasks.sums import chain_problems, chain_reward
 from mpo_nb.tasks.task import Task
 from mpo_nb.training.trainer import Trainer
 
-PROMPTS = 32
-GROUP = 8
+PROMPTS = size(32, 4)
+GROUP = size(8, 4)
 MINIBATCHES = 2
 EPOCHS = 2
 THREADS = 2
 RESPONSES = PROMPTS * GROUP
 UPDATES = MINIBATCHES * EPOCHS
 # tokens of a response in the set-up "tail", end token included
-SHORT = 16
-LONG = 128
+SHORT = size(16, 4)
+LONG = size(128, 8)
 
 
 def problems(setup: str) -> list[dict]:
@@ -69,18 +69,23 @@ def force_lengths(model, end: int):
     elsewhere."""
     width = {}  # of the prompts of the batch that is being sampled
 
+    def reading(_, args, kwargs):
+        # The layers read whole prompts on both sides; the head over them is TRL's alone.
+        mask = kwargs.get("attention_mask")
+        if kwargs.get("input_ids") is not None and mask is not None and kwargs["input_ids"].shape == mask.shape:
+            width["prompt"] = mask.shape[1]
+
     def hook(_, args, kwargs, output):
         mask = kwargs.get("attention_mask")
         if kwargs.get("past_key_values") is None or mask is None:
             return output
-        if kwargs["input_ids"].shape[1] == mask.shape[1]:
-            width["prompt"] = mask.shape[1]
         length = torch.where(mask[:, 0] == 1, LONG, SHORT)
         ends = mask.shape[1] - width["prompt"] + 1 >= length
         logits = output.logits[:, -1]
         logits[:, end] = torch.where(ends, logits[:, end] + 1e4, -1e4)
         return output
 
+    model.get_decoder().register_forward_pre_hook(reading, with_kwargs=True)
     model.register_forward_hook(hook, with_kwargs=True)
 
 
@@ -269,12 +274,12 @@ def table(setup: str, rows: list) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=size(10, 2))
     parser.add_argument("--setups", nargs="+", default=["even", "tail"])
     parser.add_argument(
         "--trl-micro-batch", type=int, default=RESPONSES // MINIBATCHES, help="TRL's responses in one forward pass"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--output", type=Path, default=output_path("trainer"))
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     logging.set_verbosity_error()
@@ -285,10 +290,7 @@ def main():
         with redirect_stdout(StringIO()):
             measured = measure(setup, args.iterations, args.trl_micro_batch)
         rows += table(setup, measured)
-    with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("trainer", args.output, rows)
     for row in rows:
         print(
             f"{row['setup']:5} {row['part']:22} ours {row['seconds_ours']:>6} s, TRL {row['seconds_trl']:>6} s"

@@ -13,7 +13,6 @@ last column is that part alone, for 8 responses of 4096 tokens.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ from types import SimpleNamespace
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from datasets import Dataset
+from records import output_path, size, write_table
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
@@ -42,8 +42,9 @@ CASES = {
     "sentence": dict(action_space="sentence"),
 }
 # steps of a run, and how many of them are not counted
-STEPS = 8
+STEPS = size(8, 4)
 WARM = 2
+LONG = size(4096, 64)  # tokens of the long responses
 
 
 class Clock(TrainerCallback):
@@ -87,9 +88,9 @@ def measure(case: str, folder: str) -> tuple[list[float], list[float], list[floa
     config = (GRPOConfig if plain else BlockGRPOConfig)(
         folder,
         max_steps=STEPS,
-        per_device_train_batch_size=64,
+        per_device_train_batch_size=size(64, 8),
         num_iterations=2,
-        max_completion_length=48,
+        max_completion_length=size(48, 8),
         learning_rate=1e-6,
         gradient_checkpointing=False,
         bf16=False,
@@ -122,7 +123,7 @@ def measure(case: str, folder: str) -> tuple[list[float], list[float], list[floa
 
 
 def long_responses(case: str, rounds: int = 9) -> float:
-    "Milliseconds of our part for 8 responses of 4096 tokens."
+    "Milliseconds of our part for 8 responses of LONG tokens."
     if CASES[case].get("action_space", "token") == "token":
         return 0.0
     tokenizer = char_tokenizer()
@@ -135,9 +136,9 @@ def long_responses(case: str, rounds: int = 9) -> float:
         model=SimpleNamespace(training=True),
         accelerator=SimpleNamespace(reduce=lambda x, reduction: x),
     )
-    ids = torch.randint(4, len(tokenizer), (8, 4096))
-    logps = -torch.rand(8, 4096, requires_grad=True)
-    old = -torch.rand(8, 4096)
+    ids = torch.randint(4, len(tokenizer), (8, LONG))
+    logps = -torch.rand(8, LONG, requires_grad=True)
+    old = -torch.rand(8, LONG)
     seconds = []
     for _ in range(rounds):
         start = time.process_time()
@@ -148,10 +149,33 @@ def long_responses(case: str, rounds: int = 9) -> float:
     return 1000 * statistics.median(seconds)
 
 
+def table(found: dict[str, tuple[list[float], list[float], list[float]]]) -> list[dict]:
+    "One row per case: seconds of a step, its ratios to TRL's, and milliseconds of our part."
+    trl = found["TRL, token"]
+    rows = []
+    for case, (training, pairs, ours) in found.items():
+        ratios = dict(
+            ratio=statistics.median(training) / statistics.median(trl[0]),
+            ratio_of_best=min(training) / min(trl[0]),
+            ratio_with_sampling=statistics.median(pairs) / statistics.median(trl[1]),
+        )
+        rows.append(
+            dict(
+                case=case,
+                training_seconds=f"{statistics.median(training):.4f}",
+                **{name: f"{value:.3f}" for name, value in ratios.items()},
+                hand_over_ms=f"{1000 * statistics.median(ours or [0.0]):.2f}",
+                steps=len(training),
+                hand_over_ms_8x4096=f"{long_responses(case):.1f}",
+            )
+        )
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--rounds", type=int, default=size(7, 1))
+    parser.add_argument("--output", type=Path, default=output_path("trl_blocks"))
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.set_verbosity_error()
@@ -164,38 +188,13 @@ def main():
             for case in CASES:
                 for kept, new in zip(found[case], measure(case, folder)):
                     kept += new
-    with options.output.open("w", newline="") as f:
-        writer = csv.writer(f)
-        writer.writerow(
-            [
-                "case",
-                "training_seconds",
-                "ratio",
-                "ratio_of_best",
-                "ratio_with_sampling",
-                "hand_over_ms",
-                "steps",
-                "hand_over_ms_8x4096",
-            ]
+    rows = table(found)
+    write_table("trl_blocks", options.output, rows)
+    for row in rows:
+        print(
+            f"{row['case']:12} {row['ratio']} of TRL's step ({row['ratio_of_best']} of the quickest), ours"
+            f" {row['hand_over_ms']} ms, {row['hand_over_ms_8x4096']} ms for long responses"
         )
-        trl = found["TRL, token"]
-        for case, (training, pairs, ours) in found.items():
-            ratios = (
-                statistics.median(training) / statistics.median(trl[0]),
-                min(training) / min(trl[0]),
-                statistics.median(pairs) / statistics.median(trl[1]),
-            )
-            writer.writerow(
-                [
-                    case,
-                    f"{statistics.median(training):.4f}",
-                    *(f"{r:.3f}" for r in ratios),
-                    f"{1000 * statistics.median(ours or [0.0]):.2f}",
-                    len(training),
-                    f"{long_responses(case):.1f}",
-                ]
-            )
-    print(options.output.read_text())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ wanted each core meanwhile.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import sys
@@ -24,8 +23,9 @@ from mpo_nb.widgets import BlockExplorer, CreditExplorer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from browsers import chromium  # noqa: E402
+from records import output_path, size, write_table  # noqa: E402
 
-TOKENS = (64, 512, 4096)
+TOKENS = size((64, 512, 4096), (16,))
 CHANGES = {
     BlockExplorer: ("k", "rule", "colour"),
     CreditExplorer: ("k", "right", "moved", "epsilon"),
@@ -83,9 +83,9 @@ def row(widget: type, T: int, what: str, times: list[float], processor: float, s
 def measure(browser, widget: type, T: int, rounds: int, file: Path) -> list[dict]:
     "The first picture, and a change of each main control."
     widget(response(T)).to_html(file)
-    size = file.stat().st_size
+    page_bytes = file.stat().st_size
     opened = []
-    for _ in range(max(3, rounds // 4)):
+    for _ in range(size(max(3, rounds // 4), 2)):
         page = browser.new_page(viewport=dict(width=1400, height=900))
         session = page.context.new_cdp_session(page)
         session.send("Performance.enable", dict(timeDomain="threadTicks"))
@@ -98,12 +98,14 @@ def measure(browser, widget: type, T: int, rounds: int, file: Path) -> list[dict
         page.wait_for_selector(".mpo-lane-view .mpo-lanes li")
         opened.append((page.evaluate(OPENED), spent()))
         last = page
-    rows = [row(widget, T, "first picture", [t for t, _ in opened], statistics.median(c for _, c in opened), size)]
+    rows = [
+        row(widget, T, "first picture", [t for t, _ in opened], statistics.median(c for _, c in opened), page_bytes)
+    ]
     for name in CHANGES[widget]:
         last.evaluate(MOVE, [name, 3])
         before = spent()
         times = last.evaluate(MOVE, [name, rounds])
-        rows.append(row(widget, T, f"change of {name}", times, (spent() - before) / rounds, size))
+        rows.append(row(widget, T, f"change of {name}", times, (spent() - before) / rounds, page_bytes))
     for context in browser.contexts:
         context.close()
     return rows
@@ -111,18 +113,15 @@ def measure(browser, widget: type, T: int, rounds: int, file: Path) -> list[dict
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".csv"))
+    parser.add_argument("--rounds", type=int, default=size(24, 2))
+    parser.add_argument("--output", type=Path, default=output_path("widgets"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         file = Path(folder) / "page.html"
         rows = [r for widget in CHANGES for T in TOKENS for r in measure(browser, widget, T, args.rounds, file)]
         browser.close()
-    with args.output.open("w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("widgets", args.output, rows)
     for r in rows:
         print(
             f"{r['widget']:16} {r['tokens']:>5} tokens  {r['what']:18} {r['ms_median']:>8} ms ({r['ms_q25']} to"

@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['dtypes', 'model_source', 'adapter_base', 'embedding_rows', 'saved_rows', 'load_shape', 'load_tokenizer',
-           'check_vocabulary', 'resolve_device', 'add_lora', 'adapters_off', 'check_adapters', 'frozen_copy',
-           'is_packed', 'check_trainable', 'master_weights', 'changed_weights', 'take_over', 'describe_model', 'load',
-           'AdapterFiles', 'load_state', 'save_merged']
+           'check_vocabulary', 'resolve_device', 'parsed_once', 'has_adapters', 'add_lora', 'adapters_off',
+           'check_adapters', 'frozen_copy', 'is_packed', 'check_trainable', 'master_weights', 'changed_weights',
+           'take_over', 'describe_model', 'load', 'AdapterFiles', 'load_state', 'save_merged']
 
 # %% ../../nbs/lib/models/loading.ipynb #f0f58330
 import importlib.util
 import json
 import shutil
+import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -40,6 +40,9 @@ from .tiny import tiny_model_path
 from ..runtime.files import given_path, output_folder
 from ..runtime.manifest import check_undamaged
 from ..runtime.tensors import quiet_files, read_tensors
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # %% ../../nbs/lib/models/loading.ipynb #3200cfda
 def _only_a_path(name: str) -> bool:
@@ -281,6 +284,42 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
         )
     )
 
+# %% ../../nbs/lib/models/loading.ipynb #gguf0002
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Inside a `with`, a GGUF file is parsed the first time that transformers opens it. Does nothing where the package
+    gguf is missing."""
+    if importlib.util.find_spec("gguf") is None:
+        yield
+        return
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as unpacking
+
+    reader = gguf.GGUFReader
+    checkpoint = unpacking.load_gguf_checkpoint
+    readers: dict[str, Any] = {}
+    headers: dict[str, Any] = {}
+
+    def read(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:  # opened to be written to, say
+            return reader(path, *args, **kwargs)
+        if str(path) not in readers:
+            readers[str(path)] = reader(path)
+        return readers[str(path)]
+
+    def unpack(path: Any, return_tensors: bool = False, **options: Any) -> Any:
+        if return_tensors or options:
+            return checkpoint(path, return_tensors=return_tensors, **options)
+        if str(path) not in headers:
+            headers[str(path)] = checkpoint(path)
+        return deepcopy(headers[str(path)])
+
+    gguf.GGUFReader, unpacking.load_gguf_checkpoint = read, unpack
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, unpacking.load_gguf_checkpoint = reader, checkpoint
+
 # %% ../../nbs/lib/models/loading.ipynb #d48f4182
 def _read_weights(name: str, gguf_file: str | None = None, **options: Any) -> Any:
     "A model as transformers reads it; a GGUF file is unpacked."
@@ -316,22 +355,32 @@ def _weights(
         loaded.quantization_method = None
     return cast(CausalLM, loaded.to(device))
 
+# %% ../../nbs/lib/models/loading.ipynb #adapted1
+def has_adapters(
+    model: Any,  # a model, plain or wrapped by peft
+) -> TypeGuard["PeftModel"]:
+    "Whether peft has wrapped a model. Where peft was never imported, which takes seconds, it has not."
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
 # %% ../../nbs/lib/models/loading.ipynb #33ee8970
 def add_lora(
     model: CausalLM,  # a causal language model, frozen in place
     rank: int,  # r, columns of the adapters
     alpha: int = 0,  # scale; 0 means twice the rank
     targets: str = "all-linear",  # every linear layer but the head, or layer names separated by commas
-) -> PeftModel:  # only adapters have gradients; they are float32
+) -> "PeftModel":  # only adapters have gradients; they are float32
     """Adapters on a model's linear layers. Raises ValueError for a rank below 1, layers that are not there, or a model
     that has adapters already."""
-    if isinstance(model, PeftModel):
+    if has_adapters(model):
         raise ValueError(
             f"lora_rank={rank}, but model has adapters already ({', '.join(model.peft_config)}); set lora_rank=0 to"
             " train those, or hand over model.merge_and_unload()"
         )
     if rank < 1:
         raise ValueError(f"lora_rank={rank}; it must be at least 1 (0 in a run's configuration means full training)")
+    from peft import LoraConfig, get_peft_model
+
     names = targets if targets == "all-linear" else [t.strip() for t in targets.split(",")]
     config = LoraConfig(
         r=rank, lora_alpha=alpha or 2 * rank, target_modules=names, lora_dropout=0.0, task_type="CAUSAL_LM"
@@ -351,11 +400,11 @@ def adapters_off(
     model: CausalLM,  # with adapters
 ) -> AbstractContextManager[Any]:  # a context manager
     "The frozen model under the adapters, inside a `with`."
-    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+    return model.disable_adapter() if has_adapters(model) else nullcontext()
 
 # %% ../../nbs/lib/models/loading.ipynb #ae277d67
 def check_adapters(
-    model: PeftModel,  # as it is handed over
+    model: "PeftModel",  # as it is handed over
 ) -> str:  # the name of the adapter that is trained
     "Raises ValueError for adapters that cannot be trained as they stand."
     active = list(model.active_adapters)
@@ -405,7 +454,7 @@ def check_trainable(
     model: CausalLM,  # plain or with adapters
 ) -> None:
     "Raises ValueError where nothing can be trained."
-    if is_packed(model) and not isinstance(model, PeftModel):
+    if is_packed(model) and not has_adapters(model):
         raise ValueError("model has packed (quantised) weights, which cannot be trained; set lora_rank, e.g. 16")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
@@ -490,7 +539,7 @@ def changed_weights(
     model: CausalLM,  # plain or with adapters
 ) -> list[str]:  # names; empty where the base does not lie here, or all is the same
     "Weights that differ from those of the base that the model names, by their shape or in their first and last row."
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if has_adapters(model) else model
     name = base.name_or_path
     if not name or adapter_base(name) is not None:
         return []
@@ -531,7 +580,7 @@ def take_over(
 ) -> tuple[CausalLM, bool]:  # the model to train; whether its checkpoints must hold the embeddings
     "A model made elsewhere, in the form in which it is trained. Raises ValueError for one that cannot be."
     base: Any = model
-    if isinstance(model, PeftModel):
+    if has_adapters(model):
         check_adapters(model)
         base = model.get_base_model()
     changed = changed_weights(model)
@@ -540,7 +589,7 @@ def take_over(
     if lora_rank:
         model = add_lora(model, lora_rank, lora_alpha, lora_targets)
     master_weights(model, precision)
-    if not isinstance(model, PeftModel):
+    if not has_adapters(model):
         return model, False
     for config in model.peft_config.values():
         config.base_model_name_or_path = base.name_or_path or config.base_model_name_or_path
@@ -561,6 +610,8 @@ def _merged(
     rows = saved_rows(model)
     if rows and rows != embedding_rows(under):
         under.resize_token_embeddings(rows, mean_resizing=False)
+    from peft import PeftModel
+
     merged = PeftModel.from_pretrained(under, str(Path(str(model)).expanduser())).merge_and_unload()
     return cast(CausalLM, merged if packed else merged.to(dtype).requires_grad_(True))  # peft had frozen them
 
@@ -574,9 +625,7 @@ def describe_model(
     parameters = list(model.parameters())
     # A packed 4-bit weight holds two numbers in a byte, and its shape is that of the bytes; peft counts what was
     # packed.
-    total = (
-        model.get_nb_trainable_parameters()[1] if isinstance(model, PeftModel) else sum(p.numel() for p in parameters)
-    )
+    total = model.get_nb_trainable_parameters()[1] if has_adapters(model) else sum(p.numel() for p in parameters)
     frozen = [p for p in parameters if not p.requires_grad] or parameters
     kept = max(frozen, key=lambda p: p.numel()).dtype
     said = (
@@ -585,9 +634,7 @@ def describe_model(
     )
     said += "chat template" if getattr(tokenizer, "chat_template", None) else "no chat template, plain prompts"
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return said + (
-        f"; LoRA trains {trained / 1e6:.2f}M ({trained / total:.1%})" if isinstance(model, PeftModel) else ""
-    )
+    return said + (f"; LoRA trains {trained / 1e6:.2f}M ({trained / total:.1%})" if has_adapters(model) else "")
 
 # %% ../../nbs/lib/models/loading.ipynb #0cc1cefd
 def load(
@@ -616,11 +663,12 @@ def load(
         )
     check_undamaged(model)
     place = resolve_device(device)
-    tokenizer = load_tokenizer(model)
-    if precision == "auto":
-        precision = choose_precision(place, load_shape(model).hidden_size)
-    stored = torch.float32 if training and not lora_rank else dtypes[precision]
-    loaded = _merged(model, stored, attention, place, _quantized(quantization, precision))
+    with parsed_once():
+        tokenizer = load_tokenizer(model)
+        if precision == "auto":
+            precision = choose_precision(place, load_shape(model).hidden_size)
+        stored = torch.float32 if training and not lora_rank else dtypes[precision]
+        loaded = _merged(model, stored, attention, place, _quantized(quantization, precision))
     if lora_rank:
         lies_here = str(model) != "tiny" and Path(model).exists()
         loaded.name_or_path = str(Path(model).resolve()) if lies_here else str(model)
@@ -662,7 +710,9 @@ def load_state(
     folder: str | Path,  # what its `save_pretrained` wrote
 ) -> None:
     "Put saved weights, or saved adapters, back into a model. Raises ValueError when they are not those of this model."
-    if isinstance(model, PeftModel):
+    if has_adapters(model):
+        from peft import set_peft_model_state_dict
+
         name = model.active_adapters[0]
         weights = read_tensors(Path(folder) / "adapter_model.safetensors")
         result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)

@@ -22,7 +22,7 @@ from ..checks import check_whole, fits
 from ..config import TrainConfig, choose_precision, json_options
 from ..models.families import check_family
 from ..models.loading import load_shape, resolve_device
-from .phases import parts, step_phases, work
+from .phases import fits_into, parts, step_phases, work
 from .rehearsal import Work
 from ..sampling.rollouts import prompt_lengths
 from ..tasks.prompts import render_prompt
@@ -288,7 +288,7 @@ def _verdict(
 
     verdict = Verdict(name, capacity, needed(config), note=note)
     if not verdict.fits:
-        verdict.changes = remedy(config, prompt, lambda other: needed(other) <= capacity)
+        verdict.changes = remedy(config, prompt, lambda other: fits_into(capacity, other, shape, prompt, gpu))
         verdict.changed = needed(replace(config, **verdict.changes)) if verdict.changes else 0
     return verdict
 

@@ -16,14 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..blocks import check_mask
 from ..checks import check_whole
 from ..losses import kl_penalty
-from ..models.loading import model_source
+from ..models.loading import has_adapters, model_source
 from ..models.logprobs import CausalLM
 from ..runtime.tensors import quiet_files
 from .decoding import StopStrings
@@ -261,7 +260,7 @@ def check_adapters(
     lora_rank: int,  # that the engine has room for
 ) -> None:
     "Raises ValueError when adapters meet an engine without room for them, or the other way round."
-    adapted = isinstance(model, PeftModel)
+    adapted = has_adapters(model)
     if adapted != bool(lora_rank):
         raise ValueError(
             f"lora_rank={lora_rank}, but the policy has {'adapters' if adapted else 'none'}; build the sampler with the"

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import mpo_nb.training.sweeps
 from mpo_nb.config import TrainConfig, choose_precision
+from mpo_nb.models import loading
 from mpo_nb.models.loading import (
     adapters_off,
     check_vocabulary,
@@ -295,7 +296,31 @@ def test_a_template_that_refuses_a_system_turn_says_so():
 # A pretrained model from a GGUF file
 
 
-@pytest.mark.slow
+def test_a_gguf_file_is_parsed_once(smollm2, monkeypatch):
+    "By `load`: for the tokenizer, the shape and the weights together. Afterwards everything is as it was."
+    gguf = pytest.importorskip("gguf")
+    parsed = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path, *args, **kwargs):
+            parsed.append(str(path))
+            super().__init__(path, *args, **kwargs)
+
+    def without_weights(model, *_):
+        "Asks of the file what the weights ask, and unpacks none of them."
+        assert gguf.GGUFReader(str(model)).tensors
+        return AutoModelForCausalLM.from_config(load_shape(model), dtype=torch.float32)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    monkeypatch.setattr(loading, "_merged", without_weights)
+    model, tokenizer = load(smollm2, device="cpu", quiet=True)
+    assert parsed == [str(smollm2)] and model.config.vocab_size == len(tokenizer)
+    with pytest.raises(ZeroDivisionError), loading.parsed_once():
+        assert gguf.GGUFReader is not Counting
+        1 / 0
+    assert gguf.GGUFReader is Counting
+
+
 def test_a_gguf_file_is_loaded_trained_saved_and_loaded_again(smollm2, tmp_path):
     config = small(
         tmp_path,
