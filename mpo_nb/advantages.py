@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['group_advantages', 'leave_one_out', 'overlong_penalty', 'gae', 'block_gae', 'block_value', 'boundary_advantages',
-           'distribute', 'macro_blocks', 'CriticTargets', 'final_reward', 'critic_targets', 'whiten', 'future_weights']
+           'two_level_advantages', 'distribute', 'macro_blocks', 'CriticTargets', 'final_reward', 'critic_targets',
+           'whiten', 'future_weights']
 
 # %% ../nbs/lib/advantages.ipynb #ba22c033
 from dataclasses import dataclass
@@ -205,6 +206,27 @@ def boundary_advantages(
     last = exists & (torch.arange(N, device=ids.device) == exists.sum(1, keepdim=True) - 1)
     following = torch.where(last, final_reward[:, None].to(v.dtype), torch.cat([v[:, 1:], v.new_zeros(B, 1)], 1)[:, :N])
     return torch.where(exists, following - v, torch.zeros_like(v))
+
+# %% ../nbs/lib/advantages.ipynb #av000011
+def two_level_advantages(
+    final_reward: Tensor,  # (B,) reward of the whole response
+    value: Tensor,  # (B,) V(s_0): the reward that is expected from the prompt
+    upper: Tensor,  # (B, T) 1 on the tokens that state the problem; the other kept ones solve it
+    mask: Tensor,  # (B, T)
+    stated: Tensor | None = None,  # (B,) V(s_1): of what was stated, before it is solved; None: the solver is exact
+) -> Tensor:  # (B, T), 0 where the mask is 0
+    """V(s_1) - V(s_0) on the upper level's tokens, R - V(s_1) on the lower's: `boundary_advantages` of two blocks, on
+    levels that may alternate. Raises ValueError when shapes differ."""
+    m = check_mask(mask, upper=upper)
+    above = torch.where(m, upper, 0) != 0
+    given = dict(final_reward=final_reward, value=value) | ({} if stated is None else dict(stated=stated))
+    for name, x in given.items():
+        if check_tensor(name, x).shape != (len(m),):
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; pass one number per response, shape ({len(m)},)")
+    R, start = at_least_float32(final_reward), at_least_float32(value)
+    middle = R if stated is None else at_least_float32(stated)
+    per_token = torch.where(above, (middle - start)[:, None], (R - middle)[:, None])  # (B, T)
+    return torch.where(m, per_token, torch.zeros_like(per_token))
 
 # %% ../nbs/lib/advantages.ipynb #89e4e61d
 def distribute(

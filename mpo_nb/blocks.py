@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['sentence_ends', 'decimal_points', 'Merge', 'check_tensor', 'check_mask', 'at_least_float32', 'blocks_from_starts',
            'turn_blocks', 'cut_at_gaps', 'place_in_turn', 'tokens_left', 'check_gaps', 'token_blocks', 'sequence_block',
-           'fixed_blocks', 'random_blocks', 'blocks_from_ends', 'kept_texts', 'delimiter_blocks', 'sentence_closes',
-           'sentence_blocks', 'surprise_blocks', 'entropy_blocks', 'perplexity_blocks', 'check_ids', 'block_sizes',
-           'block_sum', 'block_mean', 'spread', 'block_ends', 'learn_merges', 'check_merges', 'merge_tokens',
-           'bpe_blocks', 'save_merges', 'load_merges', 'code_blocks']
+           'fixed_blocks', 'random_blocks', 'blocks_from_ends', 'kept_texts', 'delimiter_blocks', 'tokens_in',
+           'level_blocks', 'sentence_closes', 'sentence_blocks', 'surprise_blocks', 'entropy_blocks',
+           'perplexity_blocks', 'check_ids', 'block_sizes', 'block_sum', 'block_mean', 'spread', 'block_ends',
+           'learn_merges', 'check_merges', 'merge_tokens', 'bpe_blocks', 'save_merges', 'load_merges', 'code_blocks']
 
 # %% ../nbs/lib/blocks.ipynb #3db661e9
 import json
@@ -236,6 +236,44 @@ def delimiter_blocks(
         m.device
     )
     return blocks_from_ends(closes, m, gaps)
+
+# %% ../nbs/lib/blocks.ipynb #lv000002
+def tokens_in(
+    mask: Tensor,  # (B, T)
+    tokens: Sequence[Sequence[str]],  # decoded text of each token, one list per row
+    stretches: Sequence[Sequence[tuple[int, int]]],  # per row: begin and end, in characters of the kept tokens' text
+) -> Tensor:  # (B, T) bool
+    """The kept tokens with a character in one of the stretches. Raises ValueError when tokens do not cover the mask, or
+    for another number of rows."""
+    m = check_mask(mask)
+    texts = kept_texts(m, tokens)
+    if len(stretches) != len(m):
+        raise ValueError(f"stretches has {len(stretches)} rows but mask has {len(m)}; pass one list per response")
+    inside = []
+    for row, given in zip(texts, stretches):
+        end = 0
+        for text in row:
+            begin, end = end, end + len(text)
+            inside.append(any(max(begin, low) < min(end, high) for low, high in given))
+    found = torch.zeros_like(m)
+    found[m] = torch.tensor(inside, dtype=torch.bool, device=m.device)
+    return found
+
+
+def level_blocks(
+    mask: Tensor,  # (B, T)
+    upper: Tensor,  # (B, T) 1 on the tokens of the upper level, as `tokens_in` finds them
+    gaps: str = "skip",  # "skip": a block reaches across a hole in the mask | "end": it ends there
+) -> Tensor:  # (B, T) long
+    """A block for each run of kept tokens of one level, such as what states a problem and what solves it. Raises
+    ValueError when the shapes differ."""
+    m = check_mask(mask, upper=upper)
+    above = torch.where(m, upper, 0) != 0
+    level = torch.where(m, above.long(), -1)
+    place = torch.where(m, torch.arange(m.shape[1], device=m.device), -1)
+    last = torch.cat([torch.full_like(place[:, :1], -1), place.cummax(1).values[:, :-1]], 1)[:, : m.shape[1]]
+    before = level.gather(1, last.clamp(min=0))  # of the last kept token before each one
+    return cut_at_gaps(blocks_from_starts(m & (last >= 0) & (level != before), m), m, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #7d29c0f2
 sentence_ends = (".", "!", "?", ";", ":", "\n", "。", "！", "？", "；", "：", "．", "｡", "…")

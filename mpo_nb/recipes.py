@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 'recipes', 'idle_options', 'AdvantageRule',
-           'GroupAdvantage', 'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'SoftQAdvantage', 'FutureWeight',
-           'LearntBlocks', 'response_blocks', 'check_values', 'Recipe', 'needed', 'batch_actions', 'action_blocks',
-           'policy_term', 'kl_term', 'entropy_term', 'exact_term', 'at_written_tokens', 'batch_loss', 'check_soft_q',
-           'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words', 'value_words', 'plain_sources',
-           'chosen_rule', 'with_objects', 'Idle', 'check_effect', 'sources_of', 'space_options', 'values_without',
-           'check_not_influence', 'recipe']
+           'GroupAdvantage', 'LeaveOneOut', 'CriticAdvantage', 'SampledValues', 'SoftQAdvantage', 'OrderedAdvantage',
+           'FutureWeight', 'LearntBlocks', 'response_blocks', 'check_values', 'Recipe', 'needed', 'batch_actions',
+           'action_blocks', 'policy_term', 'kl_term', 'entropy_term', 'exact_term', 'at_written_tokens', 'batch_loss',
+           'check_soft_q', 'wants_reference', 'check_recipe', 'rule_field', 'Preset', 'space_words', 'value_words',
+           'plain_sources', 'chosen_rule', 'with_objects', 'Idle', 'check_effect', 'sources_of', 'space_options',
+           'values_without', 'check_not_influence', 'recipe']
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 import inspect
@@ -31,6 +31,7 @@ from mpo_nb.checks import (
     is_whole,
 )
 from .lazy import LazyModule
+from .objectives import OrderedObjectives
 
 # %% ../nbs/lib/recipes.ipynb #re000002
 if TYPE_CHECKING:
@@ -191,6 +192,38 @@ class SoftQAdvantage(AdvantageRule):
     def name(self) -> str:
         return "soft-q"
 
+# %% ../nbs/lib/recipes.ipynb #reord002
+@dataclass(frozen=True)
+class OrderedAdvantage(AdvantageRule):
+    "Objectives in an order, each in blocks of its own, weighed by multipliers: arXiv 2209.07096."
+
+    # the order, or a dict of its fields, e.g. {"edges": [["correctness", "length", 0.05]], "best": {"correctness": 0.8}}
+    objectives: OrderedObjectives | Mapping[str, Any] = OrderedObjectives()
+    scale: str = "std"  # of each objective in its group, as in GroupAdvantage: "std" | "none"
+    whiten: bool = False  # advantages with mean 0 and deviation 1 over the tokens that the batch trains
+
+    def __post_init__(self) -> None:
+        if isinstance(self.objectives, Mapping):
+            object.__setattr__(self, "objectives", OrderedObjectives(**self.objectives))
+        check_choice("scale", self.scale, ("std", "none"))
+        check_flag("whiten", self.whiten)
+
+    @property
+    def name(self) -> str:
+        return "ordered"
+
+    @property
+    def order(self) -> OrderedObjectives:
+        "The order as a record, whichever way it was given."
+        assert isinstance(self.objectives, OrderedObjectives)  # made of a dict when the rule was
+        return self.objectives
+
+    def advantages(self, rewards: "torch.Tensor", group_size: int) -> "torch.Tensor":
+        raise ValueError(
+            "advantage='ordered' needs the responses, which each objective scores: use"
+            " mpo_nb.objectives.objective_advantages and combined_advantages"
+        )
+
 # %% ../nbs/lib/recipes.ipynb #re000071
 @dataclass(frozen=True)
 class FutureWeight:
@@ -240,6 +273,7 @@ advantage_rules: dict[str, AdvantageRule] = {
         CriticAdvantage(),
         SampledValues(),
         SoftQAdvantage(),
+        OrderedAdvantage(),
     )
 }  # name -> rule
 
@@ -579,6 +613,11 @@ def check_recipe(
         raise ValueError(
             f"actions={recipe.actions!r}; pass an action space from mpo_nb.actions, a number of tokens, or one of"
             f" {', '.join(block_rules)}"
+        )
+    if recipe.drop_dead_groups and isinstance(recipe.rule, OrderedAdvantage):
+        raise ValueError(
+            "drop_dead_groups=True with advantage='ordered': a group of equal correctness may differ in another"
+            " objective; use drop_dead_groups=False"
         )
     apart = (str, LearntBlocks, spaces.TokenActions, spaces.BlockActions, spaces.SequenceActions)
     if getattr(recipe.rule, "macro", 1) == "actions" and not isinstance(recipe.actions, apart):
@@ -1104,10 +1143,14 @@ def chosen_rule(
 ) -> AdvantageRule:
     "A rule with options replaced. Raises ValueError for an option that means nothing for the rule, with the remedy."
     given = {name: value for name, value in options.items() if name != "advantage"}
-    name = options.get("advantage", rule.name)
+    compares = isinstance(rule, GroupAdvantage)  # objectives are compared in the groups of a recipe that has groups
+    name = options.get("advantage", "ordered" if compares and "objectives" in given else rule.name)
     if name != rule.name:
+        scale = getattr(rule, "scale", "std")
         rule = advantage_rules[check_choice("advantage", name, tuple(advantage_rules))]
-        if "scale" in given and hasattr(rule, "scale"):
+        if isinstance(rule, OrderedAdvantage):
+            rule = replace(rule, scale=scale)
+        elif "scale" in given and hasattr(rule, "scale"):
             raise ValueError(f"scale={given['scale']!r} and advantage={name!r} say the same twice; leave scale out")
     for option, value in given.items():
         if hasattr(rule, option):
@@ -1115,7 +1158,7 @@ def chosen_rule(
         takers = [
             repr(one.name) for one in advantage_rules.values() if hasattr(one, option) and one != GroupAdvantage("none")
         ]
-        examples = [repr(name) for name, preset in recipes.items() if repr(preset.rule.name) in takers]
+        examples = [repr(name) for name, preset in recipes.items() if repr(preset.rule.name) in takers] or ["'grpo'"]
         raise ValueError(
             f"{option}={value!r:.100} with advantage={rule.name!r}: only advantage={' or '.join(takers)} takes it;"
             f" leave {option} out, or use a recipe that has it, such as {examples[0]}"

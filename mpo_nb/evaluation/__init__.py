@@ -6,8 +6,9 @@
 __all__ = ['evaluate', 'RecordFile', 'read_settings', 'Evaluation', 'Comparison', 'Difference', 'Flip', 'compare', 'pass_at_k',
            'mean_interval', 'paired_interval', 'mcnemar', 'sign_flip', 'accuracy_interval', 'student_t', 'auroc',
            'outcome', 'outcomes', 'seed_interval', 'seed_differences', 'difference_table', 'corrected_together',
-           'simultaneous', 'means_table', 'detectable', 'power_line', 'exact_kl', 'holm', 'student_p', 'student_share',
-           'student_quantile', 'detection_power', 'detectable_effect']
+           'simultaneous', 'means_table', 'detectable', 'power_line', 'exact_kl', 'response_features',
+           'feature_expectations', 'split_distances', 'PolicyMap', 'policy_map', 'rank_n_contrast', 'holm', 'student_p',
+           'student_share', 'student_quantile', 'detection_power', 'detectable_effect']
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua03
 from typing import TYPE_CHECKING
@@ -17,6 +18,14 @@ from ..lazy import offer
 
 # %% ../../nbs/lib/evaluation/index.ipynb #evalua06
 if TYPE_CHECKING:
+    from mpo_nb.evaluation.behaviour import (
+        PolicyMap,
+        feature_expectations,
+        policy_map,
+        rank_n_contrast,
+        response_features,
+        split_distances,
+    )
     from mpo_nb.evaluation.comparing import Comparison, Difference, Evaluation, Flip, compare
     from mpo_nb.evaluation.divergence import exact_kl
     from mpo_nb.evaluation.evaluating import evaluate
@@ -61,6 +70,7 @@ __getattr__, __dir__ = offer(
         "comparing": "Evaluation Comparison Difference Flip compare",
         "intervals": "pass_at_k mean_interval paired_interval mcnemar sign_flip accuracy_interval student_t auroc",
         "divergence": "exact_kl",
+        "behaviour": ("response_features feature_expectations split_distances PolicyMap policy_map rank_n_contrast"),
         "many_comparisons": "holm student_p student_share student_quantile detection_power detectable_effect",
         "sweep_outcomes": (
             "outcome outcomes seed_interval seed_differences corrected_together simultaneous difference_table"
@@ -98,6 +108,12 @@ _all_ = [
     "detectable",
     "power_line",
     "exact_kl",
+    "response_features",
+    "feature_expectations",
+    "split_distances",
+    "PolicyMap",
+    "policy_map",
+    "rank_n_contrast",
     "holm",
     "student_p",
     "student_share",

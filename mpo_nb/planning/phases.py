@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Moments', 'parts', 'packed_bytes', 'packed_weights', 'Fixed', 'tensor_bytes', 'layers_alike', 'fixed',
-           'prompts_among', 'work', 'ways', 'response_bytes', 'moving', 'with_gradients', 'first_moments',
-           'training_peak', 'scores_anew', 'scoring_peak', 'standing', 'without_graph', 'step_phases']
+           'prompts_among', 'work', 'trained_on', 'sampled_from', 'ways', 'response_bytes', 'moving', 'with_gradients',
+           'first_moments', 'training_moments', 'scores_anew', 'scoring_peak', 'standing', 'without_graph',
+           'phases_in_turn', 'step_phases', 'fits_into']
 
 # %% ../../nbs/lib/planning/phases.ipynb #b0c2857f
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -148,6 +149,16 @@ def work(
     return Work(prompt, T, rows, 0, max(groups, asked), sampled), min(rows, minibatch - rows)
 
 
+def trained_on(w: Work) -> Work:
+    "What a training pass reads, without what the sampler does: one rehearsal for all pieces of work that share it."
+    return replace(w, read=0, sampled=0)
+
+
+def sampled_from(w: Work) -> Work:
+    "What the sampler reads, without what a training pass does."
+    return replace(w, rows=0, different=0)
+
+
 def ways(config: TrainConfig, w: Work) -> list[Work]:  # one or two
     "How a micro-batch may be read: each prompt with its response, or the largest number of prompts apart."
     if config.gradient_checkpointing or w.response < 2:
@@ -212,24 +223,22 @@ def first_moments(
     return moments
 
 
-def training_peak(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Counter[str]:
-    "Gradients and what moves in the training pass, at its highest point."
+def training_moments(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Iterator[Counter[str]]:
+    "Gradients and what moves in the training pass, at each point that can be its highest; a later micro-batch first."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
     layers = kind.shape().num_hidden_layers
 
     def passed(w: Work, first: bool) -> Moments:
-        return moving(along(lambda n: rehearse_training(kind, n, w, *how, first=first), layers, f.alike))
+        return moving(along(lambda n: rehearse_training(kind, n, trained_on(w), *how, first=first), layers, f.alike))
 
     w, second = work(config, prompt)
-    moments: list[Counter[str]] = []
     if second:
         for way in ways(config, replace(w, rows=second)):
-            moments += [with_gradients(peak, f.trained) for peak in passed(way, first=False).values()]
+            yield from (with_gradients(peak, f.trained) for peak in passed(way, first=False).values())
     if second < w.rows:
         for way in ways(config, w):
-            one_layer = moving(rehearse_training(kind, 1, way, *how, first=True))
-            moments += first_moments(passed(way, first=True), one_layer, f)
-    return max(moments, key=Counter.total)
+            one_layer = moving(rehearse_training(kind, 1, trained_on(way), *how, first=True))
+            yield from first_moments(passed(way, first=True), one_layer, f)
 
 # %% ../../nbs/lib/planning/phases.ipynb #a8055185
 def scores_anew(config: TrainConfig, heads: Heads) -> bool:
@@ -247,7 +256,9 @@ def scoring_peak(config: TrainConfig, kind: Outline, w: Work, alike: bool) -> Co
     peaks: list[Counter[str]] = []
     for way in ways(c, replace(w, rows=max(1, rows))):
         passed = along(
-            lambda n: rehearse_training(kind, n, way, c.gradient_checkpointing, c.chunk_elements, frozen=True),
+            lambda n: rehearse_training(
+                kind, n, trained_on(way), c.gradient_checkpointing, c.chunk_elements, frozen=True
+            ),
             kind.shape().num_hidden_layers,
             alike,
         )
@@ -295,23 +306,55 @@ def without_graph(peak: Counter[str], f: Fixed) -> Counter[str]:
     )
 
 
+def phases_in_turn(
+    config: TrainConfig,  # precision and max_new_tokens decided
+    shape: PretrainedConfig,  # of the model
+    prompt: int,  # tokens of the longest prompt
+    gpu: bool,  # whether Adam takes all weights at once
+) -> Iterator[Moments]:  # phase -> part -> bytes
+    """Every part of every phase of a step, what is quick to work out and what is often the peak first. Training comes
+    moment by moment."""
+    c = config
+    kind = outline(c, shape)
+    w, _ = work(c, prompt)
+    f = fixed(kind, c.quantization)
+    ground = standing(c, w, f)
+    update = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
+    yield {"update": ground + update}
+    for moved in training_moments(c, kind, prompt, f):
+        yield {"training": ground + moved + Counter({rest: f.unpacked})}
+    sampled = sampled_from(w)
+    sampling = along(
+        lambda n: rehearse_sampling(kind, n, sampled, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike
+    )
+    sampling["prompts"] = max(sampling["prompts"], sampling.pop("copies"), key=Counter.total)
+    yield {phase: ground + without_graph(peak, f) for phase, peak in sampling.items()}
+    if scores_anew(c, kind.heads):
+        yield {"scoring": ground + without_graph(scoring_peak(c, kind, w, f.alike), f)}
+
+
 def step_phases(
     config: TrainConfig,  # precision and max_new_tokens decided
     shape: PretrainedConfig,  # of the model
     prompt: int,  # tokens of the longest prompt
     gpu: bool,  # whether Adam takes all weights at once
 ) -> Moments:  # phase -> part -> bytes
-    "Every part of every phase of a step."
-    c = config
-    kind = outline(c, shape)
-    w, _ = work(c, prompt)
-    f = fixed(kind, c.quantization)
-    sampling = along(lambda n: rehearse_sampling(kind, n, w, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike)
-    sampling["prompts"] = max(sampling["prompts"], sampling.pop("copies"), key=Counter.total)
-    if scores_anew(c, kind.heads):
-        sampling["scoring"] = scoring_peak(c, kind, w, f.alike)
-    phases = {phase: without_graph(peak, f) for phase, peak in sampling.items()}
-    phases["training"] = training_peak(c, kind, prompt, f) + Counter({rest: f.unpacked})
-    phases["update"] = Counter({"gradients": 4 * f.trained, rest: 4 * f.trained if gpu else 8 * f.largest})
-    ground = standing(c, w, f)
-    return {phase: ground + moved for phase, moved in phases.items()}
+    "Every part of every phase of a step, in the order of a step."
+    peaks: Moments = {}
+    for found in phases_in_turn(config, shape, prompt, gpu):
+        for phase, peak in found.items():
+            peaks[phase] = max(peaks.get(phase, peak), peak, key=Counter.total)
+    order = ("prompts", "decoding", "scoring", "training", "update")
+    return {phase: peaks[phase] for phase in order if phase in peaks}
+
+
+def fits_into(
+    capacity: int,  # bytes that the run may use
+    config: TrainConfig,  # the rest as for `step_phases`
+    shape: PretrainedConfig,
+    prompt: int,
+    gpu: bool,
+) -> bool:
+    "Whether no phase of a step needs more. Nothing is worked out beyond the first phase that does."
+    found = phases_in_turn(config, shape, prompt, gpu)
+    return all(peak.total() <= capacity for phases in found for peak in phases.values())

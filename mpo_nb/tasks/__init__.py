@@ -6,11 +6,11 @@
 __all__ = ['Task', 'score', 'load_task', 'register_task', 'task_names', 'prompt_text', 'prompt_turns', 'response_limit',
            'task_response_limit', 'render_prompt', 'prompt_format', 'prompt_formats', 'prompt_tokens',
            'check_template_options', 'from_dataset', 'read_rows', 'chain_sum', 'chain_problems', 'chain_reward',
-           'demonstration', 'first_wrong_step', 'is_held_out', 'chain_words', 'value_word', 'word_problems',
-           'words_reward', 'first_wrong_word', 'words_demonstration', 'gsm8k', 'math', 'math_reward', 'humaneval',
-           'mbpp', 'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'Solution', 'Solver',
-           'solve_constraints', 'solve_statements', 'solved', 'extract_answer', 'math_equal', 'math_equal_each',
-           'same_answer']
+           'demonstration', 'first_wrong_step', 'step_errors', 'is_held_out', 'chain_words', 'value_word',
+           'word_problems', 'words_reward', 'first_wrong_word', 'words_demonstration', 'gsm8k', 'math', 'math_reward',
+           'humaneval', 'mbpp', 'extract_program', 'countdown', 'countdown_reward', 'gym', 'gym_problems', 'Solution',
+           'Solver', 'solve_constraints', 'solve_statements', 'solved', 'extract_answer', 'math_equal',
+           'math_equal_each', 'same_answer']
 
 # %% ../../nbs/lib/tasks/index.ipynb #tasks03
 from typing import TYPE_CHECKING
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from mpo_nb.tasks.programs import extract_program, humaneval, mbpp
     from mpo_nb.tasks.prompts import check_template_options, prompt_format, prompt_formats, prompt_tokens, render_prompt
     from mpo_nb.tasks.rows import from_dataset, read_rows
-    from mpo_nb.tasks.sums import chain_problems, chain_reward, chain_sum, demonstration, first_wrong_step, is_held_out
+    from mpo_nb.tasks.sums import (
+        chain_problems,
+        chain_reward,
+        chain_sum,
+        demonstration,
+        first_wrong_step,
+        is_held_out,
+        step_errors,
+    )
     from mpo_nb.tasks.task import (
         Task,
         load_task,
@@ -57,7 +65,7 @@ __getattr__, __dir__ = offer(
         " task_response_limit",
         "prompts": "render_prompt prompt_format prompt_formats prompt_tokens check_template_options",
         "rows": "from_dataset read_rows",
-        "sums": "chain_sum chain_problems chain_reward demonstration first_wrong_step is_held_out",
+        "sums": "chain_sum chain_problems chain_reward demonstration first_wrong_step is_held_out step_errors",
         "words": "chain_words value_word word_problems words_reward first_wrong_word words_demonstration",
         "mathematics": "gsm8k math math_reward",
         "programs": "humaneval mbpp extract_program",
@@ -91,6 +99,7 @@ _all_ = [
     "chain_reward",
     "demonstration",
     "first_wrong_step",
+    "step_errors",
     "is_held_out",
     "chain_words",
     "value_word",

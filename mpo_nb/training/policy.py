@@ -13,13 +13,21 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from peft import PeftModel
 from torch import Tensor, nn
 
 from ..actions import WindowActions
 from ..models.critic import Critic, QHead
 from ..models.families import check_sampling, recompute_layers, without_dropout
-from ..models.loading import AdapterFiles, adapters_off, frozen_copy, is_packed, load, load_state, take_over
+from mpo_nb.models.loading import (
+    AdapterFiles,
+    adapters_off,
+    frozen_copy,
+    has_adapters,
+    is_packed,
+    load,
+    load_state,
+    take_over,
+)
 from ..models.logprobs import CausalLM
 from ..models.mtp import MTPModules
 from ..recipes import SoftQAdvantage, wants_reference
@@ -248,7 +256,7 @@ def kept_weights(
     model: Any,  # the policy's, or what holds its gathered weights
 ) -> Saveable:
     "What a checkpoint keeps of a model: all of it, or the adapters that are trained."
-    if not isinstance(policy.model, PeftModel):
+    if not has_adapters(policy.model):
         return cast(Saveable, model)
     return AdapterFiles(model, policy.model.active_adapters[0], policy.saves_embeddings)
 
