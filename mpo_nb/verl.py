@@ -297,9 +297,7 @@ class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, 
     future: float | None = None  # mpo: share of the later tokens, in [0, 1); default 0.2
     joint: bool | None = None  # mpo: all weights 1, the joint ratio; default False
     tail: str | None = None  # mpo: the last windows, "renormalise" | "truncate"; default "renormalise"
-    reduce: str | None = (
-        None  # mpo_block, mpo_turn, lpo: "mean", the geometric mean over a block | "sum", the joint ratio; default "mean"
-    )
+    reduce: str | None = None  # mpo_block, mpo_turn, lpo: "mean", geometric over a block | "sum", joint; default "mean"
 
     gaps: str | None = (
         # where a tool's reply interrupts a response: "end", an action ends there | "skip", it reaches across; default

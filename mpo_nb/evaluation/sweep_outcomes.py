@@ -246,8 +246,8 @@ def detectable(
     power: float = 0.8,  # chance to see it
     comparisons: int = 1,  # how many are corrected for (Bonferroni, as Holm's first step is)
 ) -> pd.Series:  # of floats, in the units of the differences, a row for each; NaN for a single seed, or no spread
-    """The smallest true difference that each row's design would have shown. Differences that are the same for every seed
-    say nothing about how much they vary, so they have none. Raises ValueError for a power of 0 or 1."""
+    """The smallest true difference that each row's design would have shown. Differences that are the same for every
+    seed say nothing about how much they vary, so they have none. Raises ValueError for a power of 0 or 1."""
     check_share("power", power, "()", "e.g. 0.8")
     alpha = 0.05 / check_whole("comparisons", comparisons, 1)
     least = []

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['shaped_rewards', 'silent_rows', 'warn_of_pass_mark', 'trained_tokens', 'task_tokens', 'rescores', 'Hindsight',
-           'look_back', 'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'SoftQRule', 'advantage_rule',
-           'kept_texts', 'OrderedRule', 'Judge']
+           'look_back', 'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'SoftQRule', 'kept_texts',
+           'OrderedRule', 'advantage_rule', 'Judge']
 
 # %% ../../nbs/lib/training/judging.ipynb #7f42907d
 import math
@@ -324,22 +324,6 @@ class SoftQRule:
         )
         return Judgement(advantages, metrics, scores.soft, targets)
 
-# %% ../../nbs/lib/training/judging.ipynb #softjd03
-def advantage_rule(
-    setup: Setup,  # of a run
-    policy: Policy,  # that it trains
-    sampler: Sampler,  # that finishes responses
-) -> JudgingRule:
-    "The rule that a run's recipe asks for."
-    recipe, config, processes = setup.recipe, setup.config, setup.processes
-    if isinstance(recipe.rule, CriticAdvantage):
-        return CriticRule(recipe, config.seed, processes)
-    if isinstance(recipe.rule, SampledValues):
-        return BoundaryRule(recipe, config, setup.task, setup.tokenizer, policy.model, processes, sampler.finish)
-    if isinstance(recipe.rule, SoftQAdvantage):
-        return SoftQRule(recipe, policy, processes)
-    return GroupRule(recipe, config.group_size)
-
 # %% ../../nbs/lib/training/judging.ipynb #jgord002
 def kept_texts(
     r: Rollout,  # responses
@@ -430,6 +414,8 @@ def advantage_rule(
         return BoundaryRule(recipe, config, setup.task, setup.tokenizer, policy.model, processes, sampler.finish)
     if isinstance(recipe.rule, OrderedAdvantage):
         return OrderedRule(recipe.rule, config.group_size, config.lag, setup.tokenizer, processes)
+    if isinstance(recipe.rule, SoftQAdvantage):
+        return SoftQRule(recipe, policy, processes)
     return GroupRule(recipe, config.group_size)
 
 # %% ../../nbs/lib/training/judging.ipynb #09e77c9e
