@@ -169,7 +169,7 @@ class SampledValues(AdvantageRule):
 class OrderedAdvantage(AdvantageRule):
     "Objectives in an order, each in blocks of its own, weighed by multipliers: arXiv 2209.07096."
 
-    # the order, or a dict of its fields, e.g. {"edges": [["correctness", "length", 0.05]], "best": {"correctness": 0.8}}
+    # the order, or a dict of its fields: {"edges": [["correctness", "length", 0.05]], "best": {"correctness": 0.8}}
     objectives: OrderedObjectives | Mapping[str, Any] = OrderedObjectives()
     scale: str = "std"  # of each objective in its group, as in GroupAdvantage: "std" | "none"
     whiten: bool = False  # advantages with mean 0 and deviation 1 over the tokens that the batch trains
