@@ -94,7 +94,7 @@ def malformed_steps(
     problem: dict[str, Any],  # not read
     texts: Sequence[str],  # of the steps, and of the answer after "#"
 ) -> list[float]:  # -1.0 or 0.0 for each
-    "Minus 1 for a step that is not `number sign number = number`, or an answer that is no number; sums are not checked."
+    "Minus 1 for a step that is not `number sign number = number`, or an answer that is no number; sums go unchecked."
     ends = [r"\d+[+-]\d+=\d+[;#]"] * (len(texts) - 1) + [r"\d+"]
     return [float(bool(re.fullmatch(form, text))) - 1 for form, text in zip(ends, texts)]
 
