@@ -182,11 +182,14 @@ def _area(
     positive: np.ndarray[Any, np.dtype[np.bool_]],  # (n,)
 ) -> float:  # NaN where one kind is missing
     "The chance that a positive one has the higher score; a tie counts half."
-    high, low = scores[positive], np.sort(scores[~positive])
-    if not len(high) or not len(low):
+    high = scores[positive]
+    low = np.sort(scores[~positive])
+    pairs = len(high) * len(low)
+    if not pairs:
         return math.nan
-    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
-    return float(below.sum() / (2 * len(high) * len(low)))
+    below = np.searchsorted(low, high, "left")
+    not_above = np.searchsorted(low, high, "right")
+    return float((below + not_above).sum() / (2 * pairs))
 
 
 def auroc(
@@ -200,7 +203,9 @@ def auroc(
     a score that is NaN, or one kind only."""
     s = np.asarray(scores, dtype=float)
     is_positive = np.asarray(positive, dtype=bool)
-    group = np.arange(len(s)) if groups is None else np.asarray(groups)
+    group = np.arange(len(s))
+    if groups is not None:
+        group = np.asarray(groups)
     if s.ndim != 1 or not s.shape == is_positive.shape == group.shape:
         raise ValueError(
             f"scores has shape {s.shape}, positive {is_positive.shape} and groups {group.shape}; give one of each for"
@@ -208,15 +213,18 @@ def auroc(
         )
     area = _area(s, is_positive)
     if math.isnan(area) or np.isnan(s).any():
+        right = int(is_positive.sum())
         raise ValueError(
-            f"positive has {int(is_positive.sum())} of {len(s)} cases, and {int(np.isnan(s).sum())} scores are NaN;"
-            " give scores for some of both kinds"
+            f"{right} of {len(s)} cases are positive, and some scores may be NaN; give a score for each, and some of"
+            " both kinds"
         )
     members = [np.flatnonzero(group == name) for name in np.unique(group)]
     rng = np.random.default_rng(seed)
     areas = []
     for _ in range(draws):
-        rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        chosen = rng.integers(0, len(members), len(members))
+        rows = np.concatenate([members[i] for i in chosen])
         areas.append(_area(s[rows], is_positive[rows]))
-    low, high = np.nanquantile(areas, [0.025, 0.975])
-    return area, float(low), float(high)
+    low = float(np.nanquantile(areas, 0.025))
+    high = float(np.nanquantile(areas, 0.975))
+    return area, low, high

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -190,6 +191,8 @@ def lab(root, stored, tmp_path_factory):
         notebook = nbformat.read(root / "nbs" / name, as_version=4)
         write_below(where / "nbs", name, notebook)
         write_below(where / "new", name, after_run(notebook, fresh_outputs(name)))
+    for path in (root / "nbs" / "papers").glob("*.csv"):  # what pages with widgets read
+        shutil.copy(path, where / "nbs" / "papers")
     env = {**os.environ, "JUPYTER_DATA_DIR": str(config / "jupyter_data_dir")}
     trust = [sys.executable, "-m", "jupyter", "trust", *(str(where / "new" / name) for name in names)]
     subprocess.run(trust, env=env, check=True, capture_output=True)
