@@ -106,7 +106,7 @@ def test_help_has_one_spelling_and_says_what_an_option_takes():
 
 @pytest.mark.parametrize("name", option_values)
 def test_listed_values_are_those_that_a_run_accepts(name):
-    others = dict(lora_rank=8) if name == "quantization" else {}
+    others = dict(lora_rank=8) if name == "quantization" else dict(source="mtp") if name.startswith("mtp_") else {}
     for value in option_values[name]:
         if value == "flash_attention_2":
             continue  # refused where its package is missing
