@@ -15,7 +15,7 @@ __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 're
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from mpo_nb.checks import (
@@ -197,7 +197,7 @@ class SoftQAdvantage(AdvantageRule):
 class OrderedAdvantage(AdvantageRule):
     "Objectives in an order, each in blocks of its own, weighed by multipliers: arXiv 2209.07096."
 
-    # the order, or a dict of its fields, e.g. {"edges": [["correctness", "length", 0.05]], "best": {"correctness": 0.8}}
+    # the order, or a dict of its fields: {"edges": [["correctness", "length", 0.05]], "best": {"correctness": 0.8}}
     objectives: OrderedObjectives | Mapping[str, Any] = OrderedObjectives()
     scale: str = "std"  # of each objective in its group, as in GroupAdvantage: "std" | "none"
     whiten: bool = False  # advantages with mean 0 and deviation 1 over the tokens that the batch trains
@@ -548,7 +548,9 @@ def at_written_tokens(
     recipe: "Recipe",  # any
 ) -> "Recipe":
     "The same recipe, of which only what is seen at written tokens is left: an exact soft Q becomes a sampled one."
-    return replace(recipe, rule=replace(recipe.rule, exact=False)) if getattr(recipe.rule, "exact", False) else recipe
+    if not isinstance(recipe.rule, SoftQAdvantage):
+        return recipe
+    return replace(recipe, rule=replace(recipe.rule, exact=False))
 
 # %% ../nbs/lib/recipes.ipynb #re000053
 def batch_loss(
@@ -580,7 +582,7 @@ def check_soft_q(
             f"advantage='soft-q' discounts where an action ends, and actions={recipe.actions!r} overlap; give blocks,"
             " e.g. actions=4 or 'turn', or use recipe('etpo')"
         )
-    if not recipe.rule.exact:
+    if not (isinstance(recipe.rule, SoftQAdvantage) and recipe.rule.exact):
         return
     if recipe.surrogate != "none":
         raise ValueError(
@@ -1193,7 +1195,7 @@ def _plain_actions(
             " mpo_nb.blocks.save_merges wrote"
         )
     merges = value["merges"]
-    return LearntBlocks(blocks.load_merges(merges) if isinstance(merges, (str, PathLike)) else merges)
+    return LearntBlocks(blocks.load_merges(fspath(merges)) if isinstance(merges, (str, PathLike)) else merges)
 
 
 def with_objects(
