@@ -35,8 +35,8 @@ class Objective:
     "Something that is wanted, and the blocks in which it is scored. Raises ValueError for a partition that is none."
 
     name: str  # what edges and metrics call it
-    # score(problem, response) -> a number, for the partition "sequence"; for any other score(problem, texts) -> a number
-    # for each block's text, of what the block itself earned; None: the task's reward
+    # score(problem, response) -> a number, for the partition "sequence"; for any other score(problem, texts) -> what
+    # each block earned itself, from the blocks' texts; None: the task's reward
     score: Callable[[dict[str, Any], Any], Any] | None = None
     # "sequence" | "token" | tokens of a block | texts that end one, such as (";", "\n") | function(mask, tokens) -> ids
     partition: "str | int | tuple[str, ...] | Callable[[torch.Tensor, list[list[str]]], torch.Tensor]" = "sequence"
@@ -57,8 +57,8 @@ class Objective:
             )
         if self.score is None and self.partition != "sequence":
             raise ValueError(
-                f"partition={self.partition!r:.80} of objective {self.name!r}, whose score is the task's reward: that is"
-                " one number for a response; use 'sequence', or give a score"
+                f"partition={self.partition!r:.80} of objective {self.name!r}, whose score is the task's reward: that"
+                " is one number for a response; use 'sequence', or give a score"
             )
 
 
