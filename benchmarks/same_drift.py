@@ -47,7 +47,7 @@ REGIMES = {
     "lag 16": dict(lag=size(16, 1), epochs=1, steps=UPDATES),
     "8 passes": dict(lag=0, epochs=8, steps=size(UPDATES // 8, 1)),
     "lag 0": dict(lag=0, epochs=1, steps=UPDATES),
-    "lag 4": dict(lag=4, epochs=1, steps=UPDATES),
+    "lag 4": dict(lag=size(4, 1), epochs=1, steps=UPDATES),
 }  # in the order in which they are run
 RANGES = size((1 / 4, 1.0, 4.0, math.inf), (1.0,))  # times the logarithms of 0.8 and 1.2; inf: no clipping
 RATES = size((3e-5, 1e-4, 3e-4), (1e-4,))

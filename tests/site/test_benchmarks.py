@@ -83,7 +83,7 @@ def test_every_script_is_known(root):
 
 @pytest.mark.slow
 def test_every_script_runs_to_its_end(root, tmp_path):
-    "At small size, all in one process; nothing that is committed is touched. About 40 s of processor time."
+    "At small size, all in one process; nothing that is committed is touched. About 45 s of processor time."
     names = [name for name in records.BENCHMARKS if name != "widgets" or find_chromium()]
     before = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True).stdout
     environment = os.environ | dict(MPO_NB_BENCH="small", MPO_NB_BENCH_FOLDER=str(tmp_path), PYTHONPATH=str(root))
