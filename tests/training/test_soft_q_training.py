@@ -87,7 +87,7 @@ def test_loss_and_gradient_are_a_plain_loop_s(tokens, tmp_path):
     )
 
 
-@pytest.mark.parametrize("options, ids", [({}, sequence_block), (dict(k=1), token_blocks), (dict(k=3), None)], ids=str)
+@pytest.mark.parametrize("options, ids", [({}, sequence_block), (dict(k=1), token_blocks), (dict(k=3), None)])
 def test_the_judge_s_numbers_are_those_of_soft_q(options, ids, tmp_path):
     "Targets by `soft_targets` from the slow copy's values; advantages whose mean over the policy's tokens is 0."
     options = dict(gamma=0.9, kl_price=PRICE) | options
