@@ -8,7 +8,7 @@ __all__ = ['response_features', 'feature_expectations', 'split_distances', 'Poli
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0003
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,10 +23,20 @@ from ..checks import check_flag, check_positive, check_whole, in_brief, is_numbe
 _counted = ("token ", "pair ")  # how the names of counts begin: what does not occur has the count 0
 
 
+def _in_order(
+    names: Iterable[str],  # of counts
+) -> list[str]:
+    "Tokens, then pairs, each in the order of their texts."
+    tokens = sorted(name for name in names if name.startswith("token "))
+    pairs = sorted(name for name in names if name.startswith("pair "))
+    return [*tokens, *pairs]
+
+
 def _check_numbers(numbers: Mapping[str, Sequence[float]], responses: int) -> None:
     "Raise ValueError unless there is a finite number of each name for every response."
     for name, values in numbers.items():
-        if name == "length" or name.startswith(_counted):
+        taken = name == "length" or name.startswith(_counted)
+        if taken:
             raise ValueError(f"{name}={in_brief(values)}: that name is taken by what is counted; choose another")
         if len(values) != responses:
             raise ValueError(f"{name} has {len(values)} values for {responses} responses; give one for each")
@@ -43,19 +53,25 @@ def response_features(
     """What responses are like, as numbers. Raises ValueError for a text in the place of a list, and for numbers that do
     not fit."""
     check_flag("pairs", pairs)
-    if isinstance(tokens, str) or not len(tokens) or any(isinstance(row, str) for row in tokens):
+    is_text = isinstance(tokens, str) or any(isinstance(row, str) for row in tokens)
+    if is_text or not len(tokens):
         raise ValueError(f"tokens={in_brief(tokens)}; give a list of token texts for each response, at least one")
     _check_numbers(numbers, len(tokens))
     rows = []
     for row in tokens:
         counts = Counter(f"token {token}" for token in row)
         if pairs:
-            counts.update(f"pair {a} {b}" for a, b in zip(row, row[1:]))
+            neighbours = zip(row, row[1:])
+            counts.update(f"pair {a} {b}" for a, b in neighbours)
         rows.append(counts)
-    names = sorted(set().union(*rows), key=lambda name: (not name.startswith("token "), name))
-    table = pd.DataFrame([[float(counts[name]) for name in names] for counts in rows], columns=names)
-    table = table.assign(length=[float(len(row)) for row in tokens])
-    return table.assign(**{name: [float(v) for v in values] for name, values in numbers.items()})
+    names = _in_order(set().union(*rows))
+    columns = {}
+    for name in names:
+        columns[name] = [float(counts[name]) for counts in rows]
+    columns["length"] = [float(len(row)) for row in tokens]
+    for name, values in numbers.items():
+        columns[name] = [float(value) for value in values]
+    return pd.DataFrame(columns)
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0008
 def feature_expectations(
@@ -64,18 +80,26 @@ def feature_expectations(
     "Mean features of policies. Raises ValueError for none, and for a number that one of them lacks."
     if not isinstance(features, Mapping) or not features:
         raise ValueError(f"features={in_brief(features)}; give the table of at least one policy, by name")
-    means = {}
+    means: dict[Hashable, dict[str, float]] = {}
+    names: dict[str, None] = {}
     for policy, table in features.items():
-        means[policy] = {name: math.fsum(table[name]) / len(table) for name in map(str, table.columns)}
-    names = list(dict.fromkeys(name for row in means.values() for name in row))
-    counts = sorted((n for n in names if n.startswith(_counted)), key=lambda n: (not n.startswith("token "), n))
-    others = [name for name in names if not name.startswith(_counted)]
+        means[policy] = {}
+        for name in map(str, table.columns):
+            total = math.fsum(table[name])  # rounded once, so the order of responses makes no difference
+            means[policy][name] = total / len(table)
+            names[name] = None
+    counts = _in_order(names)
+    others = [name for name in names if name not in counts]
     for policy, row in means.items():
         missing = [name for name in others if name not in row]
         if missing:
             raise ValueError(f"features of {policy!r} lack {missing[0]!r}, which others have; give it to all")
-    rows = [[row.get(name, 0.0) for name in [*counts, *others]] for row in means.values()]
-    return pd.DataFrame(rows, index=pd.Index(list(means), tupleize_cols=False), columns=[*counts, *others])
+    columns = [*counts, *others]
+    rows = []
+    for row in means.values():
+        rows.append([row.get(name, 0.0) for name in columns])
+    policies = pd.Index(list(means), tupleize_cols=False)
+    return pd.DataFrame(rows, index=policies, columns=columns)
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0011
 def split_distances(
@@ -85,15 +109,18 @@ def split_distances(
 ) -> pd.DataFrame:  # (N, N) squared distances without bias, 0 on the diagonal
     """Squared distances of policies, in which sampling noise has mean 0. Raises ValueError for halves that differ in
     form."""
-    if not first.index.equals(second.index) or not first.columns.equals(second.columns):
+    alike = first.index.equals(second.index) and first.columns.equals(second.columns)
+    if not alike:
         raise ValueError(
-            f"first is {first.shape[0]} policies by {first.shape[1]} features and second {second.shape[0]} by"
-            f" {second.shape[1]}, or under other names; take both from one call of feature_expectations"
+            f"first has the shape {first.shape}, policies by features, and second {second.shape}, or other names; take"
+            " both from feature_expectations, of the same policies"
         )
-    a, b = (_scaled(half, scale) for half in (first, second))
+    a = _scaled(first, scale)
+    b = _scaled(second, scale)
     products = a @ b.T  # (N, N)
     own = np.diag(products)
-    return pd.DataFrame(own[:, None] + own[None, :] - products - products.T, first.index, first.index)
+    squared = own[:, None] + own[None, :] - products - products.T
+    return pd.DataFrame(squared, first.index, first.index)
 
 
 def _scaled(psi: pd.DataFrame, scale: pd.Series | None) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -104,8 +131,9 @@ def _scaled(psi: pd.DataFrame, scale: pd.Series | None) -> "np.ndarray[Any, np.d
     if missing:
         raise ValueError(f"scale has {missing[0]!r}, which is no feature of these policies")
     units = scale.to_numpy(dtype=float)
-    if not (np.isfinite(units) & (units > 0)).all():
-        name = scale.index[~(np.isfinite(units) & (units > 0))][0]
+    positive = np.isfinite(units) & (units > 0)
+    if not positive.all():
+        name = scale.index[~positive][0]
         raise ValueError(f"scale[{name!r}]={scale[name]}; a unit is positive: leave such features out")
     scaled: np.ndarray[Any, np.dtype[np.float64]] = psi[scale.index].to_numpy(dtype=float) / units
     return scaled
@@ -125,11 +153,12 @@ class PolicyMap:
         psi: pd.DataFrame,  # (N, F) of policies, from `feature_expectations`
     ) -> "np.ndarray[Any, np.dtype[np.float64]]":  # (N, D)
         "Where policies lie. A count that they lack is 0. Raises ValueError for any other feature that they lack."
-        missing = [name for name in self.scale.index if name not in psi and not name.startswith(_counted)]
-        if missing:
-            raise ValueError(f"psi lacks {missing[0]!r}, which the map was made with")
-        here = psi.reindex(columns=self.scale.index, fill_value=0.0) - self.centre
-        return _scaled(here, self.scale) @ self.directions.T
+        for name in self.scale.index:
+            if name not in psi and not name.startswith(_counted):
+                raise ValueError(f"psi lacks {name!r}, which the map was made with")
+        here = psi.reindex(columns=self.scale.index, fill_value=0.0)
+        apart = _scaled(here - self.centre, self.scale)  # (N, F)
+        return apart @ self.directions.T
 
 
 def policy_map(
@@ -150,14 +179,17 @@ def policy_map(
         )
     if centre is not None and centre not in psi.index:
         raise ValueError(f"centre={centre!r} is none of the policies, such as {psi.index[0]!r}")
-    middle = psi.mean() if centre is None else cast(pd.Series, psi.loc[cast(Any, centre)])
+    middle = psi.mean()
+    if centre is not None:
+        middle = cast(pd.Series, psi.loc[cast(Any, centre)])
     apart = _scaled(psi - middle, scale)  # (N, F)
     _, sizes, directions = np.linalg.svd(apart, full_matrices=False)
-    largest = np.take_along_axis(directions, abs(directions).argmax(1)[:, None], 1)
+    place = abs(directions).argmax(1)[:, None]
+    largest = np.take_along_axis(directions, place, 1)
     directions = directions * np.sign(largest)  # a singular vector has no sign of its own
-    squares = sizes**2 / (sizes**2).sum()
-    shares = tuple(float(share) for share in squares[:dimensions])
-    return PolicyMap(middle[scale.index], scale, directions[:dimensions], shares)
+    squares = sizes**2
+    shares = squares / squares.sum()
+    return PolicyMap(middle[scale.index], scale, directions[:dimensions], tuple(shares[:dimensions].tolist()))
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0018
 def rank_n_contrast(
@@ -175,9 +207,12 @@ def rank_n_contrast(
         )
     N = len(points)
     others = ~torch.eye(N, dtype=torch.bool, device=points.device)
-    near = -(points[:, None] - points[None]).norm(dim=-1) / temperature  # (N, N)
+    distances = (points[:, None] - points[None]).norm(dim=-1)  # (N, N)
+    near = -distances / temperature
     apart = (values[:, None] - values[None]).abs()  # (N, N)
-    rivals = (apart[:, None, :] >= apart[:, :, None]) & others[:, None, :]  # (i, j, k): k in S_ij
-    against = near[:, None, :].masked_fill(~rivals, -torch.inf).logsumexp(-1)  # (N, N)
+    as_far = apart[:, None, :] >= apart[:, :, None]  # (i, j, k)
+    rivals = as_far & others[:, None, :]  # k in S_ij
+    candidates = near[:, None, :].masked_fill(~rivals, -torch.inf)
+    against = candidates.logsumexp(-1)  # (N, N)
     loss: Tensor = (against - near)[others].mean()
     return loss
