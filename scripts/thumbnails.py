@@ -17,6 +17,7 @@ SITE = ROOT / "_docs"
 TARGET = ROOT / "nbs" / "images" / "thumbs"
 PICTURE = "main .cell-output-display:not(:has(> pre, > table))"
 HIDDEN = """#quarto-header, .navbar, .mpo-row, .mpo-controls, .mpo-slides-words, .mpo-summary, .mpo-words, .mpo-detail,
+.mpo-map-legend, .mpo-map-words,
 main label, main select, main input, main button { display: none !important; }"""  # a small picture has no controls
 SIZE = 480, 300  # pixels, twice what the pages show, for sharp screens
 COLOURS = 128
