@@ -9,6 +9,7 @@ __all__ = ['dtypes', 'model_source', 'adapter_base', 'embedding_rows', 'saved_ro
            'take_over', 'describe_model', 'load', 'AdapterFiles', 'load_state', 'save_merged']
 
 # %% ../../nbs/lib/models/loading.ipynb #f0f58330
+import importlib
 import importlib.util
 import json
 import shutil
@@ -292,9 +293,8 @@ def parsed_once() -> Iterator[None]:
     if importlib.util.find_spec("gguf") is None:
         yield
         return
-    import gguf
-    from transformers import modeling_gguf_pytorch_utils as unpacking
-
+    gguf: Any = importlib.import_module("gguf")  # whose names are replaced, and put back
+    unpacking: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     reader = gguf.GGUFReader
     checkpoint = unpacking.load_gguf_checkpoint
     readers: dict[str, Any] = {}
