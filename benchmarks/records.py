@@ -4,7 +4,7 @@ A table of a benchmark is a plain CSV, which `pandas.read_csv` reads as it stand
 file of the same name: the commit, the date, the versions, the machine, and a digest of each source file that the
 benchmark measures. A digest is of a syntax tree without docstrings, so that a formatter or a better comment changes
 nothing, and a changed line of code does. Where a digest is another one now, the measurement is old, and the page
-nbs/studies/benchmarks.ipynb says so. A full measurement adds its ratios to history.csv.
+nbs/learn/benchmarks.ipynb says so. A full measurement adds its ratios to history.csv.
 
 MPO_NB_BENCH=small shrinks every benchmark until only its code is tried: its table goes into a new temporary folder, or
 into the one that MPO_NB_BENCH_FOLDER names, and no record is written.

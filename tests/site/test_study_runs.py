@@ -308,6 +308,10 @@ def test_the_differences_on_the_seeds_page_are_those_of_its_table(root):
         assert f"{abs(100 * rows.loc[key, 'mean']):.1f}" == words.split()[0] and f"({low} to {high}" in words
     first = rows.loc["sampled", "sequence mean"]
     assert f"*p* = {first.p:.3f}" in text and f"takes that *p* to {first.p_holm:.2f}" in text
+    drift = runs.pivot(index="seed", columns="arm", values="kl")
+    for arm in ("window, 20% future", "token, range times 3", "sequence mean"):
+        mean, half = seed_interval((drift[arm] - drift["token"]).tolist())
+        assert f"{mean:.3f} ± {half:.3f}" in text, arm
     lead = long[long.measure == "sampled"].pivot(index="seed", columns="arm", values="share")
     assert (lead["sequence mean"] > lead["token"]).all()
     assert "difference of 14 points (median)" in text and "difference of 14 points (median" in power_line(both)
