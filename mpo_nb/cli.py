@@ -23,7 +23,15 @@ import yaml
 
 from . import __version__
 from .checks import check_whole
-from .config import TrainConfig, check_output, groups, option_hint
+from mpo_nb.config import (
+    TrainConfig,
+    check_output,
+    check_settings,
+    configured_recipe,
+    from_shell,
+    groups,
+    option_hint,
+)
 from .recipes import recipes
 from .runtime.launch import is_rank_zero, launched
 from .runtime.locks import WriteLock
@@ -311,7 +319,9 @@ def train_config(
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise ValueError(_no_option(unknown[0], parser))
-    return TrainConfig(**{f.name: getattr(given, f.name) for f in fields(TrainConfig)}), given.dry_run
+    config = TrainConfig(**{f.name: getattr(given, f.name) for f in fields(TrainConfig)})
+    check_settings(config, configured_recipe(config), from_shell)
+    return config, given.dry_run
 
 # %% ../nbs/lib/cli.ipynb #9bdaf628
 def _formatted(command: str) -> Callable[..., str]:

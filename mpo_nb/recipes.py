@@ -13,6 +13,7 @@ __all__ = ['advantage_rules', 'block_rules', 'kl_aggregates', 'rule_fields', 're
 
 # %% ../nbs/lib/recipes.ipynb #e2fbf095
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike, fspath
@@ -1260,11 +1261,6 @@ idle_options = (
         "the critic learns nothing (value_coef=0); give value_coef, e.g. 0.1, or leave it out",
     ),
     Idle(
-        ("future", "tail"),
-        lambda r: _window_has(r, k=1),
-        "a window of one token has no later ones; give k of at least 2, or leave it out",
-    ),
-    Idle(
         ("future",),
         lambda r: isinstance(r.actions, spaces.WindowActions) and (r.actions.joint or r.actions.beta is not None),
         "joint and beta say all weights of a window; leave it out, or leave those out",
@@ -1273,12 +1269,6 @@ idle_options = (
         ("tail",),
         lambda r: _window_has(r, joint=True),
         "joint windows are always cut at the end; leave it out",
-    ),
-    Idle(
-        ("actions", "k"),
-        lambda r: _rule_has(r, exact=True, gamma=1),
-        "an exact soft Q knows actions by their discount alone, and gamma=1 is none; give gamma below 1, e.g. 0.99, or"
-        " leave it out",
     ),
 )  # each with the reason
 
@@ -1289,18 +1279,20 @@ def check_effect(
     without: Mapping[str, Any],  # option -> value that it has where it is not given
     windows: Collection[str] = (),  # options of the preset's own action space
 ) -> None:
-    "Raise ValueError, with the remedy, for an option that changes nothing beside the others."
+    """Warn, with the remedy, of an option that changes nothing beside the others. What is a limit of others, as a share
+    of later tokens in windows of one, is none of these: sweeps go through limits."""
     changed = [name for name, value in given.items() if name not in without or value != without[name]]
     for name in changed:
         if "actions" in given and name in windows:
-            raise ValueError(
-                f"{name}={given[name]!r} with actions={given['actions']!r:.100}: {name} belongs to the"
-                f" recipe's own actions, which are replaced; leave {name} out, or leave actions out"
+            warnings.warn(
+                f"{name}={given[name]!r} changes nothing: it belongs to the recipe's own actions, which"
+                f" actions={given['actions']!r:.100} replaces; leave {name} out, or leave actions out",
+                stacklevel=2,
             )
     for case in idle_options:
         named = [name for name in case.options if name in changed]
         if named and case.holds(recipe):
-            raise ValueError(f"{named[0]}={given[named[0]]!r:.100} would change nothing: {case.why}")
+            warnings.warn(f"{named[0]}={given[named[0]]!r:.100} changes nothing: {case.why}", stacklevel=2)
 
 # %% ../nbs/lib/recipes.ipynb #cdddfce5
 def sources_of(
@@ -1362,7 +1354,7 @@ def recipe(
     **options: Any,
 ) -> Recipe:
     """A named algorithm, with any of its choices replaced. Raises ValueError for an unknown name or option, and says
-    what there is, and for an option that would change nothing."""
+    what there is. Warns of an option that changes nothing beside the others."""
     if not isinstance(name, str) or name not in recipes:
         raise ValueError(f"recipe {name!r} is unknown; there are {', '.join(recipes)}")
     preset = recipes[name]

@@ -530,5 +530,4 @@ def test_a_cut_evaluation_says_so_once_and_writes_it_down(tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*holds out")
         Trainer(small(tmp_path / "default", **cut))
-    with pytest.raises(ValueError, match="eval_problems=300 would change nothing: eval_every=0"):
-        small(tmp_path / "never", **cut | dict(eval_every=0), eval_problems=300)
+        Trainer(small(tmp_path / "never", **cut | dict(eval_every=0), eval_problems=300))
