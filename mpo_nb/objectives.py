@@ -86,8 +86,8 @@ def even_answer(
     response: str,  # such as "7+5=12;12-3=9#9"
 ) -> float:  # 1.0 or 0.0
     "1.0 where the last number of a response is even: a preference that has nothing to do with being right."
-    numbers = re.findall(r"\d+", response)
-    return float(bool(numbers) and int(numbers[-1]) % 2 == 0)
+    numbers = re.findall("[0-9]+", response)
+    return float(bool(numbers) and numbers[-1][-1] in "02468")
 
 
 def malformed_steps(
@@ -123,6 +123,11 @@ def _row_of_scores(objective: Objective, problem: dict[str, Any], response: str,
     assert objective.score is not None
     whole = objective.partition == "sequence"
     given = objective.score(problem, response if whole else texts)
+    if not whole and (isinstance(given, (str, Mapping)) or not hasattr(given, "__iter__")):
+        raise ValueError(
+            f"objective {objective.name!r} gave {given!r:.80} for {response[:80]!r}; return a number for each of its"
+            f" {len(texts)} blocks"
+        )
     row = [given] if whole else list(given)
     if len(row) != len(texts):
         raise ValueError(
@@ -145,6 +150,13 @@ def block_scores(
     tokens: list[list[str]],  # decoded text of each token, one list per row; "" for special tokens
 ) -> "torch.Tensor":  # (B, N) float32, 0 for blocks that pad a row
     "What each block earned. Raises ValueError for a wrong count, or a score that is not a finite number."
+    if objective.score is None:
+        raise ValueError(f"objective {objective.name!r} has no score of its own: its value is the task's reward")
+    if not len(problems) == len(responses) == len(tokens) == len(ids):
+        raise ValueError(
+            f"{len(problems)} problems, {len(responses)} responses, {len(tokens)} rows of tokens, {len(ids)} of ids;"
+            " give one of each for every response"
+        )
     N = blocks.block_sizes(ids).shape[1]
     rows = []
     for problem, response, row, texts in zip(problems, responses, ids.tolist(), tokens):
@@ -204,7 +216,7 @@ def _checked_edge(edge: Any, known: Mapping[str, Objective]) -> Edge:
 
 
 def _check_known(where: str, name: Any, known: Mapping[str, Objective]) -> None:
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"{where} has the objective {in_brief(name)}, which is unknown; there are {', '.join(known)}. One of your"
             " own goes into further: further=(Objective(name, score),)"
@@ -213,7 +225,10 @@ def _check_known(where: str, name: Any, known: Mapping[str, Objective]) -> None:
 
 def _checked_numbers(what: str, given: Any, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
     "A number for some of the objectives above the target, as pairs. Raises ValueError for others."
-    pairs = dict(given)
+    try:
+        pairs = dict(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}={given!r:.80}; give a number for each name, e.g. {{'correctness': 0.8}}") from None
     for name, value in pairs.items():
         if name not in names:
             among = f"there are {', '.join(names)}" if names else "there is none, for no edge leads to it"
@@ -253,6 +268,14 @@ class OrderedObjectives:
     further: Sequence[Objective | str] = ()  # objectives of your own, and names that are only measured
 
     def __post_init__(self) -> None:
+        for what, example in (("edges", "[('correctness', 'length', 0.05)]"), ("further", "['even_answer']")):
+            if not isinstance(getattr(self, what), (list, tuple)):
+                raise ValueError(f"{what}={in_brief(getattr(self, what))}; it must be a list, e.g. {example}")
+        own = [one.name for one in self.further if isinstance(one, Objective)]
+        for name in own:
+            if own.count(name) > 1 or name in named_objectives:
+                taken = "the library has one" if name in named_objectives else "further has two"
+                raise ValueError(f"further has an objective {name!r}, and {taken} of that name; choose another")
         known = named_objectives | {one.name: one for one in self.further if isinstance(one, Objective)}
         edges = tuple(_checked_edge(edge, known) for edge in self.edges)
         if len({edge[:2] for edge in edges}) < len(edges):
@@ -320,7 +343,13 @@ def move_multipliers(
     floors: Mapping[str, float],  # objective -> V* - d
     rate: float,  # eta
 ) -> dict[str, float]:
-    "The multipliers of the next step: projected dual ascent."
+    """The multipliers of the next step: projected dual ascent. Raises ValueError for a rate below 0, and for a value or
+    floor that is missing or not finite."""
+    check_at_least("rate", rate, why="0 keeps the multipliers as they are")
+    for name in multipliers if rate else ():
+        for what, given in (("values", values), ("floors", floors)):
+            if name not in given or not is_number(given[name]) or not math.isfinite(given[name]):
+                raise ValueError(f"{what} has {given.get(name)!r:.80} for {name!r}; it must be a finite number")
     return {
         name: max(0.0, multiplier + rate * (floors[name] - values[name])) if rate else multiplier
         for name, multiplier in multipliers.items()
@@ -334,8 +363,15 @@ def objective_advantages(
     scale: str = "std",  # "std": divided by the deviation of whole responses in their group | "none"
     eps: float = 1e-4,  # added to the standard deviation
 ) -> "torch.Tensor":  # (B, N), 0 where no block exists
-    "Advantages of blocks within their group. Raises ValueError like `mpo_nb.advantages.group_advantages`."
+    """Advantages of blocks within their group. Raises ValueError like `mpo_nb.advantages.group_advantages`, and for
+    shapes that differ."""
     check_choice("scale", scale, ("std", "none"))
+    check_at_least("eps", eps, why="it is added to a deviation")
+    if scores.ndim != 2 or scores.shape != exists.shape or not scores.shape[1] or not scores.is_floating_point():
+        raise ValueError(
+            f"scores is {scores.dtype} of shape {tuple(scores.shape)} and exists has {tuple(exists.shape)}; give floats"
+            " of shape (B, N), N at least 1, and the same shape of bools"
+        )
     kept = torch.where(exists, scores, torch.zeros_like(scores))
     if kept.shape[1] == 1:
         A = advantages.group_advantages(kept[:, 0], group_size, scale=scale, eps=eps)[:, None]
@@ -362,6 +398,9 @@ def combined_advantages(
             f"{len(multipliers)} multipliers, {len(block_advantages)} advantages, {len(ids)} partitions; give one of"
             " each for every objective, and at least one"
         )
+    for multiplier in multipliers:
+        if not is_number(multiplier) or not math.isfinite(multiplier):
+            raise ValueError(f"multipliers has {multiplier!r:.80}; each must be a finite number")
     total = torch.zeros(ids[0].shape, dtype=block_advantages[0].dtype, device=ids[0].device)
     for multiplier, A, blocks_of in zip(multipliers, block_advantages, ids):
         if multiplier:  # what has no price has no say
@@ -407,9 +446,19 @@ def ordered_optimum(
 ) -> "tuple[torch.Tensor, dict[str, float]]":  # (n,) probabilities, and V* of each objective above the target
     """The best policy of a one-step problem under an order, exactly. Raises ValueError for unknown names, edges in a
     circle, too many actions, or an order that no policy keeps."""
+    for edge in edges:
+        if len(edge) != 3:
+            raise ValueError(f"edges has {edge!r:.80}; write (above, below, slack)")
     for name in [target, *(name for edge in edges for name in edge[:2])]:
         if name not in returns:
             raise ValueError(f"returns has no objective {name!r}; it has {', '.join(returns)}")
+    for name, row in returns.items():
+        if len(row) != len(returns[target]) or not all(is_number(v) and math.isfinite(v) for v in row):
+            raise ValueError(
+                f"returns[{name!r}]={in_brief(row)}; give a finite number for each action, as many for all"
+            )
+    for upper, lower, slack in edges:
+        check_at_least(f"slack of the edge {upper} > {lower}", slack, why="how much of the upper one may be given up")
     table = {name: torch.tensor(row, dtype=torch.double) for name, row in returns.items()}
     check_whole("actions in returns", len(table[target]), 1, 12, why="corners are tried one by one")
     best: dict[str, float] = {}

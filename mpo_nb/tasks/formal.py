@@ -160,7 +160,7 @@ class Solver:
     formal: Callable[[str], list[tuple[int, int]]]  # stretches of it that formalise: (begin, end), in characters
 
 
-_step = re.compile(r"(\d+)([+-]\d+)=\d*")
+_step = re.compile(r"(\d{1,18})([+-]\d{1,18})=\d*")  # a number of thousands of digits is no number here
 _operation = re.compile(r"(?:^\d+|(?<=\d))[+-]\d+(?==)")  # with the number before it where the chain begins
 
 

@@ -133,7 +133,7 @@ def first_wrong_step(
     return None
 
 # %% ../../nbs/lib/tasks/sums.ipynb #steperr1
-_step = re.compile(r"(\d+)([+-])(\d+)=(\d+)")
+_step = re.compile(r"(\d{1,18})([+-])(\d{1,18})=(\d{1,18})")  # longer ones are no numbers of such a chain
 
 
 def _step_error(text: str, before: int, sign: str, digit: str) -> tuple[str, int]:
@@ -170,7 +170,7 @@ def step_errors(
         errors.append(error)
     if not mark or not answer:
         return [*errors, "missing"]
-    if not answer.isdecimal():
+    if not re.fullmatch(r"\d{1,18}", answer):
         return [*errors, "unreadable"]
     return [*errors, "" if int(answer) == before else "result"]
 

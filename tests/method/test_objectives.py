@@ -393,3 +393,49 @@ def test_multipliers_of_another_library_give_its_direction():
     ours = combined_advantages(weights.tolist(), [row[:, None] for row in gradients], ids)[:, 0]
     torch.testing.assert_close(ours, aggregation.MGDA()(gradients), **EXACT)
     assert (weights > 0).all() and (gradients @ ours > 0).all()  # neither objective falls
+
+
+TWO = torch.tensor([[0, 0, 1], [0, 1, 1]])  # ids of two rows
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: OrderedObjectives(edges=None), "edges=None; it must be a list"),
+        (lambda: OrderedObjectives(edges="correctness>length"), "edges='correctness>length'; it must be a list"),
+        (lambda: OrderedObjectives(further="even_answer"), "further='even_answer'; it must be a list"),
+        (lambda: OrderedObjectives(further=Objective("x")), "it must be a list, e.g. .*even_answer"),
+        (lambda: OrderedObjectives(further=(Objective("x"), Objective("x")), target="x"), "'x', and further has two"),
+        (lambda: OrderedObjectives(further=(Objective("length", even_answer),)), "'length', and the library has one"),
+        (lambda: OrderedObjectives(target=["correctness"]), "objective .*correctness.*, which is unknown"),
+        (
+            lambda: OrderedObjectives(edges=[("correctness", "length", 0.1)], best=0.9),
+            "best=0.9; give a number for each",
+        ),
+        (lambda: OrderedObjectives(edges=[("correctness", "length", 0.1)], best=None), "best=None; give a number"),
+        (lambda: OrderedObjectives(edges=[("correctness", "length", 0.1)], start=["a", 1]), "start=.*give a number"),
+        (lambda: move_multipliers({"a": 1.0}, {"a": math.nan}, {"a": 0.0}, 1.0), "values has nan for 'a'"),
+        (lambda: move_multipliers({"a": 1.0}, {}, {"a": 0.0}, 1.0), "values has None for 'a'"),
+        (lambda: move_multipliers({"a": 1.0}, {"a": 0.0}, {"a": 0.0}, -1.0), "rate=-1.0"),
+        (
+            lambda: block_scores(Objective("x", even_answer), [{}], ["1"], TWO, [["1"] * 3] * 2),
+            "1 problems, 1 responses",
+        ),
+        (lambda: block_scores(Objective("x"), [{}] * 2, ["1"] * 2, TWO, [["1"] * 3] * 2), "no score of its own"),
+        (
+            lambda: block_scores(Objective("x", lambda p, t: 1.0, "token"), [{}] * 2, ["1"] * 2, TWO, [["1"] * 3] * 2),
+            "gave 1.0 .*a number for each of its 2 blocks",
+        ),
+        (lambda: objective_advantages(torch.zeros(4), torch.ones(4).bool(), 2), "scores is torch.float32 of shape"),
+        (lambda: objective_advantages(torch.zeros(4, 2), torch.ones(4, 1).bool(), 2), "exists has"),
+        (lambda: objective_advantages(torch.zeros(4, 1).long(), torch.ones(4, 1).bool(), 2), "scores is torch.int64"),
+        (lambda: combined_advantages([math.nan], [torch.zeros(2, 2)], [TWO]), "multipliers has nan"),
+        (lambda: ordered_optimum(dict(a=[1, 2], b=[1]), [("a", "b", 0.0)], "b"), "returns.'a'.=.*as many for all"),
+        (lambda: ordered_optimum(dict(a=[1, math.nan], b=[1, 2]), [("a", "b", 0.0)], "b"), "a finite number for each"),
+        (lambda: ordered_optimum(dict(a=[1, 2], b=[1, 2]), [("a", "b", -0.1)], "b"), "slack of the edge a > b"),
+        (lambda: ordered_optimum(dict(a=[1, 2], b=[1, 2]), [("a", "b")], "b"), "write .above, below, slack"),
+    ],
+)
+def test_what_is_no_objective_edge_or_number_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -437,3 +437,16 @@ def test_seeds_of_the_purposes_differ():
         )
         == 6
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name, exact", [("ppo", None), ("ma_rlhf", None), ("etpo", True), ("etpo", False)])
+def test_minibatches_without_a_trained_token_end_no_run(name, exact, tmp_path):
+    "All responses are cut, and none of their tokens is trained: there is nothing to divide by, and nothing to learn."
+    options = dict(mask_truncated=True) | ({} if exact is None else dict(exact=exact))
+    sizes = dict(steps=1, prompts_per_step=2, group_size=2, minibatches=2, max_new_tokens=2, eval_every=0)
+    config = TrainConfig(
+        output=str(tmp_path), recipe=name, recipe_options=options, precision="float32", progress=False, **sizes
+    )
+    row = Trainer(config).fit()[-1]
+    assert row["step"] == 1 and row["value_loss"] == 0 and row["grad_norm"] == 0

@@ -13,6 +13,7 @@ from mpo_nb.actions import BlockActions, TokenActions
 from mpo_nb.advantages import boundary_advantages, distribute, two_level_advantages
 from mpo_nb.blocks import level_blocks, sequence_block, tokens_in
 from mpo_nb.losses import policy_loss
+from mpo_nb.objectives import even_answer
 from mpo_nb.recipes import recipe
 from mpo_nb.tasks import (
     Task,
@@ -23,6 +24,7 @@ from mpo_nb.tasks import (
     solve_constraints,
     solve_statements,
     solved,
+    step_errors,
 )
 from mpo_nb.tasks.formal import Solution, Solver, complement, executed_sum, sum_operations, sum_terms
 from mpo_nb.training import TrainConfig, Trainer
@@ -318,3 +320,13 @@ def test_what_is_no_stretch_is_refused(batches):
             task_tokens(task, batch.problems, batch.rollout, trainer.tokenizer)
     with pytest.raises(ValueError, match="trained"):
         Task("mine", [problem], [problem], lambda p, r: 0.0, trained=3)
+
+
+def test_numbers_of_thousands_of_digits_are_no_numbers():
+    "Python reads no more than 4,300 digits; a response that has them is wrong, and ends no run."
+    many = "9" * 5000
+    assert executed_sum(f"{many}+1=1#1") is None and executed_sum(f"1+{many}=1#1") is None
+    assert executed_sum(f"1+2={many}#{many}") == "1+2=3#3"
+    assert step_errors("1+2?", f"{many}+2=3#3") == ["unreadable", "result"]
+    assert step_errors("1+2?", f"1+2=3#{many}") == ["", "unreadable"]
+    assert even_answer({}, f"1+2=3#{many}8") == 1.0 and even_answer({}, f"#{many}") == 0.0
