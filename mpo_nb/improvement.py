@@ -58,7 +58,7 @@ def tilted_policy(
     ValueError for shapes that differ, for no candidate, and for an alpha below 0."""
     check_alpha(alpha)
     _check_candidates(q, prior)
-    q, prior = at_least_float32(q), at_least_float32(prior)
+    q, prior = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, prior))
     there = prior > -torch.inf
     best = q.masked_fill(~there, -torch.inf).amax(-1, keepdim=True)
     if alpha == math.inf:

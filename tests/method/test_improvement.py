@@ -168,6 +168,12 @@ def test_with_another_value_it_matters_where_blocks_end():
     torch.testing.assert_close(at_zero, case.old_logps.sum(1), **EXACT)
 
 
+def test_whole_numbers_are_numbers():
+    q, prior = torch.tensor([0, 1]), torch.tensor([-1, -2])
+    for alpha in (0, 0.5, math.inf):
+        assert torch.equal(tilted_policy(q, prior, alpha), tilted_policy(q.float(), prior.float(), alpha))
+
+
 def test_padding_is_no_candidate():
     q = torch.tensor([[0.0, 1.0, math.nan], [2.0, 0.0, 1.0]]).double()
     prior = torch.tensor([[-1.0, -2.0, -math.inf], [-1.0, -1.0, -1.0]]).double()
