@@ -7,14 +7,14 @@ __all__ = ['check_alpha', 'tilted_policy', 'distinct_actions', 'log_odds', 'bloc
 
 # %% ../nbs/lib/improvement.ipynb #impro003
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .blocks import at_least_float32, check_ids, check_mask, check_tensor
-from .checks import check_positive, is_number
+from .checks import check_positive, in_brief, is_number
 from .enumeration import TabularCase
 
 # %% ../nbs/lib/improvement.ipynb #impro005
@@ -58,12 +58,14 @@ def tilted_policy(
     ValueError for shapes that differ, for no candidate, and for an alpha below 0."""
     check_alpha(alpha)
     _check_candidates(q, prior)
-    q, prior = at_least_float32(q), at_least_float32(prior)
-    q = torch.where(prior > -torch.inf, q, -torch.inf)
-    best = q.amax(-1, keepdim=True)
+    q, prior = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, prior))
+    there = prior > -torch.inf
+    best = q.masked_fill(~there, -torch.inf).amax(-1, keepdim=True)
     if alpha == math.inf:
-        return torch.where(q == best, prior, -torch.inf).log_softmax(-1)
-    tilt = torch.where(q > -torch.inf, alpha * (q - best), 0)  # from the best one, so that nothing overflows
+        return torch.where(there & (q == best), prior, -torch.inf).log_softmax(-1)
+    # From the best one, in float64 and in halves: a gap is finite, and what overflows after that is a weight of 0.
+    half = torch.where(there, q, best).double() / 2 - best.double() / 2
+    tilt = (2 * (float(alpha) * half)).to(torch.promote_types(q.dtype, prior.dtype))
     return (prior + tilt).log_softmax(-1)
 
 # %% ../nbs/lib/improvement.ipynb #impro011
@@ -73,11 +75,21 @@ _Action = TypeVar("_Action", bound=Hashable)
 def distinct_actions(
     draws: Sequence[_Action],  # e.g. tuples of token ids, or texts
 ) -> tuple[list[_Action], Tensor]:  # the distinct ones, in the order of their first draw; (n,) long, draws of each
-    "Draws without repetition. Raises ValueError where there are none."
+    "Draws without repetition. Raises ValueError where there are none, and for draws that cannot be told apart."
+    if isinstance(draws, Tensor) or not isinstance(draws, Collection):
+        raise ValueError(
+            f"draws={in_brief(draws)} is of type {type(draws).__name__}; pass a list of texts, numbers or tuples of token"
+            " ids, e.g. list(map(tuple, ids.tolist()))"
+        )
     if not len(draws):
         raise ValueError("draws is empty: there is no candidate to choose from; draw at least one")
     counts: dict[_Action, int] = {}
-    for action in draws:
+    for i, action in enumerate(draws):
+        if isinstance(action, Tensor) or not isinstance(action, Hashable):
+            raise ValueError(
+                f"draws[{i}]={in_brief(action)} is of type {type(action).__name__}, which cannot be told from its like; pass"
+                " a tuple of token ids, or a text"
+            )
         counts[action] = counts.get(action, 0) + 1
     return list(counts), torch.tensor(list(counts.values()))
 
@@ -87,14 +99,17 @@ def log_odds(
     failures: Tensor,  # the same shape: how many did not
     extra: float = 0.5,  # added to both
 ) -> Tensor:  # nats
-    """log((successes + extra) / (failures + extra)). Raises ValueError for shapes that differ, negative counts, or
-    extra <= 0."""
+    """log((successes + extra) / (failures + extra)). Raises ValueError for shapes that differ, counts that are
+    negative or not finite, or extra <= 0."""
     check_positive("extra", extra, why="0.5 is Haldane's and Anscombe's")
     if check_tensor("successes", successes).shape != check_tensor("failures", failures).shape:
         raise ValueError(
             f"successes has shape {tuple(successes.shape)} but failures has {tuple(failures.shape)}; count both for"
             " the same actions"
         )
+    for name, counts in (("successes", successes), ("failures", failures)):
+        if not bool(counts.isfinite().all()):
+            raise ValueError(f"{name} holds {counts[~counts.isfinite()][0].item()}; each must be a finite count")
     if bool((successes < 0).any()) or bool((failures < 0).any()):
         raise ValueError("successes and failures are counts; none of them can be negative")
     good, bad = at_least_float32(successes), at_least_float32(failures)

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..blocks import check_tensor
 from ..checks import check_flag, check_positive, check_whole, in_brief, is_number
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0005
@@ -45,47 +46,107 @@ def _check_numbers(numbers: Mapping[str, Sequence[float]], responses: int) -> No
                 raise ValueError(f"{name} holds {value!r:.40}; each must be a finite number")
 
 
+def _pair(
+    first: str,  # token
+    second: str,  # the next one
+) -> str:
+    "A pair's name. A token with a space is written as Python writes it, so that no other pair has the same name."
+    if " " in first + second:
+        return f"pair {str(first)!r} {str(second)!r}"
+    return f"pair {first} {second}"
+
+
+def _check_tokens(tokens: object) -> list[list[str]]:
+    "The responses as lists of texts. Raises ValueError for what are none."
+    rows = [] if isinstance(tokens, str) or not isinstance(tokens, Iterable) else list(tokens)
+    if not rows or any(isinstance(row, str) or not isinstance(row, Iterable) for row in rows):
+        raise ValueError(f"tokens={in_brief(tokens)}; give a list of token texts for each response, at least one")
+    lists = [list(row) for row in rows]
+    for i, row in enumerate(lists):
+        for j, token in enumerate(row):
+            if not isinstance(token, str):
+                raise ValueError(f"tokens[{i}][{j}]={token!r:.40}; each token must be a text")
+    return lists
+
+
 def response_features(
     tokens: Sequence[Sequence[str]],  # the texts of each response's tokens, in order
     pairs: bool = True,  # whether pairs of neighbours are counted too
     **numbers: Sequence[float],  # further features by name, one number for each response
 ) -> pd.DataFrame:  # a row for each response; "token x" and "pair x y" are counts, then "length", then the numbers
-    """What responses are like, as numbers. Raises ValueError for a text in the place of a list, and for numbers that do
-    not fit."""
+    """What responses are like, as numbers. A pair with a space in a token is named as "pair 'x ' 'y'". Raises ValueError
+    for tokens that are no texts, for a text in the place of a list, and for numbers that do not fit."""
     check_flag("pairs", pairs)
-    is_text = isinstance(tokens, str) or any(isinstance(row, str) for row in tokens)
-    if is_text or not len(tokens):
-        raise ValueError(f"tokens={in_brief(tokens)}; give a list of token texts for each response, at least one")
-    _check_numbers(numbers, len(tokens))
+    said = _check_tokens(tokens)
+    _check_numbers(numbers, len(said))
     rows = []
-    for row in tokens:
+    for row in said:
         counts = Counter(f"token {token}" for token in row)
         if pairs:
             neighbours = zip(row, row[1:])
-            counts.update(f"pair {a} {b}" for a, b in neighbours)
+            counts.update(_pair(a, b) for a, b in neighbours)
         rows.append(counts)
     names = _in_order(set().union(*rows))
     columns = {}
     for name in names:
         columns[name] = [float(counts[name]) for counts in rows]
-    columns["length"] = [float(len(row)) for row in tokens]
+    columns["length"] = [float(len(row)) for row in said]
     for name, values in numbers.items():
         columns[name] = [float(value) for value in values]
     return pd.DataFrame(columns)
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0008
+def _check_table(
+    name: str,  # the argument's name, for the message
+    table: object,  # what was passed
+) -> pd.DataFrame:  # the same
+    "Raise ValueError unless `table` is a DataFrame in which a column has one name, and a name one column."
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"{name}={in_brief(table)} is of type {type(table).__name__}; pass a DataFrame of pandas, such as"
+            " response_features and feature_expectations give"
+        )
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"{name} has more than one column {twice!r}; name each feature once")
+    return table
+
+
+def _numbers(
+    name: str,  # the argument's name, for the message
+    table: pd.DataFrame,  # (N, F)
+) -> "np.ndarray[Any, np.dtype[np.float64]]":  # (N, F)
+    "A table as an array. Raises ValueError for what is no finite number."
+    try:
+        values = table.to_numpy(dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds what is no number ({error}); each feature must be one") from None
+    places = np.argwhere(~np.isfinite(values))
+    if len(places):
+        row, column = places[0]
+        raise ValueError(
+            f"{name} has {values[row, column]} for {table.columns[column]!r} of {table.index[row]!r}; each must be a finite"
+            " number: leave that row or that feature out"
+        )
+    return values
+
+
 def feature_expectations(
     features: Mapping[Hashable, pd.DataFrame],  # of each policy, from `response_features`
 ) -> pd.DataFrame:  # (N, F) psi: a row for each policy, a column for each feature of any
-    "Mean features of policies. Raises ValueError for none, and for a number that one of them lacks."
+    """Mean features of policies. Raises ValueError for none, for a table without rows, for what is not finite, and for a
+    number that one of them lacks."""
     if not isinstance(features, Mapping) or not features:
         raise ValueError(f"features={in_brief(features)}; give the table of at least one policy, by name")
     means: dict[Hashable, dict[str, float]] = {}
     names: dict[str, None] = {}
     for policy, table in features.items():
+        values = _numbers(f"features[{policy!r}]", _check_table(f"features[{policy!r}]", table))
+        if not len(table):
+            raise ValueError(f"features[{policy!r}] has no rows; a mean takes at least one response")
         means[policy] = {}
-        for name in map(str, table.columns):
-            total = math.fsum(table[name])  # rounded once, so the order of responses makes no difference
+        for name, column in zip(map(str, table.columns), values.T):
+            total = math.fsum(column)  # rounded once, so the order of responses makes no difference
             means[policy][name] = total / len(table)
             names[name] = None
     counts = _in_order(names)
@@ -108,25 +169,34 @@ def split_distances(
     scale: pd.Series | None = None,  # (F,) the unit of each feature; features that are not in it are left out
 ) -> pd.DataFrame:  # (N, N) squared distances without bias, 0 on the diagonal
     """Squared distances of policies, in which sampling noise has mean 0. Raises ValueError for halves that differ in
-    form."""
+    form, for what is not finite, and for a scale without features."""
+    _check_table("first", first)
+    _check_table("second", second)
     alike = first.index.equals(second.index) and first.columns.equals(second.columns)
     if not alike:
         raise ValueError(
             f"first has the shape {first.shape}, policies by features, and second {second.shape}, or other names; take"
             " both from feature_expectations, of the same policies"
         )
-    a = _scaled(first, scale)
-    b = _scaled(second, scale)
+    a = _scaled("first", first, scale)
+    b = _scaled("second", second, scale)
     products = a @ b.T  # (N, N)
     own = np.diag(products)
     squared = own[:, None] + own[None, :] - products - products.T
     return pd.DataFrame(squared, first.index, first.index)
 
 
-def _scaled(psi: pd.DataFrame, scale: pd.Series | None) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    "Features in their units. Raises ValueError for a unit that is none, and for a feature that is not there."
-    if scale is None:
-        return psi.to_numpy(dtype=float)
+def _check_scale(scale: pd.Series, psi: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    "The units. Raises ValueError for a unit that is none, and for a feature that is not there."
+    if not isinstance(scale, pd.Series):
+        raise ValueError(
+            f"scale={in_brief(scale)} is of type {type(scale).__name__}; pass a Series of pandas, a unit for each feature"
+        )
+    if scale.empty:
+        raise ValueError("scale is empty: no feature is left; give the unit of at least one")
+    if not scale.index.is_unique:
+        twice = scale.index[scale.index.duplicated()][0]
+        raise ValueError(f"scale has more than one unit of {twice!r}; give each feature one")
     missing = [name for name in scale.index if name not in psi]
     if missing:
         raise ValueError(f"scale has {missing[0]!r}, which is no feature of these policies")
@@ -135,7 +205,19 @@ def _scaled(psi: pd.DataFrame, scale: pd.Series | None) -> "np.ndarray[Any, np.d
     if not positive.all():
         name = scale.index[~positive][0]
         raise ValueError(f"scale[{name!r}]={scale[name]}; a unit is positive: leave such features out")
-    scaled: np.ndarray[Any, np.dtype[np.float64]] = psi[scale.index].to_numpy(dtype=float) / units
+    return units
+
+
+def _scaled(
+    name: str,  # of the argument, for the message
+    psi: pd.DataFrame,  # (N, F)
+    scale: pd.Series | None,  # units
+) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    "Features in their units. Raises ValueError for what does not fit, and for features that are not finite."
+    if scale is None:
+        return _numbers(name, psi)
+    units = _check_scale(scale, psi)
+    scaled: np.ndarray[Any, np.dtype[np.float64]] = _numbers(name, psi[scale.index]) / units
     return scaled
 
 # %% ../../nbs/lib/evaluation/behaviour.ipynb #behv0015
@@ -153,11 +235,12 @@ class PolicyMap:
         psi: pd.DataFrame,  # (N, F) of policies, from `feature_expectations`
     ) -> "np.ndarray[Any, np.dtype[np.float64]]":  # (N, D)
         "Where policies lie. A count that they lack is 0. Raises ValueError for any other feature that they lack."
+        _check_table("psi", psi)
         for name in self.scale.index:
-            if name not in psi and not name.startswith(_counted):
+            if name not in psi and not str(name).startswith(_counted):
                 raise ValueError(f"psi lacks {name!r}, which the map was made with")
         here = psi.reindex(columns=self.scale.index, fill_value=0.0)
-        apart = _scaled(here - self.centre, self.scale)  # (N, F)
+        apart = _scaled("psi", here - self.centre, self.scale)  # (N, F)
         return apart @ self.directions.T
 
 
@@ -167,10 +250,17 @@ def policy_map(
     centre: Hashable = None,  # the policy that is the point (0, 0); default: the mean of all
     dimensions: int = 2,  # of the map
 ) -> PolicyMap:
-    "The plane in which policies differ most. Raises ValueError for too few policies, or features that are all alike."
+    """The plane in which policies differ most. Raises ValueError for too few policies, for two of one name, for what is
+    not finite, or for features that are all alike."""
+    _check_table("psi", psi)
+    if not psi.index.is_unique:
+        raise ValueError(f"psi has more than one policy {psi.index[psi.index.duplicated()][0]!r}; name each once")
     if scale is None:
+        _numbers("psi", psi)
         deviations = psi.std(ddof=0)
-        scale = deviations[deviations > 0]
+        scale = deviations[(deviations > 0) & (psi.nunique() > 1)]  # of equal numbers rounding may leave a deviation
+    else:
+        _scaled("psi", psi, scale)
     limit = min(len(psi) - 1, len(scale))
     check_whole("dimensions", dimensions, 1)
     if dimensions > limit:
@@ -182,7 +272,12 @@ def policy_map(
     middle = psi.mean()
     if centre is not None:
         middle = cast(pd.Series, psi.loc[cast(Any, centre)])
-    apart = _scaled(psi - middle, scale)  # (N, F)
+    if not (psi[scale.index].nunique() > 1).any():
+        raise ValueError(
+            f"psi is the same for all {len(psi)} policies in the {len(scale)} features of scale, so no direction tells them"
+            " apart; give features in which they differ"
+        )
+    apart = _scaled("psi", psi - middle, scale)  # (N, F)
     _, sizes, directions = np.linalg.svd(apart, full_matrices=False)
     place = abs(directions).argmax(1)[:, None]
     largest = np.take_along_axis(directions, place, 1)
@@ -198,13 +293,18 @@ def rank_n_contrast(
     temperature: float = 2.0,  # of the softmax over distances
 ) -> Tensor:  # one number, at least 0
     """How badly the distances of points follow the differences of their values. Raises ValueError for shapes that do
-    not fit. Zha et al. 2023 (arXiv 2210.01189)."""
+    not fit, and for what is not finite. Zha et al. 2023 (arXiv 2210.01189)."""
     check_positive("temperature", temperature)
+    points = check_tensor("points", points).to(torch.promote_types(points.dtype, torch.float32))
+    values = check_tensor("values", values).to(torch.promote_types(values.dtype, torch.float32))
     if points.ndim != 2 or values.shape != points.shape[:1] or len(points) < 2:
         raise ValueError(
             f"points has shape {tuple(points.shape)} and values {tuple(values.shape)}; give (N, D) and (N,), with N at"
             " least 2"
         )
+    for name, given in (("points", points), ("values", values)):
+        if not bool(given.isfinite().all()):
+            raise ValueError(f"{name} holds {given[~given.isfinite()][0].item()}; each must be a finite number")
     N = len(points)
     others = ~torch.eye(N, dtype=torch.bool, device=points.device)
     distances = (points[:, None] - points[None]).norm(dim=-1)  # (N, N)

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..checks import check_seed, check_whole
+
 # %% ../../nbs/lib/evaluation/intervals.ipynb #98f48d5d
 def accuracy_interval(
     correct: float,  # number of right responses
@@ -192,6 +194,21 @@ def _area(
     return float((below + not_above).sum() / (2 * pairs))
 
 
+def _kinds(
+    positive: object,  # what was passed
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    "Truth values. Raises ValueError for anything but True, False, 1 and 0."
+    given = np.asarray(positive)
+    if given.dtype != bool:
+        for i, kind in enumerate(given.ravel().tolist()):
+            if kind != 0 and kind != 1:
+                raise ValueError(
+                    f"positive[{i}]={kind!r:.40}; each must be True or 1 for a positive case, False or 0 for another: of -1"
+                    " and 1 pass [x > 0 for x in positive]"
+                )
+    return given.astype(bool)
+
+
 def auroc(
     scores: Sequence[float] | _Numbers,  # (n,) higher for what is thought positive
     positive: Sequence[bool] | Sequence[int],  # (n,) whether it is
@@ -200,9 +217,11 @@ def auroc(
     seed: int = 0,  # of the draws
 ) -> tuple[float, float, float]:  # area, lower end, upper end of its 95% interval
     """Area under the ROC curve with a bootstrap interval over groups. Raises ValueError for lists of different length,
-    a score that is NaN, or one kind only."""
+    a score or a group that is NaN, kinds that are not told by 0 and 1, one kind only, or fewer than 2 draws."""
+    check_whole("draws", draws, 2, why="an interval takes at least 2")
+    check_seed("seed", seed)
     s = np.asarray(scores, dtype=float)
-    is_positive = np.asarray(positive, dtype=bool)
+    is_positive = _kinds(positive)
     group = np.arange(len(s))
     if groups is not None:
         group = np.asarray(groups)
@@ -211,6 +230,9 @@ def auroc(
             f"scores has shape {s.shape}, positive {is_positive.shape} and groups {group.shape}; give one of each for"
             " every case"
         )
+    unnamed = [i for i, name in enumerate(group.tolist()) if name is None or name != name]
+    if unnamed:
+        raise ValueError(f"groups[{unnamed[0]}]={group[unnamed[0]]}; name the group of every case, e.g. by a number")
     area = _area(s, is_positive)
     if math.isnan(area) or np.isnan(s).any():
         right = int(is_positive.sum())

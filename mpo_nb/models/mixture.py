@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
@@ -27,6 +28,12 @@ def _check_policies(policies: object) -> list[CausalLM]:
     models = [check_model(f"policies[{i}]", model) for i, model in enumerate(policies)]
     if not models:
         raise ValueError("policies is empty; pass at least one model")
+    for i, model in enumerate(models):
+        if isinstance(model, PolicyMixture):
+            raise ValueError(
+                f"policies[{i}] is a PolicyMixture; pass the policies that it mixes, each with its weight there times the"
+                " mixture's weight here: that is the same policy"
+            )
     first = next(models[0].parameters())
     tokens = len(models[0].get_output_embeddings().weight)
     for i, model in enumerate(models[1:], 1):
@@ -45,14 +52,24 @@ def _check_policies(policies: object) -> list[CausalLM]:
     return models
 
 
+_smallest = 1e-30  # of a weight that is not 0: float32 knows it from 0
+_largest = 1e6  # of a weight, in size: times any logit it is finite in float32
+
+
 def _check_weights(weights: object, number: int) -> list[float]:
     "The weights as a list of floats. Raises ValueError for weights that cannot be."
-    values = weights.tolist() if isinstance(weights, Tensor) else weights
+    values = weights.tolist() if isinstance(weights, (Tensor, np.ndarray)) else weights
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != number:
         raise ValueError(f"weights={str(values)[:60]}; give {number}, one number for each policy")
     for i, value in enumerate(values):
         if not is_number(value) or not math.isfinite(value):
             raise ValueError(f"weights[{i}]={value!r:.40}; each must be a finite number")
+        if value and not _smallest <= abs(value) <= _largest:
+            raise ValueError(
+                f"weights[{i}]={value!r:.40}; each must be 0, or between {_smallest:g} and {_largest:g} in size, for which"
+                " logits stay finite in float32: divide all by the largest (a weight of c on one policy is the temperature"
+                " 1/c)"
+            )
     if not any(values):
         raise ValueError(f"weights={list(values)}; with none above or below 0 every token is as likely as any other")
     return [float(value) for value in values]
@@ -138,7 +155,8 @@ class PolicyMixture(nn.Module):
     def __init__(
         self,
         policies: Sequence[CausalLM],  # of one vocabulary, on one device; they are shared, not copied
-        weights: Sequence[float] | Tensor,  # (n,) z, one for each; any finite numbers, not all 0
+        # (n,) z, one for each: at most 1e6 in size, not all 0
+        weights: Sequence[float] | Tensor | np.ndarray[Any, np.dtype[Any]],
     ) -> None:
         super().__init__()
         models = _check_policies(policies)

@@ -11,6 +11,7 @@ __all__ = ['Partition', 'Candidate', 'Judged', 'ActionCritic', 'prompts_of', 'ri
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..blocks import check_ids, fixed_blocks
-from ..checks import check_choice, check_positive, check_texts, check_whole
+from ..checks import check_choice, check_positive, check_texts, check_whole, in_brief
 from ..improvement import check_alpha, distinct_actions, log_odds, tilted_policy
 from ..models.critic import Critic
 from ..models.logprobs import CausalLM, decoder_of, head_logits, positions, response_hidden, response_logps
@@ -95,12 +96,38 @@ def right_padded(
     return ids, mask
 
 
+def _check_first_blocks(
+    cut: Tensor,  # block ids, as a rule gave them
+    mask: Tensor,  # (n, T) bool, True for tokens
+) -> Tensor:  # (n, T) bool, True for the tokens of each row's first block
+    "Raise ValueError unless the first block of every row has the id 0, and is in one piece."
+    remedy = "pass a number of tokens, or a rule like lambda mask, tokens: delimiter_blocks(mask, tokens, ';')"
+    if cut.shape != mask.shape:
+        raise ValueError(f"blocks gave ids of shape {tuple(cut.shape)} for a mask of {tuple(mask.shape)}; {remedy}")
+    for row, first in enumerate(cut[:, 0].tolist()):
+        if first != 0:
+            raise ValueError(
+                f"blocks gave row {row} ids that begin with {first}; the first block of every row has the id 0: {remedy}"
+            )
+    of_first = (cut.to(mask.device) == 0) & mask
+    back = (of_first[:, 1:] & ~of_first[:, :-1]).any(1)
+    if bool(back.any()):
+        row = int(back.nonzero()[0])
+        ids = cut[row][mask[row]].tolist()
+        raise ValueError(
+            f"blocks gave row {row} the ids {in_brief(ids)}, where 0 comes back after another block; a block is one run of"
+            f" tokens: {remedy}"
+        )
+    return of_first
+
+
 def first_actions(
     tokenizer: PreTrainedTokenizerBase,  # that decodes
     rows: Sequence[Sequence[int]],  # token ids of continuations, none of them empty
     blocks: Partition,  # where an action ends
 ) -> list[tuple[int, ...]]:  # the beginning of each row, up to the end of its first block
-    "Continuations cut at their first boundary. Raises ValueError for a partition that gives no block ids."
+    """Continuations cut at their first boundary. Raises ValueError for a partition that gives no block ids, and for one
+    whose first block comes back later."""
     ids, mask = right_padded(rows, cast(int, tokenizer.pad_token_id))
     if isinstance(blocks, int):
         cut = fixed_blocks(mask, blocks)
@@ -108,12 +135,8 @@ def first_actions(
         every = {i for row in rows for i in row}
         texts = {i: cast(str, tokenizer.decode([i], clean_up_tokenization_spaces=False)) for i in every}
         cut = check_ids(blocks(mask, [[texts[i] for i in row] for row in rows]))
-    if cut.shape != mask.shape or bool((cut[:, 0] != 0).any()):
-        raise ValueError(
-            f"blocks gave ids of shape {tuple(cut.shape)} for a mask of {tuple(mask.shape)}; pass a number of tokens,"
-            " or a rule like lambda mask, tokens: delimiter_blocks(mask, tokens, ';')"
-        )
-    return [tuple(row[:size]) for row, size in zip(rows, (cut == 0).sum(1).tolist())]
+    sizes = _check_first_blocks(cut, mask).sum(1).tolist()
+    return [tuple(row[:size]) for row, size in zip(rows, sizes)]
 
 # %% ../../nbs/lib/sampling/improving.ipynb #imprv011
 @torch.no_grad()
@@ -127,6 +150,7 @@ def action_logps(
 ) -> Tensor:  # (n,) nats, float64
     "log pi of actions, given all that stands before them. Raises ValueError for another `reduce`."
     check_choice("reduce", reduce, ("sum", "mean"))
+    check_whole("rows", rows, why="candidates that are read at once")
     device = next(model.parameters()).device
     parts = []
     for i in range(0, len(candidates), rows):
@@ -183,19 +207,49 @@ class Improvement:
         check_choice("choose", self.choose, ("likeliest", "draw"))
 
 
+def _real_numbers(q: object) -> Tensor:  # float64
+    "A critic's values. Raises ValueError for what are no real numbers."
+    try:
+        given = torch.as_tensor(q)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.zeros(0, dtype=torch.bool)
+    if given.dtype == torch.bool or given.is_complex():
+        raise ValueError(f"critic gave q={in_brief(q)}; it must be one real number for each candidate")
+    return torch.as_tensor(cast(Any, q), dtype=torch.double).detach().cpu()
+
+
+def _counts(tokens: object) -> list[int]:
+    "A critic's counts of tokens. Raises ValueError for what are no whole numbers of at least 0."
+    given = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+    counts = list(given) if isinstance(given, Iterable) else [None]
+    for count in counts:
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 0:
+            raise ValueError(
+                f"critic gave tokens={in_brief(tokens)}; it must be how many tokens were sampled for each candidate, 0"
+                " for none"
+            )
+    return [int(cast(int, count)) for count in counts]
+
+
 def values_of(
     critic: ActionCritic,  # that is asked
     candidates: Sequence[Candidate],  # about these
 ) -> tuple[Tensor, list[int]]:  # (n,) float64; tokens that each cost
-    "What a critic says. Raises ValueError unless it is one finite number for each."
-    judged = critic(candidates)
-    q = torch.as_tensor(judged.q, dtype=torch.double).cpu()
-    if q.shape != (len(candidates),) or len(judged.tokens) != len(candidates) or not bool(q.isfinite().all()):
+    "What a critic says. Raises ValueError unless it is one finite number, and one count of tokens, for each."
+    judged: object = critic(candidates)
+    if not isinstance(judged, Judged):
         raise ValueError(
-            f"critic gave values of shape {tuple(q.shape)} and {len(judged.tokens)} counts of tokens for"
+            f"critic gave {in_brief(judged)}, of type {type(judged).__name__}; it must give Judged(q, tokens), a value and"
+            " a count of tokens for each candidate"
+        )
+    q = _real_numbers(judged.q)
+    tokens = _counts(judged.tokens)
+    if q.shape != (len(candidates),) or len(tokens) != len(candidates) or not bool(q.isfinite().all()):
+        raise ValueError(
+            f"critic gave values of shape {tuple(q.shape)} and {len(tokens)} counts of tokens for"
             f" {len(candidates)} candidates; it must give one finite number, and one count, for each"
         )
-    return q, list(judged.tokens)
+    return q, tokens
 
 
 def decide(
@@ -248,6 +302,22 @@ def take(
     return taken.ended
 
 
+def _action_limit(
+    blocks: object,  # where an action ends
+    action_tokens: int | None,  # tokens that are drawn for an action at most; None: no limit
+    max_new_tokens: int,  # longest response
+) -> int:  # tokens that are drawn for an action at most
+    "Raise ValueError for what is no partition, and for an action without tokens."
+    limits = [max_new_tokens]
+    if action_tokens is not None:
+        limits.append(check_whole("action_tokens", action_tokens))
+    if isinstance(blocks, bool) or not (callable(blocks) or isinstance(blocks, int)):
+        raise ValueError(f"blocks={blocks!r:.100}; pass a number of tokens, or a rule for a mask and tokens' texts")
+    if isinstance(blocks, int):
+        limits.append(check_whole("blocks", blocks, why="tokens of an action"))
+    return min(limits)
+
+
 def improve(
     model: CausalLM,  # the policy: a causal language model of transformers
     tokenizer: PreTrainedTokenizerBase,  # with pad and EOS
@@ -267,17 +337,15 @@ def improve(
     check_tokenizer(tokenizer)
     for name, number in dict(candidates=candidates, max_new_tokens=max_new_tokens).items():
         check_whole(name, number)
-    if isinstance(blocks, bool) or not (callable(blocks) or isinstance(blocks, int)):
-        raise ValueError(f"blocks={blocks!r:.100}; pass a number of tokens, or a rule for a mask and tokens' texts")
-    if isinstance(blocks, int):
-        check_whole("blocks", blocks, why="tokens of an action")
-        action_tokens = min(blocks, action_tokens or blocks)
-    longest = max_new_tokens if action_tokens is None else check_whole("action_tokens", action_tokens)
+    longest = _action_limit(blocks, action_tokens, max_new_tokens)
     if sampler is None:
         options = SamplingOptions(max_new_tokens, temperature, stop=check_texts("stop", stop))
         sampler = ModelSampler(model, tokenizer, prompts_of, options)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rows = checked_tokens(tokenizer, prompts, max_new_tokens, context)
+    check_prompts = getattr(how.critic, "check_prompts", None)  # of a critic that knows its prompts' problems
+    if check_prompts is not None:
+        check_prompts(len(rows))
     responses = [Improved(tuple(row)) for row in rows]
     ends = end_tokens(model, tokenizer)
     uniform = torch.Generator().manual_seed(seed)
@@ -325,6 +393,7 @@ class SampledCritic:
         temperature: float = 1.0,  # of the softmax
         seed: int = 0,  # of the random numbers
     ) -> None:
+        check_whole("max_new_tokens", max_new_tokens)
         self.sampler = ModelSampler(model, tokenizer, prompts_of, SamplingOptions(max_new_tokens, temperature))
         self.task = task
         self.problems = problems
@@ -332,6 +401,17 @@ class SampledCritic:
         self.seed = seed
         self.calls = 0
         self.known: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}  # (problem, written) -> successes, tokens
+
+    def check_prompts(
+        self,
+        number: int,  # of prompts
+    ) -> None:
+        "Raise ValueError unless there is a problem for each; `improve` asks before it draws."
+        if len(self.problems) < number:
+            raise ValueError(
+                f"problems has {len(self.problems)} problems for {number} prompts; give the critic one for each prompt,"
+                " in the same order"
+            )
 
     def finish(
         self,
@@ -360,6 +440,7 @@ class SampledCritic:
     def __call__(self, candidates: Sequence[Candidate]) -> Judged:
         new = {(c.problem, c.written): c for c in candidates if (c.problem, c.written) not in self.known}
         if new:
+            self.check_prompts(1 + max(c.problem for c in new.values()))
             self.finish(list(new.values()))
         counted = [self.known[c.problem, c.written] for c in candidates]
         successes = torch.tensor([s for s, _ in counted]).double()
@@ -446,7 +527,7 @@ class HeadCritic:
         self.model = model
         self.tokenizer = tokenizer
         self.critic = critic
-        self.rows = rows
+        self.rows = check_whole("rows", rows, why="candidates that are read at once")
 
     @torch.no_grad()
     def __call__(self, candidates: Sequence[Candidate]) -> Judged:
@@ -472,8 +553,11 @@ def verdict_odds(
     bad: str = " BAD",  # of a bad one
     rows: int = 8,  # texts that are read at once
 ) -> Tensor:  # (n,) log P(good) - log P(bad), nats
-    """LAC's value (arXiv 2506.06376): what a language model itself says of an outcome. Raises ValueError for texts
-    without tokens, and for verdicts that begin with the same token."""
+    """LAC's value (arXiv 2506.06376): what a language model itself says of an outcome. Raises ValueError for no
+    texts, for texts without tokens, and for verdicts that begin with the same token."""
+    check_whole("rows", rows, why="texts that are read at once")
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(f"texts={in_brief(texts)}; pass a list of texts, at least one")
     check_texts("good, bad", (good, bad))
     firsts = [tokenizer(word, add_special_tokens=False).input_ids[:1] for word in (good, bad)]
     if firsts[0] == firsts[1] or [tokenizer.unk_token_id] in firsts:

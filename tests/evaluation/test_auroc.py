@@ -39,8 +39,25 @@ def test_copies_of_a_case_are_no_new_cases():
         ([1, 2], [1, 0], [0], "give one of each"),
         ([1, 2], [1, 1], None, "2 of 2 cases are positive"),
         ([1, float("nan")], [1, 0], None, "some scores may be NaN"),
+        ([1, 2], [1, -1], None, r"positive\[1\]=-1; each must be True or 1 .* pass \[x > 0 for x in positive\]"),
+        ([1, 2], [0.5, 0], None, r"positive\[0\]=0.5"),
+        ([1, 2], [1, float("nan")], None, r"positive\[1\]=nan"),
+        ([1, 2], ["yes", "no"], None, r"positive\[0\]='yes'"),
+        ([1, 2], [1, 0], [0, float("nan")], r"groups\[1\]=nan; name the group of every case"),
+        ([1, 2], [1, 0], [None, "a"], r"groups\[0\]=None"),
     ],
 )
 def test_bad_input_is_named(scores, positive, groups, words):
     with pytest.raises(ValueError, match=words):
         auroc(scores, positive, groups)
+
+
+@pytest.mark.parametrize("draws", [1, 0, -1, 2.0, True])
+def test_an_interval_takes_draws(draws):
+    with pytest.raises(ValueError, match=f"draws={draws}; it must be a whole number of at least 2"):
+        auroc([1, 2], [1, 0], draws=draws)
+
+
+def test_kinds_may_be_truth_values_or_0_and_1():
+    alike = {auroc([3, 1, 2], kinds, draws=20) for kinds in ([True, False, False], [1, 0, 0], np.array([1.0, 0, 0]))}
+    assert len(alike) == 1

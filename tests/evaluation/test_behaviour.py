@@ -24,6 +24,10 @@ def drawn(seed: int, n: int = 40, letters: str = "abcd") -> tuple[list[list[str]
     return tokens, dict(entropy=rng.random(n).tolist(), correct=rng.integers(0, 2, n).astype(float).tolist())
 
 
+def table(**columns: list) -> pd.DataFrame:
+    return pd.DataFrame(columns)
+
+
 def test_counts_are_those_of_a_plain_loop():
     tokens, numbers = drawn(0)
     table = response_features(tokens, **numbers)
@@ -36,6 +40,14 @@ def test_counts_are_those_of_a_plain_loop():
         assert row["length"] == len(one) == sum(value for name, value in row.items() if name.startswith("token "))
     assert table["entropy"].tolist() == numbers["entropy"]
     assert not [name for name in response_features(tokens, pairs=False) if name.startswith("pair ")]
+
+
+def test_no_two_pairs_share_a_name():
+    "A space in a token is not the space between tokens; names without one stay plain."
+    said = [["a b", "c"], ["a", "b c"], ["a", "b"], ["", "a b"], ["", "a"], ["'a'", "'b'"], [" ", "'"]]
+    counts = response_features(said).filter(regex="^pair ")
+    assert counts.shape == (len(said), len(said)) and (counts.sum(axis=1) == 1).all() and (counts.sum() == 1).all()
+    assert {"pair a b", "pair 'a b' 'c'", "pair 'a' 'b c'"} < set(counts)
 
 
 def test_psi_does_not_depend_on_the_order_of_responses():
@@ -143,6 +155,11 @@ def test_rank_n_contrast_is_that_of_a_loop_and_has_gradients(temperature):
     assert torch.isfinite(points.grad).all() and points.grad.any()
 
 
+def test_rank_n_contrast_of_whole_numbers():
+    points, values = torch.tensor([[1], [2], [4]]), torch.tensor([False, True, True])
+    assert rank_n_contrast(points, values) == rank_n_contrast(points.float(), values.float())
+
+
 def test_two_points_have_no_loss_and_the_farthest_adds_none():
     assert rank_n_contrast(torch.tensor([[0.0, 1.0], [3.0, 4.0]]), torch.tensor([1.0, 5.0])) == 0
     points, values = torch.tensor([[0.0], [1.0], [7.0]]).double(), torch.tensor([0.0, 1.0, 3.0]).double()
@@ -175,6 +192,33 @@ def test_two_points_have_no_loss_and_the_farthest_adds_none():
         (lambda: rank_n_contrast(torch.zeros(3), torch.zeros(3)), "points has shape"),
         (lambda: rank_n_contrast(torch.zeros(3, 2), torch.zeros(4)), "values"),
         (lambda: rank_n_contrast(torch.zeros(3, 2), torch.zeros(3), 0.0), "temperature=0"),
+        (lambda: response_features(None), "tokens=None"),
+        (lambda: response_features([["a", None]]), r"tokens\[0\]\[1\]=None; each token must be a text"),
+        (lambda: feature_expectations({"a": [1.0]}), r"features\['a'\]=\[1.0\] is of type list; pass a DataFrame"),
+        (lambda: feature_expectations({"a": table(x=[1.0, math.nan])}), r"features\['a'\] has nan for 'x' of 1"),
+        (lambda: feature_expectations({"a": table(x=[math.inf])}), "has inf for 'x' of 0"),
+        (lambda: feature_expectations({"a": table(x=["b"])}), "holds what is no number"),
+        (lambda: feature_expectations({"a": table(x=[])}), "has no rows"),
+        (lambda: split_distances([1.0], table(x=[1.0])), r"first=\[1.0\] is of type list"),
+        (lambda: split_distances(table(x=[1.0]), None), "second=None is of type NoneType"),
+        (lambda: split_distances(table(x=[1.0]), table(x=[math.nan])), "second has nan for 'x' of 0"),
+        (lambda: split_distances(*[table(x=[1.0])] * 2, pd.Series([], dtype=float)), "scale is empty"),
+        (
+            lambda: split_distances(*[table(x=[1.0])] * 2, pd.Series([1.0, 2.0], ["x", "x"])),
+            "more than one unit of 'x'",
+        ),
+        (lambda: split_distances(*[table(x=[1.0])] * 2, {"x": 1.0}), "is of type dict; pass a Series"),
+        (lambda: policy_map(np.eye(2)), "is of type ndarray; pass a DataFrame"),
+        (lambda: policy_map(table(x=[1.0, 2.0, math.nan]), dimensions=1), "psi has nan for 'x' of 2"),
+        (lambda: policy_map(table(x=[1.0, math.inf]), pd.Series([1.0], ["x"]), dimensions=1), "psi has inf"),
+        (lambda: policy_map(table(x=[1.0, 2.0]).set_axis(["a", "a"]), dimensions=1), "more than one policy 'a'"),
+        (lambda: policy_map(pd.DataFrame(np.eye(2), columns=["x", "x"])), "more than one column 'x'"),
+        (lambda: policy_map(table(x=[0.1] * 3), pd.Series([1.0], ["x"]), dimensions=1), "the same for all 3 policies"),
+        (lambda: policy_map(table(x=[0.1] * 3), dimensions=1), "span 0"),
+        (lambda: rank_n_contrast([[1.0], [2.0]], torch.zeros(2)), "points=.*is of type list; pass a tensor"),
+        (lambda: rank_n_contrast(torch.zeros(2, 1), np.zeros(2)), "values=.*is of type ndarray; pass a tensor"),
+        (lambda: rank_n_contrast(torch.tensor([[1.0], [math.nan]]), torch.zeros(2)), "points holds nan"),
+        (lambda: rank_n_contrast(torch.zeros(2, 1), torch.tensor([1.0, math.inf])), "values holds inf"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(call, message):

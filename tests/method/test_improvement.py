@@ -26,6 +26,23 @@ def test_alpha_0_is_the_renormalised_prior_to_the_bit():
     assert torch.equal(tilted_policy(1e300 * drawn(50, 7, seed=1), prior, 0.0), prior.log_softmax(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [1e39, 1e308])
+def test_what_overflows_is_the_critic_alone(alpha, dtype):
+    prior = torch.tensor([0.75, 0.25], dtype=dtype).log()
+    new = tilted_policy(torch.tensor([1.0, 2.0], dtype=dtype), prior, alpha)
+    assert new.exp().tolist() == [0, 1] == tilted_policy(torch.tensor([1.0, 2.0]), prior, math.inf).exp().tolist()
+
+
+@pytest.mark.parametrize("large, dtype", [(3e38, torch.float32), (1.7e308, torch.float64)])
+def test_a_gap_beyond_the_range_of_numbers(large, dtype):
+    "At alpha 0 the prior to the bit; at a small alpha the exact tilt, although the gap itself overflows."
+    prior, q = torch.tensor([0.75, 0.25], dtype=dtype).log(), torch.tensor([large, -large], dtype=dtype)
+    assert torch.equal(tilted_policy(q, prior, 0.0), prior.log_softmax(-1))
+    wanted = (prior + torch.tensor([1.0, -1.0], dtype=dtype)).log_softmax(-1)
+    torch.testing.assert_close(tilted_policy(q, prior, 1 / float(q[0])), wanted, rtol=1e-6, atol=0)
+
+
 def test_a_large_alpha_chooses_by_value():
     "Beyond the largest gap of the prior over the smallest gap of the values, and not before it on an example."
     prior, q = drawn(200, 5), drawn(200, 5, seed=1)
@@ -151,6 +168,12 @@ def test_with_another_value_it_matters_where_blocks_end():
     torch.testing.assert_close(at_zero, case.old_logps.sum(1), **EXACT)
 
 
+def test_whole_numbers_are_numbers():
+    q, prior = torch.tensor([0, 1]), torch.tensor([-1, -2])
+    for alpha in (0, 0.5, math.inf):
+        assert torch.equal(tilted_policy(q, prior, alpha), tilted_policy(q.float(), prior.float(), alpha))
+
+
 def test_padding_is_no_candidate():
     q = torch.tensor([[0.0, 1.0, math.nan], [2.0, 0.0, 1.0]]).double()
     prior = torch.tensor([[-1.0, -2.0, -math.inf], [-1.0, -1.0, -1.0]]).double()
@@ -176,6 +199,12 @@ def test_padding_is_no_candidate():
         (lambda: log_odds(torch.tensor([1]), torch.tensor([-1])), "none of them can be negative"),
         (lambda: log_odds(torch.tensor([1]), torch.tensor([1, 2])), "count both"),
         (lambda: log_odds(torch.tensor([1]), torch.tensor([1]), 0), "extra=0"),
+        (lambda: log_odds(torch.tensor([math.nan]), torch.tensor([1.0])), "successes holds nan"),
+        (lambda: log_odds(torch.tensor([1.0]), torch.tensor([math.inf])), "failures holds inf"),
+        (lambda: distinct_actions(None), "draws=None is of type NoneType"),
+        (lambda: distinct_actions(torch.tensor([1, 1])), "is of type Tensor; pass a list"),
+        (lambda: distinct_actions(list(torch.tensor([1, 1]))), r"draws\[0\]=tensor"),
+        (lambda: distinct_actions([(1,), [1]]), r"draws\[1\]=\[1\] is of type list"),
     ],
 )
 def test_bad_input_is_named(call, words):

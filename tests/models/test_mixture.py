@@ -3,6 +3,7 @@ model."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, LlamaConfig
@@ -118,6 +119,15 @@ def test_mixtures_of_the_same_policies_are_told_apart(policies):
     assert fingerprint(PolicyMixture([base, other], (0.5, 0.5))) in prints
 
 
+@pytest.mark.parametrize("weights", [(1e6, -1e6), (1e6, 1.0), (1e-30, 0.0)])
+def test_the_largest_and_smallest_weights_give_numbers(policies, weights):
+    "And an array of numpy is as good as a list."
+    base, other, _, _ = policies
+    ids = torch.tensor([[3, 4, 5, 6]])
+    logits = [PolicyMixture([base, other], z)(ids).logits.detach() for z in (list(weights), np.array(weights))]
+    assert torch.equal(*logits) and bool(logits[0].log_softmax(-1).isfinite().all())
+
+
 def test_policies_are_shared_and_the_weights_do_not_learn(policies):
     base, other, _, _ = policies
     mixture = PolicyMixture([base, other], (0.5, 0.5))
@@ -136,6 +146,18 @@ def test_policies_are_shared_and_the_weights_do_not_learn(policies):
         (lambda a, b: ([a, b], [1.0, float("inf")]), r"weights\[1\]=inf"),
         (lambda a, b: ([a, b], [1.0, "2"]), r"weights\[1\]='2'"),
         (lambda a, b: ([a, b], [0.0, 0.0]), "with none above or below 0"),
+        (lambda a, b: ([a, b], [1e300, 1.0]), r"weights\[0\]=1e\+300; each must be 0, or between 1e-30 and 1e\+06"),
+        (lambda a, b: ([a, b], [1.0, -3e38]), r"weights\[1\]=-3e\+38"),
+        (lambda a, b: ([a, b], [1e-50, 0.0]), r"weights\[0\]=1e-50"),
+        (lambda a, b: ([a, b], np.array([1.0])), r"weights=\[1.0\]; give 2"),
+        (lambda a, b: ([a, b], np.array([[1.0], [0.0]])), r"weights\[0\]=\[1.0\]"),
+        (
+            lambda a, b: (
+                [copy.deepcopy(a).bfloat16(), PolicyMixture([copy.deepcopy(a).bfloat16()], [1.0])],
+                [0.5, 0.5],
+            ),
+            r"policies\[1\] is a PolicyMixture; pass the policies that it mixes",
+        ),
         (lambda a, b: ([a, small(LlamaConfig, 0)], [0.5, 0.5]), r"policies\[1\] has 11 tokens and policies\[0\] 20"),
         (lambda a, b: ([a, copy.deepcopy(b).bfloat16()], [0.5, 0.5]), r"policies\[1\] is torch.bfloat16"),
     ],

@@ -261,7 +261,17 @@ def test_another_sampler(tiny):
         (dict(blocks="step"), "blocks='step'; pass a number of tokens, or a rule"),
         (dict(blocks=True), "blocks=True"),
         (dict(blocks=lambda mask, tokens: mask), "ids has shape"),
-        (dict(blocks=lambda mask, tokens: mask.long() + 1), "blocks gave ids"),
+        (dict(blocks=4, action_tokens=0), "action_tokens=0"),
+        (dict(blocks=lambda mask, tokens: mask.long()), "row 0 ids that begin with 1; the first block of every row"),
+        (dict(blocks=lambda mask, tokens: 0 * mask.long() - 1), "row 0 ids that begin with -1"),
+        (dict(blocks=lambda mask, tokens: 0 * mask[:, :1].long()[:0]), "blocks gave ids of shape"),
+        (dict(critic=lambda candidates: None), r"critic gave None, of type NoneType; it must give Judged\(q, tokens\)"),
+        (dict(critic=lambda candidates: [0.0] * len(candidates)), "of type list; it must give Judged"),
+        (dict(critic=lambda candidates: Judged(None, [0] * len(candidates))), "critic gave q=None"),
+        (dict(critic=lambda candidates: Judged(["a"] * len(candidates), [0] * len(candidates))), "critic gave q="),
+        (dict(critic=lambda candidates: Judged([1j] * len(candidates), [0] * len(candidates))), "one real number"),
+        (dict(critic=lambda candidates: Judged([0.0] * len(candidates), None)), "critic gave tokens=None"),
+        (dict(critic=lambda candidates: Judged([0.0] * len(candidates), [-1] * len(candidates))), "tokens="),
         (dict(prompts=[]), "prompts is empty"),
         (dict(prompts=["1" * 300]), "context"),
         (dict(stop=";"), "stop=';' is one text"),
@@ -286,3 +296,32 @@ def test_cut_at_the_first_boundary(tiny):
     rows = [tokenizer(text, add_special_tokens=False).input_ids for text in ("1+1=2;2", ";", "1+", "12;34;")]
     assert [tokenizer.decode(ids) for ids in first_actions(tokenizer, rows, STEPS)] == ["1+1=2;", ";", "1+", "12;"]
     assert [len(ids) for ids in first_actions(tokenizer, rows, 3)] == [3, 1, 2, 3]
+
+
+def test_a_first_block_that_comes_back_is_refused(tiny):
+    row = [[5, 6, 7, 8, 9]]
+    with pytest.raises(ValueError, match=r"row 0 the ids \[0, 1, 0, 1, 0\], where 0 comes back"):
+        first_actions(tiny[1], row, lambda mask, tokens: torch.tensor([[0, 1, 0, 1, 0]]))
+    padded = first_actions(
+        tiny[1], [*row, [5, 6]], lambda mask, tokens: torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]])
+    )
+    assert padded == [(5, 6), (5,)], "what a rule says of padding does not count"
+
+
+def test_critics_say_at_once_what_does_not_fit(tiny, task):
+    class Never:
+        def finish(self, *given):
+            raise AssertionError("tokens were drawn")
+
+    critic = SampledCritic(*tiny, task, task.train[:2], 2, 40)
+    with pytest.raises(ValueError, match="problems has 2 problems for 3 prompts"):
+        improve(*tiny, PROMPTS, Improvement(critic, 1.0), 4, sampler=Never(), **WHOLE)
+    with pytest.raises(ValueError, match="problems has 2 problems for 6 prompts"):
+        critic([Candidate(5, (5,), (6,), 1, False)])
+    with pytest.raises(ValueError, match="max_new_tokens=0"):
+        SampledCritic(*tiny, task, task.train[:2], 2, 0)
+    with pytest.raises(ValueError, match="rows=0"):
+        HeadCritic(*tiny, Critic(tiny[0], "separate"), rows=0)
+    for texts, rows, words in (([], 8, r"texts=\[\]; pass a list"), ("1+1", 8, "texts='1\\+1'"), (["1"], 0, "rows=0")):
+        with pytest.raises(ValueError, match=words):
+            verdict_odds(*tiny, texts, "2", "3", rows)
