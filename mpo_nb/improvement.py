@@ -78,7 +78,8 @@ def distinct_actions(
     "Draws without repetition. Raises ValueError where there are none, and for draws that cannot be told apart."
     if isinstance(draws, Tensor) or not isinstance(draws, Collection):
         raise ValueError(
-            f"draws={in_brief(draws)} is of type {type(draws).__name__}; pass a list of texts, numbers or tuples of token"
+            f"draws={in_brief(draws)} is of type {type(draws).__name__}; pass a list of texts, numbers or tuples of"
+            " token"
             " ids, e.g. list(map(tuple, ids.tolist()))"
         )
     if not len(draws):
@@ -87,7 +88,8 @@ def distinct_actions(
     for i, action in enumerate(draws):
         if isinstance(action, Tensor) or not isinstance(action, Hashable):
             raise ValueError(
-                f"draws[{i}]={in_brief(action)} is of type {type(action).__name__}, which cannot be told from its like; pass"
+                f"draws[{i}]={in_brief(action)} is of type {type(action).__name__}, which cannot be told from its"
+                " like; pass"
                 " a tuple of token ids, or a text"
             )
         counts[action] = counts.get(action, 0) + 1

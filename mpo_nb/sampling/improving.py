@@ -107,7 +107,8 @@ def _check_first_blocks(
     for row, first in enumerate(cut[:, 0].tolist()):
         if first != 0:
             raise ValueError(
-                f"blocks gave row {row} ids that begin with {first}; the first block of every row has the id 0: {remedy}"
+                f"blocks gave row {row} ids that begin with {first}; the first block of every row has the id 0:"
+                f" {remedy}"
             )
     of_first = (cut.to(mask.device) == 0) & mask
     back = (of_first[:, 1:] & ~of_first[:, :-1]).any(1)
@@ -115,7 +116,8 @@ def _check_first_blocks(
         row = int(back.nonzero()[0])
         ids = cut[row][mask[row]].tolist()
         raise ValueError(
-            f"blocks gave row {row} the ids {in_brief(ids)}, where 0 comes back after another block; a block is one run of"
+            f"blocks gave row {row} the ids {in_brief(ids)}, where 0 comes back after another block; a block is one"
+            " run of"
             f" tokens: {remedy}"
         )
     return of_first
@@ -239,7 +241,8 @@ def values_of(
     judged: object = critic(candidates)
     if not isinstance(judged, Judged):
         raise ValueError(
-            f"critic gave {in_brief(judged)}, of type {type(judged).__name__}; it must give Judged(q, tokens), a value and"
+            f"critic gave {in_brief(judged)}, of type {type(judged).__name__}; it must give Judged(q, tokens), a value"
+            " and"
             " a count of tokens for each candidate"
         )
     q = _real_numbers(judged.q)
