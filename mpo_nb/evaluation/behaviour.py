@@ -74,8 +74,8 @@ def response_features(
     pairs: bool = True,  # whether pairs of neighbours are counted too
     **numbers: Sequence[float],  # further features by name, one number for each response
 ) -> pd.DataFrame:  # a row for each response; "token x" and "pair x y" are counts, then "length", then the numbers
-    """What responses are like, as numbers. A pair with a space in a token is named as "pair 'x ' 'y'". Raises ValueError
-    for tokens that are no texts, for a text in the place of a list, and for numbers that do not fit."""
+    """What responses are like, as numbers. A pair with a space in a token is named as "pair 'x ' 'y'". Raises
+    ValueError for tokens that are no texts, for a text in the place of a list, and for numbers that do not fit."""
     check_flag("pairs", pairs)
     said = _check_tokens(tokens)
     _check_numbers(numbers, len(said))
@@ -125,8 +125,8 @@ def _numbers(
     if len(places):
         row, column = places[0]
         raise ValueError(
-            f"{name} has {values[row, column]} for {table.columns[column]!r} of {table.index[row]!r}; each must be a finite"
-            " number: leave that row or that feature out"
+            f"{name} has {values[row, column]} for {table.columns[column]!r} of {table.index[row]!r}; each must be a"
+            " finite number: leave that row or that feature out"
         )
     return values
 
@@ -134,8 +134,8 @@ def _numbers(
 def feature_expectations(
     features: Mapping[Hashable, pd.DataFrame],  # of each policy, from `response_features`
 ) -> pd.DataFrame:  # (N, F) psi: a row for each policy, a column for each feature of any
-    """Mean features of policies. Raises ValueError for none, for a table without rows, for what is not finite, and for a
-    number that one of them lacks."""
+    """Mean features of policies. Raises ValueError for none, for a table without rows, for what is not finite, and for
+    a number that one of them lacks."""
     if not isinstance(features, Mapping) or not features:
         raise ValueError(f"features={in_brief(features)}; give the table of at least one policy, by name")
     means: dict[Hashable, dict[str, float]] = {}
@@ -190,7 +190,8 @@ def _check_scale(scale: pd.Series, psi: pd.DataFrame) -> "np.ndarray[Any, np.dty
     "The units. Raises ValueError for a unit that is none, and for a feature that is not there."
     if not isinstance(scale, pd.Series):
         raise ValueError(
-            f"scale={in_brief(scale)} is of type {type(scale).__name__}; pass a Series of pandas, a unit for each feature"
+            f"scale={in_brief(scale)} is of type {type(scale).__name__}; pass a Series of pandas, a unit for each"
+            " feature"
         )
     if scale.empty:
         raise ValueError("scale is empty: no feature is left; give the unit of at least one")
@@ -274,8 +275,8 @@ def policy_map(
         middle = cast(pd.Series, psi.loc[cast(Any, centre)])
     if not (psi[scale.index].nunique() > 1).any():
         raise ValueError(
-            f"psi is the same for all {len(psi)} policies in the {len(scale)} features of scale, so no direction tells them"
-            " apart; give features in which they differ"
+            f"psi is the same for all {len(psi)} policies in the {len(scale)} features of scale, so no direction tells"
+            " them apart; give features in which they differ"
         )
     apart = _scaled("psi", psi - middle, scale)  # (N, F)
     _, sizes, directions = np.linalg.svd(apart, full_matrices=False)
