@@ -79,8 +79,7 @@ def distinct_actions(
     if isinstance(draws, Tensor) or not isinstance(draws, Collection):
         raise ValueError(
             f"draws={in_brief(draws)} is of type {type(draws).__name__}; pass a list of texts, numbers or tuples of"
-            " token"
-            " ids, e.g. list(map(tuple, ids.tolist()))"
+            " token ids, e.g. list(map(tuple, ids.tolist()))"
         )
     if not len(draws):
         raise ValueError("draws is empty: there is no candidate to choose from; draw at least one")
@@ -88,9 +87,8 @@ def distinct_actions(
     for i, action in enumerate(draws):
         if isinstance(action, Tensor) or not isinstance(action, Hashable):
             raise ValueError(
-                f"draws[{i}]={in_brief(action)} is of type {type(action).__name__}, which cannot be told from its"
-                " like; pass"
-                " a tuple of token ids, or a text"
+                f"draws[{i}]={in_brief(action)} is of type {type(action).__name__}, which cannot be told from its like;"
+                " pass a tuple of token ids, or a text"
             )
         counts[action] = counts.get(action, 0) + 1
     return list(counts), torch.tensor(list(counts.values()))

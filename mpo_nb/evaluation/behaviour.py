@@ -126,8 +126,7 @@ def _numbers(
         row, column = places[0]
         raise ValueError(
             f"{name} has {values[row, column]} for {table.columns[column]!r} of {table.index[row]!r}; each must be a"
-            " finite"
-            " number: leave that row or that feature out"
+            " finite number: leave that row or that feature out"
         )
     return values
 
@@ -277,8 +276,7 @@ def policy_map(
     if not (psi[scale.index].nunique() > 1).any():
         raise ValueError(
             f"psi is the same for all {len(psi)} policies in the {len(scale)} features of scale, so no direction tells"
-            " them"
-            " apart; give features in which they differ"
+            " them apart; give features in which they differ"
         )
     apart = _scaled("psi", psi - middle, scale)  # (N, F)
     _, sizes, directions = np.linalg.svd(apart, full_matrices=False)

@@ -204,8 +204,7 @@ def _kinds(
             if kind != 0 and kind != 1:
                 raise ValueError(
                     f"positive[{i}]={kind!r:.40}; each must be True or 1 for a positive case, False or 0 for another:"
-                    " of -1"
-                    " and 1 pass [x > 0 for x in positive]"
+                    " of -1 and 1 pass [x > 0 for x in positive]"
                 )
     return given.astype(bool)
 

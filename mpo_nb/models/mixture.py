@@ -32,8 +32,7 @@ def _check_policies(policies: object) -> list[CausalLM]:
         if isinstance(model, PolicyMixture):
             raise ValueError(
                 f"policies[{i}] is a PolicyMixture; pass the policies that it mixes, each with its weight there times"
-                " the"
-                " mixture's weight here: that is the same policy"
+                " the mixture's weight here: that is the same policy"
             )
     first = next(models[0].parameters())
     tokens = len(models[0].get_output_embeddings().weight)
@@ -68,10 +67,8 @@ def _check_weights(weights: object, number: int) -> list[float]:
         if value and not _smallest <= abs(value) <= _largest:
             raise ValueError(
                 f"weights[{i}]={value!r:.40}; each must be 0, or between {_smallest:g} and {_largest:g} in size, for"
-                " which"
-                " logits stay finite in float32: divide all by the largest (a weight of c on one policy is the"
-                " temperature"
-                " 1/c)"
+                " which logits stay finite in float32: divide all by the largest (a weight of c on one policy is the"
+                " temperature 1/c)"
             )
     if not any(values):
         raise ValueError(f"weights={list(values)}; with none above or below 0 every token is as likely as any other")

@@ -72,7 +72,7 @@ class ActionCritic(Protocol):
         self,
         candidates: Sequence[Candidate],  # of all prompts that are not finished
     ) -> Judged:
-        "A value for each."
+        "A value for each. If it has `check_prompts` too, `improve` calls that with the number of prompts at first."
 
 
 def prompts_of(
@@ -114,11 +114,10 @@ def _check_first_blocks(
     back = (of_first[:, 1:] & ~of_first[:, :-1]).any(1)
     if bool(back.any()):
         row = int(back.nonzero()[0])
-        ids = cut[row][mask[row]].tolist()
+        ids = cut.to(mask.device)[row][mask[row]].tolist()
         raise ValueError(
-            f"blocks gave row {row} the ids {in_brief(ids)}, where 0 comes back after another block; a block is one"
-            " run of"
-            f" tokens: {remedy}"
+            f"blocks gave row {row} the ids {in_brief(ids)}, where 0 comes back after another block; a block is one run"
+            f" of tokens: {remedy}"
         )
     return of_first
 
@@ -242,8 +241,7 @@ def values_of(
     if not isinstance(judged, Judged):
         raise ValueError(
             f"critic gave {in_brief(judged)}, of type {type(judged).__name__}; it must give Judged(q, tokens), a value"
-            " and"
-            " a count of tokens for each candidate"
+            " and a count of tokens for each candidate"
         )
     q = _real_numbers(judged.q)
     tokens = _counts(judged.tokens)
