@@ -329,6 +329,10 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
     """TRL's GRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless
     `args` is a BlockGRPOConfig, ImportError without TRL."""
 
+    _name: str
+    _paper: dict[str, str]
+    _tag_names: list[str]
+
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: BlockGRPOConfig | None = None, *rest: Any, **kwargs: Any
     ) -> None:

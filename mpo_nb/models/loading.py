@@ -44,6 +44,8 @@ from ..runtime.tensors import quiet_files, read_tensors
 
 if TYPE_CHECKING:
     from peft import PeftModel
+else:
+    PeftModel = Any  # its import takes seconds, and who puts adapters on has it
 
 # %% ../../nbs/lib/models/loading.ipynb #3200cfda
 def _only_a_path(name: str) -> bool:

@@ -95,7 +95,7 @@ def denominators(
     k = batch.old_logps.shape[2] if batch.old_logps.ndim == 3 else 1
     later = float(pair_count(mask, k))
     count, tokens, judged, kl, later = processes.all_reduce(count, tokens, judged, kl, later)
-    return Denominators(*(max(1.0, n) for n in (count, tokens, judged, kl)), later)
+    return Denominators(max(1.0, count), max(1.0, tokens), max(1.0, judged), max(1.0, kl), later)
 
 # %% ../../nbs/lib/training/learner.ipynb #cb12f552
 T = TypeVar("T")
