@@ -70,7 +70,8 @@ def test_gradients_are_compared_over_pairs_of_batches(study, values):
     assert len(found) == 4 * len(batches[0])
     for row in found[found.i == found.j].to_dict("records"):
         vector, token = (batches[row["i"]][arm, row["lam"]] for arm in (row["arm"], "token"))
-        assert row["along"] == pytest.approx(float(vector @ token), rel=1e-4, abs=1e-8)
+        # Two orders of adding up float32 numbers of both signs, which differ from processor to processor.
+        assert row["along"] == pytest.approx(float(vector @ token), rel=1e-3, abs=1e-8)
     one = batches[0]
     whole, part = one["chained, few", 0.95], one["chained, few: through the modules", 0.95]
     torch.testing.assert_close(whole - part, 0.8 * one["token", 0.95], rtol=0.2, atol=2e-3)  # column 0, its ends apart
