@@ -19,12 +19,11 @@ from ..blocks import block_sizes, fixed_blocks, sentence_blocks, surprise_blocks
 from ..config import TrainConfig
 from ..models.logprobs import CausalLM
 from ..recipes import Recipe
-from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
 from ..sampling.rollouts import end_tokens, response_texts
 from ..tasks.task import Task, score
-from .batch import Batch, Judgement
+from .batch import Batch, Judgement, rollout_tokens
 
 # %% ../../nbs/lib/training/continuations.ipynb #94658b20
 @dataclass
@@ -124,7 +123,7 @@ def boundary_blocks(
         return fixed_blocks(r.mask, boundaries)
     if boundaries == "surprise":
         return surprise_blocks(r.mask, batch.logps)
-    return sentence_blocks(r.mask, [token_texts(tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)])
+    return sentence_blocks(r.mask, rollout_tokens(r, tokenizer))
 
 
 @dataclass

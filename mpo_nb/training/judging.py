@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['shaped_rewards', 'silent_rows', 'warn_of_pass_mark', 'trained_tokens', 'task_tokens', 'rescores', 'Hindsight',
-           'look_back', 'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'SoftQRule', 'kept_texts',
+           'look_back', 'response_blocks', 'JudgingRule', 'GroupRule', 'CriticRule', 'SoftQRule', 'scored_texts',
            'OrderedRule', 'advantage_rule', 'Judge']
 
 # %% ../../nbs/lib/training/judging.ipynb #7f42907d
@@ -39,14 +39,13 @@ from mpo_nb.recipes import (
     action_blocks,
     wants_reference,
 )
-from ..runs.traces import token_texts
 from ..runtime.processes import Processes
 from ..sampling.draws import draw_seed
 from ..sampling.rollouts import Rollout
 from ..sampling.sampler import Sampler
 from ..soft_q import soft_targets
 from ..tasks.task import Task, score
-from .batch import Batch, Judgement
+from .batch import Batch, Judgement, rollout_tokens
 from .continuations import BoundaryRule
 from .metrics import dead_groups
 from .policy import Policy
@@ -128,7 +127,7 @@ def task_tokens(
     no stretches."""
     if task.trained is None:
         return None
-    texts = [token_texts(tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)]
+    texts = rollout_tokens(r, tokenizer)
     stretches = []
     for i, (problem, response) in enumerate(zip(problems, r.texts)):
         try:
@@ -197,7 +196,7 @@ def response_blocks(
     "The blocks of a batch."
     texts = None
     if recipe.actions == "sentence" or isinstance(recipe.actions, LearntBlocks):
-        texts = [token_texts(tokenizer, ids[:n].tolist()) for ids, n in zip(r.ids, r.lengths)]
+        texts = rollout_tokens(r, tokenizer)
 
     def blocks(mask: Tensor) -> Tensor | None:
         return recipe.blocks(mask, texts, old_logps, seed, entropy)
@@ -325,14 +324,14 @@ class SoftQRule:
         return Judgement(advantages, metrics, scores.soft, targets)
 
 # %% ../../nbs/lib/training/judging.ipynb #jgord002
-def kept_texts(
+def scored_texts(
     r: Rollout,  # responses
     tokenizer: PreTrainedTokenizerBase,  # that they were sampled with
 ) -> list[list[str]]:  # decoded text of each token, one list per row; "" for special tokens
     "The tokens of responses as the texts that objectives read."
     special = set(tokenizer.all_special_ids)
-    rows = [ids[:n].tolist() for ids, n in zip(r.ids, r.lengths)]
-    return [["" if i in special else text for i, text in zip(ids, token_texts(tokenizer, ids))] for ids in rows]
+    texts = rollout_tokens(r, tokenizer)
+    return [["" if i in special else text for i, text in zip(ids.tolist(), row)] for ids, row in zip(r.ids, texts)]
 
 
 class OrderedRule:
@@ -355,7 +354,7 @@ class OrderedRule:
 
     def __call__(self, batch: Batch, rewards: Tensor, values: Tensor | None, step: int) -> Judgement:
         order, mask = self.rule.order, batch.rollout.mask
-        tokens = kept_texts(batch.rollout, self.tokenizer)
+        tokens = scored_texts(batch.rollout, self.tokenizer)
         weights = self.multipliers[step] | {str(order.target): 1.0}
         means: dict[str, float] = {}
         parts = []  # multiplier, advantages (B, N), ids (B, T)
