@@ -10,7 +10,7 @@ BENCH_FLAGS ?=
 VENV := .venv
 PY   := $(VENV)/bin/python
 PIP  := $(PY) -m pip --disable-pip-version-check install -q -c constraints.txt
-# verl's losses, which tests compare with, in a folder of their own: they need another antlr4 than math-verify brings.
+# verl's losses, which tests compare with, in a folder of their own: verl wants an older transformers than the other tests use.
 VERL := $(PY) -m pip --disable-pip-version-check install -q --no-deps --upgrade --target $(VENV)/verl -r tests/verl_requirements.txt || \
         echo "verl was not installed: the tests that compare with it are skipped."
 

@@ -4,25 +4,38 @@
 
 # %% auto #0
 __all__ = ['loss_agg_modes', 'policy_losses', 'verl_normalizer', 'verl_loss', 'given_blocks', 'response_sentences',
-           'ppo_loss_with_sentences', 'use_sentences', 'register', 'BlockLossConfig']
+           'ppo_loss_with_sentences', 'use_sentences', 'batch_loss_inputs', 'batch_facts', 'VerlTraces', 'verl_recipe',
+           'recorder_of', 'used_actions', 'recorded_ppo_loss', 'update_metrics', 'recorded_update', 'use_traces',
+           'register', 'trl_in_the_way', 'BlockLossConfig']
 
 # %% ../nbs/lib/verl.ipynb #ffbb518e
+import functools
+import json
 import sys
+import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .actions import ActionSpace, BlockActions, WindowActions
+from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import check_mask, sentence_blocks, turn_blocks
+from .checks import check_whole
+from .config import described
 from .losses import policy_loss
+from .recipes import recipe
+from .runs.folder import Run
+from .runs.recording import LossInputs, append_in_turn, loss_traces, ratio_metrics
 from .runs.traces import token_texts
 
 # %% ../nbs/lib/verl.ipynb #77212f65
@@ -50,6 +63,20 @@ loss_agg_modes = {
 }  # verl's -> ours, but for the denominator
 
 
+_known: set[str] = set()  # keys of verl's that were warned of, each once
+
+
+def _warn_of_keys(later: Mapping[str, Any]) -> None:
+    "Say once that verl hands over a count that nothing here reads."
+    for name in sorted(name for name, value in later.items() if value is not None and name not in _known):
+        _known.add(name)
+        warnings.warn(
+            f"verl's config.global_batch_info has {name}={later[name]!r:.80}, which this version of mpo_nb does not know"
+            " and leaves out: where verl's own losses divide by it, compare the two once, or ask for a newer mpo_nb",
+            stacklevel=4,
+        )
+
+
 def verl_normalizer(
     mask: Tensor,  # (B, T) of the piece
     loss_agg_mode: str = "token-mean",  # one of `loss_agg_modes`
@@ -57,11 +84,13 @@ def verl_normalizer(
     batch_num_tokens: int | None = None,  # kept tokens of the whole batch; None: the piece is all there is
     global_batch_size: int | None = None,  # responses of the whole batch; None: the piece is all there is
     loss_scale_factor: int | None = None,  # for "seq-mean-token-sum-norm"; None: T
+    **later: Any,  # what a newer verl puts beside these; named in a warning unless it is None
 ) -> tuple[str, float]:  # aggregate and normalizer of `policy_loss`
     """What makes `policy_loss` aggregate as verl's `agg_loss`. Raises ValueError for an unknown mode, or several
     processes without counts of the whole batch."""
     if loss_agg_mode not in loss_agg_modes:
         raise ValueError(f"loss_agg_mode={loss_agg_mode!r}; choose one of {', '.join(loss_agg_modes)}")
+    _warn_of_keys(later)
     m = check_mask(mask)
     aggregate = loss_agg_modes[loss_agg_mode]
     if loss_agg_mode == "token-sum":
@@ -266,6 +295,280 @@ def _registered(loss_mode: str) -> Callable[..., tuple[Tensor, dict[str, float]]
 
 policy_losses = {loss_mode: _registered(loss_mode) for loss_mode in _options}  # what is registered, by name
 
+# %% ../nbs/lib/verl.ipynb #verltr01
+_scores = ("token_level_scores", "rm_scores", "token_level_rewards")  # where verl keeps what a response was paid
+
+
+def _column(data: Any, name: str) -> Any:
+    "A field of verl's micro-batch, padded; None where it has none."
+    value = data.get(name, None) if name in data.keys() else None
+    return _padded(value) if isinstance(value, Tensor) else value
+
+
+def _texts_of(values: Any, n: int) -> list[str] | None:
+    "n texts of a field that is no tensor, however tensordict holds it."
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    return [str(v) for v in plain] if isinstance(plain, (list, tuple)) and len(plain) == n else None
+
+
+def batch_loss_inputs(
+    data: Any,  # verl's micro-batch, nested or padded
+    log_probs: Tensor,  # (B, T) of the responses, as verl's policy losses get them
+    entropies: Tensor | None = None,  # (B, T)
+) -> LossInputs:
+    "What verl's `ppo_loss` hands to a policy loss, with the ids of the tokens."
+    T = log_probs.shape[1]
+
+    def padded(name: str) -> Tensor:
+        x = _column(data, name)[:, :T]
+        return torch.nn.functional.pad(x, (0, T - x.shape[1]))
+
+    mask = padded("response_mask").bool()
+    ids = padded("responses")
+    return LossInputs(ids, mask, log_probs, padded("old_log_probs"), padded("advantages"), entropies)
+
+
+def batch_facts(
+    data: Any,  # verl's micro-batch
+    tokenizer: PreTrainedTokenizerBase,  # of the model
+) -> list[dict[str, Any]]:  # B: prompt, group, reward
+    "What a micro-batch says of its responses beside their tokens."
+    prompts = data["prompts"]
+    rows = prompts.unbind() if prompts.is_nested else list(prompts)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    texts = []
+    for row in rows:
+        ids = row.tolist()
+        while not prompts.is_nested and ids and ids[0] == pad:
+            ids = ids[1:]
+        texts.append(tokenizer.decode(ids, skip_special_tokens=False))
+    keys = _texts_of(data.get("uid", None) if "uid" in data.keys() else None, len(rows)) or texts
+    paid = next((_column(data, name) for name in _scores if name in data.keys()), None)
+    rewards = [float("nan")] * len(rows) if paid is None else paid.float().reshape(len(rows), -1).sum(1).tolist()
+    return [
+        dict(prompt=text, group=zlib.crc32(key.encode()) % 1_000_000, reward=reward)
+        for text, key, reward in zip(texts, keys, rewards, strict=True)
+    ]
+
+# %% ../nbs/lib/verl.ipynb #verltr02
+class VerlTraces:
+    "What one actor worker writes into a run folder."
+
+    def __init__(
+        self,
+        path: str | Path,  # the folder, the same for all workers
+        config: Mapping[str, Any],  # of config.json, as plain values
+        tokenizer: PreTrainedTokenizerBase,  # of the model
+        rows: int = 8,  # responses recorded of an update, by each worker
+        every: int = 1,  # updates between recorded ones
+        rank: int = 0,  # of the process; rank 0 writes metrics too
+    ) -> None:
+        self.run = Run(path)
+        self.tokenizer = tokenizer
+        self.rows = rows
+        self.every = every
+        self.rank = rank
+        self.active = True  # False in a worker that computes the same as another one
+        if self.run.config is None:  # every worker would write the same
+            self.run.begin(config)
+        self.step = max((int(row["step"]) for row in self.run.metrics), default=0)
+        self.start = time.monotonic()
+        self.begin_step()
+
+    def begin_step(
+        self,
+        step: int | None = None,  # verl's own number; None: the next one
+    ) -> None:
+        "An update begins."
+        self.left = self.rows  # responses still to be recorded
+        self.index: dict[int, int] = {}  # responses so far of each group
+        self.seen: list[tuple[Tensor, Tensor]] = []  # log-ratios and deltas of each micro-batch
+        self.rewards: list[float] = []
+        self.current = self.step + 1 if step is None else step
+
+    def take(
+        self,
+        inputs: LossInputs,  # of a micro-batch
+        facts: list[dict[str, Any]],  # of its responses, from `batch_facts`
+        actions: ActionSpace,  # of the loss
+    ) -> None:
+        "A micro-batch of the present update."
+        if not self.active or self.current % self.every:
+            return
+        x = inputs.cpu()
+        delta = x.logps - x.old_logps
+        self.seen.append((actions.log_ratio(delta, x.mask)[x.mask], delta[x.mask]))
+        self.rewards += [fact["reward"] for fact in facts]
+        known: list[dict[str, Any] | None] = [None] * len(facts)
+        for i, fact in enumerate(facts[: self.left]):
+            index = self.index.get(fact["group"], 0)
+            self.index[fact["group"]] = index + 1
+            known[i] = fact | dict(step=self.current, index=index + self.rank * self.rows)
+        self.left = max(0, self.left - len(facts))
+        append_in_turn(self.run.traces_path, loss_traces(x, self.tokenizer, known))
+
+    def end_step(
+        self,
+        metrics: Mapping[str, float] | None = None,  # of the update
+    ) -> None:
+        "An update has ended."
+        self.step = self.current
+        if self.rank or not self.seen:
+            return
+        ratios = ratio_metrics(torch.cat([s[0] for s in self.seen]), torch.cat([s[1] for s in self.seen]))
+        row = dict(step=self.step) | dict(metrics or {}) | ratios | dict(seconds=time.monotonic() - self.start)
+        known = [r for r in self.rewards if r == r]
+        if known:
+            row["reward"] = sum(known) / len(known)
+        append_in_turn(self.run.metrics_path, [row])
+
+# %% ../nbs/lib/verl.ipynb #verltr03
+_space_default = dict(joint=False, tail="renormalise")  # of the recipe `mpo`
+_recorded_modes = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")  # averages that a recipe has too
+
+
+def verl_recipe(
+    config: Any,  # verl's ActorConfig
+) -> dict[str, Any]:  # of config.json: recipe, k, future, recipe_options, resolved_recipe; empty where none is the same
+    """The recipe of this library that an actor's settings are. Its advantage rule is not in them, and stays the
+    recipe's."""
+    mode = config.policy_loss.loss_mode
+    chosen = _chosen(mode, config.policy_loss) if mode in _options else {}
+    here = mode in ("vanilla", *_options) and chosen.get("reduce") != "sum"
+    if not here or config.loss_agg_mode not in _recorded_modes:
+        return {}
+    low, high, dual = _clip(config)
+    name = "mpo" if mode == "mpo" else "grpo"
+    own = {n: chosen[n] for n in ("k", "future")} if mode == "mpo" else {}
+    options: dict[str, Any] = {n: chosen[n] for n in _space_default if n in chosen}
+    options |= dict(clip=(low, high), aggregate=loss_agg_modes[config.loss_agg_mode], dual_clip=dual)
+    preset = recipe(name)
+    options = {
+        n: v for n, v in options.items() if (_space_default[n] if n in _space_default else getattr(preset, n)) != v
+    }
+    actions = {"mpo_block": chosen.get("k"), "lpo": "sentence", "mpo_turn": "turn"}.get(mode)
+    options |= {} if actions is None else dict(actions=actions)
+    made = recipe(name, **own, **options)
+    return dict(recipe=name, recipe_options=json.dumps(options), resolved_recipe=described(made), **own)
+
+# %% ../nbs/lib/verl.ipynb #verltr04
+_recorders: dict[str, VerlTraces] = {}  # folder -> what this process writes there
+
+
+def recorder_of(
+    config: Any,  # verl's ActorConfig, whose `policy_loss` is a BlockLossConfig
+) -> VerlTraces | None:  # None where nothing is to be recorded
+    "This process's writer of traces."
+    wanted = getattr(config, "policy_loss", None)
+    path = getattr(wanted, "traces", None)
+    if path is None:
+        return None
+    if path not in _recorders:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        about = dict(engine="verl", task="verl", loss_mode=wanted.loss_mode, **verl_recipe(config))
+        tokenizer = config.model_config.tokenizer
+        rows, every = wanted.trace_rows or 8, wanted.trace_every or 1
+        _recorders[path] = VerlTraces(path, about, tokenizer, rows, every, rank)
+    return _recorders[path]
+
+
+def used_actions(
+    config: Any,  # verl's ActorConfig
+    data: Any,  # verl's micro-batch
+    mask: Tensor,  # (B, T) of its responses
+) -> ActionSpace:
+    "The action space of the ratio in verl's loss."
+    mode = config.policy_loss.loss_mode
+    if mode == "gspo":
+        return SequenceActions()
+    if mode not in _options:
+        return TokenActions()
+
+    def sentences() -> Tensor:
+        ids = response_sentences(data, config.model_config.tokenizer)
+        return torch.nn.functional.pad(ids, (0, mask.shape[1] - ids.shape[1]), value=-1)
+
+    return _actions(mode, config.policy_loss, mask, sentences)
+
+
+def recorded_ppo_loss(
+    config: Any,  # verl's ActorConfig
+    model_output: Any,  # of verl's engine
+    data: Mapping[str, Tensor],  # verl's micro-batch
+    dp_group: Any = None,  # of verl's engine
+) -> tuple[Tensor, dict[str, Any]]:  # verl's loss, verl's metrics
+    "`ppo_loss_with_sentences`, and what went into it is written into the run folder that the configuration names."
+    out = ppo_loss_with_sentences(config, model_output, data, dp_group)
+    recorder = recorder_of(config)
+    if recorder is None or not out[0].requires_grad:
+        return out
+    from verl.workers.utils.padding import no_padding_2_padding
+
+    entropy = model_output.get("entropy", None)
+    entropies = None if entropy is None else no_padding_2_padding(entropy, data)
+    inputs = batch_loss_inputs(data, no_padding_2_padding(model_output["log_probs"], data), entropies).cpu()
+    recorder.take(inputs, batch_facts(data, recorder.tokenizer), used_actions(config, data, inputs.mask))
+    return out
+
+# %% ../nbs/lib/verl.ipynb #verltr05
+_verl_metrics = {
+    "pg_clipfrac": "clip_fraction",
+    "entropy_loss": "entropy",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "lr": "lr",
+}  # verl's name -> this library's
+
+
+def update_metrics(
+    metrics: Mapping[str, Any] | None,  # of an update, as verl's worker returns them
+) -> dict[str, float]:
+    "Those that mean the same here, each as one number."
+    found = {}
+    for name, value in (metrics or {}).items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        key = _verl_metrics.get(name.removeprefix("actor/"))
+        if key and values and all(isinstance(v, (int, float)) for v in values):
+            found[key] = sum(values) / len(values)
+    return found
+
+
+def recorded_update(
+    theirs: Callable[..., Any],  # `train_mini_batch` of verl's TrainingWorker
+) -> Callable[..., Any]:
+    "The same, and the recorder knows where an update begins and ends."
+
+    @functools.wraps(theirs)  # with the marks that verl's dispatcher reads
+    def train_mini_batch(self: Any, data: Any) -> Any:
+        recorder = recorder_of(getattr(self.loss_fn, "keywords", {}).get("config"))
+        if recorder is None:
+            return theirs(self, data)
+        step = data.get("global_steps", None) if "global_steps" in data.keys() else None
+        recorder.active = self.engine.is_mp_src_rank_with_outputs()
+        recorder.begin_step(step if isinstance(step, int) else None)
+        out = theirs(self, data)
+        recorder.end_step(update_metrics(None if out is None else out.get("metrics", None)))
+        return out
+
+    train_mini_batch._mpo_nb_recorded = True  # type: ignore[attr-defined]
+    return train_mini_batch
+
+
+def use_traces() -> list[str]:  # what was changed: nothing in a process without actor workers
+    "verl's actor workers of this process record what their loss is given, where their configuration names a folder."
+    changed = []
+    for name in ("verl.workers.engine_workers", "verl.trainer.distillation.losses"):
+        if hasattr(sys.modules.get(name), "ppo_loss"):
+            setattr(sys.modules[name], "ppo_loss", recorded_ppo_loss)
+            changed.append(f"{name}.ppo_loss")
+    worker = getattr(sys.modules.get("verl.workers.engine_workers"), "TrainingWorker", None)
+    theirs = getattr(worker, "train_mini_batch", None)
+    if theirs is not None and not hasattr(theirs, "_mpo_nb_recorded"):
+        setattr(worker, "train_mini_batch", recorded_update(theirs))
+        changed.append("TrainingWorker.train_mini_batch")
+    return changed
+
 # %% ../nbs/lib/verl.ipynb #262bac9b
 def _need_verl() -> None:
     "Raise ImportError with the command where verl cannot be imported."
@@ -288,6 +591,45 @@ def register() -> list[str]:  # the names
     return list(policy_losses)
 
 
+def _check_recording(config: Any) -> None:
+    "Raise ValueError for options of traces that do not fit."
+    for name in ("trace_rows", "trace_every"):
+        value = getattr(config, name)
+        if value is None:
+            continue
+        check_whole(f"policy_loss.{name}", value)
+        if config.traces is None:
+            raise ValueError(
+                f"policy_loss.{name}={value} records nothing without a folder; give policy_loss.traces, e.g. runs/verl"
+            )
+    if config.traces is not None and not str(config.traces).strip():
+        raise ValueError(f"policy_loss.traces={config.traces!r} names no folder; give one, e.g. runs/verl")
+
+
+def trl_in_the_way() -> str:  # a sentence; empty where there is nothing to say
+    "Whether the installed TRL lacks what the installed verl imports from it when it loads a model."
+    try:
+        place = find_spec("verl.models.transformers.monkey_patch")
+        lacking = find_spec("trl") is not None and find_spec("trl.experimental.ppo") is None
+    except (ImportError, ValueError):
+        return ""
+    if not lacking or place is None or place.origin is None:
+        return ""
+    if "AutoModelForCausalLMWithValueHead" not in Path(place.origin).read_text(encoding="utf8"):
+        return ""
+    return (
+        f"TRL {version('trl')} has no trl.experimental.ppo, from which this verl imports when it loads a model, so its"
+        " workers will stop with ImportError; run: pip uninstall trl, or: pip install 'trl<1.13'"
+    )
+
+
+@functools.cache
+def _warn_of_trl() -> None:
+    "Once, before verl loads anything."
+    if trl_in_the_way():
+        warnings.warn(trl_in_the_way(), stacklevel=4)
+
+
 @dataclass
 class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, known at run time only
     """verl's PolicyLossConfig with the options of block actions: the `_target_` of actor.policy_loss. Raises ValueError
@@ -304,6 +646,9 @@ class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, 
         # "end"
         None
     )
+    traces: str | None = None  # run folder in which what the loss is given is recorded; None: nothing is
+    trace_rows: int | None = None  # responses recorded of an update, by each worker; default 8
+    trace_every: int | None = None  # updates between recorded ones; default 1
 
     def __post_init__(self) -> None:
         _need_verl()
@@ -318,7 +663,11 @@ class BlockLossConfig(PolicyLossConfig):  # type: ignore[misc]  # verl's class, 
         if read:
             one = torch.ones(1, 1, dtype=torch.long)
             _actions(self.loss_mode, self, one, blocks=lambda: one - 1)  # its own checks
-        if self.loss_mode == "lpo":
+        _check_recording(self)
+        _warn_of_trl()
+        if self.traces is not None:
+            use_traces()
+        elif self.loss_mode == "lpo":
             use_sentences()
 
 

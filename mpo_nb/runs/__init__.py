@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Run', 'Trace', 'TraceFile', 'load_traces', 'sample_traces', 'check_trace', 'Attempts', 'load_attempts',
            'wrong_tokens', 'RunData', 'read_run', 'read_runs', 'LiveRun', 'live_runs', 'seed_mean', 'metric_curve',
-           'load_completions', 'load_verl_rollouts', 'load_logged', 'compare_ratios', 'unsure_windows', 'trace_loss',
-           'choose_traces']
+           'load_completions', 'load_verl_rollouts', 'load_logged', 'LossInputs', 'TraceWriter', 'loss_traces',
+           'compare_ratios', 'unsure_windows', 'trace_loss', 'choose_traces']
 
 # %% ../../nbs/lib/runs/index.ipynb #runs03
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mpo_nb.runs.live import LiveRun, live_runs, metric_curve, seed_mean
     from mpo_nb.runs.ratios import choose_traces, compare_ratios, trace_loss, unsure_windows
     from mpo_nb.runs.reading import RunData, read_run, read_runs
+    from mpo_nb.runs.recording import LossInputs, TraceWriter, loss_traces
     from mpo_nb.runs.trace_files import TraceFile, load_logged, load_traces, sample_traces
     from mpo_nb.runs.traces import Trace, check_trace, wrong_tokens
     from mpo_nb.runs.verl_dumps import load_verl_rollouts
@@ -33,6 +34,7 @@ __getattr__, __dir__ = offer(
         "folder": "Run",
         "traces": "Trace check_trace wrong_tokens",
         "trace_files": "TraceFile load_traces sample_traces load_logged",
+        "recording": "LossInputs loss_traces TraceWriter",
         "attempts": "Attempts load_attempts",
         "reading": "RunData read_run read_runs",
         "live": "LiveRun live_runs seed_mean metric_curve",
@@ -63,6 +65,9 @@ _all_ = [
     "load_completions",
     "load_verl_rollouts",
     "load_logged",
+    "LossInputs",
+    "TraceWriter",
+    "loss_traces",
     "compare_ratios",
     "unsure_windows",
     "trace_loss",

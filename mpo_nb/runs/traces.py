@@ -137,13 +137,13 @@ def _check_row(row: object) -> None:
         )
 
 # %% ../../nbs/lib/runs/traces.ipynb #7891b1f3
-def _plain(x: Any) -> Any:
-    "A value as JSON holds it: six significant digits, None for what is not finite."
+def _plain(x: Any, digits: int = 6) -> Any:
+    "A value as JSON holds it: so many significant digits, None for what is not finite."
     if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
+        return [_plain(v, digits) for v in x]
     if not isinstance(x, float):
         return x
-    return float(f"{x:.6g}") if math.isfinite(x) else None
+    return float(f"{x:.{digits}g}") if math.isfinite(x) else None
 
 # %% ../../nbs/lib/runs/traces.ipynb #e69b8cf3
 def score_tokens(
@@ -345,9 +345,12 @@ class Trace:
         _check_row(row)
         return cls(**{f.name: row[f.name] for f in fields(cls) if f.name in row})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(
+        self,
+        digits: int = 6,  # significant digits of numbers; 9 hold a float32 as it is
+    ) -> dict[str, Any]:
         "Plain values for one line of traces.jsonl; `note` and `wrong_step` only where there is one."
-        values = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        values = {f.name: _plain(getattr(self, f.name), digits) for f in fields(self)}
         return {name: value for name, value in values.items() if value or name not in ("note", "wrong_step")}
 
     @property

@@ -1,7 +1,7 @@
 """verl in a process of its own, for the tests that compare with it.
 
-verl's configuration needs another release of antlr4-python3-runtime than math-verify brings, so the two do not fit into
-one process. verl and what its losses import lie in a folder of their own, which only this process has on its path.
+verl wants older releases of transformers and antlr4-python3-runtime than the other tests use, so it and what its losses
+import lie in a folder of their own, which only this process has on its path. math-verify works in it too.
 Requests and answers are pickled, one after another."""
 
 import os
@@ -172,6 +172,81 @@ def update(policy_loss, ids, masks, old, advantages, log_probs, tokenizer, patch
         )
     finally:
         del sys.modules["verl.workers.engine_workers"]
+
+
+class CpuEngine:
+    "What verl's TrainingWorker asks of an engine: a forward pass that gives these log-probabilities, in micro-batches."
+
+    def __init__(self, rows, size, leads):
+        self.rows = rows
+        self.size = size
+        self.leads = leads
+
+    def is_mp_src_rank_with_outputs(self):
+        return self.leads
+
+    def train_batch(self, data, loss_function):
+        import torch
+
+        metrics = {}
+        for first in range(0, len(self.rows), self.size):
+            part, output = micro_batch(*(x[first : first + self.size] for x in (*data, self.rows)))
+            for name, values in self.extra.items():
+                tensor_or_text(part, name, values[first : first + self.size])
+            value, found = loss_function(model_output=output, data=part, dp_group=None)
+            torch.autograd.grad(value, self.rows[first])
+            for name, metric in found.items():
+                metrics.setdefault(name, []).append(float(getattr(metric, "values", [metric])[0]))
+        return metrics
+
+
+def tensor_or_text(data, name, values):
+    import torch
+    from tensordict import NonTensorStack
+
+    if isinstance(values[0], str):
+        data[name] = NonTensorStack(*values)
+    else:
+        data[name] = torch.nested.as_nested_tensor([torch.as_tensor(v) for v in values], layout=torch.jagged)
+
+
+def recorded(policy_loss, ids, masks, old, advantages, log_probs, tokenizer, updates=2, size=2, leads=True, extra=None):
+    """Updates of a worker whose configuration names a folder for traces, through verl's own `ppo_loss`, as the worker
+    looks it up. Gives the metrics that the worker would return."""
+    from transformers import AutoTokenizer
+    from verl.workers.utils.losses import ppo_loss
+
+    class TrainingWorker:
+        def train_mini_batch(self, data):
+            return dict(metrics=self.engine.train_batch(data["tensors"], self.loss_fn))
+
+    workers = SimpleNamespace(ppo_loss=ppo_loss, TrainingWorker=TrainingWorker)
+    sys.modules["verl.workers.engine_workers"] = workers
+    try:
+        from functools import partial
+
+        config = actor_config(policy_loss)
+        config.model_config = SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(tokenizer))
+        worker = workers.TrainingWorker()
+        worker.engine = CpuEngine([r.detach().clone().requires_grad_() for r in log_probs], size, leads)
+        worker.engine.extra = extra or {}
+        worker.loss_fn = partial(workers.ppo_loss, config=config)
+        return [worker.train_mini_batch(dict(tensors=(ids, masks, old, advantages)))["metrics"] for _ in range(updates)]
+    finally:
+        del sys.modules["verl.workers.engine_workers"]
+
+
+def math_verify_here() -> tuple[str, bool, bool]:
+    "The release of antlr in this process, and whether math-verify works beside verl."
+    from importlib.metadata import version
+
+    from math_verify import parse, verify
+    from omegaconf import OmegaConf
+
+    right = verify(parse("$\\frac{1}{2}$"), parse("0.5"))
+    wrong = verify(parse("$\\frac{1}{3}$"), parse("0.5"))
+    assert OmegaConf.create({"a": "${b}", "b": 3}).a == 3  # which verl's configuration needs antlr for
+    return version("antlr4-python3-runtime"), right, wrong
 
 
 def run_notebook(path):
