@@ -71,8 +71,8 @@ def _warn_of_keys(later: Mapping[str, Any]) -> None:
     for name in sorted(name for name, value in later.items() if value is not None and name not in _known):
         _known.add(name)
         warnings.warn(
-            f"verl's config.global_batch_info has {name}={later[name]!r:.80}, which this version of mpo_nb does not know"
-            " and leaves out: where verl's own losses divide by it, compare the two once, or ask for a newer mpo_nb",
+            f"verl's config.global_batch_info has {name}={later[name]!r:.80}, which this version of mpo_nb leaves out:"
+            " it does not know the key. Where verl's own losses divide by it, compare the two once",
             stacklevel=4,
         )
 

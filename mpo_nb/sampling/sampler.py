@@ -216,7 +216,8 @@ class EngineSampler:
             self.engine.sync(self.model)
             self.stale = False
         prompts = self.render(problems)
-        return self.engine(prompts, group_size, self.options.max_new_tokens, greedy, seed, self.options.stop)
+        o = self.options
+        return self.engine(prompts, group_size, o.max_new_tokens, greedy, seed, o.stop, places)
 
     def finish(self, starts: list[list[int]], rooms: list[int], continuations: int, seed: int) -> Endings:
         raise ValueError(

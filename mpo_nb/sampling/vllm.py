@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['lora_ranks', 'sampler_mismatch', 'logprobs_mode', 'response_end', 'as_rollout', 'import_vllm', 'check_engine',
            'adapter_options', 'configured_ends', 'Engine', 'request_seeds', 'sampling_params', 'engine_responses',
-           'check_adapters', 'adapter_request', 'VLLMSampler']
+           'converted_on_loading', 'named_weights', 'placement_options', 'check_adapters', 'adapter_request',
+           'VLLMSampler']
 
 # %% ../../nbs/lib/sampling/vllm.ipynb #7424386f
 import math
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +23,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ..blocks import check_mask
-from ..checks import check_whole
+from ..checks import check_choice, check_whole
 from ..losses import kl_penalty
 from ..models.loading import has_adapters, model_source
 from ..models.logprobs import CausalLM
@@ -182,22 +185,34 @@ class Engine:
         self,
         llm: Any,  # a `vllm.LLM`
         sleeps: bool,  # whether it was built with `enable_sleep_mode`
+        level: int = 1,  # of sleep: 1 keeps the weights in the main memory, 2 drops those that `take_weights` gave
     ) -> None:
         self.llm = llm
         self.sleeps = sleeps
+        self.level = level
+        self.asleep: set[str] = set()  # parts of its memory: "weights", "kv_cache"
+        self.source: Callable[[], Iterable[tuple[str, Tensor]]] | None = None  # of weights that were dropped
         self.sleep()
 
     def sleep(self) -> None:
         "Free the engine's memory on the GPU."
         if self.sleeps:
-            self.llm.sleep(level=1)
+            self.llm.sleep(level=1 if self.source is None else self.level)
+            self.asleep = {"weights", "kv_cache"}
+
+    def _wake(self, part: str) -> None:
+        if part in self.asleep:
+            self.llm.wake_up(tags=[part])
+            self.asleep.discard(part)
 
     @contextmanager
     def awake(self) -> Iterator[Any]:
         "The `vllm.LLM`, at work."
-        if self.sleeps:
-            self.llm.wake_up()
         try:
+            if self.level == 2 and self.source is not None and "weights" in self.asleep:
+                self.take_weights(self.source)
+            self._wake("weights")
+            self._wake("kv_cache")
             yield self.llm
         finally:
             self.sleep()
@@ -207,18 +222,32 @@ class Engine:
         folder: str,  # of a model that was saved
     ) -> None:
         "Take other weights; cached prompts are forgotten, because they were computed with the old ones."
-        with self.awake() as llm:
-            llm.collective_rpc("reload_weights", kwargs=dict(weights_path=folder))
-            llm.reset_prefix_cache()
+        self._wake("weights")
+        self.llm.collective_rpc("reload_weights", kwargs=dict(weights_path=folder))
+        self.llm.reset_prefix_cache()
+
+    def take_weights(
+        self,
+        source: Callable[[], Iterable[tuple[str, Tensor]]],  # names and tensors, afresh at each call
+    ) -> None:
+        "The same from memory, for an engine in this process."
+        self._wake("weights")
+        self.llm.collective_rpc("reload_weights", kwargs=dict(weights_iterator=iter(source())))
+        self.llm.reset_prefix_cache()
+        self.source = source
 
 # %% ../../nbs/lib/sampling/vllm.ipynb #5e110008
 def request_seeds(
     n: int,  # prompts
     seed: int,  # of the call
+    places: Sequence[int] | None = None,  # which prompts of a larger draw these are; None: they are all
 ) -> list[int]:  # one for each prompt
-    "The seeds of a call's requests."
-    seeds: list[int] = torch.randint(2**31, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-    return seeds
+    "The seeds of a call's requests. Raises ValueError when the number of places differs."
+    if places is not None and len(places) != n:
+        raise ValueError(f"places has {len(places)} entries for {n} prompts; give one for each")
+    drawn = n if places is None else max(places, default=-1) + 1
+    seeds: list[int] = torch.randint(2**31, (drawn,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return seeds if places is None else [seeds[place] for place in places]
 
 
 def sampling_params(
@@ -253,6 +282,42 @@ def engine_responses(
         for output in outputs
         for one in sorted(output.outputs, key=lambda one: one.index)
     ]
+
+# %% ../../nbs/lib/sampling/vllm.ipynb #vllmmem1
+def converted_on_loading(
+    model: CausalLM,  # any
+) -> bool:
+    "Whether the names in memory are not those of the checkpoint, because transformers renames or fuses them."
+    try:
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    except ImportError:  # transformers 4 does neither
+        return False
+    return bool(get_checkpoint_conversion_mapping(model.config.model_type))
+
+
+def named_weights(
+    model: CausalLM,  # the policy, without adapters
+) -> Iterator[tuple[str, Tensor]]:
+    "Names and tensors in the order of the model, layer by layer, as an engine likes to read them."
+    for name, parameter in model.named_parameters():
+        yield name, parameter.detach()
+
+
+def placement_options(
+    weights: str,  # "memory" | "disk"
+    processes: int,  # that each have an engine
+) -> dict[str, Any]:  # of `vllm.LLM`
+    """How the engine stands beside its process. Raises ValueError where the environment asks for an engine in another
+    process, which cannot read this one's memory."""
+    if processes > 1:
+        return dict(distributed_executor_backend="external_launcher")
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    if weights == "memory" and os.environ.setdefault(name, "0") != "0":
+        raise ValueError(
+            f"weights='memory' with {name}={os.environ[name]}: the engine would live in another process; unset {name},"
+            " or use weights='disk'"
+        )
+    return {}
 
 # %% ../../nbs/lib/sampling/vllm.ipynb #34357579
 def check_adapters(
@@ -293,18 +358,25 @@ class VLLMSampler:
         dtype: str = "auto",  # of the engine's weights: float32, bfloat16, float16, or auto
         memory: float = 0.4,  # share of the GPU's memory that the engine may take
         sleep: bool = True,  # free that memory between calls
+        sleep_level: int = 1,  # 1: its weights wait in the main memory | 2: they are dropped, and come from the policy
         seed: int = 0,  # of the engine
+        weights: str = "memory",  # how they follow the policy: "memory", or "disk", by a temporary folder
+        processes: int = 1,  # that each have an engine of their own, started by torchrun or accelerate
         device: torch.device | str = "cpu",  # of the rollouts
         **options: Any,  # passed on to `vllm.LLM`
     ) -> None:
         self.vllm = import_vllm()
         check_tokenizer(tokenizer)
+        check_choice("weights", weights, ("memory", "disk"))
+        check_whole("processes", processes)
+        check_choice("sleep_level", sleep_level, (1, 2))
         name = check_engine(model, temperature, top_p, top_k, lora_rank)
         mode, self.comparable = logprobs_mode(temperature, top_p, top_k)
         self.tokenizer = tokenizer
         self.drawing = dict(temperature=temperature, top_p=top_p, top_k=top_k)
         self.max_length = max_length
         self.lora_rank = lora_rank
+        self.weights = weights
         self.device = device
         self.version = 0  # of the weights, from 1 at the first `sync`
         self.adapter: Any = None  # vLLM's request for it
@@ -318,9 +390,9 @@ class VLLMSampler:
             max_model_len=max_length,
             enable_sleep_mode=sleep,
             logprobs_mode=mode,
-            **options | adapter_options(lora_rank),
+            **placement_options(weights, processes) | options | adapter_options(lora_rank),
         )
-        self.engine = Engine(llm, sleep)
+        self.engine = Engine(llm, sleep, sleep_level)
 
     def sync(
         self,
@@ -329,11 +401,14 @@ class VLLMSampler:
         """Give the engine the policy's present weights. Raises ValueError when adapters meet an engine without room for
         them, or the other way round."""
         check_adapters(model, self.lora_rank)
+        self.ends = end_tokens(model, self.tokenizer)
+        if not self.lora_rank and self._by_memory(model):
+            self.engine.take_weights(lambda: named_weights(model))
+            return
         folder = tempfile.TemporaryDirectory(prefix="mpo-weights-")
         self.version += 1
         with quiet_files():
             model.save_pretrained(folder.name)
-        self.ends = end_tokens(model, self.tokenizer)
         if self.lora_rank:
             self.adapter = adapter_request(folder.name, self.version)
         else:
@@ -343,6 +418,17 @@ class VLLMSampler:
             self.folder.cleanup()
         self.folder = folder
 
+    def _by_memory(self, model: CausalLM) -> bool:
+        "Whether the weights go by memory; a warning, once, for a model whose weights cannot."
+        if self.weights == "memory" and converted_on_loading(model):
+            self.weights = "disk"
+            warnings.warn(
+                f"weights='memory': transformers renames or fuses the weights of {model.config.model_type!r} on loading,"
+                " so they follow the policy by a temporary folder, as with weights='disk'",
+                stacklevel=3,
+            )
+        return self.weights == "memory"
+
     def __call__(
         self,
         prompts: Sequence[str | list[int]],  # one per group
@@ -351,13 +437,14 @@ class VLLMSampler:
         greedy: bool = False,  # most likely token instead of sampling
         seed: int = 0,  # of the random numbers
         stop: Sequence[str] = (),  # texts that end a response; what completes one stays in the response
+        places: Sequence[int] | None = None,  # which prompts of a larger draw these are; None: they are all
     ) -> Rollout:  # log-probabilities are vLLM's; see `comparable`
         "Sample `group_size` responses to each prompt. Raises ValueError for options out of range or prompts too long."
         check_whole("group_size", group_size)
         check_whole("max_new_tokens", max_new_tokens)
         stops = StopStrings(self.tokenizer, stop)
         ids, mask = encode_prompts(self.tokenizer, prompts, max_new_tokens, self.max_length)  # (n, P) both
-        seeds = request_seeds(len(ids), seed)
+        seeds = request_seeds(len(ids), seed, places)
         drawing = dict(temperature=0.0) if greedy else self.drawing
         params = sampling_params(self.vllm, seeds, group_size, max_new_tokens, stops.stop, self.ends, drawing)
         token_prompts = [dict(prompt_token_ids=row[m].tolist()) for row, m in zip(ids, mask)]

@@ -308,6 +308,7 @@ def make_sampler(
         c.top_k,
         lora_rank=c.lora_rank,
         dtype=c.precision,
+        processes=setup.processes.world_size,
         device=setup.device,
     )
     return EngineSampler(engine, policy.model, setup.render, setup.sampling)

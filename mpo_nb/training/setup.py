@@ -223,11 +223,6 @@ def check_several(
     "Raises ValueError for what several processes cannot do, naming the remedy."
     if not processes.is_distributed:
         return
-    if config.sampler == "vllm":
-        raise ValueError(
-            f"sampler='vllm' with {processes.world_size} processes: its engine is driven by one process here; use"
-            " sampler='transformers', or start one process"
-        )
     if config.prompts_per_step < processes.world_size:
         raise ValueError(
             f"prompts_per_step={config.prompts_per_step} with {processes.world_size} processes: a group stays on one of"
@@ -244,6 +239,7 @@ def check_shards(
     "Raises ValueError for what a model in pieces cannot do, naming the remedy; ImportError where PyTorch is too old."
     fully_shard_function()
     why = dict(
+        sampler="an engine takes whole weights, and none of the processes has them" if config.sampler == "vllm" else "",
         source="modules that look ahead stand outside the pieces" if recipe.source == "mtp" else "",
         recipe=(
             "its critic stands outside the pieces" if recipe.critic or isinstance(recipe.rule, SoftQAdvantage) else ""

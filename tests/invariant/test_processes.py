@@ -140,7 +140,7 @@ def failed(request, tmp_path_factory):
 ON_ALL = dict(
     scoring="RuntimeError: process 1: the reward of task 'chain_sum' raised ValueError: no words today",
     stopped="KeyboardInterrupt",
-    vllm="sampler='vllm' with 2 processes",
+    vllm="sampler='vllm' with --use_fsdp",
     problems="prompts_per_step=1 with 2 processes",
     device="device='cuda:0' with several processes",
     critic="recipe='ppo' with --use_fsdp",
@@ -160,7 +160,7 @@ def test_a_fault_on_one_is_a_fault_on_all(failed):
             assert wanted in first[name] and wanted.replace("process 1: ", "") in second[name], (
                 "the process that failed says what it would say alone"
             )
-    assert len(set(ON_ALL) - set(first)) == (5 if "whole" in folder.name else 0)
+    assert len(set(ON_ALL) - set(first)) == (6 if "whole" in folder.name else 0)
     assert read_lines(folder / "not finite" / "failed" / "step-000001-process-1.jsonl"), "the responses that led there"
     assert not Run(folder / "not finite").checkpoints() and not (folder / "vllm").exists()
     assert (

@@ -1,5 +1,6 @@
 "The vLLM sampler against a stand-in: what it asks for, what it makes of the answer, whether the weights arrive."
 
+import os
 import sys
 import types
 from dataclasses import dataclass, field
@@ -94,7 +95,10 @@ class LLM:
         max_loras=1,
         max_lora_rank=16,
         enforce_eager=False,
+        distributed_executor_backend=None,
+        tensor_parallel_size=1,
     ):
+        assert distributed_executor_backend in (None, "mp", "uni", "ray", "external_launcher")
         assert logprobs_mode in ("raw_logprobs", "processed_logprobs") and max_lora_rank in (
             1,
             8,
@@ -115,26 +119,51 @@ class LLM:
         self.max_lora_rank = max_lora_rank
         self.sleep_mode = enable_sleep_mode
         self.adapters = {}
-        self.asleep = False
+        # Tensors can be handed over where the engine lives in this process, which these two bring about.
+        here = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1") == "0"
+        self.in_process = here or distributed_executor_backend == "external_launcher"
+        self.backend = distributed_executor_backend
+        self.sleeping = set()
         self.stale = False
         self.naps = 0
+        self.log = []
         self.max_model_len = max_model_len
         LLM.made.append(self)
 
+    @property
+    def asleep(self):
+        return bool(self.sleeping)
+
     def sleep(self, level=1):
-        assert self.sleep_mode and not self.asleep and level == 1
-        self.asleep, self.naps = True, self.naps + 1
+        assert self.sleep_mode and self.sleeping != {"weights", "kv_cache"} and level in (1, 2)
+        self.sleeping, self.naps = {"weights", "kv_cache"}, self.naps + 1
+        self.log.append(f"sleep {level}")
+        if level == 2:
+            self.model = None  # dropped
 
     def wake_up(self, tags=None):
-        assert self.asleep and tags is None
-        self.asleep = False
+        tags = ["weights", "kv_cache"] if tags is None else tags
+        assert self.sleep_mode and set(tags) <= {"weights", "kv_cache"} and set(tags) <= self.sleeping
+        self.sleeping -= set(tags)
+        self.log += [f"wake {tag}" for tag in tags]
 
     def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
-        assert not self.asleep
+        assert "weights" not in self.sleeping
+        handed = [*args, *(kwargs or {}).values()]
+        assert self.in_process or all(isinstance(x, str | bool | None) for x in handed), "tensors do not travel"
         return [getattr(self, method)(*args, **(kwargs or {}))]
 
     def reload_weights(self, weights_iterator=None, weights_path=None, is_checkpoint_format=True):
-        self.model = AutoModelForCausalLM.from_pretrained(weights_path).eval()
+        self.log.append("reload")
+        if weights_iterator is None:
+            self.model = AutoModelForCausalLM.from_pretrained(weights_path).eval()
+        else:
+            self.model = AutoModelForCausalLM.from_pretrained(tiny_model_path()).eval()
+            known = dict(self.model.named_parameters())
+            with torch.no_grad():
+                for name, tensor in weights_iterator:
+                    known.pop(name).copy_(tensor)
+            assert not known, "every weight comes"
         self.stale = True
 
     def reset_prefix_cache(self):
@@ -202,6 +231,7 @@ def vllm(monkeypatch):
     package.LLM = LLM
     package.SamplingParams = SamplingParams
     request.LoRARequest = LoRARequest
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
     for module in (package, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     LLM.made.clear()
@@ -398,11 +428,12 @@ def test_mismatch_counts_what_is_no_number_and_wants_tokens():
 # Weights
 
 
+@pytest.mark.parametrize("weights", ["memory", "disk"])
 @pytest.mark.parametrize("sleep", [True, False])
-def test_all_weights_follow_the_policy(vllm, tiny, prompts, sleep):
+def test_all_weights_follow_the_policy(vllm, tiny, prompts, sleep, weights):
     tokenizer = tiny[1]
     new = moved(tiny[0])
-    sampler = VLLMSampler(tiny_model_path(), tokenizer, sleep=sleep)
+    sampler = VLLMSampler(tiny_model_path(), tokenizer, sleep=sleep, weights=weights)
     before = sampler(prompts, 4, 40, seed=1)
     assert sampler_mismatch(before.logps, recomputed(new, before), before.mask)["mismatch_max"] > 0.01, (
         "the weights did not move"
@@ -411,6 +442,62 @@ def test_all_weights_follow_the_policy(vllm, tiny, prompts, sleep):
     r = sampler(prompts, 4, 40, seed=1)
     assert sampler_mismatch(r.logps, recomputed(new, r), r.mask)["mismatch_max"] < 1e-4
     assert LLM.made[0].asleep == sleep and (LLM.made[0].naps > 0) == sleep
+
+
+def test_weights_in_memory_touch_no_disk_and_wake_part_by_part(vllm, tiny, prompts, monkeypatch):
+    new = moved(tiny[0])
+    monkeypatch.setattr(type(new), "save_pretrained", lambda *args, **kwargs: 1 / 0)
+    sampler = VLLMSampler(tiny_model_path(), tiny[1])
+    engine = LLM.made[0]
+    sampler.sync(new)
+    sampler(prompts, 1, 8)
+    assert engine.log == ["sleep 1", "wake weights", "reload", "wake kv_cache", "sleep 1"]
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    sampler(prompts, 1, 8)
+    assert engine.log[5:] == ["wake weights", "wake kv_cache", "sleep 1"]  # they were kept
+
+
+def test_weights_that_were_dropped_come_back(vllm, tiny, prompts):
+    "At level 2 the policy is the only copy, as it is when the engine wakes."
+    policy = moved(tiny[0])
+    sampler = VLLMSampler(tiny_model_path(), tiny[1], sleep_level=2)
+    sampler.sync(policy)
+    for _ in range(2):
+        r = sampler(prompts, 2, 24, seed=1)
+        assert LLM.made[0].model is None
+        assert sampler_mismatch(r.logps, recomputed(policy, r), r.mask)["mismatch_max"] < 1e-4
+        with torch.no_grad():
+            for p in policy.parameters():
+                p += 0.05 * p.std()
+
+
+def test_each_process_has_an_engine_and_its_share(vllm, tiny, prompts):
+    whole = VLLMSampler(tiny_model_path(), tiny[1], processes=2)
+    assert LLM.made[0].backend == "external_launcher"
+    together = whole(prompts, 2, 24, seed=5)
+    for places in ([0, 2], [1, 3]):
+        part = whole([prompts[i] for i in places], 2, 24, seed=5, places=places)
+        assert part.texts == [together.texts[2 * i + j] for i in places for j in range(2)]
+    with pytest.raises(ValueError, match="places has 1 entries for 4 prompts"):
+        whole(prompts, 2, 24, places=[0])
+
+
+def test_an_engine_in_another_process_is_refused_memory(vllm, tiny, monkeypatch):
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    with pytest.raises(ValueError, match="weights='memory' with VLLM_ENABLE_V1_MULTIPROCESSING=1.*weights='disk'"):
+        VLLMSampler(tiny_model_path(), tiny[1])
+    sampler = VLLMSampler(tiny_model_path(), tiny[1], weights="disk")
+    sampler.sync(moved(tiny[0]))  # no tensor goes over
+
+
+def test_a_model_that_transformers_converts_goes_by_disk(vllm, tiny, prompts, monkeypatch):
+    new = moved(tiny[0])
+    monkeypatch.setattr("mpo_nb.sampling.vllm.converted_on_loading", lambda model: True)
+    sampler = VLLMSampler(tiny_model_path(), tiny[1])
+    with pytest.warns(UserWarning, match="renames or fuses the weights of 'llama'"):
+        sampler.sync(new)
+    r = sampler(prompts, 2, 24, seed=1)
+    assert sampler.folder and sampler_mismatch(r.logps, recomputed(new, r), r.mask)["mismatch_max"] < 1e-4
 
 
 def test_adapters_follow_the_policy(vllm, tiny, prompts):
