@@ -6,7 +6,8 @@
 __all__ = ['trl_versions', 'GRPOConfig', 'GRPOTrainer', 'trl_metrics', 'installed_trl', 'check_trl', 'trl_classes',
            'moved_old_logps', 'TokenRows', 'make_actions', 'BlockGRPOConfig', 'action_lengths', 'card_paper',
            'card_name', 'BlockGRPOTrainer', 'trl_recipe', 'trl_config', 'SeenLoss', 'response_facts', 'LossTap',
-           'TraceCallback', 'ours_for_theirs', 'split_arguments', 'launch_arguments', 'trl_main']
+           'TraceCallback', 'ours_for_theirs', 'shell_parser', 'split_arguments', 'launch_arguments', 'check_data',
+           'trl_main']
 
 # %% ../nbs/lib/trl.ipynb #2ba6154b
 import importlib
@@ -782,13 +783,22 @@ def ours_for_theirs() -> Iterator[Any]:  # TRL's module `trl.scripts.grpo`
         yield script
 
 
+def shell_parser(
+    script: Any,  # TRL's module `trl.scripts.grpo`
+) -> Any:  # a TrlParser
+    "TRL's parser, under the name of this command."
+    parser = script.make_parser()
+    parser.prog = "mpo-trl grpo"
+    return parser
+
+
 def split_arguments(
     argv: list[str],  # after the word grpo
 ) -> tuple[list[str], list[str]]:  # what the script reads, what is left for accelerate's launcher
     """Which arguments are whose. Raises ValueError for settings that do not go together, or that neither of the two
     knows; leaves by SystemExit where TRL's parser does, as for --help."""
     with ours_for_theirs() as script:
-        *_, left = script.make_parser().parse_args_and_config(argv, return_remaining_strings=True)
+        *_, left = shell_parser(script).parse_args_and_config(argv, return_remaining_strings=True)
     waiting = iter(left)
     word = next(waiting, None)
     own = []
@@ -815,11 +825,24 @@ def launch_arguments(
         )
     return resolved
 
+
+def check_data(
+    argv: list[str],  # what the script reads
+) -> None:
+    "Raise ValueError where no data set is named, which TRL finds out only when it is about to train."
+    with ours_for_theirs() as script:
+        parsed = shell_parser(script).parse_args_and_config(argv, return_remaining_strings=True)
+    if not any(getattr(part, name, None) for part in parsed for name in ("dataset_name", "datasets")):
+        raise ValueError(
+            "no data set is named; give --dataset_name, a name on the hub or a folder, or datasets in the file of"
+            " --config"
+        )
+
 # %% ../nbs/lib/trl.ipynb #trlshel2
 def _train_from_shell(argv: list[str]) -> None:
     "One process of a run: parse, and let TRL's script train."
     with ours_for_theirs() as script:
-        parsed = script.make_parser().parse_args_and_config(argv, return_remaining_strings=True)
+        parsed = shell_parser(script).parse_args_and_config(argv, return_remaining_strings=True)
         script.main(*parsed[:-1])
 
 
@@ -843,6 +866,7 @@ def trl_main(
         own, left = split_arguments(argv[1:])
         started = "LOCAL_RANK" in os.environ  # by a launcher: what is left is a configuration file's
         options = launch_arguments(left) if left and not started else []
+        check_data(own)
     except (ImportError, ValueError, OSError) as error:
         print(f"mpo-trl: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, ImportError) else 2

@@ -423,8 +423,8 @@ class VLLMSampler:
         if self.weights == "memory" and converted_on_loading(model):
             self.weights = "disk"
             warnings.warn(
-                f"weights='memory': transformers renames or fuses the weights of {model.config.model_type!r} on loading,"
-                " so they follow the policy by a temporary folder, as with weights='disk'",
+                f"weights='memory': transformers renames or fuses the weights of {model.config.model_type!r} on"
+                " loading, so they follow the policy by a temporary folder, as with weights='disk'",
                 stacklevel=3,
             )
         return self.weights == "memory"

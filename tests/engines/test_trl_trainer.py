@@ -847,6 +847,7 @@ def test_a_run_from_the_shell(tmp_path, processes):
         (["grpo", "--action_space", "word"], "action_space='word'; choose one of"),
         (["grpo", "--acton_space", "window"], "--acton_space: neither TRL nor accelerate has it"),
         (["grpo", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["grpo", "--action_space", "window", "--k", "4"], "no data set is named; give --dataset_name"),
     ],
 )
 def test_the_shell_says_what_is_wrong_before_any_work(words, said, capsys, tmp_path):
@@ -857,6 +858,12 @@ def test_the_shell_says_what_is_wrong_before_any_work(words, said, capsys, tmp_p
     import trl
 
     assert trl.GRPOTrainer is GRPOTrainer and trl.GRPOConfig is GRPOConfig  # nothing stays replaced
+
+
+def test_the_help_names_the_command(capsys):
+    with pytest.raises(SystemExit):
+        ours.trl_main(["grpo", "--help"])
+    assert capsys.readouterr().out.startswith("usage: mpo-trl grpo ")
 
 
 @pytest.mark.parametrize(
