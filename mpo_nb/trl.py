@@ -29,9 +29,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import TrainerCallback
 
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import block_sizes, check_gaps, check_mask, sentence_blocks, tokens_left, turn_blocks
@@ -446,6 +444,10 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
                 f" does not reach it; run: pip install 'trl=={trl_versions[1]}.*'"
             )
         self._read = True
+
+# %% ../nbs/lib/trl.ipynb #trltracb
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
 
 # %% ../nbs/lib/trl.ipynb #trltrac2
 _aggregates = {
