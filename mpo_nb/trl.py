@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['trl_versions', 'GRPOConfig', 'GRPOTrainer', 'trl_metrics', 'installed_trl', 'check_trl', 'trl_classes',
-           'moved_old_logps', 'TokenRows', 'make_actions', 'BlockGRPOConfig', 'action_lengths', 'card_paper',
-           'card_name', 'BlockGRPOTrainer', 'trl_recipe', 'trl_config', 'SeenLoss', 'response_facts', 'LossTap',
-           'TraceCallback', 'ours_for_theirs', 'shell_parser', 'split_arguments', 'launch_arguments', 'check_data',
-           'trl_main']
+           'moved_old_logps', 'BlockGRPOConfig', 'card_paper', 'card_name', 'BlockGRPOTrainer', 'trl_recipe',
+           'trl_config', 'SeenLoss', 'response_facts', 'LossTap', 'TraceCallback', 'ours_for_theirs', 'shell_parser',
+           'split_arguments', 'launch_arguments', 'check_data', 'trl_main']
 
 # %% ../nbs/lib/trl.ipynb #2ba6154b
 import importlib
@@ -31,13 +30,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
-from .blocks import block_sizes, check_gaps, check_mask, sentence_blocks, tokens_left, turn_blocks
+from .actions import ActionSpace, SequenceActions, TokenActions
+from .blocks import check_mask
 from .checks import check_whole, checked_names, is_number
 from .config import described
 from .recipes import recipe
 from .runs.recording import LossInputs, TraceWriter, loss_traces, ratio_metrics
-from .runs.traces import token_texts
+from .spaces import TokenRows, action_lengths, fill_action_settings, make_actions
 
 # %% ../nbs/lib/trl.ipynb #286e558a
 trl_versions = ("0.29", "1.16")  # lowest and highest release of TRL that the tests run
@@ -114,96 +113,15 @@ def moved_old_logps(
     log_ratio = actions.log_ratio(delta, m)
     return old_logps.to(dtype) + torch.where(m, delta - log_ratio, 0), delta, log_ratio
 
-# %% ../nbs/lib/trl.ipynb #4659d14a
-class TokenRows:
-    "Token ids to texts, a list for each row, remembered by token id."
-
-    def __init__(
-        self,
-        tokenizer: Any,  # of transformers, or a processor that has one
-    ) -> None:
-        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        self.texts: dict[int, str] = {}
-
-    def __call__(
-        self,
-        ids: Tensor,  # (B, T) token ids
-        mask: Tensor,  # (B, T)
-    ) -> list[list[str]]:  # B lists of T texts, "" where the mask is 0
-        "The text of each kept token. Raises ValueError when the shapes differ."
-        return [
-            self._row([i for i, kept in zip(*row) if kept], row[1])
-            for row in zip(ids.tolist(), check_mask(mask, ids=ids).tolist())
-        ]
-
-    def _row(self, ids: list[int], mask: list[bool]) -> list[str]:
-        for i in set(ids) - self.texts.keys():
-            self.texts[i] = token_texts(self.tokenizer, [i])[0]
-        texts = [self.texts[i] for i in ids]
-        if any("\ufffd" in t for t in texts):
-            texts = token_texts(self.tokenizer, ids)
-        left = iter(texts)
-        return [next(left) if kept else "" for kept in mask]
-
-# %% ../nbs/lib/trl.ipynb #a0febfca
-_takes: dict[str, tuple[str, ...]] = {
-    "token": (),
-    "window": ("k", "future", "gaps"),
-    "block": ("k", "reduce", "gaps"),
-    "sentence": ("reduce", "gaps"),
-    "turn": ("reduce",),
-    "sequence": (),
-}
+# %% ../nbs/lib/trl.ipynb #d3581b72
 _losses = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 
-def make_actions(
-    args: Any,  # a BlockGRPOConfig
-    mask: Tensor,  # (B, T)
-    tokens: list[list[str]] | None = None,  # decoded text of each token, for sentences
-) -> ActionSpace:
-    "The action space that the settings name. Raises ValueError for sentences without their texts."
-    gaps = getattr(args, "gaps", None) or "skip"  # a BlockGRPOConfig has it filled in
-    if args.action_space == "window":
-        return WindowActions(args.k, args.future, gaps=gaps)
-    if args.action_space == "block":
-        return BlockActions(args.k, args.reduce, gaps)
-    if args.action_space == "turn":
-        return BlockActions(turn_blocks(mask), args.reduce)
-    if args.action_space != "sentence":
-        return TokenActions() if args.action_space == "token" else SequenceActions()
-    if tokens is None:
-        raise ValueError(
-            "tokens=None; action_space='sentence' finds its boundaries in the tokens' texts: pass"
-            " TokenRows(tokenizer)(ids, mask)"
-        )
-    return BlockActions(sentence_blocks(mask, tokens, gaps), args.reduce)
-
-# %% ../nbs/lib/trl.ipynb #d3581b72
 def _check_settings(s: Any) -> None:
     "Raise ValueError, naming argument, value and remedy, for settings that do not go together."
+    fill_action_settings(s)
     space = s.action_space
     level = s.importance_sampling_level
-    if not isinstance(space, str) or space not in _takes:
-        raise ValueError(f"action_space={space!r}; choose one of {', '.join(_takes)}")
-    for name in ("k", "future", "reduce", "gaps"):
-        if getattr(s, name) is not None and name not in _takes[space]:
-            raise ValueError(
-                f"{name}={getattr(s, name)!r} means nothing to action_space={space!r}; leave it out, or choose"
-                f" {' or '.join(a for a, takes in _takes.items() if name in takes)}"
-            )
-    if "k" in _takes[space]:
-        if s.k is None:
-            raise ValueError(
-                f"k=None; action_space={space!r} needs its number of tokens, e.g. k=4 (k=1 is token level)"
-            )
-        check_whole("k", s.k, why="1 is token level")
-    if space == "window":
-        WindowActions(s.k, s.future if s.future is not None else 0.2)  # raises for a share outside [0, 1)
-    if s.gaps is not None:
-        check_gaps(s.gaps)
-    if s.reduce not in (None, "mean", "sum"):
-        raise ValueError(f"reduce={s.reduce!r}; choose 'mean' (geometric mean over the block) or 'sum' (joint ratio)")
     if level not in ("token", "sequence"):
         raise ValueError(f"importance_sampling_level={level!r}; leave it out: action_space={space!r} sets it")
     if level == "sequence" and space != "sequence":
@@ -256,27 +174,9 @@ class BlockGRPOConfig(GRPOConfig):  # type: ignore[misc]  # TRL's class, known a
 
     def __post_init__(self) -> None:
         _check_settings(self)
-        if self.action_space == "window" and self.future is None:
-            self.future = 0.2
-        if "gaps" in _takes[self.action_space] and self.gaps is None:
-            self.gaps = "end"
-        if "reduce" in _takes[self.action_space] and self.reduce is None:
-            self.reduce = "mean"
         if self.action_space == "sequence":
             self.importance_sampling_level = "sequence"
         super().__post_init__()
-
-# %% ../nbs/lib/trl.ipynb #a4111ceb
-def action_lengths(
-    actions: ActionSpace,  # windows or blocks
-    mask: Tensor,  # (B, T)
-) -> tuple[Tensor, Tensor]:  # scalars: tokens in all actions, number of actions
-    "What the mean length of an action is made of; a window at the end of a response, or of a turn, is shorter."
-    m = check_mask(mask)
-    if not isinstance(actions, WindowActions):
-        return m.sum(), (block_sizes(cast(BlockActions, actions).ids(m)) > 0).sum()
-    left = tokens_left(m, actions.gaps)
-    return (left.clamp(max=actions.k) * m).sum(), m.sum()
 
 # %% ../nbs/lib/trl.ipynb #trlcard1
 _papers: dict[str, dict[str, str]] = {
