@@ -256,9 +256,8 @@ def scoring_peak(config: TrainConfig, kind: Outline, w: Work, alike: bool) -> Co
     peaks: list[Counter[str]] = []
     for way in ways(c, replace(w, rows=max(1, rows))):
         passed = along(
-            lambda n: rehearse_training(
-                kind, n, trained_on(way), c.gradient_checkpointing, c.chunk_elements, frozen=True
-            ),
+            # without a backward pass, it does not matter whether layers would be recomputed
+            lambda n: rehearse_training(kind, n, trained_on(way), False, c.chunk_elements, frozen=True),
             kind.shape().num_hidden_layers,
             alike,
         )

@@ -67,6 +67,19 @@ def _subsets(names: Levers) -> list[tuple[str, ...]]:
     return [s for n in range(len(names) + 1) for s in combinations(names, n)]
 
 
+def _mildest(values: list[Any], enough: Callable[[Any], bool]) -> Any:
+    "The first value that is enough, by halving: the last one is, and so is each that follows one that is."
+    low = 0
+    high = len(values) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if enough(values[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return values[high]
+
+
 def remedy(
     config: TrainConfig,  # which does not fit
     prompt: int,  # tokens of the longest prompt
@@ -92,7 +105,7 @@ def remedy(
             if not enough(chosen):
                 continue
             for name in chosen:
-                chosen[name] = next(v for v in values[name] if enough(chosen | {name: v}))
+                chosen[name] = _mildest(values[name], lambda v: enough(chosen | {name: v}))
             return chosen
     return None
 

@@ -303,7 +303,7 @@ def _serve(cores: int) -> None:
     unread = b""
     while True:
         _hand_out(waiting, workers, busy, slow, cores)
-        pace = 0.2 if len(busy) > len(slow) else None
+        pace = 0.05 if len(busy) > len(slow) else None
         ready, _, _ = select.select([sys.stdin, *busy], [], [], pace)
         for channel in ready:
             if isinstance(channel, socket.socket):
@@ -317,7 +317,7 @@ def _serve(cores: int) -> None:
             *lines, unread = (unread + chunk).split(b"\n")
             waiting.extend(line.decode() for line in lines)
         for channel, (_, before) in busy.items():
-            if channel not in slow and _used(workers[channel]) - before > 0.5:
+            if channel not in slow and _used(workers[channel]) - before > 0.15:
                 slow.add(channel)  # out of the way of the others
                 os.setpriority(os.PRIO_PROCESS, workers[channel], 10)
 

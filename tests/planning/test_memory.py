@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.loading import add_lora, dtypes
 from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.planning import phases
+from mpo_nb.planning import phases, rehearsal
 from mpo_nb.planning import plan as memory
 from mpo_nb.planning.phases import fixed, prompts_among, step_phases, ways, work
 from mpo_nb.planning.plan import MemoryPlan, Verdict, halvings, in_words, levers, plan_memory, remedy
@@ -527,3 +528,40 @@ def test_the_committed_measurements_are_within_a_fifth(root):
         assert abs(float(row["planned_mib"]) / float(row["measured_mib"]) - 1) < 0.2, row["case"]
         if row["second_mib"]:
             assert abs(float(row["planned_mib"]) / float(row["second_mib"]) - 1) < 0.2, row["case"]
+
+
+@pytest.mark.parametrize("how", [{}, dict(lora_rank=4, gradient_checkpointing=True, precision="bfloat16")], ids=["full", "adapters"])
+def test_a_plan_between_two_others_is_the_one_that_would_be_rehearsed(how, monkeypatch):
+    "To the byte, for rows of a training pass and of a sampler; none where a chunk of logits more is needed."
+    kind = outline_of(LLAMA, **how)
+    options = (how.get("gradient_checkpointing", False), 2**16)
+    train = [Work(8, 12, rows, 0, 0, 0) for rows in (9, 5, 3)]
+    sample = [Work(8, 12, 0, 0, read, 2 * read) for read in (9, 5, 3)]
+    direct = []
+    for name, works in (("rehearse_training", train), ("rehearse_sampling", sample)):
+        for w in works:
+            monkeypatch.setattr(rehearsal, "_accounts", {})
+            rehearse = getattr(rehearsal, name).__wrapped__
+            direct.append(rehearse(kind, 2, w, *options) if w.rows else rehearse(kind, 2, w))
+    monkeypatch.setattr(rehearsal, "_accounts", {})
+    worked_out = []
+    between = rehearsal.between
+    monkeypatch.setattr(rehearsal, "between", lambda *known: worked_out.append(between(*known)) or worked_out[-1])
+    found = [rehearse_training.__wrapped__(kind, 2, w, *options) for w in train]
+    found += [rehearse_sampling.__wrapped__(kind, 2, w) for w in sample]
+    assert found == direct and len(worked_out) == 4 and None not in worked_out
+    kept = rehearsal._train(kind, 2, replace(train[0], rows=2), False, 128 * 512, False, False, False)
+    more = rehearsal._train(kind, 2, train[0], False, 128 * 512, False, False, False)
+    fewer = rehearsal._train(kind, 2, train[0], False, 32 * 512, False, False, False)
+    assert rehearsal.between(kept, more, Fraction(1, 7)) and rehearsal.between(kept, fewer, Fraction(1, 7)) is None
+
+
+def test_both_half_precisions_take_the_same_room():
+    "So one stands for both in an outline, with adapters too."
+    kind = outline_of(LLAMA, lora_rank=4, precision="bfloat16")
+    assert outline_of(LLAMA, lora_rank=4, precision="float16") == kind
+    half = replace(kind, precision="float16")
+    w = Work(8, 12, 3, 0, 3, 6)
+    assert rehearse_training(half, 2, w) == rehearse_training(kind, 2, w)
+    assert rehearse_training(half, 2, w, frozen=True) == rehearse_training(kind, 2, w, True, frozen=True)
+    assert rehearse_sampling(half, 2, w) == rehearse_sampling(kind, 2, w) and fixed(half) == fixed(kind)
