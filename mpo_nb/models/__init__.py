@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['load', 'load_shape', 'load_tokenizer', 'resolve_device', 'add_lora', 'adapters_off', 'describe_model', 'save_merged',
-           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'MTPModules', 'later_cross_entropy',
-           'paired_shifts', 'calibrated_share', 'column_agreement', 'Critic', 'PolicyMixture', 'check_family', 'trial',
-           'tiny_model_path', 'char_tokenizer']
+           'token_logps', 'response_logps', 'response_hidden', 'head_logits', 'prefix_tree', 'tree_states',
+           'MTPModules', 'later_cross_entropy', 'paired_shifts', 'calibrated_share', 'column_agreement', 'Critic',
+           'PolicyMixture', 'check_family', 'trial', 'tiny_model_path', 'char_tokenizer']
 
 # %% ../../nbs/lib/models/index.ipynb #models03
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpo_nb.models.logprobs import head_logits, response_hidden, response_logps, token_logps
     from mpo_nb.models.mixture import PolicyMixture
     from mpo_nb.models.mtp import MTPModules
+    from mpo_nb.models.prefixes import prefix_tree, tree_states
     from mpo_nb.models.tiny import char_tokenizer, tiny_model_path
 
 # %% ../../nbs/lib/models/index.ipynb #models07
@@ -40,6 +41,7 @@ __getattr__, __dir__ = offer(
     {
         "loading": "load load_shape load_tokenizer resolve_device add_lora adapters_off describe_model save_merged",
         "logprobs": "token_logps response_logps response_hidden head_logits",
+        "prefixes": "prefix_tree tree_states",
         "mtp": "MTPModules",
         "joint": "later_cross_entropy paired_shifts calibrated_share column_agreement",
         "critic": "Critic",
@@ -63,6 +65,8 @@ _all_ = [
     "response_logps",
     "response_hidden",
     "head_logits",
+    "prefix_tree",
+    "tree_states",
     "MTPModules",
     "later_cross_entropy",
     "paired_shifts",

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache
 
 from ..blocks import check_mask
+from .prefixes import prefix_tree, reads_trees, tree_states
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -179,20 +180,47 @@ def _read_apart(
     return torch.cat([of_prompts[which], of_responses], 1)
 
 
+def _read_tree(
+    model: CausalLM,
+    prompt_ids: Tensor,  # (B, P)
+    prompt_mask: Tensor,  # (B, P) bool
+    response_ids: Tensor,  # (B, T)
+    read: Tensor,  # (B, P + T - 1) 0/1
+    least: float,
+) -> Tensor | None:  # (B, P + T - 1, d), any state under padding; None where it would not pay
+    "Hidden states, every beginning read once."
+    decoder = decoder_of(model)
+    lengths = read.sum(1)  # (B,)
+    columns = torch.arange(read.shape[1], device=read.device)
+    padding = (~prompt_mask).sum(1, keepdim=True)  # (B, 1)
+    in_one_piece = (columns >= padding) & (columns < padding + lengths[:, None])
+    if not (len(read) and bool((in_one_piece == read.bool()).all()) and int(lengths.min()) and reads_trees(decoder)):
+        return None
+    ids = torch.cat([prompt_ids, response_ids], 1)[:, : read.shape[1]]
+    tree = prefix_tree(ids.gather(1, (columns + padding).clamp(max=len(columns) - 1)), lengths)
+    if len(tree.tokens) > (1 - least) * read.numel():
+        return None
+    nodes = tree.nodes.gather(1, (columns - padding).clamp(min=0))  # (B, P + T - 1)
+    return tree_states(decoder, tree).index_select(0, nodes.flatten()).view(*nodes.shape, -1)
+
+
 def response_hidden(
     model: CausalLM,  # a causal language model
     prompt_ids: Tensor,  # (B, P) left-padded
     prompt_mask: Tensor,  # (B, P) bool
     response_ids: Tensor,  # (B, T) right-padded
     attention: Tensor,  # (B, T) bool, response tokens that are read as context
-    least: float = 0.1,  # share of all tokens that must repeat a prompt before prompts are shared
+    least: float = 0.1,  # share of all tokens, padding included, that must be saved before anything is shared; 1: never
     whole: bool = False,  # the prompts' hidden states too
 ) -> Tensor:  # (B, T, d) the hidden state that predicts each response token; (B, P + T - 1, d) with `whole`
-    "The backbone over prompts and responses, each different prompt read once."
+    "The backbone over prompts and responses; what several of them begin with is read once, where that saves enough."
     B, P = prompt_ids.shape
     T = response_ids.shape[1]
     first = 0 if whole else P - 1
     read = torch.cat([prompt_mask, attention], 1)[:, : max(1, P + T - 1)].long()  # (B, P + T - 1)
+    states = _read_tree(model, prompt_ids, prompt_mask, response_ids, read, least) if least < 1 and T >= 2 else None
+    if states is not None:
+        return states[:, first:]
     different, which = torch.where(prompt_mask, prompt_ids, -1).unique(dim=0, return_inverse=True)  # (D, P), (B,)
     repeated = (B - len(different)) * P  # tokens
     if T >= 2 and repeated >= least * B * (P + T) and can_share_prompts(model):

@@ -25,7 +25,14 @@ from ..checks import check_flag, check_seed, check_texts, check_whole, is_number
 from ..models.families import check_sampling, evaluating
 from ..models.logprobs import CausalLM, check_model
 from ..runtime.budgets import OutOfMemory, out_of_memory, release_memory
-from .decoding import DynamicDecoder, StopStrings, compiling_failed, decoder_class
+from mpo_nb.sampling.decoding import (
+    CompiledDecoder,
+    DynamicDecoder,
+    SharingDecoder,
+    StopStrings,
+    compiling_failed,
+    decoder_class,
+)
 from ..tasks.prompts import prompt_tokens, turn_ends
 
 # %% ../../nbs/lib/sampling/rollouts.ipynb #82cac00b
@@ -427,10 +434,12 @@ def decode_prompts(
     ids = prompt_ids[:, -P:].to(device)  # (n, P)
     mask = prompt_mask[:, -P:].to(device)  # (n, P)
     make = decoder_class(model, decoding)
+    if make is DynamicDecoder and copies > 1 and device.type == "cpu":
+        make = SharingDecoder
     try:
         return decode_rows(make(model, ids, mask, copies, options.max_new_tokens), u, options)
     except TorchDynamoException as error:
-        if decoding == "compiled" or make is DynamicDecoder:
+        if decoding == "compiled" or make is not CompiledDecoder:
             raise
         compiling_failed(model, error)
     return decode_rows(DynamicDecoder(model, ids, mask, copies, options.max_new_tokens), u, options)

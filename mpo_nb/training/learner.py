@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T', 'minibatches', 'Denominators', 'value_places', 'denominators', 'Gradients', 'AddedGradients', 'ShardedGradients',
            'NotFinite', 'compare_first_batch', 'MicroBatch', 'modules_part', 'head_loss', 'micro_batch', 'accumulate',
-           'ModuleMeter', 'make_optimizer', 'set_rate', 'take_step', 'Learner']
+           'ModuleMeter', 'fits_one_pass', 'make_optimizer', 'set_rate', 'take_step', 'Learner']
 
 # %% ../../nbs/lib/training/learner.ipynb #6f6f760a
 import math
@@ -339,6 +339,16 @@ class ModuleMeter:
         )
 
 # %% ../../nbs/lib/training/learner.ipynb #ff044221
+def fits_one_pass(
+    parameters: list[Tensor],  # that are trained
+    precision: str,  # of the run
+) -> bool | None:  # what AdamW takes as `fused`; None: as PyTorch sees fit
+    "Whether Adam reads and writes each weight once, instead of once for each of its operations; on the CPU alone."
+    # float16's scaler skips steps in its own way, and a piece of a sharded weight is no plain tensor.
+    plain = all(p.device.type == "cpu" and not hasattr(p, "full_tensor") for p in parameters)
+    return True if plain and precision != "float16" else None
+
+
 def make_optimizer(
     config: TrainConfig,  # a run's
     policy: Policy,  # that is trained
@@ -346,7 +356,11 @@ def make_optimizer(
     "The optimiser of a run and its schedule."
     c = config
     optimizer = torch.optim.AdamW(
-        policy.groups, lr=c.lr, betas=(c.adam_beta1, c.adam_beta2), weight_decay=c.weight_decay
+        policy.groups,
+        lr=c.lr,
+        betas=(c.adam_beta1, c.adam_beta2),
+        weight_decay=c.weight_decay,
+        fused=fits_one_pass(policy.trained, c.precision),
     )
     name = "constant_with_warmup" if c.schedule == "constant" else c.schedule
     schedule = get_scheduler(name, optimizer, num_warmup_steps=c.warmup_steps, num_training_steps=c.steps + 1)
