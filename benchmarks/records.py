@@ -137,7 +137,7 @@ BENCHMARKS = {
     "scale": Benchmark(
         f"{STEP} runs/folder runs/reading runs/trace_files runs/traces runtime/files runtime/processes"
         " widgets/rollout_browser",
-        "evaluation/intervals models/tiny widgets/__init__",
+        "evaluation/intervals models/tiny sampling/__init__ widgets/__init__",
         ratios=tuple(
             Ratio(
                 f"exponent: {what} / {curve}",

@@ -3,7 +3,8 @@ written, and the number of processes.
 
 Three curves follow one iteration of the trainer (sampling, judging, the update, writing down) and three parts of its
 update (layers, log-probabilities, loss; forward and backward, in the trainer's micro-batches). The model is small, its
-weights are random, and no response ends early, so that one thing alone changes along a curve. At each point:
+weights are random, and no response ends early, so that one thing alone changes along a curve. A fourth one follows
+log-probabilities over the largest vocabulary against the number of logits that are held at once. At each point:
 
 - `seconds`: processor time on one thread; the middle of three, with the lowest and the highest.
 - `flops`: multiplications and additions of matrix products and attention, by the formulas of
@@ -11,9 +12,9 @@ weights are random, and no response ends early, so that one thing alone changes 
 - `elements`: numbers that all other operations write, from their shapes.
 - `mib`: tensors alive at once, at their most, without those that were there before (weights, moments, gradients).
 
-The last three are counted, not timed: they are the same on every machine and on a busy one. A fourth curve reads run
+The last three are counted, not timed: they are the same on every machine and on a busy one. A fifth curve reads run
 folders with 1k to 64k responses; there `mib` is the peak of Python's objects, by tracemalloc, and `seconds` are taken
-without it. A fifth runs one iteration in 1, 2 and 4 gloo processes and counts what each computes and sends.
+without it. A sixth runs one iteration in 1, 2 and 4 gloo processes and counts what each computes and sends.
 
 An exponent is the slope of log(cost) against log(size) over the upper half of a curve, with the 95% interval of that
 line; where the points do not lie on a line, the interval is wide because the line is wrong, not because of noise.
@@ -49,7 +50,7 @@ from records import digests, output_path, size, write_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from mpo_nb.config import TrainConfig
@@ -60,6 +61,7 @@ from mpo_nb.runs.folder import Run
 from mpo_nb.runs.reading import read_run
 from mpo_nb.runs.trace_files import TraceFile, load_traces
 from mpo_nb.runs.traces import Trace
+from mpo_nb.sampling import decoding
 from mpo_nb.tasks.task import Task
 from mpo_nb.training.batch import micro_batches
 from mpo_nb.training.trainer import Trainer
@@ -74,13 +76,15 @@ CURVES = {  # curve -> its sizes, and (responses, length, vocabulary) of a size
     "responses": (size((64, 128, 256, 512, 1024, 2048, 4096), (8, 16, 32)), lambda n: (n, 32, 20)),
     "length": (size((64, 128, 256, 512, 1024, 2048, 4096), (8, 16, 32)), lambda n: (8, n, 20)),
     "vocabulary": (
-        size((20, 80, 320, 1280, 5120, 20480, 151936), (20, 40, 80)),  # the last is Qwen's
+        size((20, 80, 320, 1280, 5120, 20480, 65536, 151936), (20, 40, 80)),  # the last is Qwen's
         lambda n: (32, size(32, 8), n),
     ),
 }
+CHUNKS = size([2**n for n in range(20, 26)], [64, 128, 256])  # most logits held at once, at the largest vocabulary
 WRITTEN = size((1024, 2048, 4096, 8192, 16384, 32768, 65536), (16, 32, 64))  # responses in a run folder
 WORLDS = size((1, 2, 4), (1,))  # processes
 MEASURES = ("seconds", "flops", "elements", "mib")
+STAGES = ("sampling", "judging", "update", "writing down")
 
 
 # What is counted
@@ -170,7 +174,7 @@ def counted(work: Callable[[], object]) -> dict[str, float]:
 # One iteration
 
 
-def make_trainer(responses: int, length: int, vocabulary: int, folder: str) -> Trainer:
+def make_trainer(responses: int, length: int, vocabulary: int, folder: str, chunk: int = CHUNK) -> Trainer:
     "A trainer of a small model whose responses never end."
     tokenizer = char_tokenizer(max_length=8192)
     shape = LlamaConfig(
@@ -205,7 +209,7 @@ def make_trainer(responses: int, length: int, vocabulary: int, folder: str) -> T
         epochs=1,
         minibatches=1,
         max_new_tokens=length,
-        chunk_elements=CHUNK,
+        chunk_elements=chunk,
         precision="float32",
         eval_every=0,
         checkpoint_every=10**6,
@@ -230,7 +234,7 @@ def vocabulary_part(trainer: Trainer, batch) -> None:
     for rows in micro_batches(r, batch.kept, trainer.config.micro_batch_tokens):
         targets = r.ids[rows][r.mask[rows]]
         hidden = torch.ones(len(targets), WIDTH, requires_grad=True)
-        logps, _ = token_logps(trainer.model, hidden, targets, chunk_elements=CHUNK)
+        logps, _ = token_logps(trainer.model, hidden, targets, chunk_elements=trainer.config.chunk_elements)
         logps.sum().backward()
 
 
@@ -243,52 +247,91 @@ def loss(trainer: Trainer, batch) -> None:
         trainer.recipe.loss(inputs | scale | dict(logps=logps, entropy=torch.zeros_like(logps))).loss.backward()
 
 
+def sample(trainer: Trainer, step: int, joined: bool = False):
+    "A step's responses; `joined`: with the cache of transformers, which joins each new token to all that is there."
+    share = trainer.setup.problems(step)
+    growing = decoding.growing_cache
+    if joined:
+        decoding.growing_cache = lambda config, most: DynamicCache(config=config)
+    try:
+        return trainer.sampler.sample(share.problems, trainer.config.group_size, 1000 + step, places=share.places)
+    finally:
+        decoding.growing_cache = growing
+
+
+def no_gradients(trainer: Trainer) -> None:
+    "Gradients of zero, so that their memory is there before anything is counted."
+    for p in trainer.policy.trained:
+        p.grad = torch.zeros_like(p)
+
+
 def iteration(trainer: Trainer, step: int, measure: Callable[[str, Callable], object]) -> None:
     "One step of training, each of its stages through `measure(name, stage)`, and three parts of the update."
     share = trainer.setup.problems(step)
     G = trainer.config.group_size
-    rollout = measure("sampling", lambda: trainer.sampler.sample(share.problems, G, 1000 + step, places=share.places))
+    rollout = measure("sampling", lambda: sample(trainer, step))
     batch = measure("judging", lambda: trainer.judge(share.repeated(G), rollout, step, share.places.start * G))
     metrics = measure("update", lambda: trainer.update(batch, step))
     trainer.recorder.clock.seconds |= dict(sampling=1.0, training=1.0)
     measure("writing down", lambda: trainer.recorder.write(step, batch, metrics))
-    for p in trainer.policy.trained:
-        p.grad = torch.zeros_like(p)
+    no_gradients(trainer)
     measure("update: layers", lambda: layers(trainer, batch))
     measure("update: log-probabilities", lambda: vocabulary_part(trainer, batch))
     measure("update: loss", lambda: loss(trainer, batch))
 
 
+def measured(parts: Callable[[int, Callable], object], rounds: int) -> dict[str, dict[str, list[float]]]:
+    "Counts of each part in a first round, which warms up too, and seconds in the others: part -> measure -> values."
+    found: dict[str, dict[str, list[float]]] = {}
+
+    def timed(name, work):
+        start = time.process_time()
+        result = work()
+        found[name]["seconds"].append(time.process_time() - start)
+        return result
+
+    def count(name, work):
+        results = []
+        numbers = counted(lambda: results.append(work()))
+        found[name] = dict(seconds=[]) | {key: [value] for key, value in numbers.items()}
+        return results[0]
+
+    parts(1, count)
+    start = time.process_time()
+    for step in range(2, 2 + rounds):
+        parts(step, timed)
+        if time.process_time() - start > size(15, 0):
+            break
+    return found
+
+
+def chunk_point(n: int, rounds: int = 3) -> list[dict]:
+    "Log-probabilities over the largest vocabulary, with at most n logits held at once."
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        trainer = make_trainer(*CURVES["vocabulary"][1](CURVES["vocabulary"][0][-1]), folder, n)
+        batch = trainer.collect(1)
+        no_gradients(trainer)
+        part = "update: log-probabilities"
+        found = measured(lambda _, measure: measure(part, lambda: vocabulary_part(trainer, batch)), rounds)
+    return [row("chunk", part, measure, n, found[part][measure]) for measure in MEASURES]
+
+
 def point(curve: str, n: int, rounds: int = 3) -> list[dict]:
     "All parts and measures of one point of a curve."
-    found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         trainer = make_trainer(*CURVES[curve][1](n), folder)
 
-        def timed(name, work):
-            start = time.process_time()
-            result = work()
-            found[name]["seconds"].append(time.process_time() - start)
-            return result
+        def all_parts(step, measure):
+            iteration(trainer, step, measure)
+            if curve == "length":
+                measure("sampling, joined cache", lambda: sample(trainer, step, joined=True))
 
-        def count(name, work):
-            results = []
-            numbers = counted(lambda: results.append(work()))
-            found[name] = dict(seconds=[]) | {key: [value] for key, value in numbers.items()}
-            return results[0]
-
-        iteration(trainer, 1, count)  # the first one warms up too
-        start = time.process_time()
-        for step in range(2, 2 + rounds):
-            iteration(trainer, step, timed)
-            if time.process_time() - start > size(20, 0):
-                break
-    stages = [name for name in found if ":" not in name]
+        found = measured(all_parts, rounds)
     whole = {
-        "seconds": [sum(x) for x in zip(*(found[name]["seconds"] for name in stages))],
-        "flops": [sum(found[name]["flops"][0] for name in stages)],
-        "elements": [sum(found[name]["elements"][0] for name in stages)],
-        "mib": [max(found[name]["mib"][0] for name in stages)],
+        "seconds": [sum(x) for x in zip(*(found[name]["seconds"] for name in STAGES))],
+        "flops": [sum(found[name]["flops"][0] for name in STAGES)],
+        "elements": [sum(found[name]["elements"][0] for name in STAGES)],
+        "mib": [max(found[name]["mib"][0] for name in STAGES)],
     }
     parts = {"iteration": whole} | found
     return [row(curve, part, measure, n, parts[part][measure]) for part in parts for measure in MEASURES]
@@ -544,6 +587,7 @@ def jobs() -> dict[str, Callable[[], list[dict]]]:
     found: dict[str, Callable[[], list[dict]]] = {}
     for curve, (sizes, _) in CURVES.items():
         found |= {f"{curve} {n}": lambda curve=curve, n=n: point(curve, n) for n in sizes}
+    found |= {f"chunk {n}": lambda n=n: chunk_point(n) for n in CHUNKS}
     found |= {f"traces {n}": lambda n=n: traces_point(n) for n in WRITTEN}
     return found | {f"processes {n}": lambda n=n: processes_point(n) for n in WORLDS}
 
