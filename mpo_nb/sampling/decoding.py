@@ -14,7 +14,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import LongTensor, Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from tqdm.auto import tqdm
 from transformers import Cache, CompileConfig, DynamicCache, PreTrainedTokenizerBase, StaticCache
@@ -100,6 +100,7 @@ class GrowingLayer(DynamicLayer):
         super().__init__()
         self.most = most
         self.rooms: list[Tensor | None] = [None, None]  # of keys and values, (b, H, columns, d)
+        self.handed: list[Tensor | None] = [None, None]  # what `update` gave last, (b, H, n, d)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
@@ -115,14 +116,20 @@ class GrowingLayer(DynamicLayer):
     def extended(self, which: int, old: Tensor | None, new: Tensor, end: int) -> Tensor:
         "(b, H, end, d) what is there and what is new, in the room of keys (0) or of values (1)."
         room = self.rooms[which]
-        # What was selected, or loaded, does not lie in the room.
-        fits = room is not None and old is not None and old.data_ptr() == room.data_ptr() and end <= room.shape[-2]
+        # What was selected, cut or loaded does not lie in the room: it is another tensor than the one handed out.
+        fits = room is not None and old is self.handed[which] and end <= room.shape[-2]
         if room is None or not fits:
-            self.rooms[which] = None  # the old room goes as soon as what was in it is copied
+            self.rooms[which] = self.handed[which] = room = None  # what is not needed goes before there is more
             rounded = -(-end // self.step) * self.step
             room = self.rooms[which] = roomy_copy(old, new, max(end, min(rounded, self.most)))
         room[..., end - new.shape[-2] : end, :] = new
-        return room[..., :end, :]
+        handed = self.handed[which] = room[..., :end, :]
+        return handed
+
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.rooms = [None, None]  # the rows that went, go
+        self.handed = [None, None]
 
 
 def growing_cache(
@@ -150,7 +157,7 @@ class DynamicDecoder:
     ) -> None:
         self.model = model
         self.width = prompt_ids.shape[1]  # columns that were read, padding included
-        self.cache = growing_cache(model.config, self.cache_length(max_new_tokens))
+        self.cache = growing_cache(model.config, self.width + max_new_tokens - 1)  # the last token is not read
         read = prompt_mask.long()  # (n, P)
         hidden = decoder_of(model)(  # (n, H) of the last token
             input_ids=prompt_ids,
