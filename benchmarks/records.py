@@ -134,6 +134,25 @@ BENCHMARKS = {
         " web/block_view.js web/credit_view.js web/credit_numbers.js web/lanes.js web/method.js web/tokens.js",
         "widgets/__init__",
     ),
+    "scale": Benchmark(
+        f"{STEP} runs/folder runs/reading runs/trace_files runs/traces runtime/files runtime/processes"
+        " widgets/rollout_browser",
+        "evaluation/intervals models/tiny sampling/__init__ widgets/__init__",
+        ratios=tuple(
+            Ratio(
+                f"exponent: {what} / {curve}",
+                "value",
+                {"curve": curve, "part": part, "measure": measure, "kind": "exponent"},
+                "low",
+                "high",
+            )
+            for what, curve, part, measure in (
+                ("time of an iteration", "responses", "iteration", "seconds"),
+                ("time of an iteration", "length", "iteration", "seconds"),
+                ("time of log-probabilities", "vocabulary", "update: log-probabilities", "seconds"),
+            )
+        ),
+    ),
     "failures": Benchmark(
         STEP,
         "runtime/placement tasks/sums tasks/__init__ models/__init__ training/__init__",
