@@ -604,12 +604,33 @@ class Speculation:
         self.way = way
         self.rows = 0 if way != "on" else sys.maxsize  # that have not ended: with so many or fewer, there are drafts
         self.moved = 0  # how often the policy has
+        self.due = False  # whether the next batch is measured on, with "auto"
         self.gains: list[Gain] = []  # as they were measured
         self.counts = DraftCounts()
 
     def refresh(self) -> None:
         "Take note that the weights have moved."
         self.moved += 1
+        self.due = self.due or self.moved % 50 == 1
+
+    def begin(self) -> None:
+        "Count from here on."
+        self.counts = DraftCounts()
+
+    def metrics(self) -> dict[str, float]:
+        'What was counted since then; with "auto" the number of rows too at which drafts begin.'
+        return self.counts.metrics() | (dict(speculation_rows=float(self.rows)) if self.way == "auto" else {})
+
+    def state(self) -> dict[str, Any]:
+        "What a checkpoint keeps."
+        return dict(rows=self.rows, moved=self.moved, due=self.due)
+
+    def load_state(
+        self,
+        state: dict[str, Any],  # as `state` gave it
+    ) -> None:
+        "Go on from a checkpoint, with the number of rows that was measured."
+        self.rows, self.moved, self.due = state["rows"], state["moved"], state["due"]
 
     def measure(self, ids: Tensor, mask: Tensor, rows: int, options: SamplingOptions) -> None:
         "Find the number of rows at which drafts begin to gain, on these prompts."
@@ -640,8 +661,8 @@ class Speculation:
         ids = prompt_ids[:, -P:].to(device)  # (n, P)
         mask = prompt_mask[:, -P:].to(device).bool()  # (n, P)
         with evaluating(self.modules):
-            if self.way == "auto" and u is not None and self.moved % 50 == 1:
-                self.moved += 1
+            if self.way == "auto" and u is not None and self.due:
+                self.due = False
                 self.measure(ids, mask, len(ids) * copies, options)
             if self.rows:
                 reader = Reader(model, self.modules, ids, mask, copies)
