@@ -54,8 +54,8 @@ MODELS = {
         precision="bfloat16",
         max_new_tokens=64,
         temperature=0.7,
-        mtp_warmup_steps=40,
-        mtp_warmup_problems=40,
+        mtp_warmup_steps=20,
+        mtp_warmup_problems=20,
     ),
 }
 NAMES = {"tiny": "tiny, 0.86M", "smollm2": "SmolLM2, 135M"}
