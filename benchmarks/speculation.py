@@ -54,8 +54,7 @@ MODELS = {
         precision="bfloat16",
         max_new_tokens=64,
         temperature=0.7,
-        mtp_warmup_steps=20,
-        mtp_warmup_problems=20,
+        mtp_warmup_steps=0,
     ),
 }
 NAMES = {"tiny": "tiny, 0.86M", "smollm2": "SmolLM2, 135M"}
@@ -81,6 +80,16 @@ def make(name: str, folder: str, **options):
     return Trainer(TrainConfig(output=folder, **options), task=task)
 
 
+def train_modules(trainer) -> None:
+    "A run's own warm-up; for the larger model a short one, in small steps, on 48 responses."
+    from mpo_nb.training.warming import as_rows, warm_up
+
+    if trainer.warm_up() is not None:
+        return
+    own = trainer.sampler.sample(trainer.task.train[::8][:12], 4, 0)
+    print(warm_up(trainer.model, trainer.policy.mtp, as_rows(own), steps=32, batch_size=8, precision="bfloat16"))
+
+
 def with_modules(name: str, form: str, kept: Path, folder: str, **options):
     "A `Trainer` whose modules are trained: those of an earlier call, or trained now and kept."
     own = kept / f"{name}-{form.replace(' ', '-')}"
@@ -89,7 +98,7 @@ def with_modules(name: str, form: str, kept: Path, folder: str, **options):
         trainer.policy.mtp.load_weights(own)
     else:
         trainer = make(name, folder, **FORMS[form], **options)
-        trainer.warm_up()
+        train_modules(trainer)
         trainer.policy.mtp.save_pretrained(own)
     trainer.sampler.refresh()
     return trainer
