@@ -117,6 +117,21 @@ BENCHMARKS = {
             for method, k in (("MPO, backbone", "4"), ("MPO, chained modules, shared head", "4"))
         ),
     ),
+    "speculation": Benchmark(
+        f"{STEP} models/mtp models/heads sampling/speculating sampling/verifying",
+        "models/tiny tasks/sums",
+        ratios=tuple(
+            Ratio(
+                f"iteration: {case} K=4 / GRPO, {model.split(',')[0]}",
+                "value",
+                {"model": model, "part": "iteration", "at": case},
+                "low",
+                "high",
+            )
+            for model in ("tiny, 0.86M", "SmolLM2, 135M")
+            for case in ("MPO, off", "MPO, on")
+        ),
+    ),
     "memory": Benchmark(
         f"{STEP} models/heads planning/rehearsal planning/phases planning/plan",
         "models/loading models/tiny",

@@ -6,9 +6,9 @@
 __all__ = ['tracker_names', 'groups', 'options', 'option_values', 'of_recipe', 'from_shell', 'idle_settings', 'Option', 'whole',
            'seed', 'positive', 'at_least_zero', 'share', 'flag', 'text', 'one_of', 'texts', 'trackers', 'json_options',
            'json_text', 'check_output', 'check_device', 'check_model_options', 'option_hint', 'option', 'TrainConfig',
-           'check_together', 'given_options', 'check_settings', 'with_merges', 'configured_recipe', 'described',
-           'check_config', 'config_record', 'recipe_differences', 'config_differences', 'multiplies_bfloat16',
-           'choose_precision']
+           'check_speculate', 'check_together', 'given_options', 'check_settings', 'with_merges', 'configured_recipe',
+           'described', 'check_config', 'config_record', 'recipe_differences', 'config_differences',
+           'multiplies_bfloat16', 'choose_precision']
 
 # %% ../nbs/lib/config.ipynb #7496bcc4
 import ast
@@ -350,6 +350,11 @@ _sampling = dict(
         ("auto", "dynamic", "compiled"),
         "dynamic, compiled (static cache), or auto: compiled on a GPU where the model supports it",
     ),
+    speculate=one_of(
+        ("off", "auto", "on"),
+        "modules that look ahead (source mtp) draft tokens and the policy verifies them: on, off, or auto: when so few"
+        " responses are left that it gains, as measured; the distribution sampled from is the same",
+    ),
     max_rows=whole(512, "responses sampled at once; halved when memory runs out", 1),
 )
 
@@ -600,6 +605,7 @@ class TrainConfig:
     chat_template_options: str = option("chat_template_options")
     sampler: str = option("sampler")
     decoding: str = option("decoding")
+    speculate: str = option("speculate")
     max_rows: int = option("max_rows")
     lora_rank: int = option("lora_rank")
     lora_alpha: int = option("lora_alpha")
@@ -627,6 +633,22 @@ class TrainConfig:
         check_config(self)
 
 # %% ../nbs/lib/config.ipynb #cf000053
+def check_speculate(
+    c: "TrainConfig",  # that asks for drafts
+) -> None:
+    "Raise ValueError where nothing could draft, or drafts could not be taken back."
+    if c.sampler == "vllm":
+        raise ValueError(
+            f"speculate={c.speculate!r} with sampler='vllm': vLLM knows nothing of the run's modules; use"
+            " sampler='transformers', or speculate='off'"
+        )
+    if c.decoding == "compiled":
+        raise ValueError(
+            f"speculate={c.speculate!r} with decoding='compiled': a cache of fixed length forgets nothing; use"
+            " decoding='dynamic', or speculate='off'"
+        )
+
+
 def check_together(
     c: "TrainConfig",
 ) -> None:
@@ -646,6 +668,8 @@ def check_together(
             f"lag={c.lag} exceeds steps={c.steps}: no batch would get that old, and many would be sampled for"
             f" nothing; use at most lag={c.steps}, or more steps"
         )
+    if c.speculate != "off":
+        check_speculate(c)
     if c.sampler == "vllm" and c.old_logps == "sampler":
         raise ValueError(
             "old_logps='sampler' with sampler='vllm': vLLM's log-probabilities differ from the training forward's, so"

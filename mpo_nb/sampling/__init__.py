@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Rollout', 'rollout', 'encode_prompts', 'end_tokens', 'response_texts', 'StopStrings', 'decoding_ways',
-           'decoder_class', 'Sampler', 'SamplingOptions', 'ModelSampler', 'EngineSampler', 'VLLMSampler', 'draw_seed',
-           'improve', 'Improvement', 'Improved', 'Decision', 'Candidate', 'Judged', 'SampledCritic', 'HeadCritic',
-           'outcome_logits', 'fit_outcome_critic', 'verdict_odds']
+           'decoder_class', 'Sampler', 'SamplingOptions', 'ModelSampler', 'EngineSampler', 'Speculation',
+           'acceptance_probability', 'tokens_per_pass', 'verify', 'VLLMSampler', 'draw_seed', 'improve', 'Improvement',
+           'Improved', 'Decision', 'Candidate', 'Judged', 'SampledCritic', 'HeadCritic', 'outcome_logits',
+           'fit_outcome_critic', 'verdict_odds']
 
 # %% ../../nbs/lib/sampling/index.ipynb #sampli03
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     )
     from mpo_nb.sampling.rollouts import Rollout, encode_prompts, end_tokens, response_texts, rollout
     from mpo_nb.sampling.sampler import EngineSampler, ModelSampler, Sampler, SamplingOptions
+    from mpo_nb.sampling.speculating import Speculation
+    from mpo_nb.sampling.verifying import acceptance_probability, tokens_per_pass, verify
     from mpo_nb.sampling.vllm import VLLMSampler
 
 # %% ../../nbs/lib/sampling/index.ipynb #2d32bd6d
@@ -42,6 +45,8 @@ __getattr__, __dir__ = offer(
         "rollouts": "Rollout rollout encode_prompts end_tokens response_texts",
         "decoding": "StopStrings decoding_ways decoder_class",
         "sampler": "Sampler SamplingOptions ModelSampler EngineSampler",
+        "speculating": "Speculation",
+        "verifying": "acceptance_probability tokens_per_pass verify",
         "vllm": "VLLMSampler",
         "draws": "draw_seed",
         "improving": (
@@ -65,6 +70,10 @@ _all_ = [
     "SamplingOptions",
     "ModelSampler",
     "EngineSampler",
+    "Speculation",
+    "acceptance_probability",
+    "tokens_per_pass",
+    "verify",
     "VLLMSampler",
     "draw_seed",
     "improve",

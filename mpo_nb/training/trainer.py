@@ -116,7 +116,7 @@ class Trainer:
             batch = self.queue.batch(step, self.collect)
         with self.recorder.shield():  # a Ctrl-C waits until the step is written down
             with self.recorder.clock("training"):
-                metrics = self.update(batch, step)
+                metrics = self.update(batch, step) | self.sampler.metrics()
             return self._write(step, batch, metrics)
 
     def _write(self, step: int, batch: Batch | None, metrics: dict[str, float]) -> dict[str, float]:
@@ -160,7 +160,10 @@ class Trainer:
 
     def warm_up(self) -> WarmUp | None:  # None where nothing is to be done
         "Train what stands behind the model until it can be trained with it; once per run, resumable."
-        return warm_up_policy(self.setup, self.policy, self.sampler, self.recorder.run)
+        done = warm_up_policy(self.setup, self.policy, self.sampler, self.recorder.run)
+        if done is not None:
+            self.sampler.refresh()
+        return done
 
     @property
     def done(self) -> int:
