@@ -140,7 +140,7 @@ def table(times: dict[str, list[float]]) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=size(400, 4))
+    parser.add_argument("--rounds", type=int, default=size(300, 4))
     parser.add_argument("--output", type=Path, default=output_path("policy_loss"))
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
