@@ -149,10 +149,10 @@ def fixed_blocks(
     """Blocks of `k` kept tokens, the last one shorter: disjoint MPO, and MA-RLHF's fixed n-gram. Raises ValueError when
     k < 1."""
     check_whole("k", k, why="1 is token level")
-    order = token_blocks(mask)
-    if check_gaps(gaps) == "end":
-        order = place_in_turn(mask)
-    return cut_at_gaps(torch.where(order >= 0, order.clamp(min=0) // k, -1), mask, gaps)
+    m = check_mask(mask)
+    order = place_in_turn(m) + 1 if check_gaps(gaps) == "end" else m.cumsum(1).mul_(m)  # 1, 2...; 0 on what is dropped
+    block = torch.arange(-1, m.shape[1], device=m.device).div(k, rounding_mode="floor")  # of each order
+    return cut_at_gaps(block.index_select(0, order.flatten()).view_as(order), m, gaps)
 
 # %% ../nbs/lib/blocks.ipynb #52a3c5b4
 def random_blocks(

@@ -19,7 +19,16 @@ from mpo_nb.actions import (
     weight_matrix,
     window_beta,
 )
-from mpo_nb.blocks import fixed_blocks, sequence_block, token_blocks
+from mpo_nb.blocks import (
+    block_ends,
+    block_sizes,
+    block_sum,
+    blocks_from_ends,
+    fixed_blocks,
+    sequence_block,
+    spread,
+    token_blocks,
+)
 
 
 def draw(mask, seed, scale=0.5):
@@ -263,6 +272,108 @@ def test_an_infinite_log_ratio_spoils_its_own_windows_only(window):
     delta[0, 4] = -math.inf  # windows that start at positions 1, 2 and 4 hold it
     out = window.log_ratio(delta, mask)
     assert torch.isinf(out[0, [1, 2, 4]]).all() and torch.equal(out[0, [0, 3, 5, 6, 7]], torch.zeros(5))
+
+
+# --- blocks: sums by stretches, across holes, and by ids -----------------------------------------------------------
+
+
+def long_masks():
+    "Rows of random lengths without holes, and the same with holes, left padding, one token, and none."
+    g = generator(5)
+    padded = torch.arange(203) < torch.tensor([203, 150, 37, 1, 0, 8])[:, None]
+    holes = padded & (torch.rand(padded.shape, generator=g) < 0.8)
+    holes[1, :60] = False
+    return {"padded": padded, "holes": holes}
+
+
+def random_ids(mask, seed):
+    "A block ends with each token with probability 1/9."
+    return blocks_from_ends(torch.rand(mask.shape, generator=generator(seed)) < 1 / 9, mask)
+
+
+def looped(x, ids, reduce):
+    "Each block's mean or sum, one token at a time."
+    out = torch.zeros_like(x)
+    for b in range(len(ids)):
+        for block in set(ids[b].tolist()) - {-1}:
+            places = [t for t in range(ids.shape[1]) if ids[b, t] == block]
+            total = sum(float(x[b, t]) for t in places)
+            for t in places:
+                out[b, t] = total / (len(places) if reduce == "mean" else 1)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["padded", "holes"])
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("k", [1, 2, 7, 8, 9, 40, 202, 500, "ids", "ids of a wider mask"])
+def test_long_rows_of_blocks_are_the_loops(kind, reduce, k):
+    "Values, gradients and credit; W is symmetric, so all three are one map."
+    mask = long_masks()[kind]
+    blocks = k
+    if isinstance(k, str):
+        blocks = random_ids(mask if k == "ids" else torch.ones_like(mask), 6)
+    ids = fixed_blocks(mask, k) if isinstance(k, int) else torch.where(mask, blocks, -1)
+    actions = BlockActions(blocks, reduce)
+    delta, pull = draw(mask, 7), draw(mask, 8)
+    x = leaf(poison(delta, mask))
+    out = actions.log_ratio(x, mask)
+    tolerance = 1e-12 if reduce == "mean" else 1e-11
+    close(out, looped(torch.where(mask, delta, 0), ids, reduce), tol=tolerance)
+    expected = looped(torch.where(mask, pull, 0), ids, reduce)
+    close(torch.autograd.grad((out * pull).sum(), x)[0], expected, tol=tolerance)
+    close(actions.credit(poison(pull, mask), mask), expected, tol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["padded", "holes"])
+@pytest.mark.parametrize("k", [4, 32, "ids"])
+def test_sums_over_4096_large_values_are_as_good_as_a_plain_sum_in_float32(kind, k):
+    "A plain sum of n terms is off by at most n eps times their sizes; a difference of prefix sums is off by more."
+    T = 4096
+    mask = torch.ones(2, T, dtype=torch.bool)
+    if kind == "holes":
+        mask &= torch.rand(2, T, generator=generator(9)) < 0.9
+    x = 1e4 + torch.randn(2, T, generator=generator(10))  # float32
+    x[:, ::97] *= -1e3
+    ids = fixed_blocks(mask, k) if isinstance(k, int) else random_ids(mask, 11)
+    actions = BlockActions(k if isinstance(k, int) else ids, "sum")
+    exact = spread(block_sum(x.double(), ids), ids)
+    size = spread(block_sum(x.double().abs(), ids), ids)  # of the terms
+    count = spread(block_sizes(ids), ids)
+    bound = count * torch.finfo(torch.float32).eps * size
+    for found in (actions.log_ratio(x, mask), actions.credit(x, mask)):
+        assert ((found.double() - exact).abs() <= bound).all()
+    prefix = torch.where(mask, x, 0).cumsum(1)
+    last = block_ends(ids)
+    before = torch.cat([prefix.new_zeros(2, 1), prefix[:, :-1]], 1)
+    first = mask & (place_in_block(ids) == 0)
+    for b in range(2):
+        by_difference = prefix[b, last[b]] - before[b, first[b]]
+        off = (by_difference.double() - exact[b, last[b]]).abs() > bound[b, last[b]]
+        assert off.any(), "this test cannot tell the two apart"
+
+
+def place_in_block(ids):
+    "0, 1, ... along the tokens of each block, whose ids do not fall along a row."
+    place = torch.zeros_like(ids)
+    for b in range(len(ids)):
+        seen = {}
+        for t, block in enumerate(ids[b].tolist()):
+            place[b, t] = seen.get(block, 0)
+            seen[block] = seen.get(block, 0) + 1
+    return place
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("hole", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_an_infinite_log_ratio_spoils_its_own_block_only(reduce, hole, given):
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    mask[0, 2] = not hole
+    ids = fixed_blocks(mask, 3)
+    delta = torch.zeros(1, 12)
+    delta[0, 7] = -math.inf
+    out = BlockActions(ids if given else 3, reduce).log_ratio(delta, mask)
+    assert torch.equal(out.isinf(), mask & (ids == ids[0, 7])) and not out.isnan().any()
 
 
 @pytest.mark.parametrize("T", [1, 2])
