@@ -6,14 +6,14 @@
 __all__ = ['T', 'Rollout', 'sample_tokens', 'top_k_top_p', 'check_top_k_top_p', 'check_tokenizer', 'end_tokens', 'response_texts',
            'checked_tokens', 'encode_prompts', 'prompt_lengths', 'SamplingOptions', 'draw_tokens', 'ended_rows',
            'Decoded', 'decode_rows', 'RowBudget', 'next_batch', 'in_batches', 'uniform_numbers', 'check_vocabulary',
-           'decode_prompts', 'rollout']
+           'decode_prompts', 'RowDecoder', 'further_numbers', 'rollout']
 
 # %% ../../nbs/lib/sampling/rollouts.ipynb #1b9a3a64
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -444,6 +444,37 @@ def decode_prompts(
         compiling_failed(model, error)
     return decode_rows(DynamicDecoder(model, ids, mask, copies, options.max_new_tokens), u, options)
 
+# %% ../../nbs/lib/sampling/rollouts.ipynb #rowdec02
+class RowDecoder(Protocol):
+    "What `rollout` can draw with in the place of `decode_prompts`, whose arguments it takes."
+
+    numbers: int  # uniform numbers for each token; `u` has so many times `max_new_tokens` columns
+
+    def __call__(
+        self,
+        model: CausalLM,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        copies: int,
+        u: Tensor | None,
+        options: SamplingOptions,
+        decoding: str = "auto",
+    ) -> Decoded:
+        "Sample responses to some prompts at once."
+
+
+def further_numbers(
+    count: int,  # tables of numbers
+    prompts: int,  # how many
+    group_size: int,  # responses to each
+    steps: int,  # numbers for each response
+    seed: int,  # of the draw
+    places: Sequence[int] | None = None,  # as for `uniform_numbers`
+) -> list[Tensor]:  # (prompts * group_size, steps) each, in [0, 1)
+    "Random numbers beside those of `uniform_numbers`, each table from a seed of its own."
+    seeds = [(seed + n * 0x9E3779B97F4A7C15) % 2**63 for n in range(1, count + 1)]
+    return [uniform_numbers(prompts, group_size, steps, one, places) for one in seeds]
+
 # %% ../../nbs/lib/sampling/rollouts.ipynb #0110e032
 def rollout(
     model: CausalLM,  # a causal language model of transformers
@@ -462,6 +493,7 @@ def rollout(
     places: (
         Sequence[int] | None
     ) = None,  # which prompts of a larger call these are, rising: they get the random numbers that they have there
+    decoder: RowDecoder | None = None,  # instead of one token at a time, e.g. `Speculation`, whose modules draft
 ) -> Rollout:
     """Sample `group_size` responses to each prompt. Raises ValueError for options out of range, prompts too long, a
     tokenizer without pad or EOS, or a model that fails the trial of `check_sampling`."""
@@ -484,6 +516,8 @@ def rollout(
     device = next(model.parameters()).device
     n = len(prompt_ids)
     u = None if greedy else uniform_numbers(n, group_size, max_new_tokens, seed, places).to(device)  # (B, T)
+    if u is not None and decoder is not None:
+        u = torch.cat([u, *further_numbers(decoder.numbers - 1, n, group_size, max_new_tokens, seed, places)], 1)
     ends = end_tokens(model, tokenizer)
     end_ids = torch.tensor(ends, device=device)  # (E,)
     stops = StopStrings(tokenizer, stop)
@@ -492,7 +526,9 @@ def rollout(
     def decode(first: int, count: int, copies: int, start: int) -> Decoded:
         here = slice(first, first + count)
         numbers = None if u is None else u[start : start + count * copies]
-        return decode_prompts(model, prompt_ids[here], prompt_mask[here], copies, numbers, options, decoding)
+        return (decoder or decode_prompts)(
+            model, prompt_ids[here], prompt_mask[here], copies, numbers, options, decoding
+        )
 
     with evaluating(model):
         parts = in_batches(decode, n, group_size, budget, max_new_tokens)

@@ -19,6 +19,7 @@ from ..models.logprobs import CausalLM
 from ..runtime.placement import Whole
 from ..runtime.processes import Processes
 from .rollouts import Rollout, RowBudget, rollout
+from .speculating import Speculation
 from .vllm import VLLMSampler
 
 # %% ../../nbs/lib/sampling/sampler.ipynb #9aad868f
@@ -67,6 +68,9 @@ class Sampler(Protocol):
 
     def refresh(self) -> None:
         "Take note that the policy's weights have moved."
+
+    def metrics(self) -> dict[str, float]:
+        "What there is to say of how the last step's responses were drawn."
 
     def state(self) -> dict[str, Any]:
         "What a checkpoint keeps."
@@ -117,6 +121,7 @@ class ModelSampler:
         placement: Whole | None = None,  # where the model stands; default: whole, here
         processes: Processes | None = None,  # that share a batch; default: one
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,  # the precision of a forward pass
+        speculation: Speculation | None = None,  # modules that draft; default: none
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -126,6 +131,7 @@ class ModelSampler:
         self.placement = placement or Whole(model)
         self.processes = processes or Processes()
         self.autocast = autocast
+        self.speculation = speculation
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
     def sample(
@@ -137,6 +143,8 @@ class ModelSampler:
         places: Sequence[int] | None = None,
     ) -> Rollout:
         prompts = self.render(problems)
+        if self.speculation is not None and not greedy:
+            self.speculation.begin()
         room = self.options.max_new_tokens
         with self.autocast():
             return self.placement.unsharded(lambda: self._draw(prompts, group_size, room, seed, greedy, places))
@@ -165,13 +173,20 @@ class ModelSampler:
         return Endings(endings, sampled)
 
     def refresh(self) -> None:
-        pass  # the model that is sampled is the one that has moved
+        if self.speculation is not None:  # the model that is sampled is the one that has moved
+            self.speculation.refresh()
+
+    def metrics(self) -> dict[str, float]:
+        return {} if self.speculation is None else self.speculation.metrics()
 
     def state(self) -> dict[str, Any]:
-        return dict(rows=self.rows.rows)
+        drafting = {} if self.speculation is None else dict(speculation=self.speculation.state())
+        return dict(rows=self.rows.rows) | drafting
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.rows.rows = min(self.rows.rows, state["rows"])
+        if self.speculation is not None and "speculation" in state:
+            self.speculation.load_state(state["speculation"])
 
     def _draw(
         self,
@@ -183,7 +198,7 @@ class ModelSampler:
         places: Sequence[int] | None,
     ) -> Rollout:
         o = self.options
-        how = (o.temperature, greedy, seed, self.rows, o.top_p, o.top_k, o.stop, o.decoding, places)
+        how = (o.temperature, greedy, seed, self.rows, o.top_p, o.top_k, o.stop, o.decoding, places, self.speculation)
         return rollout(self.model, self.tokenizer, prompts, group_size, room, *how)
 
 # %% ../../nbs/lib/sampling/sampler.ipynb #4138b3f2
@@ -227,6 +242,9 @@ class EngineSampler:
 
     def refresh(self) -> None:
         self.stale = True
+
+    def metrics(self) -> dict[str, float]:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {}

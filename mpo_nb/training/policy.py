@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['memory_remedy', 'take_model', 'look_ahead_modules', 'settle', 'make_critic', 'make_q_head', 'heads_of',
            'make_reference', 'Policy', 'all_parameters', 'load_weights', 'kept_weights', 'place', 'parameter_groups',
-           'make_sampler']
+           'make_speculation', 'make_sampler']
 
 # %% ../../nbs/lib/training/policy.ipynb #b691a009
 from collections.abc import Iterator
@@ -36,6 +36,7 @@ from ..runtime.budgets import MemoryBudget
 from ..runtime.placement import Shards, Whole
 from ..sampling.rollouts import Rollout, RowBudget
 from ..sampling.sampler import EngineSampler, ModelSampler, Sampler
+from ..sampling.speculating import Speculation
 from ..sampling.vllm import VLLMSampler
 from mpo_nb.training.scores import (
     Head,
@@ -283,6 +284,17 @@ def parameter_groups(
     return groups + [dict(params=head, share=c.critic_lr / c.lr)] * bool(head)
 
 # %% ../../nbs/lib/training/policy.ipynb #57a7976f
+def make_speculation(
+    setup: Setup,  # of a run
+    policy: Policy,  # whose modules would draft
+) -> Speculation | None:  # None where they do not
+    "What lets a policy's modules draft. Raises ValueError for a model whose drafts could not be taken back."
+    c = setup.config
+    if policy.mtp is None or c.speculate == "off":
+        return None
+    return Speculation(policy.mtp, c.speculate, c.decoding)
+
+
 def make_sampler(
     setup: Setup,  # of a run
     policy: Policy,  # to draw from
@@ -299,6 +311,7 @@ def make_sampler(
             policy.placement,
             setup.processes,
             setup.autocast,
+            make_speculation(setup, policy),
         )
     engine = VLLMSampler(
         c.model,

@@ -55,6 +55,7 @@ from ..runtime.processes import Processes
 from ..sampling.decoding import decoder_class
 from ..sampling.rollouts import check_tokenizer, prompt_lengths
 from ..sampling.sampler import SamplingOptions
+from ..sampling.speculating import Speculation
 from ..sampling.vllm import import_vllm
 from ..tasks.prompts import pin_clock, prompt_format, render_prompt
 from ..tasks.task import Task, load_task, response_limit
@@ -184,7 +185,8 @@ def check_shape(
                 f"mtp_start='copy' with quantization={config.quantization!r}: a packed layer cannot be copied; use"
                 " mtp_start='random', or quantization='none'"
             )
-        MTPModules(model, recipe.actions.k, config.mtp_head, config.mtp_merge, config.mtp_start)
+        modules = MTPModules(model, recipe.actions.k, config.mtp_head, config.mtp_merge, config.mtp_start)
+        Speculation(modules, config.speculate, config.decoding)
     if recipe.critic:
         Critic(model, recipe.critic)
     if isinstance(recipe.rule, SoftQAdvantage):
@@ -426,6 +428,11 @@ def check_sampler(
     recipe: Recipe,  # what it trains with
 ) -> None:
     "Raises ValueError for a recipe that the sampler cannot serve, ImportError where its package is missing."
+    if config.speculate != "off" and recipe.source != "mtp":
+        raise ValueError(
+            f"speculate={config.speculate!r} with recipe={config.recipe!r} and source={recipe.source!r}: there are no"
+            " modules that could draft; use recipe='mpo' with source='mtp', or speculate='off'"
+        )
     if config.sampler != "vllm":
         return
     if isinstance(recipe.rule, SampledValues):
