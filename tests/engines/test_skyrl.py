@@ -188,9 +188,7 @@ def test_behaviour_of_the_sampler(engine):
     with pytest.raises(ValueError, match="rollout_logprobs=None, and behaviour='rollout'"):
         call(padded(new), padded(new), padded(A), rollout_logprobs=None, **given)
     with pytest.raises(ValueError, match="behaviour='rollout' .* off_policy_correction would weigh"):
-        call(
-            padded(new), padded(new), padded(A), rollout_logprobs=padded(old), config=engine.corrected, loss_mask=MASK
-        )
+        call(padded(new), padded(new), padded(A), rollout_logprobs=padded(old), config=engine.corrected, loss_mask=MASK)
 
 
 def test_autocast_changes_nothing():

@@ -189,9 +189,7 @@ def by_loop(logits, batch, options, dual_clip=None, per_token=False):
 def test_packed_logits_are_the_loop(engine, options, dual_clip, per_token):
     logits, batch = batch_of(1, engine.dtype)
     x, y = leaf(logits), leaf(logits.double())
-    loss, metrics = block_loss(
-        arguments(**options, eps_clip_c=dual_clip), batch, x, engine.reducer(batch, per_token)
-    )
+    loss, metrics = block_loss(arguments(**options, eps_clip_c=dual_clip), batch, x, engine.reducer(batch, per_token))
     wanted = by_loop(y, batch, options, dual_clip, per_token)
     close(loss.double(), wanted, tol=engine.exact)
     (a,), (b,) = torch.autograd.grad(loss, x), torch.autograd.grad(wanted, y)
