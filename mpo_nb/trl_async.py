@@ -9,7 +9,7 @@ __all__ = ['AsyncGRPOConfig', 'AsyncGRPOTrainer', 'async_classes', 'TrainedToken
 # %% ../nbs/lib/trl_async.ipynb #trlasy04
 import importlib
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,8 +174,8 @@ class BlockAsyncGRPOConfig(AsyncGRPOConfig):  # type: ignore[misc]  # TRL's clas
 
 # %% ../nbs/lib/trl_async.ipynb #trlasy18
 class BlockAsyncGRPOTrainer(AsyncGRPOTrainer):  # type: ignore[misc]  # TRL's class, known at run time only
-    """TRL's AsyncGRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless
-    `args` is a BlockAsyncGRPOConfig, ImportError without TRL's trainer."""
+    """TRL's AsyncGRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError
+    unless `args` is a BlockAsyncGRPOConfig, ImportError without TRL's trainer."""
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: BlockAsyncGRPOConfig | None = None, *rest: Any, **kwargs: Any
