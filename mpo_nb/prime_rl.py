@@ -54,8 +54,8 @@ def block_loss(
     dual_clip: float | None = None,  # bound for negative advantages, above 1 + high, e.g. 3.0
     kl_tau: float = 0.0,  # weight of the squared token log-ratio; prime-rl's default loss has 0.001
 ) -> Any:  # prime-rl's LossOutputs: the sum over tokens, and metrics
-    """The clipped policy-gradient loss of one sequence at any granularity. Raises ValueError for options that do not fit,
-    or negative weights."""
+    """The clipped policy-gradient loss of one sequence at any granularity. Raises ValueError for options that do not
+    fit, or negative weights."""
     settings = ActionSettings(action_space, k, future, reduce, gaps)
     check_no_sentences(settings, "prime-rl")
     check_at_least("kl_tau", kl_tau, 0)

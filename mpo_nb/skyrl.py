@@ -56,8 +56,8 @@ def skyrl_loss(
     loss_mask: Tensor | None = None,  # (B, T); None: all tokens
     rollout_logprobs: Tensor | None = None,  # (B, T) of the sampler
 ) -> tuple[Tensor, dict[str, float]]:  # sum over tokens, metrics
-    """A policy loss of SkyRL at any granularity; `register` fills in the first three. Raises ValueError for options that
-    do not fit, or log-probabilities that are not there."""
+    """A policy loss of SkyRL at any granularity; `register` fills in the first three. Raises ValueError for options
+    that do not fit, or log-probabilities that are not there."""
     old = rollout_logprobs if behaviour == "rollout" else old_log_probs
     if old is None:
         name = "rollout_logprobs" if behaviour == "rollout" else "old_log_probs"
@@ -107,8 +107,8 @@ def register(
     dual_clip: float | None = None,  # bound for negative advantages, above 1 + eps_clip_high, e.g. 3.0
     behaviour: str = "policy",  # old log-probabilities: "policy", SkyRL's forward pass | "rollout", the sampler's
 ) -> Callable[..., tuple[Tensor, dict[str, float]]]:  # what was registered
-    """Put a block loss into SkyRL's registry of policy losses. Raises ValueError for settings that do not go together or
-    a name that is taken, ImportError without SkyRL."""
+    """Put a block loss into SkyRL's registry of policy losses. Raises ValueError for settings that do not go together
+    or a name that is taken, ImportError without SkyRL."""
     settings = ActionSettings(action_space, k, future, reduce, gaps)
     check_no_sentences(settings, "SkyRL")
     check_choice("behaviour", behaviour, ("policy", "rollout"))

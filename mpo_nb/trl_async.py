@@ -9,11 +9,12 @@ __all__ = ['AsyncGRPOConfig', 'AsyncGRPOTrainer', 'async_classes', 'TrainedToken
 # %% ../nbs/lib/trl_async.ipynb #trlasy04
 import importlib
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .blocks import at_least_float32
 from .checks import checked_names
 from .spaces import TokenRows, action_metrics, action_sums, fill_action_settings, make_actions
 from .trl import check_trl, installed_trl
@@ -22,16 +23,22 @@ from .trl import check_trl, installed_trl
 class _NoAsync:
     "Stands where a class of TRL's would: making one raises ImportError."
 
+    why = ""  # what importing TRL's said
+
     def __new__(cls, *args: Any, **kwargs: Any) -> "_NoAsync":
         check_trl(installed_trl())
-        raise ImportError(f"TRL {installed_trl()} has no trl.experimental.async_grpo; run: pip install -U 'trl>=1.9'")
+        raise ImportError(
+            f"trl.experimental.async_grpo of TRL {installed_trl()} cannot be imported ({cls.why}); install what it"
+            " names, or run: pip install -U 'trl>=1.9'"
+        )
 
 
 def async_classes() -> tuple[type, type]:  # AsyncGRPOConfig and AsyncGRPOTrainer, or what stands in for them
     "TRL's two classes, where they can be imported."
     try:
         theirs = importlib.import_module("trl.experimental.async_grpo")
-    except ImportError:  # no TRL, one without the trainer, or one that lacks a package of its own
+    except (ImportError, RuntimeError) as error:  # no TRL, one without the trainer, or one that lacks a package
+        _NoAsync.why = str(error)
         return _NoAsync, _NoAsync
     return theirs.AsyncGRPOConfig, theirs.AsyncGRPOTrainer
 
@@ -91,7 +98,7 @@ def trained_tokens(
     ids, old = (inputs[name][mask][1:][index] for name in ("input_ids", "old_log_probs"))
     return TrainedTokens(index, sample, place[1:][index], ids, old)
 
-# %% ../nbs/lib/trl_async.ipynb #trlasy13
+# %% ../nbs/lib/trl_async.ipynb #trlasy22
 def moved_logps(
     settings: Any,  # has the five settings
     tokens: TrainedTokens,  # of the row
@@ -167,8 +174,8 @@ class BlockAsyncGRPOConfig(AsyncGRPOConfig):  # type: ignore[misc]  # TRL's clas
 
 # %% ../nbs/lib/trl_async.ipynb #trlasy18
 class BlockAsyncGRPOTrainer(AsyncGRPOTrainer):  # type: ignore[misc]  # TRL's class, known at run time only
-    """TRL's AsyncGRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError unless
-    `args` is a BlockAsyncGRPOConfig, ImportError without TRL's trainer."""
+    """TRL's AsyncGRPOTrainer with the importance ratio of `args.action_space`; arguments as TRL's. Raises TypeError
+    unless `args` is a BlockAsyncGRPOConfig, ImportError without TRL's trainer."""
 
     def __init__(
         self, model: Any, reward_funcs: Any = None, args: BlockAsyncGRPOConfig | None = None, *rest: Any, **kwargs: Any
@@ -192,7 +199,7 @@ class BlockAsyncGRPOTrainer(AsyncGRPOTrainer):  # type: ignore[misc]  # TRL's cl
 
         def scored(**forward: Any) -> Any:
             outputs = model(**forward)
-            logps = outputs["log_probs"].flatten()[tokens.index].float()
+            logps = at_least_float32(outputs["log_probs"].flatten()[tokens.index])
             moved, sums = moved_logps(self.args, tokens, logps, self._texts)
             seen.extend((moved, sums))
             return with_moved(outputs, tokens, moved, "token_index" in inputs)
