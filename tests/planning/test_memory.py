@@ -530,7 +530,9 @@ def test_the_committed_measurements_are_within_a_fifth(root):
             assert abs(float(row["planned_mib"]) / float(row["second_mib"]) - 1) < 0.2, row["case"]
 
 
-@pytest.mark.parametrize("how", [{}, dict(lora_rank=4, gradient_checkpointing=True, precision="bfloat16")], ids=["full", "adapters"])
+@pytest.mark.parametrize(
+    "how", [{}, dict(lora_rank=4, gradient_checkpointing=True, precision="bfloat16")], ids=["full", "adapters"]
+)
 def test_a_plan_between_two_others_is_the_one_that_would_be_rehearsed(how, monkeypatch):
     "To the byte, for rows of a training pass and of a sampler; none where a chunk of logits more is needed."
     kind = outline_of(LLAMA, **how)
