@@ -1196,7 +1196,6 @@ def algebra(
 
 
 _DECIMALS = re.compile(r"(\d*)\.(\d+)")
-_BINOMIAL = re.compile(r"\\binom\{(\d{1,99})\}\{(\d{1,99})\}")
 _DEEPEST = 20  # brackets in brackets; none of 250 answers of MATH has more than two
 
 
@@ -1206,19 +1205,13 @@ def _depth(text: str) -> int:
     return max(opened, default=0)
 
 
-def _slow_to_read(text: str) -> bool:
-    "Whether SymPy would take seconds to read an expression: it computes a binomial coefficient while it reads."
-    factors = [min(int(m[2]), int(m[1]) - int(m[2])) for m in _BINOMIAL.finditer(text)]
-    return _depth(text) > _DEEPEST or any(count > 10**4 for count in factors)
-
-
 @lru_cache(maxsize=1024)
 def _read(text: str) -> Any:
     "An expression of SymPy, unevaluated; None where it cannot be read, or is a tower of powers, a sum, an integral."
     import sympy  # in the process that reads: the rules alone need no second to load
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
-    if re.search("I", re.sub(r"\\[A-Za-z]+", "", text)) or _slow_to_read(text):
+    if re.search("I", re.sub(r"\\[A-Za-z]+", "", text)) or _depth(text) > _DEEPEST:
         return None  # an I is read as the imaginary unit
     text = _DECIMALS.sub(lambda m: r"\frac{%s}{%s}" % (int(m[1] + m[2]), 10 ** len(m[2])), text)
     try:

@@ -14,6 +14,7 @@ import pytest
 
 from mpo_nb.tasks import answers as verify
 from mpo_nb.tasks.answers import extract_answer, math_equal, math_equal_each
+from mpo_nb.tasks.equality import algebra
 
 MODELS = [f"{size}_{kind}" for size in ("6b", "175b") for kind in ("finetuning", "verification")]
 
@@ -397,3 +398,8 @@ def test_worked_solutions_give_their_answer(data_dir):
             count = count + 1
             assert extract_answer(answer) == answer.rsplit("#### ", 1)[1].strip()
     assert count == 8133
+
+
+def test_what_is_bracketed_too_deep_is_not_read():
+    "SymPy would take seconds to read it; twenty brackets are read as ever."
+    assert not algebra("equal", "(" * 21 + "x" + ")" * 21, "x") and algebra("equal", "(" * 20 + "x" + ")" * 20, "x")
