@@ -32,7 +32,7 @@ HISTORY = FOLDER / "history.csv"
 PACKAGES = ("torch", "transformers", "peft", "trl", "plotly", "ipywidgets", "playwright")
 LOSS = "actions blocks losses"
 STEP = (
-    f"{LOSS} advantages recipes config models/logprobs sampling/decoding sampling/draws sampling/rollouts"
+    f"{LOSS} advantages recipes config models/prefixes models/logprobs sampling/decoding sampling/draws sampling/rollouts"
     " sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging training/learner"
     " training/metrics training/policy training/recorder training/scores training/setup training/trainer"
 )
@@ -93,6 +93,20 @@ BENCHMARKS = {
                 f"iteration: TRL / ours, {setup}", "ratio", {"setup": setup, "part": "total"}, "ratio_q25", "ratio_q75"
             )
             for setup in ("even", "tail")
+        ),
+    ),
+    "training_profile": Benchmark(
+        STEP,
+        "models/tiny tasks/sums tasks/task",
+        ratios=tuple(
+            Ratio(
+                f"iteration: without its savings / with them, {setup}",
+                "ratio",
+                {"setup": setup, "case": "without all three"},
+                "ratio_q25",
+                "ratio_q75",
+            )
+            for setup in ("even", "tail", "apart")
         ),
     ),
     "trl_blocks": Benchmark(

@@ -1,4 +1,4 @@
-"""One training iteration beside TRL's GRPOTrainer: the same tiny model and problems, float32, two CPU threads.
+"""One training iteration beside TRL's GRPOTrainer: the same tiny model and problems, float32, one or two CPU threads.
 
 An iteration samples 256 responses (32 problems, groups of 8), scores them, and takes four optimiser steps: two passes
 in two minibatches of 128. TRL: `per_device_train_batch_size=128, steps_per_generation=2, num_iterations=2, beta=0`,
@@ -49,7 +49,9 @@ PROMPTS = size(32, 4)
 GROUP = size(8, 4)
 MINIBATCHES = 2
 EPOCHS = 2
-THREADS = 2
+# as many as there are cores that this process may use, two at most
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = min(2, CORES)
 RESPONSES = PROMPTS * GROUP
 UPDATES = MINIBATCHES * EPOCHS
 # tokens of a response in the set-up "tail", end token included
