@@ -6,7 +6,8 @@ The iterations are those of benchmarks/trainer.py, and one set-up more:
 - apart: the same problems at temperature 3, where the responses of a group part at their first tokens. What is left is
   what does not come from texts that begin alike.
 
-All cases of a set-up are trainers with the same seed in one process, and take turns, an iteration each. The numbers of
+All cases of a set-up are trainers with the same seed in one process and one thread, and take turns, an iteration each.
+Times are of the processor, so that what else the machine does counts less. The numbers of
 their steps are compared too: `difference` is the largest between the gradient norms, relative, and the losses.
 
     python benchmarks/training_profile.py        # four minutes on one core; writes benchmarks/training_profile.csv
@@ -17,7 +18,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -87,6 +88,16 @@ def shared_tokens(trainer: Trainer, step: int) -> tuple[int, int]:
     return int(lengths.sum()), len(prefix_tree(padded, lengths).tokens)
 
 
+def marked(method: Callable, clock: list[float]) -> Callable:
+    "A method that notes when it begins."
+
+    def wrapper(*args):
+        clock.append(time.process_time())
+        return method(*args)
+
+    return wrapper
+
+
 def measure(setup: str, iterations: int) -> tuple[dict[str, list[dict]], tuple[int, int]]:
     "For each case the rows of its iterations, and how many tokens the set-up's texts have, together and different ones."
     with tempfile.TemporaryDirectory() as folder:
@@ -98,11 +109,12 @@ def measure(setup: str, iterations: int) -> tuple[dict[str, list[dict]], tuple[i
         found = {name: [] for name in CASES}
         for step in range(1, iterations + 2):  # the first to warm up
             for name, savings in CASES.items():
-                start = time.perf_counter()
-                with without(savings):
+                clock = [time.process_time()]
+                with without(savings), patch.object(Trainer, "update", marked(Trainer.update, clock)):
                     row = trainers[name].step(step)
-                row["total"] = time.perf_counter() - start
-                row["training"] = row["total"] - row["seconds_sampling"]
+                row["total"] = time.process_time() - clock[0]
+                row["sampling"] = clock[1] - clock[0]
+                row["training"] = row["total"] - row["sampling"]
                 found[name].append(row)
     return {name: rows[1:] for name, rows in found.items()}, tokens
 
@@ -122,7 +134,7 @@ def table(setup: str, found: dict[str, list[dict]], tokens: tuple[int, int]) -> 
             {
                 "setup": setup,
                 "case": name,
-                "seconds_sampling": f"{statistics.median(s['seconds_sampling'] for s in steps):.3f}",
+                "seconds_sampling": f"{statistics.median(s['sampling'] for s in steps):.3f}",
                 "seconds_training": f"{statistics.median(s['training'] for s in steps):.3f}",
                 "seconds_total": f"{statistics.median(s['total'] for s in steps):.3f}",
                 "ratio": f"{mid:.3f}",
