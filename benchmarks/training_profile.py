@@ -99,7 +99,7 @@ def marked(method: Callable, clock: list[float]) -> Callable:
 
 
 def measure(setup: str, iterations: int) -> tuple[dict[str, list[dict]], tuple[int, int]]:
-    "For each case the rows of its iterations, and how many tokens the set-up's texts have, together and different ones."
+    "For each case the rows of its iterations; and the tokens of the set-up's texts, all and different ones."
     with tempfile.TemporaryDirectory() as folder:
         trainers = {}
         for number, (name, savings) in enumerate(CASES.items()):
@@ -120,7 +120,7 @@ def measure(setup: str, iterations: int) -> tuple[dict[str, list[dict]], tuple[i
 
 
 def table(setup: str, found: dict[str, list[dict]], tokens: tuple[int, int]) -> list[dict]:
-    "One row per case: median seconds, and the ratio of its iterations to those of the trainer as it is, with quartiles."
+    "One row per case: median seconds, and the ratio to the trainer as it is, iteration by iteration."
     plain = found["as it is"]
     rows = []
     for name, steps in found.items():
