@@ -32,8 +32,8 @@ HISTORY = FOLDER / "history.csv"
 PACKAGES = ("torch", "transformers", "peft", "trl", "plotly", "ipywidgets", "playwright")
 LOSS = "actions blocks losses"
 STEP = (
-    f"{LOSS} advantages recipes config models/logprobs sampling/decoding sampling/draws sampling/rollouts"
-    " sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging training/learner"
+    f"{LOSS} advantages recipes config models/prefixes models/logprobs sampling/decoding sampling/draws"
+    " sampling/rollouts sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging training/learner"
     " training/metrics training/policy training/recorder training/scores training/setup training/trainer"
 )
 DRAWN = (

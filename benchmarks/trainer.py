@@ -1,4 +1,4 @@
-"""One training iteration beside TRL's GRPOTrainer: the same tiny model and problems, float32, two CPU threads.
+"""One training iteration beside TRL's GRPOTrainer: the same tiny model and problems, float32, one or two CPU threads.
 
 An iteration samples 256 responses (32 problems, groups of 8), scores them, and takes four optimiser steps: two passes
 in two minibatches of 128. TRL: `per_device_train_batch_size=128, steps_per_generation=2, num_iterations=2, beta=0`,
@@ -13,8 +13,9 @@ Two set-ups:
   prompts, two of the 32, which are longer.
 
 Where the time goes. Both sample and train through the same transformers model, so matrix products bound both. mpo_nb
-makes fewer of them: it has no pass for old log-probabilities; its training pass reads each prompt once, not once per
-response; rows that have ended leave the sampling batch; and a minibatch is cut into micro-batches of similar length.
+makes fewer of them: it has no pass for old log-probabilities; on the CPU its training pass reads what several texts
+begin with once, prompts among it, and no padding; rows that have said the same so far are computed once while sampling,
+and rows that have ended leave.
 TRL pads all 256 rows to the longest of them in every pass, so the tail costs it most, and smaller micro-batches
 (`--trl-micro-batch 32`) do not help it.
 
@@ -49,7 +50,9 @@ PROMPTS = size(32, 4)
 GROUP = size(8, 4)
 MINIBATCHES = 2
 EPOCHS = 2
-THREADS = 2
+# as many as there are cores that this process may use, two at most
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = min(2, CORES)
 RESPONSES = PROMPTS * GROUP
 UPDATES = MINIBATCHES * EPOCHS
 # tokens of a response in the set-up "tail", end token included

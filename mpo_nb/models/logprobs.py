@@ -210,10 +210,10 @@ def response_hidden(
     prompt_mask: Tensor,  # (B, P) bool
     response_ids: Tensor,  # (B, T) right-padded
     attention: Tensor,  # (B, T) bool, response tokens that are read as context
-    least: float = 0.1,  # share of all tokens, padding included, that must be saved before anything is shared; 1: never
+    least: float = 0.1,  # share of all tokens that must be saved before anything is shared; 1 for never
     whole: bool = False,  # the prompts' hidden states too
 ) -> Tensor:  # (B, T, d) the hidden state that predicts each response token; (B, P + T - 1, d) with `whole`
-    "The backbone over prompts and responses; what several of them begin with is read once, where that saves enough."
+    "The backbone over prompts and responses; what several begin with is read once, where that saves enough."
     B, P = prompt_ids.shape
     T = response_ids.shape[1]
     first = 0 if whole else P - 1

@@ -128,6 +128,7 @@ def test_first_batch_disagreement_is_said_aloud(tmp_path, monkeypatch):
         lambda problem, response: float("1" in response),
     )
     trainer = Trainer(small(tmp_path, steps=1), model=tiny_gpt2(), tokenizer=tokenizer, task=mixed)
+    monkeypatch.setattr(mpo_nb.models.logprobs, "reads_trees", lambda decoder: False)  # a tree has no padding
     monkeypatch.setattr(
         mpo_nb.models.logprobs, "positions", lambda attention: torch.arange(attention.shape[1]).expand(attention.shape)
     )
