@@ -1,5 +1,5 @@
-"""What drafts by look-ahead modules gain: tokens a pass, acceptance by depth beside 1 - TV, wall clock against rows, and
-an iteration of MPO with modules (K = 4) beside one of token-level GRPO, with drafts and without.
+"""What drafts by look-ahead modules gain: tokens a pass, acceptance by depth beside 1 - TV, wall clock against rows,
+and an iteration of MPO with modules (K = 4) beside one of token-level GRPO, with drafts and without.
 
 Modules are trained first, by cross-entropy on the model's own responses, the backbone frozen; `--modules FOLDER` keeps
 them there, and takes them from there. Responses with drafts and without are drawn in turn, each time from other seeds;
