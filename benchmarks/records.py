@@ -119,7 +119,7 @@ BENCHMARKS = {
     ),
     "speculation": Benchmark(
         f"{STEP} models/mtp models/heads sampling/speculating sampling/verifying",
-        "models/tiny tasks/sums",
+        "models/tiny tasks/sums training/warming",
         ratios=tuple(
             Ratio(
                 f"iteration: {case} K=4 / GRPO, {model.split(',')[0]}",
