@@ -119,7 +119,7 @@ BENCHMARKS = {
     ),
     "speculation": Benchmark(
         f"{STEP} models/mtp models/heads sampling/speculating sampling/verifying",
-        "models/tiny tasks/sums",
+        "models/tiny tasks/sums training/warming",
         ratios=tuple(
             Ratio(
                 f"iteration: {case} K=4 / GRPO, {model.split(',')[0]}",
@@ -128,7 +128,7 @@ BENCHMARKS = {
                 "low",
                 "high",
             )
-            for model in ("tiny, 0.86M", "SmolLM2, 135M")
+            for model in ("tiny, 0.86M",)
             for case in ("MPO, off", "MPO, on")
         ),
     ),

@@ -1,5 +1,5 @@
-"""What drafts by look-ahead modules gain: tokens a pass, acceptance by depth beside 1 - TV, wall clock against the number
-of rows, and an iteration of MPO with modules (K = 4) beside one of token-level GRPO, with drafts and without.
+"""What drafts by look-ahead modules gain: tokens a pass, acceptance by depth beside 1 - TV, wall clock against rows,
+and an iteration of MPO with modules (K = 4) beside one of token-level GRPO, with drafts and without.
 
 Modules are trained first, by cross-entropy on the model's own responses, the backbone frozen; `--modules FOLDER` keeps
 them there, and takes them from there. Responses with drafts and without are drawn in turn, each time from other seeds;
@@ -52,7 +52,7 @@ MODELS = {
     "smollm2": dict(
         model="smollm2",
         precision="bfloat16",
-        max_new_tokens=64,
+        max_new_tokens=48,
         temperature=0.7,
         mtp_warmup_steps=0,
     ),
@@ -113,7 +113,7 @@ def timed(trainer, rows: int, seed: int) -> tuple[float, int]:
     return time.perf_counter() - start, int(drawn.mask.sum())
 
 
-def measure_rows(name: str, form: str, kept: Path, rounds: int) -> list[dict]:
+def measure_rows(name: str, form: str, kept: Path, rounds: int, sizes: tuple[int, ...]) -> list[dict]:
     "Tokens a pass and acceptance by depth, and tokens a second against the number of rows."
     found = []
 
@@ -124,7 +124,7 @@ def measure_rows(name: str, form: str, kept: Path, rounds: int) -> list[dict]:
         trainer = with_modules(name, form, kept, folder, speculate="on")
         speculation = trainer.sampler.speculation
         sums: dict[str, list[float]] = {}
-        for rows in ROWS[name]:
+        for rows in sizes:
             gains, seconds, tokens = [], [], []
             for turn in range(rounds + 1):
                 trainer.sampler.speculation = None
@@ -187,11 +187,18 @@ def row(name, form, part, at, values, seconds, count) -> dict:
 
 
 def merged(path: Path, fresh: list[dict]) -> list[dict]:
-    "The table with new rows in the place of those of the same model, modules and part."
-    measured = {(r["model"], r["modules"], r["part"]) for r in fresh}
-    old = [r for r in read_table(path) if (r["model"], r["modules"], r["part"]) not in measured]
+    "The table with new rows in the place of those of the same model, modules, part and place."
+    of = COLUMNS[:4]
+    measured = {tuple(str(r[c]) for c in of) for r in fresh}
+    old = [r for r in read_table(path) if tuple(r[c] for c in of) not in measured]
     order = list(NAMES.values())
-    return sorted([*old, *fresh], key=lambda r: (order.index(r["model"]), r["modules"], r["part"]))
+    cases = ("GRPO", "MPO, off", "MPO, on", "MPO, auto", "rows")
+
+    def place(r: dict) -> tuple:
+        at = str(r["at"])
+        return order.index(r["model"]), r["modules"], r["part"], cases.index(at) if at in cases else int(at)
+
+    return sorted([*old, *fresh], key=place)
 
 
 def main():
@@ -200,6 +207,7 @@ def main():
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS)[: size(2, 1)])
     parser.add_argument("--parts", nargs="+", choices=("modules", "rows", "iterations"), default=("rows", "iterations"))
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
+    parser.add_argument("--rows", nargs="+", type=int, help="responses at once")
     parser.add_argument("--modules", type=Path, help="a folder that keeps the trained modules")
     parser.add_argument("--output", type=Path, default=output_path("speculation"))
     args = parser.parse_args()
@@ -218,7 +226,7 @@ def main():
                     with tempfile.TemporaryDirectory() as run:
                         with_modules(name, form, kept, run, speculate="off")
                 if "rows" in args.parts:
-                    fresh += measure_rows(name, form, kept, args.rounds)
+                    fresh += measure_rows(name, form, kept, args.rounds, args.rows or ROWS[name])
             if "iterations" in args.parts:
                 fresh += measure_iterations(name, kept, args.rounds)
             if fresh:

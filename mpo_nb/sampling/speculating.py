@@ -333,7 +333,7 @@ class DraftCounts:
         self.passes += int(live.sum())
 
     def metrics(self) -> dict[str, float]:
-        "Tokens a pass, and the share of each depth that stood and that was expected to; empty where nothing was drafted."
+        "Tokens a pass, and the shares of each depth that stood and were expected to; empty without drafts."
         if not self.passes:
             return {}
         row = dict(speculation_tokens=self.tokens / self.passes)

@@ -243,7 +243,7 @@ def enumerated(model, tokenizer, prompt: str, length: int, temperature: float, t
         for (ids, weight), row in zip(open_.items(), top_k_top_p(logits, 1.0, top_k).softmax(-1)):
             for token in row.nonzero()[:, 0].tolist():
                 ended = token == tokenizer.eos_token_id or step + 1 == length
-                (found if ended else after)[*ids, token] = weight * float(row[token])
+                (found if ended else after)[(*ids, token)] = weight * float(row[token])
         open_ = after
     return found
 
