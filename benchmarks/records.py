@@ -36,6 +36,7 @@ STEP = (
     " sampling/rollouts sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging training/learner"
     " training/metrics training/policy training/recorder training/scores training/setup training/trainer"
 )
+HOLES = ("sentences", "window k=32, holes", "block k=4, holes", "sentences, holes")
 DRAWN = (
     "runs/traces drawing/style drawing/strip drawing/outputs widgets/controls widgets/explorer widgets/page"
     " widgets/panel widgets/responses"
@@ -82,7 +83,7 @@ BENCHMARKS = {
         LOSS,
         ratios=tuple(
             Ratio(f"loss: {case} / token", "ratio_to_token", {"case": case}, "ratio_q25", "ratio_q75")
-            for case in ("plain formula", "window k=4", "window k=32", "block k=32", "sequence")
+            for case in ("plain formula", "window k=4", "window k=32", "block k=32", "sequence", *HOLES)
         ),
     ),
     "trainer": Benchmark(

@@ -105,7 +105,7 @@ def column_logps(
     entropies: list[Tensor] = []
     for n, (places, states, targets, head) in enumerate(columns):
         logp, entropy = token_logps(
-            model, states, targets, temperature, entropy_grad and n == 0, chunk_elements, head
+            model, states, targets, temperature, entropy_grad, chunk_elements, head, entropies=n == 0
         )  # (M,) both
         blank = logp.new_zeros(places.shape)  # (B, L)
         logps.append(blank.masked_scatter(places, logp))

@@ -166,7 +166,7 @@ def depth_losses(
     losses = []
     for _, states, targets, head in columns:
         if len(targets):
-            losses.append(-token_logps(mtp.model, states, targets, head=head)[0].mean())
+            losses.append(-token_logps(mtp.model, states, targets, head=head, entropies=False)[0].mean())
         else:
             losses.append(states.sum() * 0.0)
     return torch.stack(losses)
