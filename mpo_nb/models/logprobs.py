@@ -7,11 +7,12 @@ __all__ = ['check_model', 'head_logits', 'token_logps', 'positions', 'decoder_of
            'select_rows', 'response_hidden', 'response_logps']
 
 # %% ../../nbs/lib/models/logprobs.ipynb #e968e899
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import LongTensor, Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache
 
@@ -44,6 +45,12 @@ def check_model(
     )
 
 # %% ../../nbs/lib/models/logprobs.ipynb #9c01b0ca
+def _plain_head(model: CausalLM) -> bool:
+    "Whether a model's logits are what its head gives, neither scaled nor capped."
+    config = model.config.get_text_config()
+    return not any(getattr(config, name, None) for name in ("logits_scaling", "logit_scale", "final_logit_softcapping"))
+
+
 def head_logits(
     model: CausalLM,  # a causal language model of transformers
     hidden: Tensor,  # (..., d) last hidden states
@@ -61,6 +68,65 @@ def head_logits(
     return cap * torch.tanh(logits / cap) if cap else logits
 
 # %% ../../nbs/lib/models/logprobs.ipynb #6147e37f
+class _Summary(NamedTuple):
+    "What is kept of a chunk's logits."
+
+    logps: Tensor  # (m,) of the targets, nats, float32
+    lse: Tensor  # (m,) log of the sum of all exponentials
+    entropy: Tensor  # (m,) nats; 0 where no one reads it
+
+
+def _a_few_rows(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """Rows that one goes through together, and what they are in float32, divided by the temperature, (r, V), in memory
+    that the next ones will take: as many as stay in a CPU's cache; elsewhere all."""
+    count = max(1, 2**18 // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    # Asked for as a whole on a CPU too, which hands out what is touched: so a rehearsal counts what a GPU will need.
+    wide = torch.empty_like(logits, dtype=torch.float32)
+    for i in range(0, len(logits), count):
+        some = logits[i : i + count]
+        yield slice(i, i + count), wide[: len(some)].copy_(some).div_(temperature)
+
+
+@torch.no_grad()
+def _summarize(logits: Tensor, targets: Tensor, temperature: float, entropies: bool) -> _Summary:
+    found = _Summary(*(torch.zeros(len(logits), dtype=torch.float32, device=logits.device) for _ in range(3)))
+    spare = found.lse
+    if entropies:
+        spare = torch.empty_like(logits, dtype=torch.float32)  # for the powers beside what they are of
+    for rows, z in _a_few_rows(logits, temperature):
+        target = z.gather(-1, targets[rows, None])[:, 0]  # (r,)
+        top = z.amax(-1, keepdim=True)
+        z.sub_(top)
+        powers = torch.exp(z, out=spare[: len(z)]) if entropies else z.exp_()  # (r, V)
+        total = powers.sum(-1)
+        found.lse[rows] = top[:, 0] + total.log()
+        found.logps[rows] = target - found.lse[rows]
+        if entropies:
+            found.entropy[rows] = total.log() - powers.mul_(z).sum(-1) / total
+    return found
+
+
+class _TargetLogps(torch.autograd.Function):
+    "apply(logits, targets, temperature, summary): the log-probabilities, with their derivative written out."
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float, found: _Summary) -> Tensor:
+        ctx.save_for_backward(logits, targets, found.lse)
+        ctx.temperature = temperature
+        return found.logps.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, targets, lse = ctx.saved_tensors
+        pull = (g / ctx.temperature)[:, None]  # (m, 1)
+        to_logits = torch.empty_like(logits)
+        for rows, z in _a_few_rows(logits, ctx.temperature):
+            p = z.sub_(lse[rows, None]).exp_()  # (r, V)
+            to_logits[rows] = p.mul_(-pull[rows]).scatter_add_(-1, targets[rows, None], pull[rows])
+        return to_logits, None, None, None
+
+
 def _chunk(
     model: CausalLM,
     hidden: Tensor,
@@ -68,14 +134,22 @@ def _chunk(
     temperature: float,
     entropy_grad: bool,
     head: Callable[[Tensor], Tensor] | None,
+    entropies: bool,
+    known: list[_Summary],  # empty the first time; then what was found
 ) -> tuple[Tensor, Tensor]:
     "Log-probability of each target and entropy of each position, (m,) both, float32."
-    logits = head_logits(model, hidden, head) / temperature
-    lse = logits.logsumexp(-1)
-    logps = logits.gather(-1, targets[:, None])[:, 0] - lse
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        entropy = lse - ((logits - lse[:, None]).exp() * logits).sum(-1)
-    return logps, entropy
+    if entropies and entropy_grad and torch.is_grad_enabled():  # autograd needs all of them
+        log_p = (head_logits(model, hidden, head) / temperature).log_softmax(-1)  # (m, V)
+        return log_p.gather(-1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+    if _plain_head(model):
+        logits = (head or model.get_output_embeddings())(hidden)  # (m, V), of any type
+    else:
+        logits = head_logits(model, hidden, head)
+    if not known:
+        known.append(_summarize(logits.detach(), targets, temperature, entropies))
+    # What follows is all that a second making of the logits is for: it ends here.
+    logps = cast(Tensor, _TargetLogps.apply(logits, targets, temperature, known[0]))  # type: ignore[no-untyped-call]
+    return logps, known[0].entropy
 
 
 def token_logps(
@@ -86,17 +160,18 @@ def token_logps(
     entropy_grad: bool = False,  # whether the entropy carries a gradient
     chunk_elements: int = 2**24,  # most logits held at once (64 MiB in float32)
     head: Callable[[Tensor], Tensor] | None = None,  # instead of the output embedding
+    entropies: bool = True,  # False: they are not worked out, and 0 is given
 ) -> tuple[Tensor, Tensor]:  # logps (M,), entropy (M,), nats, float32
     "Log-probabilities and entropies over chunks of positions; a chunk's logits are recomputed in the backward pass."
     size = max(1, chunk_elements // model.get_output_embeddings().weight.shape[0])
     if len(hidden) <= size:
-        return _chunk(model, hidden, targets, temperature, entropy_grad, head)
+        return _chunk(model, hidden, targets, temperature, entropy_grad, head, entropies, [])
     parts = [
-        checkpoint(_chunk, model, h, t, temperature, entropy_grad, head, use_reentrant=False)
+        checkpoint(_chunk, model, h, t, temperature, entropy_grad, head, entropies, [], use_reentrant=False)
         for h, t in zip(hidden.split(size), targets.split(size))
     ]
-    logps, entropies = zip(*parts)
-    return torch.cat(logps), torch.cat(entropies)
+    logps, entropy = zip(*parts)
+    return torch.cat(logps), torch.cat(entropy)
 
 # %% ../../nbs/lib/models/logprobs.ipynb #134ffb91
 def positions(

@@ -441,14 +441,14 @@ def _forward(
     loss = torch.zeros(())
     later = 0
     chunk = max(1, chunk_elements // model.get_output_embeddings().weight.shape[0])
-    for states, head in _columns(model, mtp, hidden, w):
+    for n, (states, head) in enumerate(_columns(model, mtp, hidden, w)):
         kept = states[torch.zeros(len(states), dtype=torch.long)]
         del states
         later = max(0, len(kept) - 3 * chunk) * kept.shape[1] * kept.element_size()
         if later:
             kept = kept[: 3 * chunk]
         logps, entropy = token_logps(
-            model, kept, torch.zeros(len(kept), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head
+            model, kept, torch.zeros(len(kept), dtype=torch.long), 1.5, entropy_grad, chunk_elements, head, n == 0
         )
         loss = loss + logps.sum() + entropy.sum()
         del kept, logps, entropy
