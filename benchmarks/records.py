@@ -34,7 +34,8 @@ LOSS = "actions blocks losses"
 STEP = (
     f"{LOSS} advantages recipes config models/prefixes models/logprobs sampling/decoding sampling/draws"
     " sampling/rollouts sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging"
-    " training/learner training/metrics training/policy training/recorder training/scores training/setup training/trainer"
+    " training/learner training/metrics training/policy training/recorder training/scores training/setup"
+    " training/trainer"
 )
 DRAWN = (
     "runs/traces drawing/style drawing/strip drawing/outputs widgets/controls widgets/explorer widgets/page"
