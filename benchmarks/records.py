@@ -96,6 +96,20 @@ BENCHMARKS = {
             for setup in ("even", "tail")
         ),
     ),
+    "training_profile": Benchmark(
+        STEP,
+        "models/tiny tasks/sums tasks/task",
+        ratios=tuple(
+            Ratio(
+                f"iteration: without its savings / with them, {setup}",
+                "ratio",
+                {"setup": setup, "case": "without all three"},
+                "ratio_q25",
+                "ratio_q75",
+            )
+            for setup in ("even", "tail", "apart")
+        ),
+    ),
     "trl_blocks": Benchmark(
         f"{LOSS} trl",
         "models/tiny tasks/task",
