@@ -33,8 +33,9 @@ PACKAGES = ("torch", "transformers", "peft", "trl", "plotly", "ipywidgets", "pla
 LOSS = "actions blocks losses"
 STEP = (
     f"{LOSS} advantages recipes config models/prefixes models/logprobs sampling/decoding sampling/draws"
-    " sampling/rollouts sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging training/learner"
-    " training/metrics training/policy training/recorder training/scores training/setup training/trainer"
+    " sampling/rollouts sampling/sampler tasks/prompts tasks/task runtime/budgets training/batch training/judging"
+    " training/learner training/metrics training/policy training/recorder training/scores training/setup"
+    " training/trainer"
 )
 HOLES = ("sentences", "window k=32, holes", "block k=4, holes", "sentences, holes")
 DRAWN = (
@@ -94,6 +95,20 @@ BENCHMARKS = {
                 f"iteration: TRL / ours, {setup}", "ratio", {"setup": setup, "part": "total"}, "ratio_q25", "ratio_q75"
             )
             for setup in ("even", "tail")
+        ),
+    ),
+    "training_profile": Benchmark(
+        STEP,
+        "models/tiny tasks/sums tasks/task",
+        ratios=tuple(
+            Ratio(
+                f"iteration: without its savings / with them, {setup}",
+                "ratio",
+                {"setup": setup, "case": "without all three"},
+                "ratio_q25",
+                "ratio_q75",
+            )
+            for setup in ("even", "tail", "apart")
         ),
     ),
     "trl_blocks": Benchmark(

@@ -15,7 +15,7 @@ Two set-ups:
 Where the time goes. Both sample and train through the same transformers model, so matrix products bound both. mpo_nb
 makes fewer of them: it has no pass for old log-probabilities; on the CPU its training pass reads what several texts
 begin with once, prompts among it, and no padding; rows that have said the same so far are computed once while sampling,
-and rows that have ended leave.
+and rows that have ended leave. nbs/learn/training_profile.ipynb takes an iteration apart.
 TRL pads all 256 rows to the longest of them in every pass, so the tail costs it most, and smaller micro-batches
 (`--trl-micro-batch 32`) do not help it.
 
