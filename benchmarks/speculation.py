@@ -80,14 +80,16 @@ def make(name: str, folder: str, **options):
     return Trainer(TrainConfig(output=folder, **options), task=task)
 
 
-def train_modules(trainer) -> None:
-    "A run's own warm-up; for the larger model a short one, in small steps, on 48 responses."
+def train_modules(trainer, kept: Path) -> None:
+    """A run's own warm-up; for the larger model a short one, in small steps, on 100 responses. An interrupted one goes
+    on from its last ten steps."""
     from mpo_nb.training.warming import as_rows, warm_up
 
     if trainer.warm_up() is not None:
         return
-    own = trainer.sampler.sample(trainer.task.train[::8][:12], 4, 0)
-    print(warm_up(trainer.model, trainer.policy.mtp, as_rows(own), steps=32, batch_size=8, precision="bfloat16"))
+    own = trainer.sampler.sample(trainer.task.train[::4], 4, 0)
+    how = dict(batch_size=8, precision="bfloat16", checkpoint_every=10, output=f"{kept}-warm-up")
+    print(warm_up(trainer.model, trainer.policy.mtp, as_rows(own), steps=60, **how))
 
 
 def with_modules(name: str, form: str, kept: Path, folder: str, **options):
@@ -98,7 +100,7 @@ def with_modules(name: str, form: str, kept: Path, folder: str, **options):
         trainer.policy.mtp.load_weights(own)
     else:
         trainer = make(name, folder, **FORMS[form], **options)
-        train_modules(trainer)
+        train_modules(trainer, own)
         trainer.policy.mtp.save_pretrained(own)
     trainer.sampler.refresh()
     return trainer
