@@ -4,8 +4,8 @@ written, and the number of processes.
 Three curves follow one iteration of the trainer (sampling, judging, the update, writing down) and three parts of its
 update (layers, log-probabilities, loss; forward and backward, in the trainer's micro-batches). The model is small, its
 weights are random, and no response ends early, so that one thing alone changes along a curve. A fourth one follows
-log-probabilities over the largest vocabulary against the number of logits that are held at once, all sizes in turn, five
-times. At each point:
+log-probabilities over the largest vocabulary against the number of logits that are held at once; its sizes take turns,
+five times. At each point:
 
 - `seconds`: processor time on one thread; the middle of three (one or two where they take over 15), with the lowest and
   the highest.
