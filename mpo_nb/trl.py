@@ -464,7 +464,7 @@ class LossTap:
         answer: str = "answer",  # column of the data set with the right answer
         pass_mark: float | None = None,  # reward from which a response counts as right; None: not known
     ) -> None:
-        wrapped = dict(
+        wrapped: dict[str, Callable[..., Any]] = dict(
             _calculate_rewards=self._rewarded,
             _generate_and_score_completions=self._generated,
             _compute_loss=self._loss,
@@ -483,7 +483,7 @@ class LossTap:
         self.generations = 0
         self.texts = TokenRows(trainer.processing_class)
         self._facts: dict[int, dict[str, Any]] = {}
-        self._scored_now: tuple[Any, ...] | None = None
+        self._scored_now: Any = None  # log-probabilities and entropy, within a loss
         self._last: tuple[Any, ...] = ()
         for name, wrapper in wrapped.items():
             setattr(trainer, name, partial(wrapper, getattr(trainer, name)))
@@ -520,7 +520,8 @@ class LossTap:
         self._scored_now = ()
         try:
             loss = theirs(model, inputs)
-            self._note(inputs, *self._scored_now)
+            logps, entropies = self._scored_now
+            self._note(inputs, logps, entropies)
             return loss
         finally:
             self._scored_now = None
@@ -579,7 +580,7 @@ def _check_tracing(trainer: Any, path: str | Path, pass_mark: float | None) -> N
         )
 
 
-class TraceCallback(TrainerCallback):  # type: ignore[misc]  # transformers' class
+class TraceCallback(TrainerCallback):
     """Writes a run folder while TRL trains: traces with log-probabilities, and metrics. Raises TypeError for a trainer
     that is not TRL's GRPOTrainer, ValueError for an option or a folder that cannot be used."""
 

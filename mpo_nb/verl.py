@@ -336,12 +336,12 @@ def batch_facts(
     prompts = data["prompts"]
     rows = prompts.unbind() if prompts.is_nested else list(prompts)
     pad = getattr(tokenizer, "pad_token_id", None)
-    texts = []
+    texts: list[str] = []
     for row in rows:
         ids = row.tolist()
         while not prompts.is_nested and ids and ids[0] == pad:
             ids = ids[1:]
-        texts.append(tokenizer.decode(ids, skip_special_tokens=False))
+        texts.append(str(tokenizer.decode(ids, skip_special_tokens=False)))
     keys = _texts_of(data.get("uid", None) if "uid" in data.keys() else None, len(rows)) or texts
     paid = next((_column(data, name) for name in _scores if name in data.keys()), None)
     rewards = [float("nan")] * len(rows) if paid is None else paid.float().reshape(len(rows), -1).sum(1).tolist()
@@ -459,7 +459,7 @@ def recorder_of(
     config: Any,  # verl's ActorConfig, whose `policy_loss` is a BlockLossConfig
 ) -> VerlTraces | None:  # None where nothing is to be recorded
     "This process's writer of traces."
-    wanted = getattr(config, "policy_loss", None)
+    wanted: Any = getattr(config, "policy_loss", None)
     path = getattr(wanted, "traces", None)
     if path is None:
         return None

@@ -44,8 +44,14 @@ class LossInputs:
             return x.detach().to("cpu", torch.promote_types(x.dtype, torch.float32), copy=True)
 
         entropies = None if self.entropies is None else number(self.entropies)
-        numbers = [number(x) for x in (self.logps, self.old_logps, self.advantages)]
-        return LossInputs(self.ids.detach().cpu().clone(), self.mask.detach().cpu().bool(), *numbers, entropies)
+        return LossInputs(
+            self.ids.detach().cpu().clone(),
+            self.mask.detach().cpu().bool(),
+            number(self.logps),
+            number(self.old_logps),
+            number(self.advantages),
+            entropies,
+        )
 
 # %% ../../nbs/lib/runs/recording.ipynb #record08
 def _one_advantage(A: Tensor, mask: Tensor) -> tuple[float, str]:
@@ -83,7 +89,7 @@ def loss_traces(
             logps=x.logps[i, :n].tolist(),
             old_logps=x.old_logps[i, :n].tolist(),
             entropies=[] if x.entropies is None else x.entropies[i, :n].tolist(),
-            **dict(advantage=advantage, note=note) | more,
+            **{"advantage": advantage, "note": note, **more},
         )
         records.append(trace.to_dict(digits=9))
     return records

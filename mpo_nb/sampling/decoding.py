@@ -97,14 +97,14 @@ class GrowingLayer(DynamicLayer):
         self,
         most: int,  # columns that will ever be needed
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = most
         self.rooms: list[Tensor | None] = [None, None]  # of keys and values, (b, H, columns, d)
         self.handed: list[Tensor | None] = [None, None]  # what `update` gave last, (b, H, n, d)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
-            return cast(tuple[Tensor, Tensor], super().update(key_states, value_states, *args, **kwargs))
+            return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         here = self.get_seq_length()
@@ -256,13 +256,14 @@ class SharingDecoder(DynamicDecoder):
         if self.owners is None:
             return super().step(token)
         rows, tokens, which = distinct_rows(self.owners, token)
-        if len(rows) > self.crowded * len(token):
-            rows, tokens, which = self.owners, token, None
+        crowded = len(rows) > self.crowded * len(token)
+        if crowded:
+            rows, tokens = self.owners, token
         self.owners = None  # so that `keep` and `step` are about computed rows
         if not torch.equal(rows, torch.arange(len(self.position_ids), device=rows.device)):
             self.keep(rows)
         logits = super().step(tokens)
-        if which is None:
+        if crowded:
             return logits
         self.owners = which
         return logits[which]
