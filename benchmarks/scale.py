@@ -4,9 +4,11 @@ written, and the number of processes.
 Three curves follow one iteration of the trainer (sampling, judging, the update, writing down) and three parts of its
 update (layers, log-probabilities, loss; forward and backward, in the trainer's micro-batches). The model is small, its
 weights are random, and no response ends early, so that one thing alone changes along a curve. A fourth one follows
-log-probabilities over the largest vocabulary against the number of logits that are held at once. At each point:
+log-probabilities over the largest vocabulary against the number of logits that are held at once; its sizes take turns,
+five times. At each point:
 
-- `seconds`: processor time on one thread; the middle of three, with the lowest and the highest.
+- `seconds`: processor time on one thread; the middle of three (one or two where they take over 15), with the lowest and
+  the highest.
 - `flops`: multiplications and additions of matrix products and attention, by the formulas of
   torch.utils.flop_counter. Attention counts every pair of places, also those that a causal mask leaves out.
 - `elements`: numbers that all other operations write, from their shapes.
@@ -19,7 +21,7 @@ without it. A sixth runs one iteration in 1, 2 and 4 gloo processes and counts w
 An exponent is the slope of log(cost) against log(size) over the upper half of a curve, with the 95% interval of that
 line; where the points do not lie on a line, the interval is wide because the line is wrong, not because of noise.
 
-    python benchmarks/scale.py                 # about 6 minutes; writes benchmarks/scale.csv
+    python benchmarks/scale.py                 # about 10 minutes; writes benchmarks/scale.csv
     python benchmarks/scale.py --minutes 3     # stops after 3; the next call goes on where this one stopped
 """
 
@@ -228,13 +230,15 @@ def layers(trainer: Trainer, batch) -> None:
         response_hidden(trainer.model, part.prompt_ids, part.prompt_mask, part.ids, part.mask).sum().backward()
 
 
-def vocabulary_part(trainer: Trainer, batch) -> None:
-    "Log-probabilities and entropies from hidden states, forward and backward, in the trainer's micro-batches."
+def vocabulary_part(trainer: Trainer, batch, chunk: int | None = None) -> None:
+    """Log-probabilities and entropies from hidden states, forward and backward, in the trainer's micro-batches; with at
+    most so many logits held at once, by default as many as the trainer holds."""
     r = batch.rollout
+    chunk = chunk or trainer.config.chunk_elements
     for rows in micro_batches(r, batch.kept, trainer.config.micro_batch_tokens):
         targets = r.ids[rows][r.mask[rows]]
         hidden = torch.ones(len(targets), WIDTH, requires_grad=True)
-        logps, _ = token_logps(trainer.model, hidden, targets, chunk_elements=trainer.config.chunk_elements)
+        logps, _ = token_logps(trainer.model, hidden, targets, chunk_elements=chunk)
         logps.sum().backward()
 
 
@@ -280,8 +284,11 @@ def iteration(trainer: Trainer, step: int, measure: Callable[[str, Callable], ob
     measure("update: loss", lambda: loss(trainer, batch))
 
 
-def measured(parts: Callable[[int, Callable], object], rounds: int) -> dict[str, dict[str, list[float]]]:
-    "Counts of each part in a first round, which warms up too, and seconds in the others: part -> measure -> values."
+def measured(
+    parts: Callable[[int, Callable], object], rounds: int, most: float = size(15, 0)
+) -> dict[str, dict[str, list[float]]]:
+    """Counts of each part in a first round, which warms up too, and seconds in the others, none of them begun after
+    `most` seconds: part -> measure -> values."""
     found: dict[str, dict[str, list[float]]] = {}
 
     def timed(name, work):
@@ -300,20 +307,25 @@ def measured(parts: Callable[[int, Callable], object], rounds: int) -> dict[str,
     start = time.process_time()
     for step in range(2, 2 + rounds):
         parts(step, timed)
-        if time.process_time() - start > size(15, 0):
+        if time.process_time() - start > most:
             break
     return found
 
 
-def chunk_point(n: int, rounds: int = 3) -> list[dict]:
-    "Log-probabilities over the largest vocabulary, with at most n logits held at once."
+def chunk_points(rounds: int = size(5, 1)) -> list[dict]:
+    "Log-probabilities over the largest vocabulary with several numbers of logits held at once, which take turns."
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        trainer = make_trainer(*CURVES["vocabulary"][1](CURVES["vocabulary"][0][-1]), folder, n)
+        trainer = make_trainer(*CURVES["vocabulary"][1](CURVES["vocabulary"][0][-1]), folder)
         batch = trainer.collect(1)
         no_gradients(trainer)
-        part = "update: log-probabilities"
-        found = measured(lambda _, measure: measure(part, lambda: vocabulary_part(trainer, batch)), rounds)
-    return [row("chunk", part, measure, n, found[part][measure]) for measure in MEASURES]
+
+        def in_turn(_, measure):
+            for n in CHUNKS:
+                measure(str(n), lambda n=n: vocabulary_part(trainer, batch, n))
+
+        found = measured(in_turn, rounds, most=math.inf)
+    part = "update: log-probabilities"
+    return [row("chunk", part, measure, n, found[str(n)][measure]) for n in CHUNKS for measure in MEASURES]
 
 
 def point(curve: str, n: int, rounds: int = 3) -> list[dict]:
@@ -587,7 +599,7 @@ def jobs() -> dict[str, Callable[[], list[dict]]]:
     found: dict[str, Callable[[], list[dict]]] = {}
     for curve, (sizes, _) in CURVES.items():
         found |= {f"{curve} {n}": lambda curve=curve, n=n: point(curve, n) for n in sizes}
-    found |= {f"chunk {n}": lambda n=n: chunk_point(n) for n in CHUNKS}
+    found |= {"chunk": chunk_points}
     found |= {f"traces {n}": lambda n=n: traces_point(n) for n in WRITTEN}
     return found | {f"processes {n}": lambda n=n: processes_point(n) for n in WORLDS}
 

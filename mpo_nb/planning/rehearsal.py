@@ -482,7 +482,8 @@ def _train(
     mtp, critic, soft = meta_heads(kind, model)
     if checkpointing and mtp is not None:
         mtp.gradient_checkpointing()
-    with FakeTensorMode(), Ledger() as ledger:
+    ledger = Ledger()
+    with FakeTensorMode(), ledger:
         _stand(ledger, model, [part for part in (mtp, critic, soft) if part is not None], first)
         ledger.enter("forward", "activations")
         with kind.autocast(), torch.set_grad_enabled(not frozen):
@@ -567,7 +568,8 @@ def _sample(kind: Outline, layers: int, w: Work, top_p: float, top_k: int) -> Ac
     "The prompts read, and the last token drawn."
     model = copy.deepcopy(_pattern(kind, layers))
     ids = (w.read, w.prompt)
-    with FakeTensorMode(), Ledger() as ledger, torch.no_grad(), kind.autocast():
+    ledger = Ledger()
+    with FakeTensorMode(), ledger, torch.no_grad(), kind.autocast():
         ledger.enter("", "weights")
         fake_weights(model)
         ledger.enter("prompts", rest)
