@@ -3,8 +3,8 @@ none left.
 
 The iterations are those of benchmarks/trainer.py, and one set-up more:
 - even, tail: as there;
-- apart: the same problems at temperature 3, where the responses of a group part at their first tokens. What is left is
-  what does not come from texts that begin alike.
+- apart: the same problems at temperature 3, where the responses of a group part at their first tokens. What is left
+  comes from their prompts, which they still share, and from padding that is not read.
 
 All cases of a set-up are trainers with the same seed in one process and one thread, and take turns, an iteration each.
 Times are of the processor, so that what else the machine does counts less. The numbers of

@@ -43,6 +43,16 @@ def test_an_iteration_is_quicker_than_trl(root):
         assert float(row["mean_length_ours"]) == pytest.approx(float(row["mean_length_trl"]), rel=0.05)
 
 
+def test_what_an_iteration_saves_is_what_its_responses_share(root):
+    "The same numbers to 1e-5; most where responses begin alike, and more than nothing where they share the prompt."
+    rows = {(row["setup"], row["case"]): row for row in table(root, "training_profile")}
+    assert all(float(row["difference"]) < 1e-5 for row in rows.values())
+    all_three = {setup: float(rows[setup, "without all three"]["ratio"]) for setup in ("even", "tail", "apart")}
+    assert all_three["even"] > all_three["tail"] > all_three["apart"] > 1
+    shares = {s: int(rows[s, "as it is"]["different_tokens"]) / int(rows[s, "as it is"]["tokens"]) for s in all_three}
+    assert shares["even"] < shares["tail"] < shares["apart"]
+
+
 def test_modules_cost_what_the_page_says(root):
     "Parameters are counted again; the rest is read: the backbone form is free, and more modules cost more."
     rows = {
@@ -253,3 +263,9 @@ def test_the_ratios_in_prose_are_those_of_the_tables(root):
     assert f"the noise of {ours['token']} for nothing" in text
     even, tail = rounded(trl["even"], 2), rounded(trl["tail"], 1)
     assert f"| {even} times the responses a second on even lengths, {tail} times where" in text
+    alike = {
+        row["setup"]: rounded(row["ratio"], 2)
+        for row in table(root, "training_profile")
+        if row["case"] == "without all three"
+    }
+    assert f"of these, factors of {alike['even']} and {alike['tail']} come with" in text
