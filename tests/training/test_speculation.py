@@ -104,7 +104,7 @@ def test_an_evaluation_is_greedy_with_drafts_too(tmp_path):
 
 
 def test_a_plan_says_what_it_leaves_out():
-    from mpo_nb.planning.phases import Work
+    from mpo_nb.planning.rehearsal import Work
     from mpo_nb.planning.plan import work_in_words
 
     config = TrainConfig(**SMALL | dict(output="run", speculate="on"))
