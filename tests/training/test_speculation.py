@@ -100,7 +100,7 @@ def test_an_evaluation_is_greedy_with_drafts_too(tmp_path):
     assert first == on.evaluate()
     row = on.step(1)
     counts = on.sampler.speculation.counts
-    assert counts.tokens + 16 >= row["response_length"] * 16 >= counts.tokens  # each response has one token undrafted
+    assert counts.tokens + 32 >= row["response_length"] * 16 > counts.tokens  # the first token, and perhaps the last
 
 
 def test_a_plan_says_what_it_leaves_out():
