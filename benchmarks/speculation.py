@@ -91,7 +91,7 @@ def train_modules(trainer) -> None:
         train_on_few_tokens(trainer.policy.mtp, token_rows(as_rows(own), None, 1024))
 
 
-def train_on_few_tokens(mtp, rows: list, steps: int = 80, batch: int = 8, others: int = 4096, lr: float = 1e-3) -> None:
+def train_on_few_tokens(mtp, rows: list, steps: int = 40, batch: int = 8, others: int = 4096, lr: float = 1e-3) -> None:
     """Train modules by cross-entropy over the tokens that occur in some rows and others drawn for each step, which
     stand for the rest of the vocabulary. The frozen backbone reads each row once."""
     import torch
