@@ -104,8 +104,8 @@ def test_an_evaluation_is_greedy_with_drafts_too(tmp_path):
 
 
 def test_a_plan_says_what_it_leaves_out():
-    from mpo_nb.planning.rehearsal import Work
     from mpo_nb.planning.plan import work_in_words
+    from mpo_nb.planning.rehearsal import Work
 
     config = TrainConfig(**SMALL | dict(output="run", speculate="on"))
     assert "drafts and the modules' caches" in work_in_words(config, Work(8, 24, 4, 0, 4, 16))
