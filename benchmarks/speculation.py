@@ -60,6 +60,7 @@ MODELS = {
 NAMES = {"tiny": "tiny, 0.86M", "smollm2": "SmolLM2, 135M"}
 MODULES = {"tiny": tuple(FORMS), "smollm2": ("chained",)}
 ROWS = {"tiny": size((1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 2)), "smollm2": (1, 2, 4, 8, 32)}
+PARTS = ("modules", "passes", "rows", "iterations")
 CASES = {"GRPO": None, "MPO, off": "off", "MPO, on": "on", "MPO, auto": "auto"}
 
 
@@ -90,7 +91,7 @@ def train_modules(trainer) -> None:
         train_on_few_tokens(trainer.policy.mtp, token_rows(as_rows(own), None, 1024))
 
 
-def train_on_few_tokens(mtp, rows: list, steps: int = 80, batch: int = 8, others: int = 4096, lr: float = 1e-3) -> None:
+def train_on_few_tokens(mtp, rows: list, steps: int = 40, batch: int = 8, others: int = 4096, lr: float = 1e-3) -> None:
     """Train modules by cross-entropy over the tokens that occur in some rows and others drawn for each step, which
     stand for the rest of the vocabulary. The frozen backbone reads each row once."""
     import torch
@@ -183,6 +184,33 @@ def measure_rows(name: str, form: str, kept: Path, rounds: int, sizes: tuple[int
     return found
 
 
+def measure_passes(name: str, form: str, rounds: int, sizes: tuple[int, ...]) -> list[dict]:
+    """What a pass costs, in steps without drafts: so many tokens it has to give to be even. It does not matter what the
+    modules have learnt."""
+    import torch
+
+    from mpo_nb.sampling.decoding import StopStrings
+    from mpo_nb.sampling.rollouts import SamplingOptions, encode_prompts
+    from mpo_nb.sampling.speculating import DraftCounts, time_drafts
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        trainer = make(name, folder, **FORMS[form], **dict(speculate="on", mtp_warmup_steps=0))
+        modules = trainer.policy.mtp.eval()
+        model, sampler = trainer.model.eval(), trainer.sampler
+        prompts = encode_prompts(trainer.tokenizer, sampler.render(trainer.task.train[: max(sizes)]))
+        stop = StopStrings(trainer.tokenizer, ())
+        how = SamplingOptions(sampler.options.temperature, 1.0, 0, torch.tensor([0]), stop, 8, 0)
+        with sampler.autocast():
+            for rows in sizes:
+                turns = [time_drafts(model, modules, *prompts, rows, how, DraftCounts()) for _ in range(rounds)]
+                costs = [turn.drafting / turn.step for turn in turns]
+                seconds = statistics.median(turn.step for turn in turns)
+                found.append(row(name, form, "pass", rows, costs, seconds, rounds))
+                print(f"{name}, {form}: {rows} rows, a pass costs {statistics.median(costs):.2f} steps", flush=True)
+    return found
+
+
 def measure_iterations(name: str, kept: Path, rounds: int) -> list[dict]:
     "An iteration of each case, in turn."
     form = "chained"
@@ -240,7 +268,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=size(5, 1), help="draws, or iterations, that are counted")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS)[: size(2, 1)])
-    parser.add_argument("--parts", nargs="+", choices=("modules", "rows", "iterations"), default=("rows", "iterations"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[1:])
     parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--rows", nargs="+", type=int, help="responses at once")
     parser.add_argument("--modules", type=Path, help="a folder that keeps the trained modules")
@@ -260,6 +288,8 @@ def main():
                 if "modules" in args.parts:
                     with tempfile.TemporaryDirectory() as run:
                         with_modules(name, form, kept, run, speculate="off")
+                if "passes" in args.parts:
+                    fresh += measure_passes(name, form, args.rounds, args.rows or ROWS[name])
                 if "rows" in args.parts:
                     fresh += measure_rows(name, form, kept, args.rounds, args.rows or ROWS[name])
             if "iterations" in args.parts:

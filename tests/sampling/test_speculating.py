@@ -283,7 +283,7 @@ def test_a_response_is_never_longer_than_it_may_be(tiny, k, longest):
         rollout(*tiny, PROMPTS, 3, decoder=speculation, **how).ids, rollout(*tiny, PROMPTS, 3, **how).ids
     )
     drawn = rollout(*tiny, PROMPTS, 20, longest, decoder=speculation)
-    assert drawn.lengths.max() == longest and drawn.lengths.min() == 1
+    assert drawn.lengths.max() == longest and (longest < 3 or drawn.lengths.min() < longest)
     ends = drawn.ids.gather(1, drawn.lengths[:, None] - 1)[:, 0] == tiny[1].eos_token_id
     assert torch.equal(drawn.finished, ends)
     assert ((drawn.ids == tiny[1].eos_token_id) & drawn.mask).sum() == ends.sum()  # nothing behind an end

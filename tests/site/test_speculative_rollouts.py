@@ -69,3 +69,27 @@ def test_predictions_stand_before_the_tables(root):
     first = next(i for i, source in enumerate(text) if "## What would change our mind" in source)
     assert first < next(i for i, source in enumerate(text) if "speculation.csv" in source)
     assert len(re.findall(r"^\d\. \*", text[first], re.MULTILINE)) == 4
+
+
+def test_the_page_shows_what_a_pass_costs(rows, shown):
+    "And says truly which of them no drafts can pay for: a pass gives four tokens at most."
+    costs = by_case(rows, "pass")
+    assert {model for model, _ in costs} == {"tiny, 0.86M", "SmolLM2, 135M"}
+    for passes in costs.values():
+        for row in passes:
+            value, low, high = (f"{float(row[key]):.2f}" for key in ("value", "low", "high"))
+            assert f" {value} [{low}, {high}] |" in shown
+    large = {row["at"]: float(row["value"]) for row in costs["SmolLM2, 135M", "chained"]}
+    small = {row["at"]: float(row["value"]) for row in costs["tiny, 0.86M", "chained"]}
+    assert large["32"] > 4 and [f"{large[n]:.1f}" for n in ("1", "8", "32")] == ["1.7", "2.6", "4.2"]
+    assert f"{4 / large['8']:.1f}" == "1.5" and f"{small['1']:.1f}" == "3.2"
+
+
+def test_the_library_page_says_what_was_lost(root, rows):
+    "The numbers of the sentence on `speculate='on'` are the table's."
+    cells = nbformat.read(root / "nbs" / "lib" / "sampling" / "speculating.ipynb", as_version=4).cells
+    gains = [float(r["value"]) for r in by_case(rows, "gain")["tiny, 0.86M", "chained"]]
+    tokens = sorted(float(r["value"]) for r in by_case(rows, "tokens")["tiny, 0.86M", "chained"])
+    said = cells[-1].source
+    assert f"{min(gains):.2f} to {max(gains):.2f} of those without drafts" in said
+    assert f"{tokens[len(tokens) // 2]:.1f} tokens a pass" in said

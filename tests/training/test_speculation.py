@@ -100,12 +100,12 @@ def test_an_evaluation_is_greedy_with_drafts_too(tmp_path):
     assert first == on.evaluate()
     row = on.step(1)
     counts = on.sampler.speculation.counts
-    assert counts.tokens + 16 >= row["response_length"] * 16 >= counts.tokens  # each response has one token undrafted
+    assert counts.tokens + 32 >= row["response_length"] * 16 > counts.tokens  # the first token, and perhaps the last
 
 
 def test_a_plan_says_what_it_leaves_out():
-    from mpo_nb.planning.phases import Work
     from mpo_nb.planning.plan import work_in_words
+    from mpo_nb.planning.rehearsal import Work
 
     config = TrainConfig(**SMALL | dict(output="run", speculate="on"))
     assert "drafts and the modules' caches" in work_in_words(config, Work(8, 24, 4, 0, 4, 16))
