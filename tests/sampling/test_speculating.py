@@ -1,12 +1,14 @@
 """Drafts change what sampling costs, and not what it draws: the distribution is counted exactly where that can be done,
 and compared with the enumerated one where a model draws."""
 
+import copy
 import itertools
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from mpo_nb.models.logprobs import response_logps
 from mpo_nb.models.mtp import MTPModules
@@ -14,8 +16,6 @@ from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.sampling.rollouts import rollout, top_k_top_p
 from mpo_nb.sampling.speculating import Context, Gain, Speculation, rows_that_gain
 from mpo_nb.sampling.verifying import acceptance_probability, tokens_per_pass, verify
-from mpo_nb.tasks.sums import chain_sum
-from mpo_nb.training.warming import as_rows, warm_up
 
 V, K = 5, 2
 FORMS = [dict(merge="none"), dict(merge="eh_proj", head="shared")]
@@ -41,40 +41,54 @@ def tables(seed: int, chained: bool, zeros: bool):
     return p, (rows(), second)
 
 
-def outcomes(p, q):
-    """Every outcome of a pass of `verify` as (probability, tokens): a uniform number is taken from the middle of each
-    interval in which nothing changes, and the intervals are found by the formulas, not by the code."""
+class Outcome(NamedTuple):
+    "A group of outcomes of a pass, by how many drafts stand."
+
+    weight: torch.Tensor  # (m,) probability
+    drafts: torch.Tensor  # (m, K) which were drawn
+    token: torch.Tensor  # (m,) behind those that stand
+
+
+def outcomes(p, q, rule=verify) -> list[Outcome]:  # for 0, 1, ... K drafts that stand
+    """Every outcome of a pass of `verify`: a uniform number is taken from the middle of each interval in which nothing
+    changes, and the intervals are found by the formulas, not by the code."""
+    x = torch.cartesian_prod(torch.arange(V), torch.arange(V))  # (n, K)
+    first = x[:, 0]
+    drafts = torch.stack([q[0].expand(len(x), V), q[1][first]], 1)  # (n, K, V)
+    wanted = torch.stack([p[0].expand(len(x), V), p[1][first], p[2][first, x[:, 1]]], 1)  # (n, K + 1, V)
+    drawn = drafts.gather(-1, x[..., None])[..., 0]  # (n, K)
+    stands = (wanted[:, :K].gather(-1, x[..., None])[..., 0] / drawn).clamp(max=1)  # (n, K)
     parts = []
-    for x in itertools.product(range(V), repeat=K):
-        drafts = torch.stack([q[0], q[1][x[0]]])  # (K, V)
-        wanted = torch.stack([p[0], p[1][x[0]], p[2][x]])  # (K + 1, V)
-        weight = q[0][x[0]] * q[1][x[0], x[1]]
-        if weight == 0:
-            continue
-        stands = [min(1.0, float(wanted[n, x[n]] / drafts[n, x[n]])) for n in range(K)]
-        for choice in itertools.product((True, False), repeat=K):
-            widths = [s if yes else 1 - s for s, yes in zip(stands, choice)]
-            if min(widths) == 0:
-                continue
-            middles = [s / 2 if yes else (1 + s) / 2 for s, yes in zip(stands, choice)]
-            n = next((i for i, yes in enumerate(choice) if not yes), K)
-            rest = wanted[n] - drafts[n] if n < K else wanted[n]
-            rest = rest.clamp(min=0) / rest.clamp(min=0).sum()
-            ends = rest.cumsum(0)
-            for v in range(V):
-                if rest[v]:
-                    behind = float(ends[v] - rest[v] / 2)
-                    parts.append((weight * widths[0] * widths[1] * rest[v], x, drafts, wanted, middles, [behind] * 3))
-    weights, tokens, drafts, wanted, accept, behind = zip(*parts)
-    said = verify(
-        torch.tensor(tokens),
-        torch.stack(drafts),
-        torch.stack(wanted),
-        torch.tensor(accept, dtype=torch.float64),
-        torch.tensor(behind, dtype=torch.float64),
-    )
-    for w, x, n, token in zip(weights, tokens, said.accepted.tolist(), said.token.tolist()):
-        yield w, (*x[:n], token)
+    for choice in itertools.product((True, False), repeat=K):
+        yes = torch.tensor(choice)
+        widths = torch.where(yes, stands, 1 - stands)  # (n, K)
+        middles = torch.where(yes, stands / 2, (1 + stands) / 2)  # (n, K)
+        n = choice.index(False) if False in choice else K
+        rest = (wanted[:, n] - drafts[:, n]).clamp(min=0) if n < K else wanted[:, n]  # (n, V)
+        rest = rest / rest.sum(-1, keepdim=True)
+        behind = rest.cumsum(-1) - rest / 2  # (n, V)
+        weight = (drawn.prod(-1) * widths.prod(-1))[:, None] * rest  # (n, V); nan where nothing is drawn or left
+        at, _ = there = (weight > 0).nonzero(as_tuple=True)
+        parts.append((weight[there], x[at], drafts[at], wanted[at], middles[at], behind[there]))
+    weight, drawn, drafts, wanted, middles, behind = (torch.cat(x) for x in zip(*parts))
+    accepted, token = rule(drawn, drafts, wanted, middles, behind[:, None].expand(-1, K + 1))
+    return [Outcome(weight[accepted == n], drawn[accepted == n], token[accepted == n]) for n in range(K + 1)]
+
+
+def three_tokens(p, groups: list[Outcome]):  # (V, V, V)
+    "The distribution of three tokens: those of a pass, and behind them what the policy draws."
+    none, one, both = groups
+    out = torch.zeros(V, V, V, dtype=torch.float64)
+    rest = p[1][none.token][..., None] * p[2][none.token]  # (m, V, V)
+    out.index_add_(0, none.token, none.weight[:, None, None] * rest)
+    first = one.drafts[:, 0]
+    out.index_put_((first, one.token), one.weight[:, None] * p[2][first, one.token], accumulate=True)
+    return out.index_put_((*both.drafts.T, both.token), both.weight, accumulate=True)
+
+
+def all_stand(drawn, drafts, wanted, middles, behind):
+    "A wrong rule."
+    return verify(drawn, drafts, wanted.clamp(min=1e-9), torch.zeros_like(middles), behind)
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -83,38 +97,19 @@ def outcomes(p, q):
 def test_three_tokens_have_the_policys_distribution(seed, chained, zeros):
     p, q = tables(seed, chained, zeros)
     truth = p[0][:, None, None] * p[1][:, :, None] * p[2]
-    out = torch.zeros(V, V, V, dtype=torch.float64)
-    for weight, tokens in outcomes(p, q):
-        a, *more = tokens
-        rest = p[1][a][:, None] * p[2][a] if not more else p[2][a, more[0]]
-        if not more:
-            out[a] += weight * rest
-        elif len(more) == 1:
-            out[a, more[0]] += weight * rest
-        else:
-            out[a, more[0], more[1]] += weight
-    assert_close(out, truth, atol=1e-12, rtol=0)
-
-
-def test_the_count_would_see_a_wrong_rule(monkeypatch):
-    "Accepting every draft gives the drafter's distribution, and the test above says so."
-    p, q = tables(0, True, False)
-    out = torch.zeros(V, dtype=torch.float64)
-    for weight, tokens in outcomes(p, [x.clone() for x in q]):
-        out[tokens[0]] += weight
-    assert_close(out, p[0], atol=1e-12, rtol=0)
-    assert (q[0] - p[0]).abs().max() > 0.05
+    assert_close(three_tokens(p, outcomes(p, q)), truth, atol=1e-12, rtol=0)
+    wrong = three_tokens(p, outcomes(p, q, all_stand))
+    assert (wrong.sum((1, 2)) - p[0]).abs().max() > 0.05  # the count sees a rule that lets every draft stand
+    assert_close(wrong.sum((1, 2)), q[0], atol=1e-12, rtol=0)
 
 
 def test_what_is_expected_is_what_is_counted():
     "1 - TV is the share of first drafts that stand, and the shares by depth give the tokens of a pass."
     p, q = tables(4, True, False)
-    stood = torch.zeros(2, dtype=torch.float64)
-    length = 0.0
-    for weight, tokens in outcomes(p, q):
-        stood += weight * torch.tensor([len(tokens) > 1, len(tokens) > 2])
-        length += weight * len(tokens)
+    shares = torch.stack([group.weight.sum() for group in outcomes(p, q)])
+    stood = shares.flip(0).cumsum(0).flip(0)[1:]  # at least one, at least two
     assert_close(stood[0], acceptance_probability(q[0], p[0]), atol=1e-12, rtol=0)
+    length = (shares * torch.arange(1.0, K + 2)).sum()
     assert_close(length, tokens_per_pass(torch.stack([stood[0], stood[1] / stood[0]])), atol=1e-12, rtol=0)
 
 
@@ -151,23 +146,24 @@ def test_shapes_are_checked():
         verify(torch.zeros(1, 2).long(), torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2), torch.ones(1, 3))
 
 
-# Modules that draft for the tiny model
+# Modules that draft for a model of two layers, whose responses end at every length
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_path(), dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(tiny_model_path())
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_path())
+    size = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    ends = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.15, **size, **ends)
+    return LlamaForCausalLM(config).eval(), tokenizer
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=["parallel", "chained"])
 def modules(request, tiny):
-    "Trained just enough that some of their drafts stand."
+    "Copies of the last layer: some of their drafts stand."
     torch.manual_seed(0)
-    modules = MTPModules(tiny[0], 4, **request.param)
-    own = as_rows(rollout(*tiny, [p["prompt"] for p in chain_sum(64, 1).train], 2, 32, temperature=1.5))
-    warm_up(tiny[0], modules, own, steps=30, batch_size=16, lr=3e-3, progress=False)
-    return modules
+    return MTPModules(tiny[0], 4, **request.param)
 
 
 LOOSE = dict(temperature=2.0, top_k=3)
@@ -208,10 +204,10 @@ def test_holes_change_nothing(tiny, modules, least, monkeypatch):
 
 def test_a_stop_string_ends_a_response_within_a_pass(tiny, modules):
     free = rollout(*tiny, PROMPTS, 8, 24, seed=1, decoder=Speculation(modules), **LOOSE)
-    stopped = rollout(*tiny, PROMPTS, 8, 24, seed=1, decoder=Speculation(modules), stop=["=1", "+"], **LOOSE)
+    stopped = rollout(*tiny, PROMPTS, 8, 24, seed=1, decoder=Speculation(modules), stop=[";5", "9"], **LOOSE)
     ended = 0
     for text, short, n in zip(free.texts, stopped.texts, stopped.lengths.tolist()):
-        ends = [text.find(s) + len(s) for s in ("=1", "+") if s in text]
+        ends = [text.find(s) + len(s) for s in (";5", "9") if s in text]
         assert short == (text[: min(ends)] if ends else text)
         ended += bool(ends)
     assert ended > 5 and stopped.finished.sum() >= ended
@@ -274,6 +270,52 @@ def test_the_shortest_prompt(tiny, modules):
     "One token, fewer than the chain is deep."
     plain = rollout(*tiny, [[5], [5, 6, 7, 8]], 1, 16, greedy=True)
     assert rollout(*tiny, [[5], [5, 6, 7, 8]], 1, 16, greedy=True, decoder=Speculation(modules)).texts == plain.texts
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("longest", [1, 2, 3, 5])
+def test_a_response_is_never_longer_than_it_may_be(tiny, k, longest):
+    "The limit falls into a pass at every place."
+    torch.manual_seed(0)
+    speculation = Speculation(MTPModules(tiny[0], k))
+    how = dict(max_new_tokens=longest, greedy=True)
+    assert torch.equal(
+        rollout(*tiny, PROMPTS, 3, decoder=speculation, **how).ids, rollout(*tiny, PROMPTS, 3, **how).ids
+    )
+    drawn = rollout(*tiny, PROMPTS, 20, longest, decoder=speculation)
+    assert drawn.lengths.max() == longest and drawn.lengths.min() == 1
+    ends = drawn.ids.gather(1, drawn.lengths[:, None] - 1)[:, 0] == tiny[1].eos_token_id
+    assert torch.equal(drawn.finished, ends)
+    assert ((drawn.ids == tiny[1].eos_token_id) & drawn.mask).sum() == ends.sum()  # nothing behind an end
+
+
+def test_the_likeliest_token_of_one_is_greedy(tiny, modules):
+    best = rollout(*tiny, PROMPTS, 2, 24, greedy=True)
+    assert rollout(*tiny, PROMPTS, 2, 24, top_k=1, decoder=Speculation(modules)).texts == best.texts
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.1), (torch.float16, 0.01)])
+def test_weights_of_half_precision(tiny, modules, dtype, error):
+    model = copy.deepcopy(tiny[0]).to(dtype)
+    halves = MTPModules(model, 4, **{x: modules.options[x] for x in ("merge", "head")})
+    halves.load_state_dict(modules.state_dict())
+    speculation = Speculation(halves)
+    r = rollout(model, tiny[1], PROMPTS, 4, 24, decoder=speculation)
+    with torch.no_grad():
+        ours, _ = response_logps(model, r.prompt_ids, r.prompt_mask, r.ids, r.mask)
+    assert_close(r.logps, ours, atol=error, rtol=0)
+    assert speculation.counts.accepted[0] > 0
+
+
+def test_adapters_are_part_of_the_policy(tiny, modules):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(
+        copy.deepcopy(tiny[0]), peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    ).eval()
+    beside = MTPModules(adapted, 4, **{x: modules.options[x] for x in ("merge", "head")})
+    plain = rollout(adapted, tiny[1], PROMPTS, 2, 24, greedy=True)
+    drafted = rollout(adapted, tiny[1], PROMPTS, 2, 24, greedy=True, decoder=Speculation(beside))
+    assert drafted.texts == plain.texts != rollout(*tiny, PROMPTS, 2, 24, greedy=True).texts
 
 
 # When drafts are drawn

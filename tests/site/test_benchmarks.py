@@ -37,8 +37,8 @@ def test_windows_and_blocks_cost_little_more_than_tokens(root):
 
 def test_an_iteration_is_quicker_than_trl(root):
     rows = {(row["setup"], row["part"]): row for row in table(root, "trainer")}
-    assert float(rows["even", "total"]["ratio"]) >= 1.3
-    assert float(rows["tail", "total"]["ratio"]) >= 2
+    assert float(rows["even", "total"]["ratio"]) >= 2
+    assert float(rows["tail", "total"]["ratio"]) >= 6
     for row in rows.values():
         assert float(row["mean_length_ours"]) == pytest.approx(float(row["mean_length_trl"]), rel=0.05)
 

@@ -1,6 +1,7 @@
 """A run whose modules draft trains on the policy's own numbers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_metrics_are_those_of_the_policy(tmp_path, merge):
         own, _ = response_logps(t.model, r.prompt_ids, r.prompt_mask, r.ids, r.mask)
     assert_close(r.logps, own, atol=1e-4, rtol=0)
     row = t.step(1)
-    assert row["ratio_std"] < 1e-4 if "ratio_std" in row else True
+    assert row["log_ratio_std"] < 1e-4
     assert row["clip_fraction"] == 0  # a single update: every ratio is 1
     assert 1 < row["speculation_tokens"] <= 3
     for n in (1, 2):
@@ -88,6 +89,27 @@ def test_the_measured_number_of_rows_is_saved(tmp_path):
     state = json.loads(json.dumps(t.sampler.state()))
     again = trainer(tmp_path / "run", steps=2, speculate="auto")
     assert again.sampler.state() == state
+
+
+def test_an_evaluation_is_greedy_with_drafts_too(tmp_path):
+    "Its drafts are not those of a step, and its greedy answers are those without drafts."
+    options = dict(eval_problems=8, eval_samples=1, mtp_warmup_steps=0)
+    on, off = (trainer(tmp_path / way, steps=1, speculate=way, **options) for way in ("on", "off"))
+    first, plain = on.evaluate(), off.evaluate()
+    assert first["accuracy_greedy"] == plain["accuracy_greedy"] and set(first) == set(plain)
+    assert first == on.evaluate()
+    row = on.step(1)
+    counts = on.sampler.speculation.counts
+    assert counts.tokens + 16 >= row["response_length"] * 16 >= counts.tokens  # each response has one token undrafted
+
+
+def test_a_plan_says_what_it_leaves_out():
+    from mpo_nb.planning.phases import Work
+    from mpo_nb.planning.plan import work_in_words
+
+    config = TrainConfig(**SMALL | dict(output="run", speculate="on"))
+    assert "drafts and the modules' caches" in work_in_words(config, Work(8, 24, 4, 0, 4, 16))
+    assert "drafts" not in work_in_words(replace(config, speculate="off"), Work(8, 24, 4, 0, 4, 16))
 
 
 @pytest.mark.parametrize(
