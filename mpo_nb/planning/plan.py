@@ -164,6 +164,8 @@ def work_in_words(config: TrainConfig, w: Work) -> str:
         absent.append("vLLM's own weights and cache")
     if config.source == "mtp" and config.mtp_warmup_steps > 0:
         absent.append("the modules' warm-up")
+    if config.speculate != "off":
+        absent.append("drafts and the modules' caches")
     return (
         f"prompts of at most {w.prompt} tokens, responses of {w.response}; {w.sampled} sampled at once, {w.rows} in a"
         f" micro-batch; products in {config.precision}"

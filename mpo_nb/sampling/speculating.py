@@ -139,7 +139,7 @@ class NewStates(NamedTuple):
 
     hidden: Tensor  # (b, w, d) the backbone's states
     following: Tensor  # (b, w) the token behind each of them
-    count: Tensor  # (b,) how many of the w stand, from the left; at least 1
+    number: Tensor  # (b,) how many of the w stand, from the left; at least 1
     start: Tensor  # (b,) position of the first
 
 
@@ -201,7 +201,7 @@ class Drafter:
         depth, context = self.depths[n - 1], self.contexts[n - 1]
         w = new.hidden.shape[1]
         step = torch.arange(w + n - 1, device=new.hidden.device)
-        there = step[:w] < new.count[:, None]  # (b, w)
+        there = step[:w] < new.number[:, None]  # (b, w)
         if self.embed is None:
             out = context.read(depth.decoder, there, new.start[:, None] + step[:w], inputs_embeds=before.standing)
         else:
@@ -211,13 +211,13 @@ class Drafter:
                 self.carried[n - 2] = before.newest
             embedded = self.embed(torch.cat([new.following, drafts], 1)).to(self.dtype)
             first = (new.start - n + 1)[:, None]  # (b, 1)
-            place = torch.cat([first + step[:w], first + new.count[:, None] + step[: n - 1]], 1)  # (b, w + n - 1)
+            place = torch.cat([first + step[:w], first + new.number[:, None] + step[: n - 1]], 1)  # (b, w + n - 1)
             there = torch.cat([there, there.new_ones(len(there), n - 1)], 1) & (place >= 0)
             out = context.read(depth.decoder, there, place, inputs_embeds=merged(depth, x, embedded))
             context.drop(n - 1)
         context.without_holes()
         row = torch.arange(len(out), device=out.device)
-        return DepthStates(out[:, :w], out[row, new.count - 1][:, None], out[:, w:])
+        return DepthStates(out[:, :w], out[row, new.number - 1][:, None], out[:, w:])
 
     def propose(
         self,
