@@ -8,23 +8,30 @@ import sys
 from pathlib import Path
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+from IPython.core.interactiveshell import InteractiveShell
 
-folder = Path(__file__).resolve().parents[1] / "nbs" / "studies"
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "nbs"
+OFF, ON = "make_again = False", "make_again = True"
+
+
+def studies() -> dict[str, Path]:
+    "The notebooks that have the switch, by name."
+    paths = [path for folder in ("studies", "papers", "learn") for path in sorted((NOTEBOOKS / folder).glob("*.ipynb"))]
+    return {path.stem: path for path in paths if OFF in path.read_text(encoding="utf-8")}
 
 
 def source(
-    name: str,  # of a study
-) -> str:  # its code, up to the last cell that stands behind the switch
+    name: str,  # of a notebook with the switch
+) -> str:  # Python, up to the last cell that stands behind the switch
     "Raises ValueError for a study that there is not."
-    path = folder / f"{name}.ipynb"
-    if not path.is_file():
-        raise ValueError(
-            f"name={name!r} is no study; choose of {', '.join(sorted(p.stem for p in folder.glob('*.ipynb')))}"
-        )
-    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    makes = [i for i, cell in enumerate(cells) if "\nif make_again:" in f"\n{cell}"]
-    code = "\n\n".join(cells[: makes[-1] + 1]) if makes else ""
-    return code.replace("make_again = False", "make_again = True", 1)
+    known = studies()
+    if name not in known:
+        raise ValueError(f"name={name!r} is no study; choose of {', '.join(sorted(known))}")
+    cells = [cell.source for cell in nbformat.read(known[name], 4).cells if cell.cell_type == "code"]
+    last = max(i for i, cell in enumerate(cells) if "\nif make_again" in f"\n{cell}")
+    python = [TransformerManager().transform_cell(cell) for cell in cells[: last + 1]]  # lines with ! and % too
+    return "\n".join(python).replace(OFF, ON, 1)
 
 
 if __name__ == "__main__":
@@ -33,5 +40,5 @@ if __name__ == "__main__":
         code = source(name)
     except ValueError as error:
         sys.exit(f"study.py: {error}")
-    os.chdir(folder)
-    exec(compile(code, f"{name}.ipynb", "exec"))
+    os.chdir(studies()[name].parent)
+    exec(compile(code, f"{name}.ipynb", "exec"), {"__name__": "__main__", "get_ipython": InteractiveShell.instance})

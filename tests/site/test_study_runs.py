@@ -52,6 +52,16 @@ def test_the_shell_turns_the_switch_and_stops_where_the_study_is_made(source):
     assert code.rindex("if make_again:") > code.rindex("def ")
 
 
+def test_every_page_with_a_switch_is_made_from_the_shell(root, source):
+    "Pages on papers and lessons too, whose cells have lines that are no Python."
+    pages = [p for p in (root / "nbs").rglob("*/*.ipynb") if "make_again = False" in p.read_text(encoding="utf-8")]
+    assert len(pages) >= 20
+    for page in pages:
+        code = source(page.stem)
+        compile(code, page.stem, "exec")
+        assert "make_again = True" in code and "make_again = False" not in code
+
+
 def test_the_shell_names_the_studies(source):
     with pytest.raises(ValueError, match="name='gradients' is no study; choose of .*gradient_direction"):
         source("gradients")
