@@ -49,8 +49,8 @@ docs: $(DEV)  ## build the site into _docs with quarto, or with smalldocs where 
 stills: $(DEV)  ## put a still picture into each stored output that a script fills; needs Chromium (a second for each)
 	@$(PY) scripts/stills.py
 
-bench: $(DEV)  ## measure what is not measured on the present code, and write the page of ratios; goes on where it stopped (about 25 minutes)
-	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 25 minutes on two quiet cores."
+bench: $(DEV)  ## measure what is not measured on the present code, and write the page of ratios; goes on where it stopped (about 35 minutes)
+	@echo "Measuring, and rewriting the CSV files of benchmarks/: about 35 minutes on two quiet cores."
 	@$(PY) benchmarks/run.py $(BENCH_FLAGS)
 
 gpu-check: $(DEV)  ## on a machine with a CUDA GPU: speed and memory beside TRL, into benchmarks/gpu.csv (under 10 minutes)

@@ -1,6 +1,6 @@
 """Every benchmark, one after the other, and the page with the history of each ratio.
 
-    python benchmarks/run.py                   # about 25 minutes on two quiet cores
+    python benchmarks/run.py                   # about 35 minutes on two quiet cores
     python benchmarks/run.py --only trainer    # one of them
     python benchmarks/run.py --page            # measures nothing: says anew on the page which measurements are old
     MPO_NB_BENCH=small python benchmarks/run.py --studies    # tries the code of all, at a size that says nothing

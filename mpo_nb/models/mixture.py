@@ -82,6 +82,11 @@ class _Decoders(nn.Module):
         super().__init__()
         self.policies = nn.ModuleList(policies)
 
+    @property
+    def config(self) -> Any:
+        "The first policy's: who asks wants to know how a backbone attends."
+        return cast(Any, self.policies[0]).config
+
     def caches(self, joint: Cache | None) -> list[Cache | None]:
         "Each policy's part of a cache, which is filled with empty layers for all of them when it is new."
         if joint is None:

@@ -47,7 +47,9 @@ def plain(models, weights, ids) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("which", range(3))
-def test_a_weight_of_one_is_that_policy_to_the_bit(policies, which):
+def test_a_weight_of_one_is_that_policy_to_the_bit(policies, which, monkeypatch):
+    "Every text read whole: a mixture shares no beginnings, and sharing them changes the last bits."
+    monkeypatch.setattr("mpo_nb.models.logprobs.reads_trees", lambda decoder: False)
     *models, tokenizer = policies
     weights = [float(i == which) for i in range(3)]
     prompts = ["7+5-3+8?", "1+1?", "9-4+0-2+6?"]

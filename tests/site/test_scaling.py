@@ -120,8 +120,10 @@ def vocabularies():
 
 
 def test_work_is_linear_in_responses(responses):
-    for part in PARTS[:3]:
-        assert exponent([64, 128, 256], responses, part, "flops") == pytest.approx(1, abs=1e-9), part
+    part = "update: log-probabilities"
+    assert exponent([64, 128, 256], responses, part, "flops") == pytest.approx(1, abs=1e-9)
+    for part in ("sampling", "update: layers"):  # what responses begin with is read once, and where they part is chance
+        assert exponent([64, 128, 256], responses, part, "flops") == pytest.approx(1, abs=0.01), part
     for part in PARTS:
         assert exponent([64, 128, 256], responses, part, "elements") == pytest.approx(1, abs=0.01), part
 
@@ -132,7 +134,8 @@ def test_length_is_linear_but_for_attention(lengths):
     # Attention over prompt and response: 2 layers, 8 rows, 64 wide, 2 products forward and 5 backward of 2 FLOPs each.
     steps = 96  # between two lengths
     assert second_difference(lengths, "update: layers") == 2 * steps**2 * 7 * 2 * 2 * 8 * 64
-    assert second_difference(lengths, "sampling") == 2 * steps**2 * 2 * 2 * 2 * 8 * 64 // 2
+    # Responses that begin alike are one row while they do; how many do is chance.
+    assert second_difference(lengths, "sampling") == pytest.approx(2 * steps**2 * 2 * 2 * 2 * 8 * 64 // 2, rel=0.02)
     assert exponent([64, 160, 256], lengths, "update: loss", "elements") == pytest.approx(1, abs=0.02)
     assert exponent([64, 160, 256], lengths, "update: layers", "mib") <= 1.02  # no table of all pairs
 
@@ -206,9 +209,9 @@ def test_the_tables_exponents_are_those_of_its_points(table):
 
 def test_small_counts_are_those_of_the_table(table, responses, lengths):
     "The smallest point of two curves, counted now, is the one that the page draws."
-    for part in PARTS[:3]:
-        assert responses[0][part]["flops"] == points(table, "responses", part, "flops")[64]
-        assert lengths[0][part]["flops"] == points(table, "length", part, "flops")[64]
+    for part in PARTS[:3]:  # six digits of each are written down
+        assert responses[0][part]["flops"] == pytest.approx(points(table, "responses", part, "flops")[64], rel=1e-5)
+        assert lengths[0][part]["flops"] == pytest.approx(points(table, "length", part, "flops")[64], rel=1e-5)
 
 
 def test_the_page_says_what_the_table_holds(table, root):
@@ -220,7 +223,13 @@ def test_the_page_says_what_the_table_holds(table, root):
     joined = points(table, "length", "sampling, joined cache", "elements")
     assert joined[4096] > 10 * length[4096]
     chunk = points(table, "chunk", "update: log-probabilities", "seconds")
-    assert chunk[2**20] > 2 * chunk[2**23]
+    assert chunk[2**20] > 2 * chunk[2**24]
+    assert chunk[2**24] < 1.15 * min(chunk.values())  # the default is large enough
+    layers = points(table, "vocabulary", "update: layers", "mib")
+    assert layers[151936] == pytest.approx(151936 * 64 * 4 / 2**20, rel=0.02)  # the embedding's gradient, once
+    for part, low, high in (("update: layers", 0.99, 1.01), ("update", 1.05, 1.15)):  # prompts in several micro-batches
+        flops = points(table, "responses", part, "flops")
+        assert low < flops[4096] / 8 / flops[512] < high, part
     resumed = points(table, "traces", "going on with the run", "mib")
     assert resumed[65536] < 1.01 * resumed[1024]
     report = points(table, "traces", "what a report reads", "mib")
@@ -228,7 +237,7 @@ def test_the_page_says_what_the_table_holds(table, root):
     browser = points(table, "traces", "the browser's first draw", "mib")
     assert browser[65536] < 1.5 * browser[8192]
     work = points(table, "processes", "a process", "flops")
-    assert work[4] == pytest.approx(work[1], rel=0.05)
+    assert work[4] < 1.05 * work[1]
     calls = points(table, "processes", "a process", "calls")
     assert calls[2] == calls[4]
     page = nbformat.read(root / "nbs" / "learn" / "scaling.ipynb", as_version=4)
@@ -240,3 +249,5 @@ def test_the_page_says_what_the_table_holds(table, root):
     )
     assert f"{joined[4096] / 1e9:.1f} billion" in shown and f"{length[4096] / 1e9:.2f} billion" in shown
     assert re.search(r"\| FLOPs, most / mean \| 1.000 \|", shown)
+    record = records.read_record("scale")
+    assert f"Measured on {record.date[:10]}, commit `{record.commit}`" in shown
