@@ -46,7 +46,7 @@ TIERS = {
 
 
 # Files that take a minute or more, the longest first: begun first, they leave no worker alone at the end.
-# test_cases starts some forty programs one after the other: about five minutes on one core.
+# test_cases runs some forty programs one after the other: about two minutes, half of it a plan.
 LONGEST = (
     "test_memory",
     "test_cases",

@@ -2,7 +2,6 @@
 objects in their plain forms."""
 
 import json
-import subprocess
 import sys
 import warnings
 from dataclasses import fields, replace
@@ -68,7 +67,12 @@ def test_a_setting_that_changes_nothing_is_warned_of(idle, mended):
         TrainConfig(**idle | mended)
 
 
-def test_the_command_line_warns_in_one_line(tmp_path):
+def shown(message, category, filename, lineno, file=None, line=None):
+    "What Python does with a warning where nobody has changed that."
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def test_the_command_line_warns_in_one_line(tmp_path, capsys, monkeypatch):
     "Of what a run from the shell does not read, too: in Python `Trainer.evaluate` reads it."
     options = f"--output {tmp_path}/run --critic_lr 1e-4 --eval_every 0 --eval_samples 8".split()
     with pytest.warns(UserWarning, match="eval_samples=8 changes nothing: eval_every=0 evaluates nothing"):
@@ -76,10 +80,13 @@ def test_the_command_line_warns_in_one_line(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TrainConfig(eval_every=0, eval_samples=8, eval_problems=20)
-    command = [sys.executable, "-W", "ignore::FutureWarning", "-m", "mpo_nb.cli", *options, "--dry_run"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    lines = [line for line in done.stderr.splitlines() if "changes nothing" in line]
-    assert done.returncode == 0 and len(set(lines)) == 2 and all(line.startswith("mpo-train: ") for line in lines)
+    capsys.readouterr()
+    monkeypatch.setattr(warnings, "showwarning", shown)  # pytest's own keeps them
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main([*options, "--dry_run"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "changes nothing" in line]
+    assert len(set(lines)) == 2 and all(line.startswith("mpo-train: ") for line in lines)
 
 
 RECIPE_CASES = [
