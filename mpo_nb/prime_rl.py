@@ -62,7 +62,7 @@ def block_loss(
     mask = inputs.loss_mask[None].bool()  # (1, T)
     logps = inputs.trainer_logprobs[None]  # (1, T), with its graph
     old_logps = inputs.inference_logprobs[None]
-    weights = None if inputs.loss_weights is None else inputs.loss_weights[None]
+    weights = None if inputs.loss_weights is None else torch.where(mask, inputs.loss_weights[None], 0)
     advantages = _weighted(inputs.advantages[None], weights, mask)
     actions = make_actions(settings, mask)
     out = policy_loss(logps, old_logps, advantages, mask, actions, clip, dual_clip=dual_clip, normalizer=1)
@@ -70,6 +70,7 @@ def block_loss(
     loss = out.loss
     if kl_tau:
         loss = loss + kl_tau * (delta.square() if weights is None else delta.square() * weights).sum()
-    metrics = action_metrics(action_sums(actions, mask, delta, out.ratio.log()))
+    log_ratio = actions.log_ratio(delta.detach(), mask)  # not out.ratio.log(), which a joint ratio takes to -inf
+    metrics = action_metrics(action_sums(actions, mask, delta, log_ratio))
     metrics |= {"clip_fraction": out.clip_fraction, "approx_kl": out.approx_kl}
     return _outputs(inputs)(loss=loss, metrics={name: value.detach() for name, value in metrics.items()})

@@ -65,7 +65,8 @@ def skyrl_loss(
             f"{name}=None, and behaviour={behaviour!r} has them as the old log-probabilities; let the inference engine"
             " return logprobs (generator.sampling_params.logprobs=1), or choose the other behaviour"
         )
-    mask = check_mask(torch.ones_like(log_probs) if loss_mask is None else loss_mask, log_probs=log_probs, old=old)
+    kept = torch.ones_like(log_probs) if loss_mask is None else loss_mask
+    mask = check_mask(kept, log_probs=log_probs, old=old, advantages=advantages)
     with torch.autocast(log_probs.device.type, enabled=False):
         actions = make_actions(settings, mask)
         delta = (at_least_float32(log_probs) - at_least_float32(old)).clamp(-20, 20)
@@ -81,7 +82,8 @@ def skyrl_loss(
             dual_clip=dual_clip,
             normalizer=1,
         )
-        metrics = action_metrics(action_sums(actions, mask, delta, out.ratio.log()))
+        log_ratio = actions.log_ratio(delta.detach(), mask)  # not out.ratio.log(), which a joint ratio takes to -inf
+        metrics = action_metrics(action_sums(actions, mask, delta, log_ratio))
     values = torch.stack([x.float() for x in (out.clip_fraction, *metrics.values())]).tolist()
     return out.loss, dict(zip(("clip_ratio", *metrics), values)) | corrected
 

@@ -24,6 +24,7 @@ _refused = {
     " log-probabilities as the old ones",
     "get_mismatch_metrics": "they are not computed here: leave it out",
     "use_opsm": "sequences are not masked here: leave it out",
+    "use_score_centering": "its correction is not added here: leave it out",
     "custom_pg_loss_reducer_function_path": "slime's own reducer is used here: leave it out",
 }  # slime's arguments that would be ignored -> remedy
 
@@ -47,6 +48,8 @@ def slime_settings(
     for name, remedy in _refused.items():
         if getattr(args, name, None):
             raise ValueError(f"{name}={in_brief(getattr(args, name))}: with mpo_nb.slime {remedy}")
+    if getattr(args, "pg_loss_type", None) in ("reinforce", "cispo"):
+        raise ValueError(f"pg_loss_type={args.pg_loss_type!r} is another loss than the one here: leave it out")
     if getattr(args, "advantage_estimator", "grpo") in ("gspo", "cispo"):
         raise ValueError(
             f"advantage_estimator={args.advantage_estimator!r} is a loss of its own in slime; with mpo_nb.slime take"

@@ -265,7 +265,7 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
         self._rows = TokenRows(self.processing_class)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, and a RuntimeError unless the loss came through `_compute_loss`: before the first update, so that
+        """TRL's, and a RuntimeError unless the loss came through `compute_loss` below: before the first update, so that
         nothing is trained token by token under another name."""
         self._computed = False
         loss = super().training_step(*args, **kwargs)
@@ -274,21 +274,27 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
         return loss
 
     def _elsewhere(self) -> str:
-        theirs = next(c for c in type(self).__mro__ if "compute_loss" in vars(c))
+        theirs = next(c for c in type(self).__mro__ if "compute_loss" in vars(c) and c is not BlockGRPOTrainer)
+        if theirs.__module__.startswith("trl."):
+            return (
+                f"TRL {installed_trl()} computes its loss in another way, and action_space={self.args.action_space!r}"
+                f" does not reach it; run: pip install 'trl=={trl_versions[1]}.*'"
+            )
         return (
             f"action_space={self.args.action_space!r} does not reach the loss:"
-            f" {theirs.__module__}.{theirs.__qualname__} computes it without TRL's `_compute_loss`, where the action"
-            " space goes in. Something has replaced TRL's trainer, as `import unsloth` does; import mpo_nb.trl in a"
-            " process without it, or choose action_space='token'"
+            f" {theirs.__module__}.{theirs.__qualname__} computes it without the old log-probabilities in which the"
+            " action space goes in. Something has replaced TRL's trainer, as `import unsloth` does; import mpo_nb.trl"
+            " in a process without it, or choose action_space='token'"
         )
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        "TRL's loss, on old log-probabilities that give the action's ratio."
         self._computed = True
         if self.args.action_space in ("token", "sequence"):
-            return cast(Tensor, super()._compute_loss(model, inputs))
+            return cast(Tensor, super().compute_loss(model, inputs, *args, **kwargs))
         self._handed = dict(inputs)  # a batch is used more than once, so its own dictionary stays as it is
         try:
-            loss: Tensor = super()._compute_loss(model, self._handed)
+            loss: Tensor = super().compute_loss(model, self._handed, *args, **kwargs)
             self._check_read(loss)
             return loss
         finally:
@@ -296,7 +302,7 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._handed is not None:
+        if self._handed is not None and out[0] is not None:  # None: of a trainer that scores elsewhere
             self._hand_over(self._handed, out[0])
         return out
 
@@ -339,10 +345,7 @@ class BlockGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL's class, known
             self._moved is None
             or torch.autograd.grad(loss, self._moved, retain_graph=True, allow_unused=True)[0] is None
         ):
-            raise RuntimeError(
-                f"TRL {installed_trl()} computes its loss in another way, and action_space={self.args.action_space!r}"
-                f" does not reach it; run: pip install 'trl=={trl_versions[1]}.*'"
-            )
+            raise RuntimeError(self._elsewhere())
         self._read = True
 
 # %% ../nbs/lib/trl.ipynb #trltracb
@@ -356,6 +359,15 @@ _aggregates = {
     "dapo": "token-mean",
     "dr_grpo": "seq-mean-token-sum-norm",
 }
+_plain: dict[str, Any] = dict(
+    delta=None,
+    top_entropy_quantile=1.0,
+    off_policy_mask_threshold=None,
+    entropy_coef=0.0,
+    use_adaptive_entropy=False,
+    use_bias_correction_kl=False,
+    multi_objective_aggregation="sum_then_normalize",
+)  # TRL's settings that change its loss in a way that no recipe here does -> what they are by default
 _scales = {"group": "group-std", "True": "group-std", "none": "group-mean", "False": "group-mean"}
 
 
@@ -365,7 +377,9 @@ def trl_recipe(
     "The recipe of this library that TRL's settings are."
     space = getattr(args, "action_space", None) or args.importance_sampling_level
     advantage = _scales.get(str(args.scale_rewards))
-    other = getattr(args, "reduce", None) == "sum" or args.delta is not None or advantage is None
+    other = getattr(args, "reduce", None) == "sum" or advantage is None
+    other = other or any(getattr(args, name, plain) != plain for name, plain in _plain.items())
+    other = other or (args.use_vllm and args.vllm_importance_sampling_correction)
     if args.loss_type not in _aggregates or other:
         return {}
     name = {"window": "mpo", "sequence": "gspo"}.get(space, "grpo")
@@ -518,10 +532,11 @@ class LossTap:
         if not (self.noting and self.trainer.model.training and "mpo_nb_rows" in inputs):
             return theirs(model, inputs)
         self._scored_now = ()
+        given = dict(inputs)  # BlockGRPOTrainer puts other old log-probabilities into `inputs`
         try:
             loss = theirs(model, inputs)
             logps, entropies = self._scored_now
-            self._note(inputs, logps, entropies)
+            self._note(given, logps, entropies)
             return loss
         finally:
             self._scored_now = None
@@ -565,7 +580,9 @@ trl_metrics = {
 
 
 def _check_tracing(trainer: Any, path: str | Path, pass_mark: float | None) -> None:
-    "Raise ValueError for what cannot be recorded, or not there."
+    "Raise TypeError for another trainer, ValueError for what cannot be recorded, or not there."
+    if not hasattr(trainer, "args"):
+        raise TypeError(f"trainer is a {type(trainer).__name__}; pass one of TRL's GRPOTrainer")
     if Path(path).resolve() == Path(trainer.args.output_dir).resolve():
         raise ValueError(
             f"path={str(path)!r} is TRL's output_dir, where TRL saves the model's own config.json; choose another"
@@ -605,6 +622,14 @@ class TraceCallback(TrainerCallback):
         self.start = time.monotonic()
         self.ratios: dict[str, float] = {}  # of the last noted step
         weakref.finalize(self, self.writer.end)  # a trainer that was stopped does not hold its folder for ever
+        trainer.train = partial(self._train, trainer.train)
+
+    def _train(self, theirs: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        "TRL's, and the folder is free again however it ends: TRL tells a callback of no exception."
+        try:
+            return theirs(*args, **kwargs)
+        finally:
+            self.writer.end()
 
     def _on_main(self, act: Callable[[], None]) -> None:
         "Do something in the main process; ValueError in all of them where it failed."
@@ -622,10 +647,13 @@ class TraceCallback(TrainerCallback):
         config = trl_config(self.trainer, state.max_steps)
         self._on_main(lambda: self.writer.begin(config, state.global_step))
         self.start = time.monotonic()
+        self.tap.rewards = []
+        self.ratios = {}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.tap.noting = (state.global_step + 1) % self.every == 0
         self.tap.generations = 0
+        self.tap.take()  # what a step that was broken off has left
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.tap.noting:
@@ -662,8 +690,9 @@ class TraceCallback(TrainerCallback):
         row = {trl_metrics.get(name, name): value for name, value in logs.items() if is_number(value)}
         rewards, self.tap.rewards = self.tap.rewards, []
         mark = self.tap.pass_mark
-        if mark is not None and rewards:
-            row["train_accuracy"] = float((torch.cat(rewards) >= mark).float().mean())
+        known = torch.cat([r[~r.isnan()] for r in rewards]) if rewards else torch.empty(0)
+        if mark is not None and len(known):
+            row["train_accuracy"] = float((known >= mark).float().mean())
         row |= self.ratios | dict(step=state.global_step, seconds=time.monotonic() - self.start)
         self.ratios = {}
         self.writer.write(metrics=row)

@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerBase
 from .actions import ActionSpace, BlockActions, SequenceActions, TokenActions, WindowActions
 from .blocks import check_mask, sentence_blocks, turn_blocks
 from .checks import check_whole
-from .config import described
+from .config import config_differences, described
 from .losses import policy_loss
 from .recipes import recipe
 from .runs.folder import Run
@@ -369,7 +369,13 @@ class VerlTraces:
         self.every = every
         self.rank = rank
         self.active = True  # False in a worker that computes the same as another one
-        if self.run.config is None:  # every worker would write the same
+        earlier = self.run.config
+        differences = config_differences(earlier, config, ()) if earlier else []
+        if differences:
+            raise ValueError(
+                f"policy_loss.traces={str(path)!r} holds a run with {'; with '.join(differences)}; choose another folder"
+            )
+        if earlier is None:  # every worker would write the same
             self.run.begin(config)
         self.step = max((int(row["step"]) for row in self.run.metrics), default=0)
         self.start = time.monotonic()
@@ -385,6 +391,12 @@ class VerlTraces:
         self.seen: list[tuple[Tensor, Tensor]] = []  # log-ratios and deltas of each micro-batch
         self.rewards: list[float] = []
         self.current = self.step + 1 if step is None else step
+        # Rank 0 alone writes metrics, so what it finds there is an earlier run's.
+        if not self.rank and self.current <= 1 <= self.step:
+            raise ValueError(
+                f"policy_loss.traces={str(self.run.path)!r} holds a run of {self.step} steps already, and this one"
+                " begins at step 1; choose another folder"
+            )
 
     def take(
         self,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..checks import check_flag
-from .folder import Run, is_started
+from .folder import Run, finite_values, is_started
 from .traces import Trace, token_texts
 from ..runtime.files import given_path
 from ..runtime.locks import WriteLock, try_lock
@@ -120,14 +120,14 @@ def ratio_metrics(
 # %% ../../nbs/lib/runs/recording.ipynb #record14
 def append_in_turn(
     path: str | Path,  # a .jsonl file; made where it is not there
-    rows: Sequence[Mapping[str, Any]],  # plain values, finite or None
+    rows: Sequence[Mapping[str, Any]],  # plain values; NaN and infinity become null
     wait: float = 60.0,  # seconds to wait for other writers
 ) -> None:
     """Append a line for each row while no other process of `append_in_turn` writes there. Raises TimeoutError where the
     others do not come to an end, OSError where the disk takes no more."""
     if not rows:
         return
-    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    text = "".join(json.dumps(finite_values(row)) + "\n" for row in rows).encode()
     end = time.monotonic() + wait
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:

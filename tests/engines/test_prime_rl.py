@@ -113,6 +113,18 @@ def test_what_stands_under_the_mask_is_not_read(engine):
     close(poisoned, clean, tol=1e-12)
     (pull,) = torch.autograd.grad(poisoned, x)
     assert not pull[~MASK].any() and pull[MASK].all()
+    weights = torch.where(MASK, 1.0, torch.nan).double()
+    weighted = sum(
+        block_loss(Inputs(i, j, None, k, m, w), **options).loss
+        for i, j, k, m, w in zip(*(x.split(LENGTHS) for x in (a, b, c, MASK, weights)))
+    )
+    close(weighted / MASK.sum(), clean, tol=1e-12)
+
+
+def test_a_joint_ratio_too_small_for_a_number_has_its_logarithm():
+    old, mask = torch.zeros(4), torch.ones(4).bool()
+    out = block_loss(Inputs(old - 60, old, None, torch.ones(4), mask), "block", k=4, reduce="sum")
+    assert out.metrics["actions/log_ratio_rms"] == 240
 
 
 def test_the_regulariser_is_the_squared_token_log_ratio(engine):

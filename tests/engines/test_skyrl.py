@@ -229,6 +229,13 @@ def test_what_cannot_be_done_is_refused(engine, options, message):
         register(**dict(name="mpo_test") | options)
 
 
+def test_advantages_of_another_shape_are_refused():
+    "One row of them would be taken for every response."
+    x = torch.zeros(2, 5)
+    with pytest.raises(ValueError, match=r"advantages has shape \(5,\) but mask has \(2, 5\)"):
+        skyrl_loss(ActionSettings("turn"), None, "policy", x, x, torch.ones(5), config(), torch.ones(2, 5))
+
+
 def test_without_skyrl():
     if find_spec("skyrl") is not None:
         pytest.skip("SkyRL is installed")

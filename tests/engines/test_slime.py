@@ -263,6 +263,8 @@ def test_token_level_is_slimes_policy_loss(engine):
         (dict(action_space="sentence", k=4), "k=4 means nothing to action_space='sentence'"),
         (dict(action_space="turn", use_tis=True), "use_tis=True: .* take --use-rollout-logprobs"),
         (dict(action_space="turn", use_opsm=True), "use_opsm=True: .* leave it out"),
+        (dict(action_space="turn", use_score_centering=True), "use_score_centering=True: .* leave it out"),
+        (dict(action_space="turn", pg_loss_type="reinforce"), "pg_loss_type='reinforce' is another loss"),
         (dict(action_space="turn", get_mismatch_metrics=True), "get_mismatch_metrics=True"),
         (dict(action_space="turn", custom_pg_loss_reducer_function_path="a.b"), "reducer_function_path='a.b'"),
         (dict(action_space="turn", context_parallel_size=2), "context_parallel_size=2: a rank holds parts"),

@@ -197,6 +197,10 @@ def test_what_has_no_recipe_here_names_none(tmp_path):
         dict(delta=2.0),
         dict(loss_type="cispo"),
         dict(scale_rewards="batch"),
+        dict(top_entropy_quantile=0.2),
+        dict(off_policy_mask_threshold=0.5),
+        dict(beta=0.1, use_bias_correction_kl=True),
+        dict(use_vllm=True),
     ):
         assert trl_recipe(settings(tmp_path, **options)) == {}
 
@@ -281,7 +285,58 @@ def test_a_run_that_is_resumed_goes_on_in_its_folder(tmp_path):
     assert [row["step"] for row in Run(tmp_path / "run").metrics] == [1, 2, 3, 4]
 
 
+def test_a_step_that_was_broken_off_leaves_nothing(tmp_path):
+    "The second batch of a step fails; the folder is free, and what goes on records that step once."
+    calls = []
+
+    def reward(completions, **_):
+        calls.append(len(completions))
+        if len(calls) == 4:
+            raise KeyError("no reward")
+        return [float(i % 2) for i in range(len(completions))]
+
+    def made():
+        args = settings(
+            tmp_path / "trl",
+            num_iterations=1,
+            gradient_accumulation_steps=2,
+            steps_per_generation=1,
+            per_device_train_batch_size=8,
+            max_completion_length=8,
+            save_strategy="steps",
+            save_steps=1,
+        )
+        trainer = BlockGRPOTrainer(tiny_model_path(), reward, args, train_dataset=Dataset.from_list(TASK.train[:64]))
+        trainer.add_callback(TraceCallback(trainer, tmp_path / "run", groups=99))
+        return trainer
+
+    first = made()
+    with pytest.raises(KeyError):
+        first.train()
+    trainers = first, made()  # the one that failed is still there, as in a notebook
+    for trainer in trainers:
+        trainer.train(resume_from_checkpoint=str(tmp_path / "trl" / "checkpoint-1"))
+        traces = load_traces(tmp_path / "run")
+        assert [(t.step, t.group, t.index) for t in traces] == [
+            (step, g, i) for step in (1, 2) for g in range(4) for i in range(4)
+        ]
+
+
+def test_a_response_without_a_reward_is_neither_right_nor_wrong(tmp_path):
+    def reward(completions, **_):
+        return [None if i % 4 == 0 else float(i % 2) for i in range(len(completions))]
+
+    args = settings(tmp_path / "trl", max_steps=1, max_completion_length=8, per_device_train_batch_size=8)
+    trainer = BlockGRPOTrainer(tiny_model_path(), reward, args, train_dataset=Dataset.from_list(TASK.train[:64]))
+    trainer.add_callback(TraceCallback(trainer, tmp_path / "run", groups=99, pass_mark=1.0))
+    trainer.train()
+    assert [t.correct for t in load_traces(tmp_path / "run")] == [None, True, False, True] * 2
+    assert Run(tmp_path / "run").metrics[0]["train_accuracy"] == pytest.approx(2 / 3)
+
+
 def test_wrong_arguments(tmp_path):
+    with pytest.raises(TypeError, match="trainer is a str; pass one of TRL's GRPOTrainer"):
+        TraceCallback("trainer", tmp_path / "run")
     trainer = BlockGRPOTrainer(
         tiny_model_path(), exact, settings(tmp_path), train_dataset=Dataset.from_list(TASK.train[:8])
     )

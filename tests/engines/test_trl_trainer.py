@@ -89,10 +89,11 @@ def space(name: str) -> dict:
 
 
 class OneProcess:
-    "What `_compute_loss` asks of accelerate, with one process."
+    "What TRL's loss asks of accelerate, with one process."
 
     num_processes = 1
     sync_gradients = True
+    is_main_process = True
 
     def gather(self, x):
         return x
@@ -105,7 +106,7 @@ class OneProcess:
 
 
 def stub(logps, entropies=None, cls=BlockGRPOTrainer, config=None, steps=1, **options):
-    "A trainer whose forward pass gives these log-probabilities; the rest is what `_compute_loss` reads."
+    "A trainer whose forward pass gives these log-probabilities; the rest is what `compute_loss` reads."
 
     class Base(GRPOTrainer):
         def _get_per_token_logps_and_entropies(self, *args, **kwargs):
@@ -130,6 +131,7 @@ def stub(logps, entropies=None, cls=BlockGRPOTrainer, config=None, steps=1, **op
         use_vllm=False,
         vllm_importance_sampling_correction=True,
         _entropy_bonus_enabled=False,
+        use_liger_kernel=False,  # of TRL before 1.14
         _handed=None,
         _moved=None,
         _read=False,
@@ -151,7 +153,7 @@ IDS = char_tokenizer()("0123456789+-=;#?", add_special_tokens=False)["input_ids"
 
 
 def batch_for(mask, seed, per_token=False, dtype=torch.double, scale=0.4):
-    """Random inputs for `_compute_loss` without NaN under the mask; a third of the mask's zeros are a tool's tokens,
+    """Random inputs for `compute_loss` without NaN under the mask; a third of the mask's zeros are a tool's tokens,
     the rest padding. One character in four ends a sentence."""
     new, old, A = (torch.nan_to_num(x, 0.0, 0.0, 0.0).to(dtype) for x in draw_batch(mask, seed, scale, per_token))
     g = generator(seed + 1)
@@ -233,7 +235,7 @@ def test_the_loss_is_policy_loss(loss_type, name, mask, seed, per_token, delta):
     y = leaf(x.detach())
     before = dict(inputs)
     trainer = stub(x, config=space(name), loss_type=loss_type, delta=delta)
-    theirs = trainer._compute_loss(None, inputs)
+    theirs = trainer.compute_loss(None, inputs)
     out = reference(name, y, inputs, mask, loss_type, dual_clip=delta)
     same(theirs, x, out.loss, y)
     assert all(inputs[k] is v for k, v in before.items()) and len(inputs) == len(before)
@@ -250,7 +252,7 @@ def test_with_a_kl_penalty(name, mask, seed, corrected):
     "The penalty stays one of tokens; with TRL's bias correction each token's is multiplied by its action's ratio."
     x, inputs = batch_for(mask, seed)
     y = leaf(x.detach())
-    theirs = stub(x, config=space(name), loss_type="bnpo", beta=0.1, use_bias_correction_kl=corrected)._compute_loss(
+    theirs = stub(x, config=space(name), loss_type="bnpo", beta=0.1, use_bias_correction_kl=corrected).compute_loss(
         None, inputs
     )
     mine = reference(name, y, inputs, mask, "bnpo").loss
@@ -273,7 +275,7 @@ def test_with_what_weighs_tokens(name, mask, seed):
     y = leaf(x.detach())
     A = inputs["advantages"]
     weight = torch.rand(mask.shape, generator=generator(seed), dtype=torch.double)
-    theirs = stub(x, config=space(name), loss_type="dapo", use_vllm=True, off_policy_mask_threshold=0.05)._compute_loss(
+    theirs = stub(x, config=space(name), loss_type="dapo", use_vllm=True, off_policy_mask_threshold=0.05).compute_loss(
         None, inputs | dict(importance_sampling_ratio=weight)
     )
     drift = ((inputs["old_per_token_logps"] - y.detach()) * mask).sum(1) / mask.sum(1).clamp(min=1)
@@ -290,17 +292,17 @@ def test_one_block_is_the_sequence(mask, seed):
         x, inputs = batch_for(mask, seed)
         y = leaf(x.detach())
         same(
-            stub(x, config=dict(action_space="block", k=99, reduce="mean"), loss_type=loss_type)._compute_loss(
+            stub(x, config=dict(action_space="block", k=99, reduce="mean"), loss_type=loss_type).compute_loss(
                 None, inputs
             ),
             x,
-            stub(y, cls=GRPOTrainer, loss_type=loss_type, importance_sampling_level="sequence")._compute_loss(
+            stub(y, cls=GRPOTrainer, loss_type=loss_type, importance_sampling_level="sequence").compute_loss(
                 None, inputs
             ),
             y,
         )
         x, inputs = batch_for(mask, seed, dtype=torch.float32)
-        wanted = stub(x, cls=GRPOTrainer, loss_type=loss_type)._compute_loss(None, inputs)
+        wanted = stub(x, cls=GRPOTrainer, loss_type=loss_type).compute_loss(None, inputs)
         (gradient,) = torch.autograd.grad(wanted, x)
         for one in (
             dict(action_space="window", k=1, future=0.2),
@@ -308,7 +310,7 @@ def test_one_block_is_the_sequence(mask, seed):
             dict(action_space="block", k=1, reduce="sum"),
         ):
             y = leaf(x.detach())
-            found = stub(y, config=one, loss_type=loss_type)._compute_loss(None, inputs)
+            found = stub(y, config=one, loss_type=loss_type).compute_loss(None, inputs)
             assert torch.equal(found, wanted) and torch.equal(torch.autograd.grad(found, y)[0], gradient)
 
 
@@ -320,13 +322,13 @@ def test_a_tools_tokens_never_count():
         for noise in (0.0, 7.0):
             x, inputs = batch_for(mask, 5)
             x = leaf(torch.where(mask.bool(), x.detach(), noise))
-            loss = stub(x, config=space(name))._compute_loss(None, inputs)
+            loss = stub(x, config=space(name)).compute_loss(None, inputs)
             found.append((loss, torch.autograd.grad(loss, x)[0]))
         assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
         assert not found[0][1][mask == 0].any() and found[0][1].any()
         short = {k: v[:, mask[0].bool()] if v.shape == mask.shape else v for k, v in inputs.items()}
         y = leaf(x.detach()[:, mask[0].bool()])
-        close(found[0][0], stub(y, config=space(name))._compute_loss(None, short), tol=1e-12)
+        close(found[0][0], stub(y, config=space(name)).compute_loss(None, short), tol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(SPACES.keys() - {"turn"}))  # a turn ends there whatever it is told
@@ -334,13 +336,13 @@ def test_actions_end_at_a_tools_reply_where_they_are_told_to(name):
     mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1], [1, 0, 1, 1, 1, 1, 0, 0, 0]])
     x, inputs = batch_for(mask, 3)
     y = leaf(x.detach())
-    found = stub(x, config=space(name) | dict(gaps="end"))._compute_loss(None, inputs)
+    found = stub(x, config=space(name) | dict(gaps="end")).compute_loss(None, inputs)
     actions = dataclasses.replace(actions_of(name, inputs, mask), gaps="end")
     wanted = policy_loss(
         y, inputs["old_per_token_logps"], inputs["advantages"], mask, actions, CLIP, aggregate="seq-mean-token-mean"
     ).loss
     same(found, x, wanted, y)
-    across = stub(leaf(x.detach()), config=space(name))._compute_loss(None, inputs)
+    across = stub(leaf(x.detach()), config=space(name)).compute_loss(None, inputs)
     assert found != across
 
 
@@ -351,7 +353,7 @@ def test_accumulation_and_first_pass():
     for loss_type in AGGREGATES:
         x, inputs = batch_for(mask, 1)
         one, two = (
-            stub(x, config=space("window"), loss_type=loss_type, steps=n)._compute_loss(
+            stub(x, config=space("window"), loss_type=loss_type, steps=n).compute_loss(
                 None, inputs | dict(num_items_in_batch=mask.sum() * n)
             )
             for n in (1, 2)
@@ -360,7 +362,7 @@ def test_accumulation_and_first_pass():
     x, inputs = batch_for(mask, 2)
     del inputs["old_per_token_logps"]
     trainer = stub(x, config=space("window"), loss_type="bnpo")
-    (gradient,) = torch.autograd.grad(trainer._compute_loss(None, inputs), x)
+    (gradient,) = torch.autograd.grad(trainer.compute_loss(None, inputs), x)
     wanted = -WindowActions(3, 0.4).credit(inputs["advantages"][:, None] * mask, mask) / mask.sum()
     close(gradient, wanted, tol=1e-12)
     assert trainer._metrics["train"]["actions/log_ratio_rms"] == [0.0]
@@ -387,7 +389,7 @@ def test_a_loss_that_does_not_listen(monkeypatch):
     ):
         monkeypatch.setattr(GRPOTrainer, "_compute_loss", deaf)
         with pytest.raises(RuntimeError, match="action_space='block' does not reach it"):
-            stub(x, config=space("block"))._compute_loss(None, inputs)
+            stub(x, config=space("block")).compute_loss(None, inputs)
 
 
 # Training
@@ -648,7 +650,7 @@ def test_a_run_with_a_tools_tokens(monkeypatch):
 
 
 def test_a_loss_that_is_computed_elsewhere_is_refused_before_the_first_update():
-    "What a package does that puts its own trainer in TRL's place: a compute_loss that never comes by `_compute_loss`."
+    "What a package does that puts its own trainer in TRL's place: a compute_loss of its own."
 
     class Elsewhere(BlockGRPOTrainer):
         def compute_loss(self, model, inputs, *args, **kwargs):

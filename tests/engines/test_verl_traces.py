@@ -195,6 +195,30 @@ def test_a_run_that_goes_on_counts_on(tmp_path):
     assert recorder.current == 7
 
 
+def test_another_run_s_folder_is_refused(tmp_path):
+    config = dict(engine="verl", task="sums", loss_mode="mpo")
+    recorder = VerlTraces(tmp_path, config, TOKENIZER)
+    recorder.begin_step(1)
+    recorder.take(*facts_and_inputs(), TokenActions())
+    recorder.end_step()
+    before = (tmp_path / "traces.jsonl").read_text()
+    with pytest.raises(ValueError, match="policy_loss.traces=.* loss_mode='mpo', not 'lpo'; choose another folder"):
+        VerlTraces(tmp_path, config | dict(loss_mode="lpo"), TOKENIZER)
+    again = VerlTraces(tmp_path, config, TOKENIZER)
+    with pytest.raises(ValueError, match="a run of 1 steps already, and this one begins at step 1; choose another"):
+        again.begin_step(1)
+    again.begin_step(2)  # one that verl resumes
+    VerlTraces(tmp_path, config, TOKENIZER, rank=1).begin_step(1)  # which may come after rank 0's first lines
+    assert (tmp_path / "traces.jsonl").read_text() == before
+
+
+def test_what_is_no_number_is_null(tmp_path):
+    recorder = VerlTraces(tmp_path, dict(engine="verl", task="sums"), TOKENIZER)
+    recorder.take(*facts_and_inputs(), TokenActions())
+    recorder.end_step(dict(grad_norm=math.nan))
+    assert '"grad_norm": null' in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_advantages_that_differ_are_averaged_and_said_so(tmp_path):
     recorder = VerlTraces(tmp_path, dict(engine="verl", task="sums"), TOKENIZER, rows=1)
     inputs, facts = facts_and_inputs()
