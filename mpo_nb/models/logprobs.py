@@ -78,8 +78,9 @@ class _Summary(NamedTuple):
 
 def _a_few_rows(logits: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
     """Rows that one goes through together, and what they are in float32, divided by the temperature, (r, V), in memory
-    that the next ones will take: as many as stay in a CPU's cache; elsewhere all."""
-    count = max(1, 2**18 // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+    that the next ones will take: as many as stay in a CPU's cache; elsewhere, and in a rehearsal, all."""
+    in_cache = logits.device.type == "cpu" and type(logits) is Tensor  # a rehearsal's tensors are of a class of theirs
+    count = max(1, 2**18 // logits.shape[1] if in_cache else len(logits))
     # Asked for as a whole on a CPU too, which hands out what is touched: so a rehearsal counts what a GPU will need.
     wide = torch.empty_like(logits, dtype=torch.float32)
     for i in range(0, len(logits), count):
