@@ -373,7 +373,8 @@ class VerlTraces:
         differences = config_differences(earlier, config, ()) if earlier else []
         if differences:
             raise ValueError(
-                f"policy_loss.traces={str(path)!r} holds a run with {'; with '.join(differences)}; choose another folder"
+                f"policy_loss.traces={str(path)!r} holds a run with {'; with '.join(differences)}; choose another"
+                " folder"
             )
         if earlier is None:  # every worker would write the same
             self.run.begin(config)
