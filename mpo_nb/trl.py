@@ -365,7 +365,6 @@ _plain: dict[str, Any] = dict(
     off_policy_mask_threshold=None,
     entropy_coef=0.0,
     use_adaptive_entropy=False,
-    use_bias_correction_kl=False,
     multi_objective_aggregation="sum_then_normalize",
 )  # TRL's settings that change its loss in a way that no recipe here does -> what they are by default
 _scales = {"group": "group-std", "True": "group-std", "none": "group-mean", "False": "group-mean"}
@@ -380,6 +379,7 @@ def trl_recipe(
     other = getattr(args, "reduce", None) == "sum" or advantage is None
     other = other or any(getattr(args, name, plain) != plain for name, plain in _plain.items())
     other = other or (args.use_vllm and args.vllm_importance_sampling_correction)
+    other = other or bool(args.beta and getattr(args, "use_bias_correction_kl", False))
     if args.loss_type not in _aggregates or other:
         return {}
     name = {"window": "mpo", "sequence": "gspo"}.get(space, "grpo")
