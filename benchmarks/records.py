@@ -144,7 +144,7 @@ BENCHMARKS = {
                 "low",
                 "high",
             )
-            for model in ("tiny, 0.86M",)
+            for model in ("tiny, 0.86M", "SmolLM2, 135M")
             for case in ("MPO, off", "MPO, on")
         ),
     ),
