@@ -184,6 +184,11 @@ BENCHMARKS = {
             )
         ),
     ),
+    "rewards": Benchmark(
+        "tasks/answers tasks/equality sandbox/runner sandbox/walls sandbox/sides sandbox/protocol sandbox/tests"
+        " sandbox/values sandbox/checkers",
+        "tasks/__init__ sandbox/__init__",
+    ),
     "failures": Benchmark(
         STEP,
         "runtime/placement tasks/sums tasks/__init__ models/__init__ training/__init__",
