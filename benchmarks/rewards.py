@@ -1,12 +1,12 @@
 """How long rewards take: comparing answers of mathematics, and running programs behind the sandbox's walls.
 
 Answers: a batch of 256, as many as a step of training has. 248 are answers of competitions in kind (whole numbers,
-fractions, roots, intervals, polynomials), half of them right in another form; eight are hostile: numbers that do not fit
-into memory, powers of long sums, sums of a thousand million terms. Each batch has other numbers, so nothing is known from
-the batch before. The first one also starts the processes that compare.
+fractions, roots, intervals, polynomials), half of them right in another form. Eight are hostile: numbers that do not
+fit into memory, powers of long sums, sums of a thousand million terms. Each batch has other numbers, so nothing is
+known from the batch before. The first one also starts the processes that compare.
 
-Programs: right solutions of small problems, each with a test of seven assertions, as in HumanEval; every one runs in new
-processes behind the walls, its test in another one. Where there is no sandbox, the rows of programs are left out.
+Programs: right solutions of small problems, each with a test of seven assertions, as in HumanEval; every one runs in
+new processes behind the walls, its test in another one. Where there is no sandbox, the rows of programs are left out.
 
     python benchmarks/rewards.py        # about a minute; writes benchmarks/rewards.csv
 """
@@ -87,14 +87,20 @@ def time_answers(rounds: int) -> list[dict[str, object]]:
 
 def programs() -> list[tuple[str, str, str]]:
     "Programs, their tests, and the name of what is tested."
-    kinds = [
-        ("def f(xs):\n    return [x * {a} for x in xs if x % 2]\n", "[x * {a} for x in xs if x % 2]"),
-        ("def f(xs):\n    best = 0\n    for x in xs:\n        best = max(best, x + {a})\n    return best\n", "max([0] + [x + {a} for x in xs])"),
-        ("def f(xs):\n    return sorted(set(xs), key=lambda x: (x % {a}, x))\n", "sorted(set(xs), key=lambda x: (x % {a}, x))"),
-        ("def f(xs):\n    return ' '.join(str(x + {a}) for x in reversed(xs))\n", "' '.join(str(x + {a}) for x in xs[::-1])"),
-        ("from collections import Counter\n\ndef f(xs):\n    return dict(Counter(x % {a} for x in xs))\n", "{{m: sum(x % {a} == m for x in xs) for m in [x % {a} for x in xs]}}"),
-        ("def f(xs):\n    total = []\n    for i, x in enumerate(xs):\n        total.append(sum(xs[:i]) + x * {a})\n    return total\n", "[sum(xs[:i]) + x * {a} for i, x in enumerate(xs)]"),
-    ]  # fmt: skip
+    kinds = [  # the program, and the same in one expression
+        ("return [x * {a} for x in xs if x % 2]", "[x * {a} for x in xs if x % 2]"),
+        ("return max([0] + [x + {a} for x in xs])", "max([x + {a} for x in xs], default=0)"),
+        ("return sorted(set(xs), key=lambda x: (x % {a}, x))", "sorted({{*xs}}, key=lambda x: (x % {a}, x))"),
+        ("return ' '.join(str(x + {a}) for x in reversed(xs))", "' '.join(str(x + {a}) for x in xs[::-1])"),
+        (
+            "counts = {{}}\n    for x in xs:\n        counts[x % {a}] = counts.get(x % {a}, 0) + 1\n    return counts",
+            "{{m: sum(x % {a} == m for x in xs) for m in [x % {a} for x in xs]}}",
+        ),
+        (
+            "total = []\n    for i, x in enumerate(xs):\n        total.append(sum(xs[:i]) + x * {a})\n    return total",
+            "[sum(xs[:i]) + x * {a} for i, x in enumerate(xs)]",
+        ),
+    ]
     rng = random.Random(0)
     jobs = []
     for n in range(PROGRAMS):
@@ -104,7 +110,9 @@ def programs() -> list[tuple[str, str, str]]:
         for _ in range(7):
             xs = [rng.randint(0, 50) for _ in range(rng.randint(0, 8))]
             lines.append(f"    assert candidate({xs}) == {eval(truth.format(a=a), {'xs': xs})!r}")
-        jobs.append((text.format(a=a), "def check(candidate):\n" + "\n".join(lines) + "\n", "f"))
+        jobs.append(
+            ("def f(xs):\n    " + text.format(a=a) + "\n", "def check(candidate):\n" + "\n".join(lines) + "\n", "f")
+        )
     return jobs
 
 

@@ -69,9 +69,6 @@ class Sampler(Protocol):
     def refresh(self) -> None:
         "Take note that the policy's weights have moved."
 
-    def metrics(self) -> dict[str, float]:
-        "What there is to say of how the last step's responses were drawn."
-
     def state(self) -> dict[str, Any]:
         "What a checkpoint keeps."
 

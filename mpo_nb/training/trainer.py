@@ -116,7 +116,8 @@ class Trainer:
             batch = self.queue.batch(step, self.collect)
         with self.recorder.shield():  # a Ctrl-C waits until the step is written down
             with self.recorder.clock("training"):
-                metrics = self.update(batch, step) | self.sampler.metrics()
+                said = getattr(self.sampler, "metrics", dict)  # a sampler of your own may have nothing to say
+                metrics = self.update(batch, step) | said()
             return self._write(step, batch, metrics)
 
     def _write(self, step: int, batch: Batch | None, metrics: dict[str, float]) -> dict[str, float]:
