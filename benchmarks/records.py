@@ -149,7 +149,7 @@ BENCHMARKS = {
         ),
     ),
     "memory": Benchmark(
-        f"{STEP} models/heads planning/rehearsal planning/phases planning/plan",
+        f"{STEP} models/heads planning/ledger planning/rehearsal planning/phases planning/plan",
         "models/loading models/tiny",
         ratios=tuple(
             Ratio(f"memory: planned / measured, {case}", "planned_mib", {"case": case}, over="measured_mib")

@@ -18,7 +18,8 @@ from mpo_nb.planning import phases, rehearsal
 from mpo_nb.planning import plan as memory
 from mpo_nb.planning.phases import fixed, prompts_among, step_phases, ways, work
 from mpo_nb.planning.plan import MemoryPlan, Verdict, halvings, in_words, levers, plan_memory, remedy
-from mpo_nb.planning.rehearsal import Ledger, Work, along, outline, rehearse_sampling, rehearse_training
+from mpo_nb.planning.ledger import Ledger
+from mpo_nb.planning.rehearsal import Work, along, outline, rehearse_sampling, rehearse_training
 from mpo_nb.sampling.decoding import DynamicDecoder
 from mpo_nb.tasks.task import Task, load_task
 from mpo_nb.training.queue import batch_tensors
