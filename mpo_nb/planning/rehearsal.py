@@ -28,7 +28,7 @@ from ..models.heads import scale_gradient
 from ..models.loading import add_lora, dtypes
 from ..models.logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
 from ..models.mtp import MTPModules, column_heads
-from .ledger import Account, WithoutData, account_of
+from .ledger import Account, WithoutData, account_of, memory_bytes
 from ..recipes import SoftQAdvantage
 from ..sampling.decoding import DynamicDecoder
 from ..sampling.rollouts import sample_tokens, top_k_top_p
@@ -364,6 +364,16 @@ def _train(
     return ledger.account
 
 
+def _rows_alike(
+    w: Work,
+    chunk: int,  # tokens whose logits are worked out at once
+) -> range:
+    "The numbers of rows that need as many chunks as `w` does; more than three are rehearsed as three."
+    chunks = min(4, -(-w.rows * w.response // chunk))
+    most = chunks * chunk // w.response if chunks < 4 else 10**9
+    return range((chunks - 1) * chunk // w.response + 1, most + 1)
+
+
 @lru_cache(1024)
 def rehearse_training(
     kind: Outline,  # the model
@@ -379,7 +389,9 @@ def rehearse_training(
     "What is alive at the highest points of one micro-batch, forward and backward."
     options = (checkpointing, chunk_elements, entropy_grad, frozen, first)
     key = ("training", kind, layers, replace(w, rows=0), *options)
-    return account_of(key, w.rows, lambda rows: _train(kind, layers, replace(w, rows=rows), *options)).peaks
+    model, _ = _model_and_heads(kind, layers, checkpointing)
+    alike = _rows_alike(w, max(1, chunk_elements // model.get_output_embeddings().weight.shape[0]))
+    return account_of(key, w.rows, lambda rows: _train(kind, layers, replace(w, rows=rows), *options), alike).peaks
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #8d6840a7
 def along(
@@ -412,12 +424,23 @@ def _near_the_end(decoder: DynamicDecoder, w: Work) -> None:
     decoder.logits = decoder.logits.new_empty(w.sampled, decoder.logits.shape[1])
     layer: Any
     for layer in decoder.cache.layers:
+        if not hasattr(layer, "keys"):  # linear attention: what it keeps has one size from the start
+            continue
         length = min(tokens, getattr(layer, "sliding_window", tokens + 1) - 1)
         layer.keys, layer.values = (
             old.new_empty(w.sampled, old.shape[1], length, old.shape[3]) for old in (layer.keys, layer.values)
         )
         if hasattr(layer, "cumulative_length"):
             layer.cumulative_length = tokens
+
+
+def _cached(
+    layer: Any,  # of a cache
+) -> list[Tensor]:
+    "Keys and values, and the states of linear attention."
+    states = [*getattr(layer, "conv_states", {}).values(), *getattr(layer, "recurrent_states", {}).values()]
+    kept = [getattr(layer, "keys", None), getattr(layer, "values", None), *states]
+    return [x for x in kept if x is not None]
 
 
 def _draw(logits: Tensor, top_p: float, top_k: int) -> None:
@@ -448,8 +471,7 @@ def _sample(kind: Outline, layers: int, w: Work, top_p: float, top_k: int) -> Ac
         ledger.enter("decoding", rest)
         logits = decoder.step(torch.zeros(w.sampled, dtype=torch.long))
         _draw(logits, top_p, top_k)
-    cached = [x for layer in cast(list[Any], decoder.cache.layers) for x in (layer.keys, layer.values)]
-    size = sum(x.untyped_storage().nbytes() for x in cached)
+    size = sum(memory_bytes(x) for layer in decoder.cache.layers for x in _cached(layer))
     ledger.account.add("decoding", "key-value cache", size)
     ledger.account.add("decoding", rest, -size)
     ledger.account.closed = True
@@ -473,4 +495,4 @@ def rehearse_sampling(
     def sample(read: int) -> Account:
         return _sample(kind, layers, replace(w, read=read, sampled=int(each * read)), top_p, top_k)
 
-    return account_of(key, w.read, sample).peaks
+    return account_of(key, w.read, sample, range(2, 10**9)).peaks

@@ -9,16 +9,16 @@ from itertools import combinations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config, T5Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, LlamaConfig, Qwen2Config, T5Config
 
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.loading import add_lora, dtypes
 from mpo_nb.models.tiny import tiny_model_path
-from mpo_nb.planning import phases, rehearsal
+from mpo_nb.planning import ledger, phases, rehearsal
 from mpo_nb.planning import plan as memory
+from mpo_nb.planning.ledger import Ledger
 from mpo_nb.planning.phases import fixed, prompts_among, step_phases, ways, work
 from mpo_nb.planning.plan import MemoryPlan, Verdict, halvings, in_words, levers, plan_memory, remedy
-from mpo_nb.planning.ledger import Ledger
 from mpo_nb.planning.rehearsal import Work, along, outline, rehearse_sampling, rehearse_training
 from mpo_nb.sampling.decoding import DynamicDecoder
 from mpo_nb.tasks.task import Task, load_task
@@ -68,6 +68,16 @@ STEP = TrainConfig(
     checkpoint_every=10**6,
     steps=10**6,
     progress=False,
+)
+HYBRID = Lfm2Config(
+    vocab_size=512,
+    hidden_size=128,
+    intermediate_size=256,
+    block_auto_adjust_ff_dim=False,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    layer_types=["conv", "conv", "full_attention", "conv"],
 )
 SIZES = dict(micro_batch_tokens=21504, max_new_tokens=512, precision="bfloat16", eval_every=0)
 
@@ -132,17 +142,17 @@ def test_the_cache_is_counted_exactly(shape, response):
 
 @pytest.mark.parametrize("foreach", [False, True], ids=["weight by weight", "all at once"])
 def test_adam_needs_what_is_planned(foreach):
-    with Ledger() as ledger:
-        ledger.enter("", "standing")
+    with Ledger() as run:
+        run.enter("", "standing")
         model = real_model(LLAMA, STEP)
         for p in model.parameters():
             p.grad = torch.ones_like(p)
         adam = torch.optim.AdamW(model.parameters(), foreach=foreach)
         adam.step()
-        ledger.enter("step", "temporaries")
+        run.enter("step", "temporaries")
         adam.step()
     update = step_phases(STEP, LLAMA, PROMPT, foreach)["update"]
-    assert update["logits and temporaries"] == pytest.approx(ledger.peaks["step"]["temporaries"], rel=0.01)
+    assert update["logits and temporaries"] == pytest.approx(run.peaks["step"]["temporaries"], rel=0.01)
     assert update["Adam's means"] == pytest.approx(
         bytes_of(t for state in adam.state.values() for t in (state["exp_avg"], state["exp_avg_sq"]))
     )
@@ -200,6 +210,7 @@ CASES = {
     "a soft Q": (LLAMA, dict(recipe="etpo")),
     "a soft Q in small chunks": (QWEN, dict(recipe="etpo", chunk_elements=2**15)),
     "a soft Q, adapters": (QWEN, dict(recipe="etpo", lora_rank=8, precision="bfloat16")),
+    "a hybrid": (HYBRID, {}),
     "few rows": (QWEN, dict(group_size=32, minibatches=64, max_rows=16, lora_rank=4)),
     "top-p": (QWEN, dict(group_size=32, minibatches=64, lora_rank=4, top_p=0.9)),
 }
@@ -211,8 +222,8 @@ def run_two_steps(config, shape, folder) -> int:
     problems = [
         {"prompt": f"{i:03}" + "7" * (PROMPT - 4 - i % 2), "answer": "0"} for i in range(config.prompts_per_step)
     ]
-    with Ledger() as ledger:
-        ledger.enter("run", "")
+    with Ledger() as run:
+        run.enter("run", "")
         model = real_model(shape, config)
 
         def never_ends(module, args, kwargs, output):
@@ -227,7 +238,7 @@ def run_two_steps(config, shape, folder) -> int:
         )
         for step in (1, 2):
             trainer.step(step)
-    return ledger.peaks["run"].total()
+    return run.peaks["run"].total()
 
 
 @pytest.mark.filterwarnings("ignore:the training forward's log-probabilities")
@@ -545,20 +556,20 @@ def test_a_plan_between_two_others_is_the_one_that_would_be_rehearsed(how, monke
     direct = []
     for name, works in (("rehearse_training", train), ("rehearse_sampling", sample)):
         for w in works:
-            monkeypatch.setattr(rehearsal, "_accounts", {})
+            monkeypatch.setattr(ledger, "_accounts", {})
             rehearse = getattr(rehearsal, name).__wrapped__
             direct.append(rehearse(kind, 2, w, *options) if w.rows else rehearse(kind, 2, w))
-    monkeypatch.setattr(rehearsal, "_accounts", {})
+    monkeypatch.setattr(ledger, "_accounts", {})
     worked_out = []
-    between = rehearsal.between
-    monkeypatch.setattr(rehearsal, "between", lambda *known: worked_out.append(between(*known)) or worked_out[-1])
+    between = ledger.between
+    monkeypatch.setattr(ledger, "between", lambda *known: worked_out.append(between(*known)) or worked_out[-1])
     found = [rehearse_training.__wrapped__(kind, 2, w, *options) for w in train]
     found += [rehearse_sampling.__wrapped__(kind, 2, w) for w in sample]
     assert found == direct and len(worked_out) == 4 and None not in worked_out
     kept = rehearsal._train(kind, 2, replace(train[0], rows=2), False, 128 * 512, False, False, False)
     more = rehearsal._train(kind, 2, train[0], False, 128 * 512, False, False, False)
     fewer = rehearsal._train(kind, 2, train[0], False, 32 * 512, False, False, False)
-    assert rehearsal.between(kept, more, Fraction(1, 7)) and rehearsal.between(kept, fewer, Fraction(1, 7)) is None
+    assert ledger.between(kept, more, Fraction(1, 7)) and ledger.between(kept, fewer, Fraction(1, 7)) is None
 
 
 def test_both_half_precisions_take_the_same_room():
