@@ -152,7 +152,7 @@ class StandIn(Tensor):
     memory: Memory
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch hints it as a function of the instance
         cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise RuntimeError(f"{function} met a tensor without data outside `WithoutData`; run it inside")
@@ -170,9 +170,8 @@ def stand_in(
 ) -> StandIn:  # on the CPU, as far as it says
     "A view of a memory."
     cpu = torch.device("cpu")
-    tensor = cast(
-        StandIn,
-        Tensor._make_wrapper_subclass(StandIn, shape, strides=strides, storage_offset=offset, dtype=dtype, device=cpu),
+    tensor = Tensor._make_wrapper_subclass(
+        StandIn, shape, strides=strides, storage_offset=offset, dtype=dtype, device=cpu
     )
     tensor.memory = memory
     return tensor

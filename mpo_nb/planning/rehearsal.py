@@ -349,7 +349,8 @@ def _train(
 ) -> Account:
     "A micro-batch, forward and backward."
     model, (mtp, critic, soft) = _model_and_heads(kind, layers, checkpointing)
-    with WithoutData() as ledger, _marked_embedding(model, ledger):
+    ledger = WithoutData()
+    with ledger, _marked_embedding(model, ledger):
         _stand(ledger, model, [part for part in (mtp, critic, soft) if part is not None], first)
         ledger.enter("forward", "activations")
         with kind.autocast(), torch.set_grad_enabled(not frozen):
@@ -457,7 +458,8 @@ def _sample(kind: Outline, layers: int, w: Work, top_p: float, top_k: int) -> Ac
     "The prompts read, and the last token drawn."
     model, _ = _model_and_heads(kind, layers, False)
     ids = (w.read, w.prompt)
-    with WithoutData() as ledger, torch.no_grad(), kind.autocast():
+    ledger = WithoutData()
+    with ledger, torch.no_grad(), kind.autocast():
         ledger.enter("", "weights")
         stand_in_weights(model)
         ledger.enter("prompts", rest)
