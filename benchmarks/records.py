@@ -111,6 +111,7 @@ BENCHMARKS = {
             for setup in ("even", "tail", "apart")
         ),
     ),
+    "compiling": Benchmark(STEP, "cli models/tiny"),
     "trl_blocks": Benchmark(
         f"{LOSS} trl",
         "models/tiny tasks/task",

@@ -89,8 +89,13 @@ def micro_batches(
     rows: Tensor,  # (n,) the rows of a minibatch
     max_tokens: int,  # most tokens of one, padding included
 ) -> list[Tensor]:  # row numbers of `r`
-    "A minibatch's rows in buckets of similar length."
-    return [rows[bucket] for bucket in length_buckets((r.prompt_mask.sum(1) + r.lengths).cpu()[rows], max_tokens)]
+    "A minibatch's rows in buckets of similar length; where there are several, rows of one length in the order of `r`."
+    lengths = (r.prompt_mask.sum(1) + r.lengths).cpu()  # (B,)
+    buckets = length_buckets(lengths[rows], max_tokens)
+    if len(buckets) > 1:  # rows of a group are neighbours in `r`, and what they begin with is read once where they meet
+        rows = rows.sort().values
+        buckets = length_buckets(lengths[rows], max_tokens)
+    return [rows[bucket] for bucket in buckets]
 
 # %% ../../nbs/lib/training/batch.ipynb #rowtext1
 def rollout_tokens(

@@ -27,9 +27,10 @@ from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.recipes import recipe, recipes
 from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.sampling.draws import draw_seed
+from mpo_nb.sampling.rollouts import Rollout
 from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.tasks.task import Task
-from mpo_nb.training.batch import length_buckets, step_problems
+from mpo_nb.training.batch import length_buckets, micro_batches, step_problems
 from mpo_nb.training.trainer import Trainer
 
 
@@ -96,6 +97,25 @@ def test_buckets_hold_every_row_once_and_keep_to_the_budget():
         buckets = length_buckets(lengths, 500)
         assert sorted(torch.cat(buckets).tolist()) == list(range(len(lengths)))
         assert all(len(b) == 1 or len(b) * int(lengths[b].max()) <= 500 for b in buckets)
+
+
+def test_a_minibatch_in_several_parts_keeps_groups_together():
+    "Responses of one length: a part reads as few prompts as it can. One part keeps the order that it was given."
+    prompts, group, n = 16, 4, 10
+    prompt_ids = torch.arange(prompts).repeat_interleave(group)[:, None]  # (B, 1)
+    mask = torch.ones(prompts * group, n, dtype=torch.bool)
+    there = torch.ones_like(prompt_ids, dtype=torch.bool)
+    texts, finished = [""] * len(mask), mask[:, 0]
+    r = Rollout(prompt_ids, there, torch.zeros_like(mask, dtype=torch.long), mask, mask.float(), texts, finished)
+    rows = torch.randperm(len(mask), generator=torch.Generator().manual_seed(0))
+    (whole,) = micro_batches(r, rows, len(rows) * (n + 1))
+    assert whole.tolist() == rows.tolist()
+    parts = micro_batches(r, rows, 8 * (n + 1))
+    assert [part.tolist() for part in parts] == torch.arange(len(mask)).view(-1, 8).tolist()
+    assert all(len(prompt_ids[part].unique()) == 2 for part in parts)
+    assert any(len(prompt_ids[part].unique()) > 2 for part in rows.split(8)), "the draw had them together already"
+    drawn = rows[:24]  # a minibatch stays the draw that it is
+    assert sorted(torch.cat(micro_batches(r, drawn, 8 * (n + 1))).tolist()) == sorted(drawn.tolist())
 
 
 def test_problems_are_passes_over_the_training_set():
