@@ -1,6 +1,7 @@
 """Tensors without data: what is written down of them is what PyTorch's own fake tensors and a ledger of their storages
 write down, to the byte, for architectures, adapters, heads and precisions."""
 
+import random
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -18,8 +19,9 @@ from transformers import (
 )
 
 from mpo_nb.config import TrainConfig
-from mpo_nb.planning import rehearsal
+from mpo_nb.planning import ledger, rehearsal
 from mpo_nb.planning.ledger import Ledger
+from mpo_nb.planning.phases import counted, fixed, step_phases, trains_on_what_it_scores
 from mpo_nb.planning.rehearsal import Work, outline
 
 SMALL = dict(
@@ -105,3 +107,68 @@ def test_accounts_are_those_of_fake_tensors(shape, how, monkeypatch):
     reference = accounts(SHAPES[shape], RUNS[how], w)
     for a, b in zip(found, reference, strict=True):
         assert {phase: +peak for phase, peak in a.peaks.items()} == {phase: +peak for phase, peak in b.peaks.items()}
+
+
+def test_an_operation_says_once_what_it_makes(monkeypatch):
+    "A third layer, and the same pass again, ask no operation anew."
+    asked = []
+    outcome = ledger.outcome
+    monkeypatch.setattr(ledger, "outcome", lambda function, *about: asked.append(function) or outcome(function, *about))
+    monkeypatch.setattr(ledger, "_outcomes", {})
+    kind = outline(TrainConfig(precision="bfloat16", lora_rank=4), LLAMA)
+    w = Work(8, 12, 3, 0, 2, 6)
+    rehearsal._train(kind, 2, w, False, 2**13, True, False, False)
+    first = len(asked)
+    rehearsal._train(kind, 2, w, False, 2**13, True, False, False)
+    rehearsal._train(kind, 3, w, False, 2**13, True, False, False)
+    assert first > 100 and len(asked) == first
+
+
+@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize("quantization", ["none", "4bit"])
+def test_weights_are_counted_on_two_layers_and_three(how, quantization):
+    shape = LlamaConfig(**{**SMALL, "num_hidden_layers": 7})
+    kind = outline(replace(TrainConfig(precision="float32"), **RUNS[how]), shape)
+    assert fixed(kind, quantization) == counted(kind, quantization, 7, alike=True)
+
+
+def test_adapters_on_some_layers_are_counted_on_all():
+    shape = LlamaConfig(**{**SMALL, "num_hidden_layers": 7})
+    kind = outline(TrainConfig(lora_rank=4, lora_targets="0.self_attn.q_proj", precision="float32"), shape)
+    assert fixed(kind).trained == 4 * (64 + 64) and not fixed(kind).alike
+
+
+@pytest.mark.parametrize("chunk", [13, 24, 50, 1000])
+def test_rows_between_two_others_need_as_many_chunks(chunk, monkeypatch):
+    "Worked out or rehearsed, an account is the same, also where one row more is one chunk of logits more."
+    kind = outline(TrainConfig(precision="float32"), LLAMA)
+    monkeypatch.setattr(ledger, "_accounts", {})
+    for rows in (9, 1, 2, 3, 5, 4, 8):
+        w = Work(8, 12, rows, 0, 0, 0)
+        found = rehearsal.rehearse_training.__wrapped__(kind, 2, w, chunk_elements=chunk * 512)
+        assert found == rehearsal._train(kind, 2, w, False, chunk * 512, False, False, False).peaks, rows
+
+
+def test_scoring_is_left_out_only_where_training_keeps_more():
+    "For random settings: where it is left out, no moment of scoring needs more than the largest of training."
+    draw = random.Random(0)
+    left_out = 0
+    for _ in range(12):
+        config = TrainConfig(
+            recipe=draw.choice(["grpo", "mpo"]),
+            prompts_per_step=draw.choice([2, 4, 8]),
+            group_size=draw.choice([2, 4]),
+            minibatches=draw.choice([1, 2]),
+            micro_batch_tokens=draw.choice([40, 80, 200]),
+            gradient_checkpointing=draw.random() < 0.3,
+            lora_rank=draw.choice([0, 4]),
+            max_new_tokens=12,
+            precision="bfloat16",
+            old_logps="recompute",
+            eval_every=0,
+        )
+        peaks = step_phases(config, LLAMA, 8, False)
+        if trains_on_what_it_scores(config, 8):
+            left_out += 1
+            assert peaks["scoring"].total() <= peaks["training"].total(), config
+    assert 2 <= left_out < 12
