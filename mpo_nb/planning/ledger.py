@@ -312,14 +312,15 @@ class WithoutData(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         tensors: list[StandIn] = []
-        key = [function, *(described(x, tensors, self.stand_for) for x in args)]
-        key += [(name, described(x, tensors, self.stand_for)) for name, x in kwargs.items()]
+        key = [function, *[described(x, tensors, self.stand_for) for x in args]]
+        for name, x in kwargs.items():
+            key.append((name, described(x, tensors, self.stand_for)))
         if function is _reads_data:
             if tensors[0].memory.maker in _answered_no:
                 return False
             raise NotImplementedError("it asks for the value of a tensor")
-        memories = list(dict.fromkeys(t.memory for t in tensors))
-        at = tuple((*key, *((memories.index(t.memory), t.memory.size) for t in tensors)))
+        memories = list(dict.fromkeys([t.memory for t in tensors]))
+        at = tuple(key + [(memories.index(t.memory), t.memory.size) for t in tensors])
         known = _outcomes.get(at)
         if known is None:
             if len(_outcomes) >= _most_outcomes:

@@ -28,8 +28,8 @@ from mpo_nb.planning.rehearsal import (
     Outline,
     Work,
     along,
-    meta_heads,
     meta_model,
+    model_and_heads,
     outline,
     rehearse_sampling,
     rehearse_training,
@@ -94,8 +94,8 @@ def counted(
     alike: bool,  # whether they are
 ) -> Fixed:
     "Parts that need nothing but counting, of a model of some layers."
-    model = meta_model(kind, layers)
-    heads = nn.ModuleList(part for part in meta_heads(kind, model) if part is not None)
+    model, beside_it = model_and_heads(kind, layers, checkpointing=False)
+    heads = nn.ModuleList(part for part in beside_it if part is not None)
     head: Any = model.get_output_embeddings().weight
     embedding: Any = cast(Any, model).get_input_embeddings().weight
     packed: list[Tensor] = []
@@ -126,7 +126,7 @@ def counted(
 @lru_cache(256)
 def fixed(kind: Outline, quantization: str = "none") -> Fixed:
     "Parts that need nothing but counting: where all layers are alike, on the line through two layers and three."
-    layers = kind.shape().num_hidden_layers
+    layers = kind.layers
     plain = replace(kind, precision="float32", lora_rank=0, heads=Heads())
     numbered = any(letter.isdigit() for letter in kind.lora_targets)  # perhaps adapters on some layers only
     if not layers_alike(kind if numbered else plain):
@@ -245,7 +245,7 @@ def first_moments(
 def training_moments(config: TrainConfig, kind: Outline, prompt: int, f: Fixed) -> Iterator[Counter[str]]:
     "Gradients and what moves in the training pass, at each point that can be its highest; a later micro-batch first."
     how = (config.gradient_checkpointing, config.chunk_elements, configured_recipe(config).entropy > 0)
-    layers = kind.shape().num_hidden_layers
+    layers = kind.layers
 
     def passed(w: Work, first: bool) -> Moments:
         return moving(along(lambda n: rehearse_training(kind, n, trained_on(w), *how, first=first), layers, f.alike))
@@ -288,7 +288,7 @@ def scoring_peak(config: TrainConfig, kind: Outline, w: Work, alike: bool) -> Co
         passed = along(
             # without a backward pass, it does not matter whether layers would be recomputed
             lambda n: rehearse_training(kind, n, trained_on(way), False, c.chunk_elements, frozen=True),
-            kind.shape().num_hidden_layers,
+            kind.layers,
             alike,
         )
         peaks += passed.values()
@@ -354,9 +354,7 @@ def phases_in_turn(
     for moved in training_moments(c, kind, prompt, f):
         yield {"training": ground + moved + Counter({rest: f.unpacked})}
     sampled = sampled_from(w)
-    sampling = along(
-        lambda n: rehearse_sampling(kind, n, sampled, c.top_p, c.top_k), kind.shape().num_hidden_layers, f.alike
-    )
+    sampling = along(lambda n: rehearse_sampling(kind, n, sampled, c.top_p, c.top_k), kind.layers, f.alike)
     sampling["prompts"] = max(sampling["prompts"], sampling.pop("copies"), key=Counter.total)
     yield {phase: ground + without_graph(peak, f) for phase, peak in sampling.items()}
     if scoring and scores_anew(c, kind.heads):

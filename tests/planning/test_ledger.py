@@ -88,7 +88,7 @@ class FakeTensors:
 def accounts(shape, how, w):
     "Of a training pass, a first one, a pass without gradients, and sampling."
     kind = outline(replace(TrainConfig(precision="float32", max_new_tokens=12), **how), shape)
-    rehearsal._model_and_heads.cache_clear()
+    rehearsal.model_and_heads.cache_clear()
     checkpointing = how.get("gradient_checkpointing", False)
     passes = [(False, False), (False, True), (True, False)] if how or w.different else [(False, False)]
     train = [rehearsal._train(kind, 2, w, checkpointing, 2**13, True, frozen, first) for frozen, first in passes]
