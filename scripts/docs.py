@@ -39,6 +39,11 @@ NOTHING_LEAVES = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'self' 'unsafe-inline' data: blob:;"
     " form-action 'none'\">"
 )
+# What a cell of a table keeps on one line: an interval, a day.
+NUMBER = r"[-\u2212+]?\d[\d.,]*%?"
+TOGETHER = re.compile(rf"\[{NUMBER}, {NUMBER}\]|\({NUMBER} to {NUMBER}\)|\b\d{{4}}-\d\d-\d\d\b")
+CELL = re.compile(r"(<td[^>]*>)(.*?)(?=</td>)", re.DOTALL)
+TAG = re.compile(r"(<[^>]*>)")
 KATEX = re.compile(r"<(?:link|script)[^>]*/katex@[^>]*>(?:</script>)?\n?")
 
 
@@ -58,9 +63,33 @@ def prepare() -> Path:
         pages = proc_nbs(n_workers=0, force=True)
     if not (pages / "index.ipynb").exists():
         raise SystemExit(f"docs: nbdev wrote no index page from {get_config().nbs_path}")
+    for page in pages.rglob("*.ipynb"):
+        join_streams(page)
     document_sources(pages)
     write_reference(pages)
     return pages
+
+
+def join_streams(page: Path):
+    """What a cell printed in several pieces as one, as every notebook editor shows it: the renderer would set a box and
+    a gap between the pieces."""
+    import nbformat
+
+    notebook = nbformat.read(page, as_version=4)
+    changed = False
+    for cell in notebook.cells:
+        joined = []
+        for output in cell.get("outputs", []):
+            last = joined[-1] if joined else {}
+            if output.output_type == "stream" and output.get("name") == last.get("name"):
+                last.text += output.text
+                changed = True
+            else:
+                joined.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = joined
+    if changed:
+        nbformat.write(notebook, page)
 
 
 def symbols(module: Path) -> dict[str, tuple[int, str]]:
@@ -276,6 +305,13 @@ def mathml(match: re.Match) -> str:
         raise SystemExit(f"docs: no MathML for the formula {formula!r}: {type(error).__name__}: {error}")
 
 
+def kept_together(cell: re.Match) -> str:
+    "A cell of a table whose intervals and days are not broken over two lines."
+    parts = TAG.split(cell[2])  # text, tag, text, ...
+    parts[::2] = [TOGETHER.sub(r'<span class="together">\g<0></span>', text) for text in parts[::2]]
+    return cell[1] + "".join(parts)
+
+
 def finish(site: Path) -> int:
     """Formulas, links and plotly.js, page by page; no theme asks another host for its fonts. Returns the number of
     pages."""
@@ -291,6 +327,7 @@ def finish(site: Path) -> int:
     for page in pages:
         text = KATEX.sub("", MATHS.sub(mathml, page.read_text(encoding="utf-8")))
         text = published.sub(lambda m: m[1] + os.path.relpath(site / m[2], page.parent) + (m[3] or ""), text)
+        text = CELL.sub(kept_together, text)
         if "Plotly." in text:
             source = os.path.relpath(site / "js" / "plotly.min.js", page.parent)
             # First in the head: quarto may load require.js, and plotly.js after that would hide from the page.

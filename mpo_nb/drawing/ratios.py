@@ -61,14 +61,26 @@ def _clip_marks(figure: go.Figure, compared: list[RatioRow]) -> None:
         fillcolor=shade_colour,
         line_width=0,
         layer="below",
-        annotation=dict(text=f"clip range<br>{math.exp(low):.3g} to {math.exp(high):.3g}", align="right", font_size=12),
-        annotation_position="top right",
+        showlegend=True,
+        name=f"clip range, {math.exp(low):.3g} to {math.exp(high):.3g}",
     )
     for row in compared:
         if row.control is None or row.recipe.clip != token.recipe.clip:
             continue
         for x in (low / row.factor, high / row.factor):
             figure.add_vline(x=x, line=dict(color="#888", width=1.5, dash="dot"))
+
+
+def _spread_ticks(reach: float) -> list[float]:
+    "Ratios to write below the axis: 1, and on both sides those that leave each other room, on a narrow screen too."
+    ticks = [1.0]
+    for side in ((0.9, 0.8, 0.67, 0.5, 0.25, 0.1), (1.1, 1.2, 1.5, 2, 4, 10)):
+        last = 1.0
+        for ratio in side:
+            if abs(math.log(ratio / last)) >= reach / 4 and abs(math.log(ratio)) <= reach:
+                ticks.append(ratio)
+                last = ratio
+    return sorted(ticks)
 
 
 def ratio_figure(
@@ -86,7 +98,7 @@ def ratio_figure(
     for i, row in enumerate(compared):
         _staircase(figure, row, i, reach)
     _clip_marks(figure, compared)
-    ticks = [v for v in (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 4, 10) if abs(math.log(v)) <= reach]
+    ticks = _spread_ticks(reach)
     return figure.update_xaxes(
         tickvals=[math.log(v) for v in ticks], ticktext=[f"{v:g}" for v in ticks], range=[-reach, reach]
     )

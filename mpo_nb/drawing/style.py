@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['palette', 'up_colour', 'down_colour', 'text_colour', 'grid_colour', 'shade_colour', 'series_colour', 'series_style',
-           'run_series', 'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'signed',
-           'short_number', 'percent_text', 'interval_text', 'accuracy_text']
+           'run_series', 'axis_style', 'layout_style', 'empty_figure', 'figure_html', 'style_panels', 'name_rows',
+           'signed', 'short_number', 'percent_text', 'interval_text', 'accuracy_text']
 
 # %% ../../nbs/lib/drawing/style.ipynb #50af70a7
 import math
@@ -153,6 +153,43 @@ def style_panels(
     figure.update_yaxes(automargin=True, gridcolor=grid_colour, zeroline=False)
     figure.update_annotations(font_size=14)  # the panels' titles
     return figure.update_layout(**layout_style(height, **layout))
+
+# %% ../../nbs/lib/drawing/style.ipynb #style035
+def name_rows(
+    figure: go.Figure,  # its k-th row of marks, from 0, lies at height -k, or a little below
+    names: Sequence[str],  # of the rows
+    reference: float | None = None,  # where what is compared is equal: a line beside each row
+    above: float = 0.38,  # how high a name stands above its row; a row is 1 high
+    panel: int = 1,  # of several that lie one below another
+) -> go.Figure:  # the same figure
+    "A line of words above each row of marks, from the left edge on, whatever the width."
+    number = "" if panel == 1 else str(panel)
+    x, y = f"x{number}", f"y{number}"
+    for k, name in enumerate(names):
+        figure.add_annotation(
+            text=name,
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=above - k,
+            yref=y,
+            showarrow=False,
+            font_size=13,
+        )
+        if reference is not None:
+            figure.add_shape(
+                type="line",
+                x0=reference,
+                x1=reference,
+                xref=x,
+                y0=above - k - 0.8,  # where the next name begins
+                y1=above - k - 0.2,
+                yref=y,
+                line=dict(color="#888", width=1.5),
+            )
+    heights = dict(range=[-len(names) + 0.4, above + 0.37], showticklabels=False, showgrid=False, zeroline=False)
+    figure.layout[f"yaxis{number}"].update(heights)
+    return figure
 
 # %% ../../nbs/lib/drawing/style.ipynb #45d3f409
 def signed(

@@ -243,3 +243,19 @@ def test_every_symbol_has_its_documentation_and_source(root, site, pages):
             assert any(link == f"lib/{place}.html#{anchor}" for _, _, link, _ in reference.links), (
                 f"{name} is not on the reference page"
             )
+
+
+def test_what_was_printed_in_pieces_is_shown_as_one(site):
+    "A table that a cell prints line by line has no gaps between its lines."
+    page = (site / "learn" / "exact.html").read_text(encoding="utf-8")
+    table = re.search(r"bias at .*?sequence joint[^<]*", page, re.DOTALL)
+    assert table and "<" not in table[0] and table[0].count("\n") >= 8 and "\n\n" not in table[0]
+
+
+def test_tables_keep_intervals_and_days_together(site):
+    "An interval or a day is not broken where its column is narrow."
+    page = (site / "learn" / "benchmarks.html").read_text(encoding="utf-8")
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page, re.DOTALL)
+    for pattern in (r"\d{4}-\d\d-\d\d", r"\[[\d.]+, [\d.]+\]"):
+        found = [cell for cell in cells if re.search(pattern, cell)]
+        assert len(found) > 10 and all(re.search(f'<span class="together">{pattern}</span>', cell) for cell in found)
