@@ -26,7 +26,15 @@ from ..models.critic import Critic, QHead, soft_scores
 from ..models.families import recompute_layers
 from ..models.heads import scale_gradient
 from ..models.loading import add_lora, dtypes
-from ..models.logprobs import CausalLM, decoder_of, head_logits, positions, token_logps
+from mpo_nb.models.logprobs import (
+    CausalLM,
+    can_share_prompts,
+    decoder_of,
+    head_logits,
+    positions,
+    select_rows,
+    token_logps,
+)
 from ..models.mtp import MTPModules, column_heads
 from .ledger import Account, WithoutData, account_of, memory_bytes
 from ..recipes import SoftQAdvantage
@@ -65,6 +73,11 @@ def planned_heads(config: TrainConfig) -> Heads:
     return Heads(**options)
 
 # %% ../../nbs/lib/planning/rehearsal.ipynb #b692ead8
+def _special_float(value: dict[str, Any]) -> Any:
+    "Infinity and NaN, for which JSON has no word: transformers writes them as `{'__float__': 'Infinity'}`."
+    return float(value["__float__"]) if set(value) == {"__float__"} else value
+
+
 @dataclass(frozen=True)
 class Outline:
     "What a rehearsal has to know of a model; `outline` makes it."
@@ -79,7 +92,7 @@ class Outline:
 
     def shape(self, layers: int | None = None) -> PretrainedConfig:
         "The configuration, with fewer layers where asked for."
-        shape: Any = self.kind.from_dict(json.loads(self.text))
+        shape: Any = self.kind.from_dict(json.loads(self.text, object_hook=_special_float))
         if layers is not None:
             if getattr(shape, "layer_types", None):
                 shape.layer_types = shape.layer_types[:layers]
@@ -203,7 +216,7 @@ def _read_apart(decoder: nn.Module, cache: DynamicCache, w: Work, first: int) ->
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state[:, first:]
-    cache.batch_select_indices(which)
+    select_rows(cache, which)
     responses = decoder(
         input_ids=_ones(w.rows, T - 1),
         attention_mask=_ones(w.rows, P + T - 1),
@@ -220,7 +233,7 @@ def read_tokens(
     "Hidden states of a micro-batch, by the path that `response_hidden` takes."
     decoder = decoder_of(model)
     first = 0 if whole else w.prompt - 1
-    if not w.different:
+    if not w.different or not can_share_prompts(model):
         return _read_together(decoder, w, first)
     return _read_apart(decoder, DynamicCache(config=model.config), w, first)
 
