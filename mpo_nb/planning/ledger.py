@@ -33,6 +33,7 @@ class Account:
         self.peaks: dict[str, Counter[str]] = {}  # phase -> label -> bytes
         self.highest = 0  # bytes at the highest point of the present phase
         self.phase = ""
+        self.label = ""  # of what is made from now on
         self.closed = False  # what is let go later is not written down
 
     def look(self) -> None:
@@ -43,10 +44,12 @@ class Account:
     def enter(
         self,
         phase: str,  # "" for one that is not of interest
+        label: str = "",  # of what is made from now on, by who looks on
     ) -> None:
         "Begin a phase."
         self.steps.append(("enter", phase))
         self.phase = phase
+        self.label = label
         self.highest = self.peaks.get(phase, Counter()).total()
         self.look()
 
@@ -87,7 +90,9 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class has no hints
-        self.account, self.label, self.owner = Account(), "", WeakKeyDictionary()
+        self.account = Account()
+        self.enter = self.account.enter
+        self.owner = WeakKeyDictionary()
 
     @property
     def live(self) -> Counter[str]:
@@ -97,15 +102,6 @@ class Ledger(TorchDispatchMode):
     def peaks(self) -> dict[str, Counter[str]]:
         return self.account.peaks
 
-    def enter(
-        self,
-        phase: str,  # "" for one that is not of interest
-        label: str,  # of what is made from now on
-    ) -> None:
-        "Begin a phase."
-        self.label = label
-        self.account.enter(phase)
-
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -114,7 +110,7 @@ class Ledger(TorchDispatchMode):
             if not isinstance(t, Tensor) or (memory := t.untyped_storage()) in self.owner:
                 continue
             is_copy = function is copy_to_type and self.owner.get(args[0].untyped_storage()) == "weights"
-            label = low_precision_copies if is_copy else self.label
+            label = low_precision_copies if is_copy else self.account.label
             self.owner[memory] = label
             finalize(memory, self.account.free, label, self.account.make(label, memory.nbytes()))
         return out
@@ -292,20 +288,11 @@ class WithoutData(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's class has no hints
         self.account = Account()
-        self.label = ""
-
-    def enter(
-        self,
-        phase: str,  # "" for one that is not of interest
-        label: str,  # of what is made from now on
-    ) -> None:
-        "Begin a phase."
-        self.label = label
-        self.account.enter(phase)
+        self.enter = self.account.enter
 
     def stand_for(self, tensor: Tensor) -> StandIn:
         "A stand-in for a real tensor, such as a constant in a model's code."
-        return stand_in(Memory(self.account, self.label, tensor.untyped_storage().nbytes()), *shape_of(tensor))
+        return stand_in(Memory(self.account, self.account.label, tensor.untyped_storage().nbytes()), *shape_of(tensor))
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -327,7 +314,7 @@ class WithoutData(TorchDispatchMode):
                 _outcomes.clear()
             known = _outcomes[at] = outcome(function, args, kwargs, tensors, memories)
         is_copy = function is copy_to_type and memories[0].label == "weights"
-        label = low_precision_copies if is_copy else self.label
+        label = low_precision_copies if is_copy else self.account.label
         made = [Memory(self.account, label, size, function) for size in known.sizes]
 
         def tensor(result: Result | Any) -> Any:
