@@ -282,7 +282,7 @@ class WithoutData(TorchDispatchMode):
     "Tensors made inside it have no data; an account says what would have been in memory."
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # a model that runs here is never compiled: the guard would cost a third
+    def _should_skip_dynamo(cls) -> bool:  # a model that runs here is never compiled, so no operation needs the guard
         return False
 
     def __init__(self) -> None:

@@ -122,7 +122,7 @@ def counted(
         unpacked=max((w.numel() * w.element_size() for w in packed), default=0),
     )
 
-
+# %% ../../nbs/lib/planning/phases.ipynb #phfixd01
 @lru_cache(256)
 def fixed(kind: Outline, quantization: str = "none") -> Fixed:
     "Parts that need nothing but counting: where all layers are alike, on the line through two layers and three."
@@ -334,7 +334,7 @@ def without_graph(peak: Counter[str], f: Fixed) -> Counter[str]:
         }
     )
 
-
+# %% ../../nbs/lib/planning/phases.ipynb #phturn01
 def phases_in_turn(
     config: TrainConfig,  # precision and max_new_tokens decided
     shape: PretrainedConfig,  # of the model

@@ -470,7 +470,7 @@ def _draw(logits: Tensor, top_p: float, top_k: int) -> None:
     else:
         sample_tokens(scaled, torch.rand(len(logits)))
 
-
+# %% ../../nbs/lib/planning/rehearsal.ipynb #sampl001
 def _sample(kind: Outline, layers: int, w: Work, top_p: float, top_k: int) -> Account:
     "The prompts read, and the last token drawn."
     model, _ = model_and_heads(kind, layers, False)
