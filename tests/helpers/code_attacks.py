@@ -76,7 +76,7 @@ ATTACKS = {
         "^error: PermissionError",
     ),
     "many files in the temporary folder": (
-        "for i in range(10): open(f'/tmp/{i}', 'wb').write(bytes(1 << 25))\n" + RIGHT,
+        "for i in range(10): open(f'{i}', 'wb').write(bytes(1 << 25))\n" + RIGHT,
         "No space left",
     ),
     "shared memory": (
@@ -86,7 +86,7 @@ ATTACKS = {
     "1 GB of output": ("for i in range(1000): print('x' * 10**6)\n" + RIGHT, "^output"),
     "1 GB of errors": ("import sys\nfor i in range(1000): print('x' * 10**6, file=sys.stderr)\n" + RIGHT, "^output"),
     "1 GB into one file": (
-        "with open('/tmp/x', 'wb') as f:\n    for i in range(1000): f.write(bytes(10**6))\n" + RIGHT,
+        "with open('x', 'wb') as f:\n    for i in range(1000): f.write(bytes(10**6))\n" + RIGHT,
         "File too large",
     ),
     "1 GB as an answer": ("def double(x):\n    return ['x' * 10**8] * 10", "^(memory|timeout)"),

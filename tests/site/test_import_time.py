@@ -5,8 +5,10 @@ import os
 import resource
 import subprocess
 import sys
+import time
 
 import pytest
+from machine import slowness
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "accelerate", "numpy", "pandas", "plotly")
 WINGS = (
@@ -47,10 +49,12 @@ def fresh(code, root):
 
 
 def seconds_at_best(code, root, limit):
-    "Processor time of the quickest of some tries, or of the first that is within the limit."
+    """Processor time of the quickest of some tries, or of the first that is within the limit; of a machine of ordinary
+    speed."""
     found = []
     while len(found) < TRIES and min(found, default=limit) >= limit:
-        found.append(fresh(code, root)[2])
+        slow = slowness(time.process_time)
+        found.append(fresh(code, root)[2] / slow)
     return min(found)
 
 
@@ -123,7 +127,7 @@ def test_a_plan_takes_three_seconds_and_adapters_alone_import_peft(root):
     found = [float(done.stdout.split("seconds: ")[1].split()[0])]
     while len(found) < TRIES and min(found) >= PLAN_SECONDS:
         found.append(float(fresh(PLAN, root)[0].stdout.split("seconds: ")[1].split()[0]))
-    assert min(found) < PLAN_SECONDS
+    assert min(found) < PLAN_SECONDS * slowness(time.process_time)
 
 
 def test_the_test_sees_what_is_loaded(root):

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import datasets
 import pytest
+from machine import slowness
 
 from mpo_nb.tasks import games as game_tasks
 from mpo_nb.tasks.games import countdown_reward, expression_in, expression_value
@@ -628,7 +629,7 @@ def test_an_answer_is_found_in_linear_time():
         start = time.monotonic()
         game_tasks.answer_in(response)
         countdown_reward(dict(numbers=[1], target=1), response)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < slowness()
     assert game_tasks.answer_in("<answer>a</answer><answer>\nb </answer> </answer> <answer>c") == "\nb "
 
 
@@ -659,10 +660,8 @@ def test_an_answer_is_found_in_linear_time():
 def test_countdown_reads_odd_answers(text):
     "None is run, none raises, and none that is not written in the problem's numbers pays."
     start = time.monotonic()
-    assert (
-        countdown_reward(dict(numbers=[5, 7], target=12), f"<answer>{text}</answer>") == 0.0
-        and time.monotonic() - start < 1
-    )
+    assert countdown_reward(dict(numbers=[5, 7], target=12), f"<answer>{text}</answer>") == 0.0
+    assert time.monotonic() - start < slowness()
 
 
 # Code

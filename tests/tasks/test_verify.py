@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from machine import slowness
 
 from mpo_nb.tasks import answers as verify
 from mpo_nb.tasks.answers import extract_answer, math_equal, math_equal_each
@@ -253,7 +254,7 @@ def test_extraction_takes_linear_time(text):
     tries = 0
     while (long := seconds(200_000)) >= limit and tries < 3:  # the quickest counts
         tries += 1
-    assert long < min(limit, 2)
+    assert long < min(limit, 2 * slowness(time.process_time))
 
 
 HOSTILE = [rf"\binom{{{10**9 + i}}}{{100000000}}" for i in range(8)]
@@ -267,9 +268,9 @@ def test_hostile_answers_cost_the_others_nothing():
     start = time.perf_counter()
     equal = math_equal_each(responses, ["5"] * 8 + [gold for _, gold, _ in honest], timeout=4.0)
     assert equal == [False] * 8 + [right for _, _, right in honest]
-    assert (
-        time.perf_counter() - start < 30
-    )  # 6 s on two cores that have nothing else to do; one after another it would be 40
+    took = time.perf_counter() - start
+    # The limit of 4 s, and 2 s of work on two cores that have nothing else to do; one after another it would be 34.
+    assert took < 4 + 15 * slowness()
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_tower_of_powers_is_refused_without_computing_it(hostile):
     assert math_equal(r"\boxed{2^{x}}", "2^x")
     start = time.perf_counter()
     assert not math_equal(rf"\boxed{{{hostile}}}", "2", timeout=60)
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 20 * slowness()
 
 
 def test_from_many_threads():

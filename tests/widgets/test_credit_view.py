@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from machine import PageClock
 from page_controls import CONTROLS, MOVE
 
 from mpo_nb.actions import WindowActions, weight_matrix
@@ -243,20 +244,19 @@ def test_python_and_the_browser_have_the_same_controls(open_page, wrong_sum):
 @pytest.mark.parametrize("T, bound", [(512, 50), (4096, 100)])
 def test_a_slider_moves_the_picture_soon_enough(open_page, T, bound):
     """From a key to the finished picture, median, in time that the page's own thread spends: what a wait is on an idle
-    machine."""
+    machine of ordinary speed."""
     html = CreditExplorer(long_response(T)).html()
     assert len(html.encode()) < 1.5e6
     page = open_page(html, viewport=dict(width=1400, height=900))
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable", dict(timeDomain="threadTicks"))
+    clock = PageClock(page)
     spent = []
     for value in ("3", "1", "4", "2", "5", "0", "6"):
         page.evaluate(MOVE, ["moved", value])
         page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        spent.append(1000 * next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
+        spent.append(clock.now())
     times = sorted(b - a for a, b in zip(spent, spent[1:]))
-    assert times[len(times) // 2] < bound, times
+    slow = clock.slowness()
+    assert times[len(times) // 2] < bound * slow, (times, slow)
 
 
 @pytest.mark.browser

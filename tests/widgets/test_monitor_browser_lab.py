@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from lab import lab_server, run_notebook, watched, write_notebook
+from machine import slowness
 
 from mpo_nb.actions import BlockActions, SequenceActions, TokenActions, WindowActions
 from mpo_nb.drawing.assets import joined_script
@@ -273,7 +274,8 @@ def test_many_steps_are_thinned_out(tmp_path):
     monitor = TrainingMonitor(run.path, second="none")
     start = time.perf_counter()
     line = curve(monitor.figure(), "long")
-    assert len(line.x) <= 1001 and line.x[-1] == 5000 and time.perf_counter() - start < 2
+    took = time.perf_counter() - start
+    assert len(line.x) <= 1001 and line.x[-1] == 5000 and took < 2 * slowness()
 
 
 # The ratio lab
