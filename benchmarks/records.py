@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,7 @@ def plain_tree(node: Any) -> Any:
     return [type(node).__name__, *kept]
 
 
+@cache
 def code_digest(
     source: str,  # of a file
     suffix: str = ".py",  # of its name

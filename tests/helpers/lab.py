@@ -30,12 +30,30 @@ OPEN = """async (path) => {
   await panel.revealed
   await panel.sessionContext.ready
 }"""
-RUN_ALL = """async () => {
+RUN_ALL = """async ([id, first]) => {
   const app = window.jupyterapp, session = app.shell.currentWidget.sessionContext
-  await session.changeKernel({ name: 'python3' })
-  await session.session.kernel.info
+  await session.changeKernel(id ? { id } : { name: 'python3' })
+  const kernel = session.session.kernel
+  await kernel.info
+  await kernel.requestExecute({ code: first, silent: true }).done
   await app.commands.execute('notebook:run-all-cells')
+  return kernel.id
 }"""
+CLOSE = """async (last) => {
+  const panel = window.jupyterapp.shell.currentWidget
+  const kernel = panel.sessionContext.session?.kernel
+  if (kernel) {
+    const reply = await kernel.requestExecute({ code: last, silent: true }).done
+    if (reply.content.status !== 'ok') throw new Error(reply.content.evalue)
+  }
+  panel.dispose()
+}"""
+# What is left of a notebook in its kernel: its names and its widgets. What was imported stays.
+FORGET = """
+import ipywidgets
+ipywidgets.Widget.close_all()
+get_ipython().reset(new_session=False)
+"""
 OUTPUTS = """() => {
   const seen = %s
   const cells = window.jupyterapp.shell.currentWidget.content.widgets
@@ -46,7 +64,8 @@ OUTPUTS = """() => {
     const model = cell.model.outputs
     for (let j = 0; j < model.length; j++) {
       const output = model.get(j)
-      const kind = { cell: i, type: output.type, mimes: Object.keys(output.data), trusted: cell.model.trusted }
+      const place = cell.model.getMetadata('place') ?? i // where outputs alone were kept: the cell's number before
+      const kind = { cell: place, type: output.type, mimes: Object.keys(output.data), trusted: cell.model.trusted }
       found.push({ ...kind, rendered: nodes[j]?.className || '', ...(nodes[j] ? seen(nodes[j]) : { height: 0 }) })
     }
   })
@@ -151,17 +170,15 @@ def open_notebook(page, path: str):
     page.evaluate(OPEN, path)
 
 
-def run_all(page):
-    "Gives the open notebook a kernel, runs all cells, and waits until they have run."
-    page.evaluate(RUN_ALL)
+def run_all(page, folder: Path, kernel: str | None = None) -> str:
+    """Gives the open notebook a kernel in a folder, a new one or the one of this number, runs all cells, and waits
+    until they have run. Returns the kernel's number."""
+    return page.evaluate(RUN_ALL, [kernel, f"import os\nos.chdir({str(folder)!r})"])
 
 
 def close_notebook(page):
-    "Ends the kernel of the notebook that is open and closes it, and asks nothing."
-    page.evaluate(
-        "async () => { const panel = window.jupyterapp.shell.currentWidget;"
-        " await panel.sessionContext.shutdown(); panel.dispose() }"
-    )
+    "Closes the notebook that is open, and asks nothing. Its kernel lives on, without what the notebook left in it."
+    page.evaluate(CLOSE, FORGET)
 
 
 def lab_outputs(page, seen: str) -> list[dict]:  # seen: JavaScript, element -> facts

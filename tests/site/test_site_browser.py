@@ -112,16 +112,20 @@ LOOK = r"""() => {
 
 
 def test_every_page_at_two_widths(visit, site):
-    "Nothing fails, nothing leaves the site, formulas and figures are drawn, and no page is wider than its window."
+    """Nothing fails, nothing leaves the site, formulas and figures are drawn, and no page is wider than its window.
+    Each is opened narrow and then made wide, as a tablet is turned."""
     found = {}
     shots = os.environ.get("MPO_NB_SCREENSHOTS")
-    for width, scheme in ((1400, "light"), (420, "dark")):
-        page = visit("", width, scheme)
-        home = page.url
-        for path in sorted(site.rglob("*.html")):
-            name = path.relative_to(site).as_posix()
+    page = visit("", 420, "dark")
+    home = page.url
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        for width, scheme in ((420, "dark"), (1400, "light")):
             page.trouble = []
-            page.goto(home + name, wait_until="load")
+            page.set_viewport_size(dict(width=width, height=900))
+            page.emulate_media(color_scheme=scheme)
+            if width == 420:
+                page.goto(home + name, wait_until="load")
             page.wait_for_function(WAITING, timeout=20_000)
             wrong = {what: value for what, value in page.evaluate(LOOK).items() if value} | (
                 {"trouble": page.trouble} if page.trouble else {}
