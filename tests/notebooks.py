@@ -3,6 +3,7 @@ MPO_NB_EXECUTED names: `site/test_surfaces.py` opens it in JupyterLab."""
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import nbdev.test
@@ -28,6 +29,14 @@ class Recording(nbdev.test.CaptureShell):
                 file.write_text(json.dumps(shown, default=dict))
 
 
+def files() -> set[Path]:
+    "What lies among the notebooks."
+    return {path for path in (ROOT / "nbs").rglob("*") if "__pycache__" not in path.parts}
+
+
 if __name__ == "__main__":
     nbdev.test.CaptureShell = Recording
-    nbdev.test.nbdev_test(n_workers=2, timing=True, do_print=True)
+    before = files()
+    nbdev.test.nbdev_test(n_workers=2, timing=True, do_print=True)  # ends the program where a notebook fails
+    if left := sorted(str(path.relative_to(ROOT)) for path in files() - before):
+        sys.exit(f"Notebooks left files behind: {', '.join(left)}")

@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 import nbformat
 import pytest
 import torch
+from surfaces import fresh_outputs
 
 import mpo_nb.models.loading
 import mpo_nb.planning.plan
@@ -361,34 +362,35 @@ def test_the_settings_fit_the_cards_they_are_for(code, monkeypatch, tmp_path, mo
     assert not list(tmp_path.iterdir()), "cells before the training write nothing"
 
 
-def run_through(notebook, folder):
-    "Run a notebook from the first cell to the last in an empty folder, which stays empty."
-    from nbclient import NotebookClient
+def run_through(root, name: str, folder) -> list:
+    """What a lesson shows, output by output, when it is run from the first cell to the last: in this very run of `make
+    test`, else now, in an empty folder, which stays empty."""
+    shown = [output for outputs in fresh_outputs(f"learn/{name}.ipynb").values() for output in outputs]
+    if not shown:
+        from nbclient import NotebookClient
 
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
-    assert not list(folder.iterdir())
-    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "error"]
+        notebook = nbformat.read(root / "nbs" / "learn" / f"{name}.ipynb", as_version=4)
+        resources = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources).execute()
+        assert not list(folder.iterdir())
+        shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in shown if output["output_type"] == "error"]
+    return shown
 
 
 @pytest.mark.slow
-def test_the_gpu_lesson_runs_with_the_tiny_model(lesson, tmp_path):
-    notebook = nbformat.from_dict(lesson)
-    run_through(notebook, tmp_path)
-    printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
+def test_the_gpu_lesson_runs_with_the_tiny_model(root, tmp_path):
+    printed = "".join("".join(o.get("text", "")) for o in run_through(root, "colab_gsm8k", tmp_path))
     assert "model.safetensors" in printed and "8+4+7+7?" in printed
 
 
 @pytest.mark.slow
 def test_the_lesson_on_a_task_of_ones_own_trains_and_compares(root, tmp_path):
     "Training improves what is sampled, and the control is compared too."
-    notebook = nbformat.read(root / "nbs" / "learn" / "own_task.ipynb", as_version=4)
-    run_through(notebook, tmp_path)
     compared = [
         table
-        for cell in notebook.cells
-        for o in cell.get("outputs", [])
-        if "b − a" in (table := str(o.get("data", {}).get("text/markdown", "")))
+        for output in run_through(root, "own_task", tmp_path)
+        if "b − a" in (table := "".join(output.get("data", {}).get("text/markdown", "")))
     ]
     assert len(compared) == 2
     gain = float(re.search(r"pass@1 .*?([+-]\d\.\d+)", compared[0])[1])

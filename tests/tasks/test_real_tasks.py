@@ -799,7 +799,7 @@ def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, smollm2
         prompts_per_step=2,
         group_size=4,
         epochs=1,
-        max_new_tokens=64,
+        max_new_tokens=24,
         precision="bfloat16",
         eval_every=0,
         output=str(tmp_path / "run"),
@@ -825,7 +825,7 @@ def test_gsm8k_from_data_to_evaluation_with_a_pretrained_model(data_dir, smollm2
                 load_task("gsm8k", **files),
                 n=4,
                 k=None,
-                max_new_tokens=64,
+                max_new_tokens=24,
                 output=tmp_path / f"{name}.jsonl",
                 progress=False,
             )
