@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
@@ -290,14 +291,15 @@ def _quantized(quantization: str, precision: str) -> dict[str, Any]:
 # %% ../../nbs/lib/models/loading.ipynb #gguf0002
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    """Inside a `with`, a GGUF file is parsed the first time that transformers opens it. Does nothing where the package
-    gguf is missing."""
+    """Inside a `with`, a GGUF file is parsed the first time that transformers opens it, and the names of its tensors
+    are tabled once. Does nothing where the package gguf is missing."""
     if importlib.util.find_spec("gguf") is None:
         yield
         return
     gguf: Any = importlib.import_module("gguf")  # whose names are replaced, and put back
     unpacking: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     reader = gguf.GGUFReader
+    table = gguf.get_tensor_name_map
     checkpoint = unpacking.load_gguf_checkpoint
     readers: dict[str, Any] = {}
     headers: dict[str, Any] = {}
@@ -317,10 +319,12 @@ def parsed_once() -> Iterator[None]:
         return deepcopy(headers[str(path)])
 
     gguf.GGUFReader, unpacking.load_gguf_checkpoint = read, unpack
+    gguf.get_tensor_name_map = cache(table)
     try:
         yield
     finally:
         gguf.GGUFReader, unpacking.load_gguf_checkpoint = reader, checkpoint
+        gguf.get_tensor_name_map = table
 
 # %% ../../nbs/lib/models/loading.ipynb #d48f4182
 def _read_weights(name: str, gguf_file: str | None = None, **options: Any) -> Any:

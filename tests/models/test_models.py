@@ -315,10 +315,14 @@ def test_a_gguf_file_is_parsed_once(smollm2, monkeypatch):
     monkeypatch.setattr(loading, "_merged", without_weights)
     model, tokenizer = load(smollm2, device="cpu", quiet=True)
     assert parsed == [str(smollm2)] and model.config.vocab_size == len(tokenizer)
+    table = gguf.get_tensor_name_map
     with pytest.raises(ZeroDivisionError), loading.parsed_once():
         assert gguf.GGUFReader is not Counting
+        arch = gguf.MODEL_ARCH.LLAMA
+        assert gguf.get_tensor_name_map(arch, 2) is gguf.get_tensor_name_map(arch, 2)
+        assert gguf.get_tensor_name_map(arch, 2).mapping == table(arch, 2).mapping
         1 / 0
-    assert gguf.GGUFReader is Counting
+    assert gguf.GGUFReader is Counting and gguf.get_tensor_name_map is table
 
 
 def test_a_gguf_file_is_loaded_trained_saved_and_loaded_again(smollm2, tmp_path):
