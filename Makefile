@@ -67,6 +67,7 @@ export: $(DEV)  ## format notebooks, tests, scripts and style sheets, write mpo_
 	@$(PY) -c "from nbdev.doclinks import nbdev_export; nbdev_export()"
 	@$(PY) -c "from nbdev.clean import nbdev_clean; nbdev_clean()"
 	@$(PY) scripts/glossary.py
+	@$(PY) scripts/fold.py
 	@$(PY) scripts/readme.py
 
 readme: $(DEV)  ## write README.md from nbs/index.ipynb (a second)

@@ -122,6 +122,36 @@ def test_notebooks_store_no_widgets(root):
     )
 
 
+def test_code_is_folded_alike_everywhere(root):
+    "What the site folds or leaves out is folded in JupyterLab and in Colab."
+    done = subprocess.run([sys.executable, "scripts/fold.py", "--check"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "source, hidden, right",
+    [
+        ("#| echo: false\n1", True, True),
+        ("#| echo: false\n1", False, False),
+        ("#| code-fold: true\n1", False, False),
+        ("#| hide\n1", False, False),
+        ("1", True, False),
+        ("1", False, True),
+        ("#| echo: true\n1", False, True),
+        ("a = '#| echo: false'", False, True),
+    ],
+)
+def test_a_cell_that_is_folded_otherwise_is_noticed(tmp_path, source, hidden, right):
+    from fold import outdated
+
+    cell = nbformat.v4.new_code_cell(source)
+    if hidden:
+        cell.metadata = dict(jupyter=dict(source_hidden=True), cellView="form")
+    path = tmp_path / "made.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    assert outdated(path, write=True) != right and not outdated(path, write=False)
+
+
 def test_readme_is_the_index_notebook(root):
     done = subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
