@@ -3,7 +3,8 @@
     python scripts/fold.py           write it into the notebooks
     python scripts/fold.py --check   exit 1 when a notebook is not up to date
 
-A cell says so itself, for the site: `#| code-fold: true`, `#| echo: false` or `#| hide`. A click unfolds it."""
+A cell says so itself, for the site: `#| code-fold: true`, `#| echo: false` or `#| hide`. A click unfolds it. JupyterLab
+shows the first line of what is folded, so a summary, `#| code-summary: "..."`, comes first."""
 
 import argparse
 import json
@@ -25,14 +26,24 @@ def folded(cell: dict) -> dict:  # metadata
     return metadata | ({"jupyter": lab} if lab else {})
 
 
+def summary_first(lines: list[str]) -> list[str]:
+    "A cell's lines, its directives with the summary first."
+    end = next((i for i, line in enumerate(lines) if not line.startswith("#|")), len(lines))
+    if end == len(lines):  # the last line has no end of line of its own
+        return lines
+    return sorted(lines[:end], key=lambda line: not line.startswith("#| code-summary:")) + lines[end:]
+
+
 def outdated(path: Path, write: bool) -> bool:
-    "Whether a cell of a notebook is folded where it should not be, or the other way round; mended where asked."
+    """Whether a cell of a notebook is folded where it should not be, or the other way round, or shows a line that says
+    nothing; mended where asked."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     wrong = False
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and cell["metadata"] != folded(cell):
-            wrong = True
-            cell["metadata"] = folded(cell)
+        if cell["cell_type"] == "code":
+            right = dict(metadata=folded(cell), source=summary_first(cell["source"]))
+            wrong = wrong or any(cell[name] != value for name, value in right.items())
+            cell.update(right)
     if wrong and write:
         text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)  # as nbdev writes it
         path.write_text(text + "\n", encoding="utf-8")

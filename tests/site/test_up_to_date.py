@@ -139,6 +139,8 @@ def test_code_is_folded_alike_everywhere(root):
         ("1", False, True),
         ("#| echo: true\n1", False, True),
         ("a = '#| echo: false'", False, True),
+        ('#| code-summary: "Why"\n#| code-fold: true\n1', True, True),
+        ('#| code-fold: true\n#| code-summary: "Why"\n1', True, False),
     ],
 )
 def test_a_cell_that_is_folded_otherwise_is_noticed(tmp_path, source, hidden, right):
