@@ -186,22 +186,22 @@ def test_the_figure_by_click_keyboard_and_slider(page, browser):
     tab.on("pageerror", lambda error: trouble.append(str(error)))
     tab.set_content('<!doctype html><meta charset="utf-8">' + page["figure"])
     data = page["data"]
-    root = tab.locator(".mpo-map")
+    root = tab.locator(".mpo-policies")
 
     def state() -> dict:
         return json.loads(root.get_attribute("data-state"))
 
     assert tab.evaluate("document.documentElement.scrollWidth") <= 420
-    marks = tab.locator(".mpo-map .policy")
+    marks = tab.locator(".mpo-policies .policy")
     assert marks.count() == len(data["runs"]) * len(STEPS)
     marks.nth(2).dispatch_event("click")
     assert (state()["run"], state()["step"]) == (0, 3)
-    assert data["runs"][0]["points"][3]["label"] in tab.inner_text(".mpo-map-title")
-    tab.focus(".mpo-map-picture svg")
+    assert data["runs"][0]["points"][3]["label"] in tab.inner_text(".mpo-policies-title")
+    tab.focus(".mpo-policies-picture svg")
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("ArrowDown")
     assert (state()["run"], state()["step"]) == (1, 4)
-    assert len(tab.locator(".mpo-map-samples li").all()) == len(data["runs"][1]["points"][4]["samples"])
+    assert len(tab.locator(".mpo-policies-samples li").all()) == len(data["runs"][1]["points"][4]["samples"])
     tab.focus('[data-control="total"]')
     seen = []
     for point in data["mixtures"][0]["points"]:
@@ -211,10 +211,10 @@ def test_the_figure_by_click_keyboard_and_slider(page, browser):
             data["mixtures"][0]["points"].index(point),
         )
         assert state()["total"] == point["total"] and state()["x"] == point["x"]
-        assert point["facts"] in tab.inner_text(".mpo-map-title")
+        assert point["facts"] in tab.inner_text(".mpo-policies-title")
         seen.append(state()["y"])
     assert len(set(seen)) > 1
     tab.select_option('[data-control="seed"]', str(data["seeds"][-1]))
-    assert tab.locator(".mpo-map .policy").count() == len(METHODS) * len(STEPS)
+    assert tab.locator(".mpo-policies .policy").count() == len(METHODS) * len(STEPS)
     assert trouble == []
     tab.close()

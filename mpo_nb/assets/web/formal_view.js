@@ -77,7 +77,7 @@ export function mount(element, data) {
     ...KINDS.map(([kind, name]) => make("span", {}, make("i", { className: kind }), name)),
   );
   const chart = make("div", { className: "mpo-formal-bars" }, heading, ...bars, legend);
-  const root = make("div", { className: "mpo-formal" }, top, opening, rows, words, models, chart);
+  const root = make("div", { className: "mpo-figure mpo-formal" }, top, opening, rows, words, models, chart);
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "A riddle, its constraints, and what the solver says of them");
   let panel = null;

@@ -75,11 +75,11 @@ export function mount(element, data) {
   const svg = draw("svg", { role: "group", tabindex: 0 });
   svg.setAttribute("aria-label", "Map of policies. Left and right: another step; up and down: another run.");
   svg.dataset.lmSuppressShortcuts = "true";
-  const picture = make("div", { className: "mpo-map-picture" }, svg);
-  const title = make("p", { className: "mpo-map-title" });
+  const picture = make("div", { className: "mpo-policies-picture" }, svg);
+  const title = make("p", { className: "mpo-policies-title" });
   title.setAttribute("aria-live", "polite");
-  const samples = make("ul", { className: "mpo-map-samples" });
-  const words = make("section", { className: "mpo-map-words" }, title, samples);
+  const samples = make("ul", { className: "mpo-policies-samples" });
+  const words = make("section", { className: "mpo-policies-words" }, title, samples);
   const lines = data.mixtures.map(({ name }, at) => [String(at), name]);
   const seeds = [["all", "all seeds"], ...data.seeds.map((seed) => [String(seed), `seed ${seed}`])];
   const stops = data.mixtures[0].points.map(({ total }) => total);
@@ -88,8 +88,8 @@ export function mount(element, data) {
     line: { kind: "choice", label: "mix the start with", options: lines },
     total: { kind: "slider", label: "z, their weight together", stops, text: (z) => number(z, 1) },
   }, (name, value) => set({ [name]: value }));
-  const legend = make("p", { className: "mpo-map-legend" });
-  const root = make("div", { className: "mpo-map" }, panel.element, picture, legend, words);
+  const legend = make("p", { className: "mpo-policies-legend" });
+  const root = make("div", { className: "mpo-figure mpo-policies" }, panel.element, picture, legend, words);
 
   const shown = () => data.runs.filter(({ seed }) => values.seed === "all" || String(seed) === values.seed);
   const everywhere = [...data.runs, ...data.mixtures].flatMap(({ points }) => points);

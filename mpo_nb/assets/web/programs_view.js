@@ -138,7 +138,7 @@ export function mount(element, data) {
   const buttons = make("div", { className: "mpo-programs-buttons" }, step, again);
   const beside = make("div", {}, buttons, words);
   const below = make("div", { className: "mpo-programs-below" }, table.element, beside);
-  const root = make("div", { className: "mpo-programs" }, top, both, below, legend);
+  const root = make("div", { className: "mpo-figure mpo-programs" }, top, both, below, legend);
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", "Two programs, each a best response to the other\u2019s source");
   for (const button of [step, again]) button.dataset.lmSuppressShortcuts = "true";
