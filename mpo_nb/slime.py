@@ -73,6 +73,12 @@ def sample_log_ratios(
 ) -> tuple[Tensor, Tensor]:  # (sum of T_i,) each: W delta, 0 where the mask is 0; delta
     "The log-ratio of each token's action, sample by sample. Raises ValueError for sentences without token ids."
     lengths = [len(x) for x in log_probs]
+    for name, given in (("old_log_probs", old_log_probs), ("loss_masks", loss_masks)):
+        if not lengths or lengths != [len(x) for x in given]:
+            raise ValueError(
+                f"{name} has {in_brief([len(x) for x in given])} tokens, log_probs {in_brief(lengths)}; pass one tensor"
+                " for each sample, of as many tokens in all three"
+            )
     deltas = [new - old.to(new.dtype) for new, old in zip(log_probs, old_log_probs, strict=True)]
     mask = pad_sequence([m.to(x.device) != 0 for m, x in zip(loss_masks, deltas, strict=True)], batch_first=True)
     delta = pad_sequence(deltas, batch_first=True)  # (B, T)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['dtypes', 'model_source', 'adapter_base', 'embedding_rows', 'saved_rows', 'load_shape', 'load_tokenizer',
-           'check_vocabulary', 'resolve_device', 'parsed_once', 'has_adapters', 'add_lora', 'adapters_off',
-           'check_adapters', 'frozen_copy', 'is_packed', 'check_trainable', 'master_weights', 'changed_weights',
-           'take_over', 'describe_model', 'load', 'AdapterFiles', 'load_state', 'save_merged']
+           'check_vocabulary', 'resolve_device', 'parsed_once', 'keep_gradients', 'has_adapters', 'add_lora',
+           'adapters_off', 'check_adapters', 'frozen_copy', 'is_packed', 'check_trainable', 'master_weights',
+           'changed_weights', 'take_over', 'describe_model', 'load', 'AdapterFiles', 'load_state', 'save_merged']
 
 # %% ../../nbs/lib/models/loading.ipynb #f0f58330
 import importlib
@@ -162,6 +162,10 @@ def _opened(model: str | Path, read: Callable[..., Any]) -> Any:
         return read(name, **source)
     except Exception as error:
         check_undamaged(name)  # of a damaged checkpoint, the file that is damaged says more
+        if type(error).__name__.startswith("StrictDataclass"):  # what transformers says of a value's type
+            raise ValueError(
+                f"model={str(model)!r}: its config.json cannot be: {' '.join(str(error).split())}"
+            ) from error
         if not isinstance(error, OSError):
             raise
         raise OSError(
@@ -340,6 +344,25 @@ def _read_weights(name: str, gguf_file: str | None = None, **options: Any) -> An
     return AutoModelForCausalLM.from_pretrained(name, **options)
 
 
+def keep_gradients(
+    model: torch.nn.Module,  # with layers that bitsandbytes packed
+) -> None:
+    """Leaves 4-bit layers in the form that has a gradient. On a CPU with bfloat16 instructions bitsandbytes packs them
+    anew at the first pass without gradients, for a product that has no backward pass, and never takes that back: what
+    is trained after sampling would learn from adapters behind the last packed layer alone. Raises ValueError for a
+    model to which this has happened."""
+    for name, module in model.named_modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        layer = cast(Any, module)
+        layer.support_avx512bf16_for_cpu = False
+        if getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False):
+            raise ValueError(
+                f"model: bitsandbytes has packed its layer {name} for inference on this CPU, and no gradient passes"
+                " it any more; load the model anew, and sample from it after it was handed over"
+            )
+
+
 def _weights(
     model: str | Path, dtype: torch.dtype, attention: str, device: torch.device, packed: dict[str, Any]
 ) -> CausalLM:
@@ -353,6 +376,7 @@ def _weights(
     with quiet_files():
         loaded = _opened(model, lambda name, **source: _read_weights(name, **source, **options))
     if packed:
+        keep_gradients(loaded)
         return cast(CausalLM, loaded)
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config
@@ -589,6 +613,7 @@ def take_over(
     if has_adapters(model):
         check_adapters(model)
         base = model.get_base_model()
+    keep_gradients(model)
     changed = changed_weights(model)
     if base.name_or_path and Path(base.name_or_path).exists():
         base.name_or_path = str(Path(base.name_or_path).resolve())

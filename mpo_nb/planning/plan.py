@@ -8,6 +8,7 @@ __all__ = ['Levers', 'cards', 'context_bytes', 'halvings', 'levers', 'remedy', '
 
 # %% ../../nbs/lib/planning/plan.ipynb #3fcae22b
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -258,11 +259,19 @@ def _check_plan(config: Any, shape: Any, task: Any, prompt_tokens: Any, cards: A
         )
     if prompt_tokens is not None:
         check_whole("prompt_tokens", prompt_tokens)
-    if not fits(cards, dict[str, tuple[float, bool]]):
+    if not fits(cards, dict[str, tuple[float, bool]]) or not all(0 < size < math.inf for size, _ in cards.values()):
         raise ValueError(
             f"cards={cards!r:.80}; give a dict of name: (GiB, whether it multiplies bfloat16), e.g. {{'L4': (22.5,"
             " True)}"
         )
+
+
+def _check_room(response: int, prompt: int | None, context: Any) -> None:
+    "Raises ValueError for a response, after a prompt where its length is given, that is longer than the model reads."
+    if not isinstance(context, int) or context < 1 or response + (prompt or 1) <= context:
+        return
+    asked = f"max_new_tokens={response}" + (f" after prompt_tokens={prompt}" if prompt else "")
+    raise ValueError(f"{asked}: the model reads {context} tokens, prompt and response together; ask for fewer")
 
 
 def _with_limit(config: TrainConfig, shape: PretrainedConfig, task: Task | None) -> TrainConfig:
@@ -275,7 +284,11 @@ def _with_limit(config: TrainConfig, shape: PretrainedConfig, task: Task | None)
 
 # %% ../../nbs/lib/planning/plan.ipynb #653d08b3
 def _plannable(shape: PretrainedConfig) -> None:
-    "Raises ValueError for a family that cannot be trained here."
+    "Raises ValueError for a family that cannot be trained here, and for sizes that no model has."
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        size = getattr(shape, name, 1)
+        if not fits(size, int) or size < 1:
+            raise ValueError(f"shape.{name}={size!r}; a model has at least one: mend its config.json")
     try:
         check_family(shape)
     except ValueError as error:
@@ -332,6 +345,8 @@ def plan_memory(
     if prompt_tokens is None and task is not None and tokenizer is not None:
         prompt = longest_prompt(config, task, tokenizer)
     asked = _with_limit(config, shape, task)
+    if config.max_new_tokens or prompt_tokens:  # a task's own limit is an upper bound
+        _check_room(asked.max_new_tokens, prompt_tokens, getattr(shape, "max_position_embeddings", None))
     own = asked
     if asked.precision == "auto":
         own = replace(asked, precision=choose_precision(place, shape.hidden_size))

@@ -78,6 +78,13 @@ def _special_float(value: dict[str, Any]) -> Any:
     return float(value["__float__"]) if set(value) == {"__float__"} else value
 
 
+def _worked_out(kind: type, name: str) -> bool:
+    "Whether a configuration works an attribute out of others, and cannot be told it."
+    aliases: dict[str, str] = getattr(kind, "attribute_map", {})
+    attribute = getattr(kind, aliases.get(name, name), None)
+    return isinstance(attribute, property) and attribute.fset is None
+
+
 @dataclass(frozen=True)
 class Outline:
     "What a rehearsal has to know of a model; `outline` makes it."
@@ -87,14 +94,15 @@ class Outline:
     precision: str  # of matrix products: float32, bfloat16 or float16
     lora_rank: int  # 0 for full training
     lora_targets: str  # where adapters are
-    attention: str  # sdpa or eager
+    attention: str | None  # sdpa, eager, or None for what transformers chooses
     heads: Heads = Heads()
 
     def shape(self, layers: int | None = None) -> PretrainedConfig:
         "The configuration, with fewer layers where asked for."
-        shape: Any = self.kind.from_dict(json.loads(self.text, object_hook=_special_float))
+        written = json.loads(self.text, object_hook=_special_float)
+        shape: Any = self.kind.from_dict({name: x for name, x in written.items() if not _worked_out(self.kind, name)})
         if layers is not None:
-            if getattr(shape, "layer_types", None):
+            if getattr(shape, "layer_types", None) and not _worked_out(self.kind, "layer_types"):
                 shape.layer_types = shape.layer_types[:layers]
             shape.num_hidden_layers = layers
         return cast(PretrainedConfig, shape)
@@ -119,7 +127,7 @@ def outline(
         precision,
         config.lora_rank,
         config.lora_targets,
-        "eager" if config.attention == "eager" else "sdpa",
+        config.attention if config.attention in ("eager", "sdpa") else None,
         planned_heads(config),
     )
 
@@ -132,6 +140,11 @@ def meta_model(kind: Outline, layers: int | None = None) -> CausalLM:
         try:
             model = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation=kind.attention)
         except ValueError as error:
+            if kind.attention is not None and "attn_implementation" in str(error):
+                raise ValueError(
+                    f"attention={kind.attention!r}: transformers has no such attention for"
+                    f" {kind.kind.__name__.removesuffix('Config')}; use attention='auto', which takes one that it has"
+                ) from None
             raise ValueError(
                 f"shape={kind.kind.__name__} cannot be planned for: {str(error).splitlines()[0]}"
             ) from None

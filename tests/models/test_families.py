@@ -157,6 +157,18 @@ def test_what_is_known_to_fail_is_refused_before_anything_is_sampled(kind, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_a_family_without_fused_attention_is_trained_by_its_name(tmp_path):
+    "The checks before a start build the model, too, and take the attention that transformers has for it."
+    model = build("gemma2", **WORK["gemma2"])
+    model.save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+    options = dict(steps=1, prompts_per_step=2, group_size=2, max_new_tokens=6, eval_every=0, precision="float32")
+    config = TrainConfig(model=str(tmp_path / "model"), output=str(tmp_path / "run"), progress=False, **options)
+    trainer = Trainer(config)
+    assert trainer.model.config._attn_implementation == "eager"
+    assert [row["step"] for row in trainer.fit()] == [1]
+
+
 def test_a_model_that_reads_its_padding_is_refused_whatever_it_is_called():
     model = build("llama", **LLAMA)
     forward = model.model.forward

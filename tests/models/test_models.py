@@ -24,7 +24,7 @@ from mpo_nb.models.loading import (
 from mpo_nb.models.tiny import tiny_model_path
 from mpo_nb.runs.trace_files import load_traces
 from mpo_nb.runtime.budgets import MemoryBudget
-from mpo_nb.sampling.rollouts import encode_prompts
+from mpo_nb.sampling.rollouts import encode_prompts, rollout
 from mpo_nb.tasks.prompts import render_prompt
 from mpo_nb.tasks.sums import chain_sum
 from mpo_nb.training.sweeps import _decided
@@ -247,6 +247,38 @@ def test_four_bit_weights_are_trained_through_adapters(tmp_path):
             small(tmp_path, lora_rank=4, quantization="4bit", precision="bfloat16", lr=1e-3, steps=3)
         ).fit()
     ] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_sampling_leaves_the_gradient_of_packed_weights_as_it_was(quantization):
+    "Packed anew for sampling, as bitsandbytes does on some CPUs, a layer would let no gradient through."
+    pytest.importorskip("bitsandbytes")
+    model, tokenizer = load("tiny", "cpu", "float32", lora_rank=4, quantization=quantization, quiet=True)
+    torch.manual_seed(0)
+    adapters = [p for name, p in model.named_parameters() if p.requires_grad]
+    for p in adapters:
+        torch.nn.init.normal_(p.data, std=0.02)
+    ids = tokenizer(["8+4+7+7?"], return_tensors="pt").input_ids
+
+    def gradient():
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return torch.cat([p.grad.flatten() for p in adapters])
+
+    before = gradient()
+    for module in model.modules():  # as it is on a CPU that has these instructions, unless `load` said no
+        assert not getattr(module, "support_avx512bf16_for_cpu", False)
+    rollout(model, tokenizer, ["8+4+7+7?"], 2, max_new_tokens=4)
+    assert torch.equal(gradient(), before)
+
+
+def test_a_model_that_was_packed_for_inference_is_refused(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    model, tokenizer = load("tiny", "cpu", "float32", lora_rank=4, quantization="4bit", quiet=True)
+    layer = next(module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu"))
+    layer.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ValueError, match="model: bitsandbytes has packed its layer .* load the model anew"):
+        Trainer(small(tmp_path, lora_rank=4, quantization="4bit", precision="float32"), model, tokenizer)
 
 
 # What the model reads

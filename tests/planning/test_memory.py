@@ -9,7 +9,18 @@ from itertools import combinations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, LlamaConfig, Qwen2Config, T5Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FalconH1Config,
+    Gemma2Config,
+    JambaConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MixtralConfig,
+    Qwen2Config,
+    T5Config,
+)
 
 from mpo_nb.config import TrainConfig
 from mpo_nb.models.loading import add_lora, dtypes
@@ -69,6 +80,27 @@ STEP = TrainConfig(
     steps=10**6,
     progress=False,
 )
+EXPERTS = MixtralConfig(
+    vocab_size=512,
+    hidden_size=128,
+    intermediate_size=192,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    num_local_experts=4,
+    num_experts_per_tok=2,
+)
+CAPPED = Gemma2Config(  # transformers has no fused attention for it
+    vocab_size=512,
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    query_pre_attn_scalar=32,
+    sliding_window=4096,
+)
 HYBRID = Lfm2Config(
     vocab_size=512,
     hidden_size=128,
@@ -96,7 +128,7 @@ def bytes_of(tensors) -> int:
 
 def real_model(shape, config):
     "A model with random weights, in the types that the trainer keeps."
-    attention = "eager" if config.attention == "eager" else "sdpa"
+    attention = "eager" if config.attention == "eager" else None
     return AutoModelForCausalLM.from_config(
         copy.deepcopy(shape),
         dtype=dtypes[config.precision] if config.lora_rank else torch.float32,
@@ -211,6 +243,9 @@ CASES = {
     "a soft Q in small chunks": (QWEN, dict(recipe="etpo", chunk_elements=2**15)),
     "a soft Q, adapters": (QWEN, dict(recipe="etpo", lora_rank=8, precision="bfloat16")),
     "a hybrid": (HYBRID, {}),
+    "experts": (EXPERTS, {}),
+    "experts, adapters": (EXPERTS, dict(lora_rank=8)),
+    "no fused attention": (CAPPED, {}),
     "few rows": (QWEN, dict(group_size=32, minibatches=64, max_rows=16, lora_rank=4)),
     "top-p": (QWEN, dict(group_size=32, minibatches=64, lora_rank=4, top_p=0.9)),
 }
@@ -523,6 +558,72 @@ def test_errors_name_what_is_wrong(tmp_path):
         plan_memory(STEP, QWEN, device="warp", cards={})
     with pytest.raises(ValueError, match="lora_targets='nowhere'"):
         plan_memory(replace(STEP, lora_rank=4, lora_targets="nowhere"), QWEN, cards={})
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        JambaConfig(
+            vocab_size=512,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_experts=2,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            mamba_dt_rank=4,
+        ),
+        FalconH1Config(
+            vocab_size=512,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            mamba_d_ssm=64,
+            mamba_n_heads=8,
+            mamba_d_head=8,
+            mamba_d_state=8,
+        ),
+    ],
+    ids=lambda shape: shape.model_type,
+)
+def test_a_shape_that_works_out_its_kinds_of_layers_is_planned_for(shape):
+    plan = plan_memory(replace(STEP, max_new_tokens=4), shape, prompt_tokens=4, cards={})
+    weights = sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+    assert plan.phases["training"]["weights"] == pytest.approx(4 * weights, rel=0.01)
+
+
+def test_attention_that_a_family_has_not_is_an_error_and_auto_takes_another():
+    with pytest.raises(ValueError, match="attention='sdpa'.*no such attention for Gemma2; use attention='auto'"):
+        plan_memory(replace(STEP, attention="sdpa"), CAPPED, cards={})
+    auto, eager = (plan_memory(replace(STEP, attention=how), CAPPED, cards={}) for how in ("auto", "eager"))
+    assert auto.phases == eager.phases
+
+
+@pytest.mark.parametrize(
+    "options, how, message",
+    [
+        (dict(max_new_tokens=5000), {}, "max_new_tokens=5000: the model reads 256 tokens"),
+        (dict(max_new_tokens=200), dict(prompt_tokens=100), "max_new_tokens=200 after prompt_tokens=100"),
+        ({}, dict(prompt_tokens=256), "after prompt_tokens=256"),
+        ({}, dict(cards={"x": (-3.0, True)}), "cards="),
+        ({}, dict(cards={"x": (float("nan"), True)}), "cards="),
+        ({}, dict(shape=LlamaConfig(vocab_size=0)), "shape.vocab_size=0"),
+        ({}, dict(shape=LlamaConfig(num_hidden_layers=0)), "shape.num_hidden_layers=0"),
+    ],
+)
+def test_what_cannot_be_is_not_planned(options, how, message):
+    with pytest.raises(ValueError, match=message):
+        plan_memory(TrainConfig(precision="float32", **options), **{"cards": {}, **how})
+
+
+def test_a_value_of_another_kind_in_a_models_file_is_an_error(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA.to_dict() | {"hidden_size": "big"}))
+    with pytest.raises(ValueError, match="model='.*': its config.json cannot be: .*hidden_size"):
+        plan_memory(replace(STEP, model=str(tmp_path)), cards={})
 
 
 def test_a_model_that_cannot_run_without_data_is_an_error(monkeypatch):
