@@ -237,7 +237,8 @@ def meta_tensors(
     return [new.set_(storages[t.memory], t.storage_offset(), t.shape, t.stride()) for new, t in zip(empty, tensors)]
 
 
-grouped_product = getattr(torch.ops.aten, "_grouped_mm", None) and torch.ops.aten._grouped_mm.default
+# None where PyTorch has it not
+grouped_product: Any = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)
 
 
 def _of_experts(a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -104,6 +104,15 @@ def test_odd_responses(tmp_path):
     assert visible(report_html(run)).count('class="panel"') == 1
 
 
+def test_responses_that_are_all_masked(tmp_path):
+    "As where every response was cut off: there is no ratio to draw, and the rest of the page stands."
+    run = made_up_run(tmp_path / "masked")
+    cut = Trace(["a", "b"], logps=[-1.0, -2.0], old_logps=[-1.1, -2.2], advantage=1.0, mask=[0, 0])
+    (run / "traces.jsonl").write_text(json.dumps(cut.to_dict()) + "\n")
+    page = visible(report_html(run))
+    assert "No log-ratios were recorded" in page and "Learning curves" in page and "ratios" not in report_figures(run)
+
+
 def test_wrong_runs(tmp_path):
     for wrong, error, message in (
         ([], ValueError, "empty"),
