@@ -4,6 +4,7 @@ import importlib.util
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import zlib
@@ -14,6 +15,10 @@ from browsers import ARGUMENTS, MISSING, find_chromium
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell hands down to what it starts in the background that Ctrl-C is ignored; every process of a test inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find_data() -> Path | None:

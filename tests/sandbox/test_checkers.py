@@ -186,9 +186,8 @@ def test_a_checker_that_cannot_start_says_why():
 
 
 SCRIPT = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background hands down that it is ignored
-sys.path.insert(0, {tests!r})
+import sys
+sys.path[:0] = {folders!r}
 from test_checkers import Checks, check, prepare
 checks = Checks(prepare, check, memory_mb=512, workers=2)
 checks(("4",), [("4",)] * 8)
@@ -200,7 +199,7 @@ checks(("4",), [("run while True: pass",)] * 8, 60.0)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_trainer_that_ends_leaves_no_process(how, root):
     trainer = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(tests=str(root / "tests" / "sandbox"))],
+        [sys.executable, "-c", SCRIPT.format(folders=[str(root / "tests" / name) for name in ("sandbox", "helpers")])],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
