@@ -566,9 +566,9 @@ for trial in range(15):
     started.stdout.readline()
     time.sleep(moments.uniform(0, 0.06))
     started.send_signal(how)
-    try: status = started.wait(20)
+    try: status = started.wait(60)
     except subprocess.TimeoutExpired: sys.exit(f"trial {trial}: the trainer did not end")
-    if status == 0 or not gone(processes(os.getpid()), 20):
+    if status == 0 or not gone(processes(os.getpid()), 60):
         sys.exit(f"trial {trial}: exit status {status}, and something is left")
 """
 
