@@ -33,8 +33,8 @@ tour: $(LIGHT)  ## train the tiny model twice, token by token and in blocks, and
 	@echo "Two training runs and a report in $(RUN): about 5 minutes on two cores."
 	@OMP_WAIT_POLICY=passive $(VENV)/bin/mpo-tour --output $(RUN)
 
-test: $(DEV)  ## run every notebook and test, and check that what is generated is up to date (about 25 minutes)
-	@echo "Running the notebooks, then the tests: about 25 minutes on two cores."
+test: $(DEV)  ## run every notebook and test, and check that what is generated is up to date (25 to 30 minutes)
+	@echo "Running the notebooks, then the tests: 25 to 30 minutes on two cores."
 	@$(PY) tests/run.py
 
 lab: $(LAB)  ## open the course in JupyterLab, its notebooks trusted as they are (a few seconds; Ctrl-C stops it)

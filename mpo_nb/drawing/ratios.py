@@ -31,8 +31,7 @@ def ratio_reach(
     low, high = clip_bounds(compared[0])
     if len(compared[0].log_ratio) >= 2**24:  # too many for torch's quantile
         return 4 * high
-    reach = [float(r.log_ratio.abs().quantile(0.999)) for r in compared if len(r.log_ratio)]
-    return max([1.6 * max(high, -low), *reach])
+    return max(1.6 * max(high, -low), *(float(r.log_ratio.abs().quantile(0.999)) for r in compared))
 
 # %% ../../nbs/lib/drawing/ratios.ipynb #5fc4bc04
 def _staircase(figure: go.Figure, row: RatioRow, i: int, reach: float) -> None:

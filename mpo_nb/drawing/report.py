@@ -249,18 +249,13 @@ def _figures(runs: list[RunData], compared: list[RatioRow]) -> dict[str, go.Figu
     return figures | ({"ratios": ratio_figure(compared)} if compared else {})
 
 
-def _with_tokens(traces: list[Trace]) -> list[Trace]:
-    "The responses of which a token is kept: one that is masked as a whole, because it was cut off, has no ratio."
-    return [t for t in traces if any(t.mask)]
-
-
 def report_figures(
     runs: Runs,  # label -> run folder, or run folders
 ) -> dict[str, go.Figure]:  # accuracy, reward, clip_fraction, ratios: those that there are data for
     "The figures of a report, for a notebook of your own. Raises what `read_runs` raises."
     data = read_runs(runs)
     traces = [t for run in data for t in run.traces]
-    return _figures(data, compare_ratios(_with_tokens(traces), token_and_run_recipes(data)))
+    return _figures(data, compare_ratios(traces, token_and_run_recipes(data)))
 
 # %% ../../nbs/lib/drawing/report.ipynb #6eb6aa6e
 _ratio_caption = (
@@ -450,7 +445,7 @@ def report_html(
     data = read_runs(runs)
     recipes = token_and_run_recipes(data)
     traces = [t for run in data for t in run.traces]
-    compared = compare_ratios(_with_tokens(traces), recipes)
+    compared = compare_ratios(traces, recipes)
     figures = _figures(data, compared)
     longest = max((len(t.tokens) for t in traces), default=0)
     chosen = choose_traces(data, recipes, max(2, min(6, 20_000 // max(1, longest))))  # a page stays light

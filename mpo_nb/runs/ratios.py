@@ -125,14 +125,14 @@ class RatioRow:
 
 
 def _has_ratios(trace: Trace) -> bool:
-    "Whether a trace has an advantage, and log-probabilities for each kept token."
-    if not trace.tokens or not math.isfinite(trace.advantage):
+    "Whether a trace has an advantage, a token that is kept, and log-probabilities for each of these."
+    if not any(trace.mask) or not math.isfinite(trace.advantage):
         return False
     return not bool(trace.delta[trace.mask_tensor].isnan().any())
 
 
 def compare_ratios(
-    traces: list[Trace],  # of all runs; those without log-probabilities are left out
+    traces: list[Trace],  # of all runs; those without log-probabilities, or masked as a whole, are left out
     recipes: dict[str, Recipe],  # label -> recipe
 ) -> list[RatioRow]:  # empty without traces
     "Ratios and clip fractions of the same tokens under several action spaces, each with its control."
@@ -237,7 +237,7 @@ def choose_traces(
     most: int = 400,  # of evenly spaced responses to consider
 ) -> list[tuple[str, Trace]]:  # (label of the run, response), wrong ones first
     "The responses whose tokens are treated most unequally."
-    every = [(r.label, t) for r in runs for t in r.traces if _has_ratios(t) and any(t.mask) and t.advantage != 0]
+    every = [(r.label, t) for r in runs for t in r.traces if _has_ratios(t) and t.advantage != 0]
     every = every[:: max(1, math.ceil(len(every) / most))]
     ranked = sorted(every, key=lambda item: credit_departure(item[1], recipes), reverse=True)
     ranked = _other_problems_first(ranked)
